@@ -1,0 +1,16 @@
+"""The one exception for what a user can mend: a wrong file, flag, key, shape or value."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something handed in cannot be used; the command line prints it in one line and exits with code 2.
+
+    Args:
+        cause: One sentence: what is wrong and where.
+        cure: One sentence: what to do about it.
+    """
+
+    def __init__(self, cause: str, cure: str = ""):
+        self.cause, self.cure = cause, cure
+        super().__init__(f"{cause} {cure}".strip())
