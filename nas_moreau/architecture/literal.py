@@ -1,0 +1,113 @@
+"""The supernet written plainly, one separate module for every candidate of every edge: the oracle of `supernet.Supernet`.
+
+It follows the published description word for word (ReLU in each operation, BatchNorm after each pool, weights multiplied
+after the operation, `none` as zeros) and shares no computation. Slow on purpose: tests and the benchmark use it, nothing
+else does. Parameters bear the same names as in `Supernet`, so one state dict serves both (`matching_state`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.architecture.operations import build_operation
+from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.space import SearchSpace
+
+
+class Zero(nn.Module):
+    """The operation `none`: zeros in the shape of the (strided) input."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class LiteralCell(nn.Module):
+    """One cell; `operations[edge][name]` are complete operations."""
+
+    def __init__(self, space: SearchSpace, name: str, channels: int, halves: bool, preprocess: nn.ModuleList):
+        super().__init__()
+        self.space, self.name, self.halves, self.preprocess = space, name, halves, preprocess
+        norm = partial(nn.BatchNorm2d, affine=False)
+        self.operations = nn.ModuleList()
+        for source, _ in space.edges:
+            stride = 2 if halves and source < space.inputs else 1
+            candidates = nn.ModuleDict()
+            for operation in space.operations:
+                candidates[operation] = (
+                    Zero(stride)
+                    if operation == "none"
+                    else build_operation(operation, channels, stride, norm, pool_norm=space.skeleton == "darts")
+                )
+            self.operations.append(candidates)
+
+    def forward(self, inputs: list[Tensor], mixture: Tensor) -> Tensor:
+        states = list(inputs)
+        for i, module in enumerate(self.preprocess):
+            states[i] = module(inputs[i])
+        for node in range(self.space.inputs, self.space.inputs + self.space.nodes):
+            incoming = []
+            for edge, (source, target) in enumerate(self.space.edges):
+                if target == node:
+                    candidates = self.operations[edge]
+                    incoming.append(
+                        sum(mixture[edge, k] * candidates[name](states[source]) for k, name in enumerate(candidates))
+                    )
+            states.append(sum(incoming))
+        return torch.cat([states[i] for i in self.space.concat], 1)
+
+
+class LiteralSupernet(nn.Module):
+    """The same function as `Supernet`, with the same arguments."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        channels: int = 16,
+        layers: int = 8,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        alpha_scale: float = 1e-3,
+    ):
+        super().__init__()
+        widths = {name: len(space.concat) for name in space.cells}
+        norm = partial(nn.BatchNorm2d, affine=False)
+        add_skeleton(
+            self, space.cells, widths, channels, layers, num_classes, in_channels, norm, partial(LiteralCell, space)
+        )
+        device = self.classifier.weight.device
+        self.alphas = nn.ParameterDict(
+            {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
+        )
+
+    def weights(self) -> list[nn.Parameter]:
+        """Returns all parameters but the alphas."""
+        return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = run_cells(
+            self, images, lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1))
+        )
+        return self.classifier(pool_features(self, maps[-1]))
+
+
+def matching_state(literal: LiteralSupernet, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict for `literal` made from one of `Supernet`: the statistics after a shared pool go to every edge."""
+    matched = {}
+    for name, value in literal.state_dict().items():
+        parts = name.split(".")
+        if name.endswith("num_batches_tracked"):
+            matched[name] = state.get(name, value)
+        elif len(parts) > 4 and parts[2] == "operations" and parts[4] in ("max_pool_3x3", "avg_pool_3x3"):
+            cell, edge = literal.cells[int(parts[1])], int(parts[3])
+            source = cell.space.edges[edge][0]
+            matched[name] = state[".".join([*parts[:2], "pools", f"{source}_{parts[4]}", *parts[5:]])]
+        else:
+            matched[name] = state[name]
+    return matched

@@ -1,0 +1,120 @@
+"""The network a genotype describes, as it is trained and used after the search."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.architecture.genotype import Cell, Genotype
+from nas_moreau.architecture.operations import build_operation
+from nas_moreau.architecture.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
+from nas_moreau.errors import InputError
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Returns x (n, c, h, w) with each sample zeroed with probability `rate` and the others scaled by 1/(1-rate)."""
+    keep = torch.empty((len(x), 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+    return x * (keep / (1 - rate))
+
+
+class DerivedCell(nn.Module):
+    """One cell with the operations its genotype kept.
+
+    Args:
+        cell: Edges (operation, from, to) and the nodes to concatenate; `none` edges contribute nothing.
+        inputs: Number of input states (2 in DARTS, 1 in NAS-Bench-201).
+        channels: Channels of every node.
+        halves: Edges that leave an input have stride 2.
+        preprocess: One module for each input, or none at all.
+    """
+
+    def __init__(self, cell: Cell, inputs: int, channels: int, halves: bool, preprocess: nn.ModuleList):
+        super().__init__()
+        self.halves, self.preprocess, self.concat = halves, preprocess, cell.concat
+        kept = sorted((edge for edge in cell.edges if edge[0] != "none"), key=lambda edge: edge[2])
+        self.places = [(source, target) for _, source, target in kept]
+        self.last_node = max([*cell.concat, *(target for _, _, target in cell.edges)])
+        self.operations = nn.ModuleList(
+            build_operation(name, channels, 2 if halves and source < inputs else 1, nn.BatchNorm2d)
+            for name, source, _ in kept
+        )
+
+    def forward(self, inputs: list[Tensor], drop_path_rate: float = 0.0) -> Tensor:
+        if len(self.preprocess):
+            inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
+        states = list(inputs)
+        for node in range(len(inputs), self.last_node + 1):
+            total = None
+            for (source, target), operation in zip(self.places, self.operations):
+                if target != node:
+                    continue
+                x = operation(states[source])
+                if self.training and drop_path_rate > 0 and not operation.is_identity:
+                    x = drop_path(x, drop_path_rate)
+                total = x if total is None else total + x
+            states.append(self._nothing(states[0]) if total is None else total)
+        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
+
+
+class Network(nn.Module):
+    """An image classifier built from a genotype: (n, in_channels, height, width) -> (n, num_classes) logits.
+
+    In training mode with `auxiliary=True` the output is the pair (logits, auxiliary logits).
+
+    Args:
+        genotype: What was found. Cells named normal and reduce make the DARTS skeleton, one named cell NAS-Bench-201's.
+        channels: Channels of the first cell's nodes (published: 36 for DARTS, 16 for NAS-Bench-201).
+        layers: Cells in all (DARTS: 20) or cells in each of the three stages (NAS-Bench-201: 5).
+        num_classes: Classes; 0 leaves the classifier out, and the pooled features are the output.
+        auxiliary: Add the auxiliary classifier after cell 2*layers//3 (DARTS skeleton only).
+        drop_path: Probability with which an edge is dropped for a sample in training; `network.drop_path` may be set anew.
+        in_channels: Channels of the images.
+
+    Raises:
+        InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int = 36,
+        layers: int = 20,
+        num_classes: int = 10,
+        auxiliary: bool = False,
+        drop_path: float = 0.0,
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        self.genotype, self.num_classes, self.drop_path = genotype, num_classes, drop_path
+        inputs = 1 if "cell" in genotype.cells else 2
+
+        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> DerivedCell:
+            return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess)
+
+        widths = {name: len(cell.concat) for name, cell in genotype.cells.items()}
+        outputs = add_skeleton(
+            self, tuple(genotype.cells), widths, channels, layers, num_classes, in_channels, nn.BatchNorm2d, make_cell
+        )
+        self.num_features = outputs[-1]
+        self.auxiliary_place = 2 * layers // 3
+        self.auxiliary = None
+        if auxiliary:
+            if inputs == 1 or not num_classes:
+                raise InputError(
+                    "Only networks of the DARTS skeleton with classes have an auxiliary head.", "Set auxiliary to false."
+                )
+            self.auxiliary = AuxiliaryHead(outputs[self.auxiliary_place], num_classes)
+
+    def forward_maps(self, images: Tensor) -> list[Tensor]:
+        """Returns the feature maps after the stem and after every cell, oldest first."""
+        return run_cells(self, images, lambda cell, inputs: cell(inputs, self.drop_path))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        maps = self.forward_maps(images)
+        logits = self.classifier(pool_features(self, maps[-1]))
+        if self.auxiliary is not None and self.training:
+            return logits, self.auxiliary(maps[self.auxiliary_place + 1])
+        return logits

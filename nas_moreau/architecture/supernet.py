@@ -1,0 +1,168 @@
+"""The supernet: every candidate on every edge, mixed by softmax weights, with all work shared that edges have in common.
+
+What is shared, and why the result is exact:
+
+* Edges that leave one state apply the same parameter-free work to it: one ReLU, one max pool and one average pool for each
+  (state, stride) in place of one for each edge. The affine-free BatchNorm after a pool is the same for every edge, too.
+* alpha * BN(z) is BN(z) with weight alpha, so the mixture costs no pass of its own.
+* `none` contributes nothing: it takes its share of the softmax and is never computed.
+
+`nas_moreau.architecture.literal` spells the same function out without sharing; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.architecture.operations import PREPARATIONS, PlainBatchNorm, build_operation
+from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.space import SearchSpace
+
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+
+class MixedCell(nn.Module):
+    """One cell with all candidates on all edges.
+
+    Args:
+        space: Edges, operations and the nodes to concatenate.
+        channels: Channels of every node.
+        halves: Edges that leave an input have stride 2.
+        preprocess: One module for each input, or none at all.
+    """
+
+    def __init__(self, space: SearchSpace, channels: int, halves: bool, preprocess: nn.ModuleList):
+        super().__init__()
+        self.halves, self.preprocess, self.concat = halves, preprocess, space.concat
+        self.inputs, self.nodes, self.channels = space.inputs, space.nodes, channels
+        self.names = space.operations
+        self.places = space.edges
+        pool_norm = space.skeleton == "darts"
+        self.operations = nn.ModuleList()  # one ModuleDict an edge: what has parameters of its own
+        self.pools = nn.ModuleDict()  # "state_pool": what edges that leave one state share
+        for source, _ in self.places:
+            stride = self.stride(source)
+            own = nn.ModuleDict()
+            for name in self.names:
+                if name in POOLS:
+                    key = f"{source}_{name}"
+                    if key not in self.pools:
+                        self.pools[key] = build_operation(name, channels, stride, PlainBatchNorm, pool_norm)
+                elif name != "none":
+                    own[name] = build_operation(name, channels, stride, PlainBatchNorm)
+            self.operations.append(own)
+
+    def stride(self, source: int) -> int:
+        """Returns the stride of the edges that leave state `source`."""
+        return 2 if self.halves and source < self.inputs else 1
+
+    def forward(self, inputs: list[Tensor], mixture: Tensor) -> Tensor:
+        """Returns the concatenated nodes.
+
+        Args:
+            inputs: The input states.
+            mixture: (edges, operations), the weight of every candidate, in the order of the space.
+        """
+        if len(self.preprocess):
+            inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
+        states, shared = list(inputs), {}
+        # one unbind for all weights: a separate indexing for each would cost a backward kernel each
+        weights = mixture.reshape(-1).unbind()
+        scales = mixture.reshape(-1, 1).expand(-1, self.channels).contiguous().unbind()
+        edge = 0
+        for _ in range(self.nodes):
+            total = None
+            for source in range(len(states)):
+                for k, name in enumerate(self.names):
+                    if name == "none":
+                        continue
+                    place = edge * len(self.names) + k
+                    total = self._add(total, edge, source, name, states[source], shared, weights[place], scales[place])
+                edge += 1
+            states.append(total)
+        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _add(self, total, edge, source, name, state, shared, weight, scale):
+        """Returns total + weight * operation(state), computing what edges share only once (kept in `shared`)."""
+        if name in POOLS:
+            key = f"{source}_{name}"
+            if key not in shared:
+                shared[key] = self.pools[key](state)
+            return _add_weighted(total, shared[key], weight)
+        operation = self.operations[edge][name]
+        key = (source, operation.prepare)
+        if key not in shared:
+            shared[key] = PREPARATIONS[operation.prepare](state, operation.stride)
+        x = shared[key] if operation.body is None else operation.body(shared[key])
+        if operation.norm is None:
+            return _add_weighted(total, x, weight)
+        x = operation.norm(x, scale)
+        return x if total is None else total.add_(x)
+
+
+def _add_weighted(total: Tensor | None, x: Tensor, weight: Tensor) -> Tensor:
+    return x * weight if total is None else torch.addcmul(total, x, weight)
+
+
+class Supernet(nn.Module):
+    """The DARTS-style supernet of a search space: (n, in_channels, height, width) -> (n, num_classes) logits.
+
+    `alphas` maps a cell's name to its Parameter of logits, shape (edges, operations), shared by all cells of that name;
+    initialised with `alpha_scale` * N(0, 1). BatchNorm within cells is affine-free, as published.
+
+    Args:
+        space: What may exist.
+        channels: Channels of the first cell's nodes.
+        layers: Cells in all (DARTS skeleton) or in each of three stages (NAS-Bench-201).
+        num_classes: Classes.
+        in_channels: Channels of the images.
+        alpha_scale: Standard deviation of the initial logits.
+
+    Raises:
+        InputError: A size is not positive.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        channels: int = 16,
+        layers: int = 8,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        alpha_scale: float = 1e-3,
+    ):
+        super().__init__()
+        self.space = space
+
+        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell:
+            cell = MixedCell(space, width, halves, preprocess)
+            cell.name = name
+            return cell
+
+        widths = {name: len(space.concat) for name in space.cells}
+        add_skeleton(self, space.cells, widths, channels, layers, num_classes, in_channels, PlainBatchNorm, make_cell)
+        device = self.classifier.weight.device
+        self.alphas = nn.ParameterDict(
+            {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
+        )
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Returns all parameters but the alphas, by name."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("alphas.")}
+
+    def weights(self) -> list[nn.Parameter]:
+        """Returns all parameters but the alphas."""
+        return list(self.named_weights().values())
+
+    def mixture(self) -> dict[str, Tensor]:
+        """Returns the softmax of the alphas by cell name, each (edges, operations)."""
+        return {name: torch.softmax(logits, -1) for name, logits in self.alphas.items()}
+
+    def forward(self, images: Tensor, mixture: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Returns logits; `mixture` (cell name -> (edges, operations)) takes the place of the softmax of the alphas."""
+        mixture = self.mixture() if mixture is None else mixture
+        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, mixture[cell.name]))
+        return self.classifier(pool_features(self, maps[-1]))

@@ -1,0 +1,311 @@
+"""The configuration of a run: typed, every key known, read from YAML and the command line. Imports no torch.
+
+A configuration is data: nothing in it is ever imported or evaluated. Defaults are the published DARTS settings with the
+Moreau-envelope method in place of DARTS' own; a preset or a file changes some keys, `key.sub=value` changes single ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nas_moreau.errors import InputError
+
+MAX_BYTES = 1_000_000  # no configuration written by hand comes near this
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class DataConfig(Section):
+    """Which images: a specification as `--data` takes it."""
+
+    name: str = "shapes"
+    directory: str = "data"
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    download: bool = False
+
+
+class AugmentConfig(Section):
+    """Random crop (padding in pixels), horizontal flip, cutout (side of the square in pixels, 0 for none)."""
+
+    crop: Annotated[int, Field(ge=0)] = 4
+    flip: bool = True
+    cutout: Annotated[int, Field(ge=0)] = 0
+
+
+class SplitConfig(Section):
+    """Shares of the training images: for the weights, for the architecture, and for neither (reported accuracy)."""
+
+    weights: Annotated[float, Field(gt=0, lt=1)] = 0.45
+    architecture: Annotated[float, Field(gt=0, lt=1)] = 0.45
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.10
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitConfig:
+        if abs(self.weights + self.architecture + self.held_out - 1) > 1e-9:
+            raise ValueError("weights, architecture and held_out must add up to 1")
+        return self
+
+
+class WeightsConfig(Section):
+    """SGD on the supernet's weights (y) and on theta: cosine from `lr` to `lr_min`, one step of the cosine an epoch."""
+
+    lr: Positive = 0.025
+    lr_min: NotNegative = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 3e-4
+    clip: Positive | None = 5.0
+
+
+class AlphasConfig(Section):
+    """Adam on the architecture logits (x)."""
+
+    lr: Positive = 3e-4
+    lr_min: NotNegative = 3e-4
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    weight_decay: NotNegative = 1e-3
+    init_scale: NotNegative = 1e-3
+
+
+class MoreauConfig(Section):
+    """Constants of the Moreau-envelope method: gamma of the envelope, c_k = c (k+1)^p, and theta's step relative to y's."""
+
+    gamma: Positive = 1.0
+    c: Positive = 0.2
+    p: Annotated[float, Field(ge=0, lt=0.5)] = 0.49
+    theta_lr: Positive | None = None
+    theta_steps: Count = 1
+
+
+class SearchConfig(Section):
+    """The search stage."""
+
+    method: str = "moreau+beta"
+    channels: Count = 16
+    layers: Count = 8
+    epochs: Count = 50
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    steps_per_epoch: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    split: SplitConfig = SplitConfig()
+    augment: AugmentConfig = AugmentConfig()
+    weights: WeightsConfig = WeightsConfig()
+    alphas: AlphasConfig = AlphasConfig()
+    moreau: MoreauConfig = MoreauConfig()
+    beta: NotNegative = 10.0
+
+
+class RetrainConfig(Section):
+    """The retraining stage; optimizer, schedule, losses, mixing and EMA are timm's."""
+
+    channels: Count = 36
+    layers: Count = 20
+    epochs: Count = 600
+    batch_size: Annotated[int, Field(ge=2)] = 96
+    steps_per_epoch: Count | None = None
+    optimizer: str = "momentum"
+    lr: Positive = 0.025
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 3e-4
+    clip: Positive | None = 5.0
+    schedule: Literal["cosine", "step", "poly", "tanh"] = "cosine"
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    auxiliary: bool = True
+    auxiliary_weight: NotNegative = 0.4
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    evaluate_every: Annotated[int, Field(ge=0)] = 10
+    augment: AugmentConfig = AugmentConfig(cutout=16)
+
+
+class PerformanceConfig(Section):
+    """How to compute, not what: results agree up to rounding."""
+
+    channels_last: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    threads: Count | None = None
+
+
+class CheckpointConfig(Section):
+    """A checkpoint is written after every epoch, and besides after every `every_steps` steps if that is given."""
+
+    every_steps: Count | None = None
+
+
+class LoggingConfig(Section):
+    """TensorBoard, and how many steps pass between two readings of the numbers."""
+
+    tensorboard: bool = True
+    every_steps: Count = 50
+
+
+class Config(Section):
+    """Everything that defines a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"
+    space: str = "darts"
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    performance: PerformanceConfig = PerformanceConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that `make_config` accepts."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Returns the whole configuration as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the presets that come with the package."""
+    folder = resources.files("nas_moreau.presets")
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """Returns a preset's YAML text.
+
+    Raises:
+        InputError: There is no such preset.
+    """
+    if name not in preset_names():
+        raise InputError(f"There is no preset '{name}'.", did_you_mean(name, preset_names()))
+    return resources.files("nas_moreau.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Returns a cure that names the nearest known word, or all of them when none is near."""
+    near = difflib.get_close_matches(word, known, 1, 0.6)
+    return f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(known)}."
+
+
+def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration made of the defaults, a preset or a file, and single keys, the later before the earlier.
+
+    Args:
+        preset: Name of a preset.
+        path: A YAML file.
+        overrides: Texts of the form `key.sub=value`; the value is read as YAML.
+
+    Raises:
+        InputError: Unknown preset, unreadable file, unknown key, or a value that does not fit; all problems at once.
+    """
+    if preset is not None and path is not None:
+        raise InputError("Both a preset and a configuration file were given.", "Give one of --preset and --config.")
+    data: dict[str, Any] = {}
+    origin = "the configuration"
+    if preset is not None:
+        data, origin = _parse(preset_text(preset), f"preset {preset}"), f"preset {preset}"
+    elif path is not None:
+        data, origin = _parse(_read(Path(path)), str(path)), str(path)
+    for override in overrides:
+        _set(data, override)
+    return make_config(data, origin)
+
+
+def make_config(data: Any, origin: str = "the configuration") -> Config:
+    """Returns the configuration of plain data.
+
+    Raises:
+        InputError: Lists every key that is unknown or does not fit.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors(include_url=False)]
+        raise InputError(
+            f"In {origin}: {'; '.join(problems)}.", "Mend these keys (nas-moreau show PRESET prints a whole example)."
+        ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes.", "Give a configuration in YAML.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"The configuration {path} cannot be read: {reason}.", "Check the path.") from None
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        # aliases could blow a small file up to any size, and no configuration needs them
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"{origin} uses YAML aliases.", "Write the values out.")
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise InputError(f"{origin} is not valid YAML{place}.", "Mend that line.") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"{origin} does not hold keys and values.", "Write lines of the form 'key: value'.")
+    return data
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise InputError(f"'{override}' is not of the form key.sub=value.", "Write for example search.epochs=10.")
+    value = _parse(f"value: {text}", f"'{override}'").get("value")
+    place = data
+    for part in parts[:-1]:
+        if not isinstance(place.setdefault(part, {}), dict):
+            raise InputError(f"'{override}' goes below '{part}', which is a single value.", "Check the key.")
+        place = place[part]
+    if isinstance(place.get(parts[-1]), dict) and isinstance(value, dict):
+        place[parts[-1]] |= value
+    else:
+        place[parts[-1]] = value
+
+
+def _describe(problem: Any) -> str:
+    """Returns one problem of pydantic's list in words."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation
+        return f"'{key}' is no key. {did_you_mean(location[-1], list(section.model_fields))}".rstrip(".?")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested plain data."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

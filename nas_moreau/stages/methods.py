@@ -1,0 +1,130 @@
+"""Search methods by name: each is a bilevel method with the update rules of the configuration.
+
+A name is a method, followed by `+beta` for the beta-DARTS term in F.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nas_moreau.bilevel import Method, adam, moreau, sgd
+from nas_moreau.bilevel.rivals import darts1, darts2
+from nas_moreau.config import SearchConfig, did_you_mean
+from nas_moreau.errors import InputError
+
+
+class Rules(NamedTuple):
+    """What all methods share: step sizes as functions of the step k, and the update rules that act on directions."""
+
+    weights_lr: Callable[[int], float]
+    alphas_lr: Callable[[int], float]
+    update_weights: tuple
+    update_alphas: tuple
+
+
+METHODS: dict[str, Callable[[SearchConfig, Rules], Method]] = {}
+
+
+def register_method(name: str) -> Callable[[Callable[[SearchConfig, Rules], Method]], Callable]:
+    """Makes a search method known by name; the decorated function builds it from the configuration and the rules.
+
+    The method it returns has the contract of `nas_moreau.bilevel.Method`: init(problem, x, y) and
+    step(problem, x, y, state, upper_batch, lower_batch), with x the alphas and y the weights.
+    """
+
+    def register(build: Callable[[SearchConfig, Rules], Method]) -> Callable:
+        if name in METHODS or "+" in name:
+            raise InputError(f"A method cannot be named '{name}'.", "Choose a name that is free and has no '+'.")
+        METHODS[name] = build
+        return build
+
+    return register
+
+
+def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """Returns the step size as a function of the step: half a cosine from `start` to `end`, changed at every epoch."""
+
+    def at(k: int) -> float:
+        return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (k // steps_per_epoch) / epochs))
+
+    return at
+
+
+def rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
+    """Returns the published schedules and update rules with the configuration's numbers."""
+    weights, alphas = search.weights, search.alphas
+    return Rules(
+        cosine(weights.lr, weights.lr_min, search.epochs, steps_per_epoch),
+        cosine(alphas.lr, alphas.lr_min, search.epochs, steps_per_epoch),
+        sgd(weights.momentum, weights.weight_decay, clip=weights.clip),
+        adam(alphas.betas, weight_decay=alphas.weight_decay),
+    )
+
+
+def parse_method(name: str) -> tuple[str, bool]:
+    """Returns (method, whether the beta term is on) of a name such as `moreau+beta`.
+
+    Raises:
+        InputError: Unknown method or addition.
+    """
+    base, *additions = name.split("+")
+    if base not in (*METHODS, "random"):
+        raise InputError(f"There is no search method '{base}'.", did_you_mean(base, [*METHODS, "random"]))
+    for addition in additions:
+        if addition != "beta" or base == "random":
+            raise InputError(f"'+{addition}' cannot follow '{base}'.", "Only '+beta' can follow a gradient method.")
+    return base, "beta" in additions
+
+
+def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Rules]:
+    """Returns the method the configuration names, ready to run, and the rules it was built with."""
+    base, _ = parse_method(search.method)
+    made = rules(search, steps_per_epoch)
+    return METHODS[base](search, made), made
+
+
+def _moreau(order: str) -> Callable[[SearchConfig, Rules], Method]:
+    def build(search: SearchConfig, made: Rules) -> Method:
+        settings = search.moreau
+        ratio = settings.theta_lr / search.weights.lr if settings.theta_lr else 1.0
+        return moreau(
+            alpha=made.alphas_lr,
+            beta=made.weights_lr,
+            eta=lambda k: ratio * made.weights_lr(k),
+            gamma=settings.gamma,
+            c=settings.c,
+            p=settings.p,
+            order=order,
+            theta_steps=settings.theta_steps,
+            update_x=made.update_alphas,
+            update_y=made.update_weights,
+            update_theta=made.update_weights,
+        )
+
+    return build
+
+
+# one evaluation at (x, theta) on a fresh batch serves both (9) and (10): cheapest, and unbiased under minibatches
+register_method("moreau")(_moreau("lagged"))
+register_method("moreau-gauss-seidel")(_moreau("gauss-seidel"))
+register_method("moreau-jacobi")(_moreau("jacobi"))
+register_method("moreau-lagged")(_moreau("lagged"))
+
+
+@register_method("darts1")
+def _darts1(search: SearchConfig, made: Rules) -> Method:
+    return darts1(made.alphas_lr, made.weights_lr, update_x=made.update_alphas, update_y=made.update_weights)
+
+
+@register_method("darts2")
+def _darts2(search: SearchConfig, made: Rules) -> Method:
+    return darts2(
+        made.alphas_lr,
+        made.weights_lr,
+        momentum=search.weights.momentum,
+        weight_decay=search.weights.weight_decay,
+        update_x=made.update_alphas,
+        update_y=made.update_weights,
+    )

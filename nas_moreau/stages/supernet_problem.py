@@ -1,0 +1,103 @@
+"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two halves of the training set.
+
+y and theta are two lists of tensors used with one module by functional calls. Each evaluates BatchNorm by the statistics
+of its batch; what differs is which running statistics move:
+
+    f at y        the module's own, which evaluation uses
+    f at theta    theta's
+    F             a scratch copy that nobody reads: a pass on the architecture split must leave no trace in the weights' side
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as f
+
+from nas_moreau.architecture import Supernet
+from nas_moreau.bilevel import Bilevel
+
+
+class Batch(NamedTuple):
+    """Images (n, channels, height, width), labels (n,), and the share of the search done, 0..1 (it ramps the beta term)."""
+
+    images: Tensor
+    labels: Tensor
+    progress: float
+
+
+class SupernetProblem(NamedTuple):
+    """The problem, its start, and the buffers that theta moves."""
+
+    problem: Bilevel
+    x: list[Tensor]
+    y: list[Tensor]
+    theta_buffers: dict[str, Tensor]
+
+
+def beta_term(alphas: list[Tensor]) -> Tensor:
+    """Returns the mean over all edges of logsumexp(alpha), the beta-DARTS regulariser (Ye et al., CVPR 2022, eq. 13)."""
+    return torch.cat([torch.logsumexp(logits, -1) for logits in alphas]).mean()
+
+
+def correct_count(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns how many of a batch are classified rightly, on the device (no synchronisation)."""
+    return (logits.argmax(-1) == labels).sum()
+
+
+def supernet_problem(
+    supernet: Supernet,
+    beta: float = 0.0,
+    precision: str = "float32",
+    transform: Callable[[Callable], Callable] = lambda forward: forward,
+) -> SupernetProblem:
+    """Returns the bilevel problem of a search with `supernet`.
+
+    Args:
+        supernet: Its alphas are x, its other parameters y (both as detached lists); its buffers follow f at y.
+        beta: Weight of the beta-DARTS term in F, reached linearly at the end of the search.
+        precision: "float32" or "bfloat16" (autocast).
+        transform: Applied to the forward function (torch.compile, for example).
+    """
+    alpha_names = [f"alphas.{name}" for name in supernet.alphas]
+    weight_names = list(supernet.named_weights())
+    own = dict(supernet.named_buffers())
+    theta_buffers = {name: buffer.clone() for name, buffer in own.items()}
+    scratch = {name: buffer.clone() for name, buffer in own.items()}
+    forward = transform(lambda tensors, images: functional_call(supernet, tensors, (images,)))
+    device_type = supernet.classifier.weight.device.type
+
+    def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
+        with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = forward(tensors, batch.images)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return f.cross_entropy(logits, batch.labels), correct_count(logits, batch.labels)
+
+    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        value, correct = loss(x, y, batch, scratch)
+        return (value + beta * batch.progress * beta_term(x) if beta else value), correct
+
+    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        return loss(x, y, batch, own)
+
+    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        return loss(x, theta, batch, theta_buffers)
+
+    return SupernetProblem(
+        Bilevel(upper, lower, f_theta=lower_at_theta),
+        [p.detach().clone() for p in supernet.alphas.values()],
+        [p.detach().clone(memory_format=torch.preserve_format) for p in supernet.weights()],
+        theta_buffers,
+    )
+
+
+@torch.no_grad()
+def write_back(supernet: nn.Module, x: list[Tensor], y: list[Tensor]) -> None:
+    """Copies x and y into the supernet's parameters."""
+    for parameter, value in zip([*supernet.alphas.values(), *supernet.weights()], [*x, *y]):
+        parameter.copy_(value)
