@@ -1,0 +1,169 @@
+"""Checkpoints that survive a kill at any moment, a full disk and a flipped bit.
+
+A file is a header and a payload. The header: 8 bytes magic, then little-endian schema number (4 bytes), payload
+length (8) and CRC32 (4) over schema, length and payload. The payload is what `torch.save` makes of tensors and plain
+values. Nothing of the payload is interpreted before its checksum is verified, and then only with
+`torch.load(weights_only=True)`, so that no code is ever taken from a file.
+
+A folder holds `last.pt`, `previous.pt` (the one before) and `best.pt`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_moreau.errors import InputError
+from nas_moreau.runs.atomic import sync_folder, write_atomic, write_durable
+
+SCHEMA = 1
+_MAGIC = b"NASMORCK"
+_HEADER = struct.Struct("<8sIQI")
+_CHECKED = struct.Struct("<IQ")  # what the CRC covers besides the payload
+_SCALARS = (int, float, bool, str, type(None))
+
+
+class Damaged(ValueError):
+    """A checkpoint file is not what was written; the message says in which way."""
+
+
+def save_checkpoint(directory: str | os.PathLike[str], payload: dict[str, Any], best: bool = False) -> None:
+    """Writes `payload` as last.pt, keeping the former one as previous.pt; with `best` as best.pt too.
+
+    A kill at any point leaves a loadable checkpoint. Write the rows of an epoch (`Monitor.epoch`) before its
+    checkpoint: on resume rows beyond the checkpoint are cut off, missing ones cannot be made up.
+
+    Args:
+        directory: Folder of the checkpoints; made if it is missing.
+        payload: Tensors, numbers, strings, booleans, None, and lists, tuples and dicts of them. Tensors are stored
+            detached and on the CPU.
+        best: Whether this is the best so far.
+
+    Raises:
+        TypeError: The payload holds something else; nothing is written.
+        DiskFull: No room (an OSError); the checkpoints that were there are intact.
+    """
+    folder = Path(directory)
+    data = encode(payload)
+    folder.mkdir(parents=True, exist_ok=True)
+    if best:
+        # Before last.pt: killed in between, the run resumes before this epoch and finds its best again.
+        write_atomic(folder / "best.pt", data)
+    last, temporary = folder / "last.pt", folder / "last.pt.tmp"
+    write_durable(temporary, data, last)
+    if last.exists():
+        os.replace(last, folder / "previous.pt")
+    os.replace(temporary, last)
+    sync_folder(folder)
+
+
+def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | None:
+    """Returns the newest intact payload and a note on the file it came from; None where there is no checkpoint.
+
+    Raises:
+        InputError: There are checkpoints and all of them are damaged.
+    """
+    folder = Path(directory)
+    faults: list[str] = []
+    # last.pt.tmp is whole when the kill came between the two renames; its checksum tells.
+    for name in ("last.pt", "last.pt.tmp", "previous.pt"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            payload = read_checkpoint(path)
+        except Damaged as fault:
+            faults.append(f"{name} {fault}")
+            continue
+        return payload, f"{name} is used" + (f" because {' and '.join(faults)}" if faults else "") + "."
+    if not faults or all(fault.startswith("last.pt.tmp") for fault in faults):
+        return None  # a first save that never came to its end is no checkpoint
+    raise InputError(
+        f"No checkpoint in {folder} can be used: {'; '.join(faults)}.",
+        "Restore one of the files from a backup, or start again in another folder.",
+    )
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the payload of one checkpoint file, tensors on the CPU.
+
+    Raises:
+        Damaged: The file is cut, changed, of another kind, or of a schema that this version does not know.
+    """
+    with open(path, "rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            raise Damaged(f"is cut off within its header ({len(header)} bytes)")
+        magic, schema, length, checksum = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            raise Damaged("is not a checkpoint of nas_moreau")
+        if schema != SCHEMA:
+            raise Damaged(f"has schema {schema}, this version reads schema {SCHEMA}")
+        present = os.fstat(file.fileno()).st_size - _HEADER.size
+        if present != length:  # before anything of that size is allocated
+            raise Damaged(f"holds {present:,} bytes of {length:,}")
+        data = file.read(length)
+    if _checksum(schema, data) != checksum:
+        raise Damaged("fails its checksum")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch talks about odd pickles; they are refused or plain data
+            payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return plain(payload, "payload")
+    except (UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, KeyError, AttributeError) as error:
+        # The checksum is right, so somebody made this file by other means.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Damaged(f"holds no plain data ({reason})") from error
+
+
+def encode(payload: dict[str, Any]) -> bytes:
+    """Returns the bytes of a checkpoint file holding `payload`."""
+    if type(payload) is not dict:
+        raise TypeError(f"A checkpoint is a dict, not {type(payload).__name__}.")
+    buffer = io.BytesIO()
+    torch.save(plain(payload, "payload"), buffer)
+    data = buffer.getvalue()
+    return _HEADER.pack(_MAGIC, SCHEMA, len(data), _checksum(SCHEMA, data)) + data
+
+
+def _checksum(schema: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(_CHECKED.pack(schema, len(data))))
+
+
+def plain(value: Any, where: str) -> Any:
+    """Returns `value` as plain containers, numbers and detached CPU tensors.
+
+    Raises:
+        TypeError: Something else is in it; the message names the place.
+    """
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta:
+        tensor = value.detach().to("cpu")
+        if type(tensor) is not Tensor:  # Parameters and Buffers; their data is all that counts
+            tensor = tensor.as_subclass(Tensor)
+        if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+            tensor = tensor.clone()  # a view would take its whole storage to the file
+        return tensor
+    if type(value) is list:
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if type(value) is tuple:
+        return tuple(plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, dict):  # state_dict() gives an OrderedDict
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"{where} has the key {key!r} ({type(key).__name__}); use strings or integers.")
+        return {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise TypeError(
+        f"{where} is a {type(value).__name__}; "
+        "a checkpoint holds tensors, numbers, strings, None, lists, tuples and dicts."
+    )

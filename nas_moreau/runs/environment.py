@@ -1,0 +1,87 @@
+"""What a run was made with: versions, hardware, commit, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "tensorboard", "pydantic", "matplotlib")
+
+
+def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns versions, processor, accelerator, threads, commit and command line as plain data.
+
+    Args:
+        earlier: What this function gave when the run began, on resuming; it is kept under "earlier", oldest first.
+    """
+    import nas_moreau
+
+    accelerator = None
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        if device is not None:
+            module = torch.get_device_module(device)
+            name = module.get_device_name() if hasattr(module, "get_device_name") else device.type
+            accelerator = f"{torch.accelerator.device_count()} x {name} ({device.type})"
+    found: dict[str, Any] = {
+        "nas_moreau": nas_moreau.__version__,
+        "commit": _commit(),
+        "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+    }
+    if earlier is not None:
+        older = dict(earlier)
+        found["earlier"] = [*older.pop("earlier", []), older]
+    return found
+
+
+def _program() -> str:
+    name = Path(sys.argv[0] or "python").name
+    return "python -m nas_moreau" if name == "__main__.py" else name
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package is part of ("+" where it was changed), or None."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):  # no git on this machine, or a checkout it does not trust
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

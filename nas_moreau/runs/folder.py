@@ -1,0 +1,210 @@
+"""The folder of one run: who writes in it, with which configuration, in what state.
+
+config.yaml, environment.json, status.json, log.txt and result.json are written here; checkpoints/ by `checkpoint`;
+metrics.csv, alphas.csv and tensorboard/ by `monitor`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from nas_moreau.errors import InputError
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.environment import describe_environment
+from nas_moreau.runs.lock import LOCK_NAME, Lock
+
+STATES = ("running", "finished", "interrupted", "failed")
+# Keys, wherever they stand, that a resumed run may change; epochs only upward.
+MAY_CHANGE = ("epochs", "logging", "device", "output")
+
+
+class RunFolder:
+    """An output folder that is locked for this process.
+
+    Attributes:
+        path: The folder.
+        stage: What runs in it, as given to `open`.
+        resuming: Whether an earlier run is being continued.
+        finished: Whether that earlier run had come to its end, so that its result can be read and nothing is to do.
+    """
+
+    def __init__(self, path: Path, stage: str, lock: Lock, resuming: bool, finished: bool):
+        self.path, self.stage, self.resuming, self.finished = path, stage, resuming, finished
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: dict[str, Any], stage: str, resume: bool = False) -> RunFolder:
+        """Makes or reopens the folder, takes its lock and writes config.yaml, environment.json and status.json.
+
+        Args:
+            path: The folder; made with its parents when it is missing.
+            config: The configuration in full, plain data.
+            stage: Name of what runs in it, for example "search".
+            resume: Whether an earlier run in this folder is to be continued; without one it starts from the beginning.
+
+        Raises:
+            InputError: The folder holds something and `resume` is false, holds no run of this stage or one with
+                another configuration, is in use by another process, or cannot be written to.
+        """
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock.take(folder)
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise InputError(
+                f"The output folder {folder} cannot be written to ({reason}).", "Choose another one with --output."
+            ) from error
+        try:
+            return cls._enter(folder, config, stage, resume, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _enter(cls, folder: Path, config: dict[str, Any], stage: str, resume: bool, lock: Lock) -> RunFolder:
+        present = sorted(p.name for p in folder.iterdir() if p.name != LOCK_NAME and not p.name.endswith(".tmp"))
+        if present and not resume:
+            what = "a run" if "config.yaml" in present else f"files ({', '.join(present[:3])})"
+            raise InputError(
+                f"The output folder {folder} already holds {what}.",
+                "Choose another one with --output, or continue with --resume.",
+            )
+        if present and "config.yaml" not in present:
+            raise InputError(
+                f"The folder {folder} holds no run that could be resumed (config.yaml is missing).",
+                "Give the folder of a run, or an empty one.",
+            )
+        resuming = bool(present)
+        status = _read_json(folder / "status.json") if resuming else None
+        grown: list[str] = []
+        if resuming:
+            if status is not None and status.get("stage") != stage:
+                raise InputError(
+                    f"The folder {folder} holds a run of {status.get('stage')!r}, not of {stage!r}.",
+                    "Resume it with the command that began it, or choose another folder.",
+                )
+            grown = _compare(_read_yaml(folder / "config.yaml"), config, folder)
+        state = status.get("state") if status is not None else None
+        finished = state == "finished" and (folder / "result.json").exists() and not grown
+        run = cls(folder, stage, lock, resuming, finished)
+        if not finished:
+            earlier = _read_json(folder / "environment.json") if resuming else None
+            run._write_json("environment.json", describe_environment(earlier))
+            run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            run.status("running")
+            run.log(f"{stage}: {'resumed' if resuming else 'started'}")
+        return run
+
+    def log(self, text: str) -> None:
+        """Adds a line with the time (UTC) to log.txt."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{_now()} {text}\n")
+
+    def status(self, state: str, **fields: Any) -> None:
+        """Replaces status.json: the state ("running", "finished", "interrupted", "failed") and what else is given."""
+        if state not in STATES:
+            raise ValueError(f"Unknown state {state!r}; use one of {', '.join(STATES)}.")
+        self._write_json(
+            "status.json", {**fields, "state": state, "stage": self.stage, "pid": os.getpid(), "updated": _now()}
+        )
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json: sorted keys, no NaN or infinity (ValueError)."""
+        self._write_json("result.json", result)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Returns what result.json holds, or None where there is none."""
+        return _read_json(self.path / "result.json")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file of the folder at once; `name` may not lead out of the folder (ValueError)."""
+        target = (self.path / name).resolve()
+        if not target.is_relative_to(self.path.resolve()) or target == self.path.resolve():
+            raise ValueError(f"{name!r} leads out of the run folder; use a plain file name.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, text.encode("utf-8"))
+
+    def _write_json(self, name: str, value: dict[str, Any]) -> None:
+        self.write_text(name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Gives the lock back; the files stay."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}).", "Restore it, or start again in another folder.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object.", "Restore it, or start again in another folder.")
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not YAML ({reason}).", "Restore it, or start again in another folder.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no configuration.", "Restore it, or start again in another folder.")
+    return value
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:
+    """Returns the keys of epochs that grew; raises InputError naming the keys that may not differ."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    refused: list[str] = []
+    grown: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        a, b = before.get(key), after.get(key)
+        if a == b and type(a) is type(b):
+            continue
+        parts = key.split(".")
+        if parts[-1] == "epochs" and type(a) is int and type(b) is int:
+            (grown if b > a else refused).append(key)
+        elif parts[-1] == "epochs" or not any(part in MAY_CHANGE for part in parts):
+            refused.append(key)
+    if refused:
+        shown = ", ".join(f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in refused[:5])
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise InputError(
+            f"The run in {folder} was made with another configuration: {shown}{more}.",
+            "Resume it with the configuration it began with, or start a new folder with --output.",
+        )
+    return grown
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict) or (not value and prefix):
+        return [(prefix, list(value) if isinstance(value, tuple) else value)]
+    rows: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        rows += _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return rows

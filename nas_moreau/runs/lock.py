@@ -1,0 +1,67 @@
+"""One process at a time in a run folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from nas_moreau.errors import InputError
+
+LOCK_NAME = ".lock"
+
+
+class Lock:
+    """A held lock on a folder: a file with the holder's process id, locked by the system.
+
+    The system lets go when the process ends, however it ends, so that a file left behind never blocks anyone. Where
+    the system or the file system has no such locks, the folder is not protected.
+    """
+
+    def __init__(self, handle: int):
+        self._handle: int | None = handle
+
+    @classmethod
+    def take(cls, folder: Path) -> Lock:
+        """Takes the lock of `folder`.
+
+        Raises:
+            InputError: Another run holds it.
+            OSError: The folder cannot be written to.
+        """
+        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+        except BlockingIOError as error:
+            holder = os.read(handle, 32).decode("ascii", "replace").strip()
+            os.close(handle)
+            raise InputError(
+                f"The folder {folder} is in use by process {holder or 'unknown'}.",
+                "Wait for it, stop it, or choose another folder with --output.",
+            ) from error
+        except OSError:
+            os.close(handle)
+            raise
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode("ascii"))
+        return cls(handle)
+
+    def release(self) -> None:
+        """Lets go of the lock; a second call does nothing."""
+        if self._handle is not None:
+            os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+
+def _lock(handle: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # a system without them
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks: better no protection than no run.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise

@@ -1,0 +1,120 @@
+"""The numbers of a run while it goes: metrics.csv, alphas.csv and TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_moreau.runs.tables import EpochTable
+
+
+class Monitor:
+    """Writes what can be watched in a run folder.
+
+    Args:
+        path: The run folder.
+        resume_from_epoch: The first epoch that will be done (again); rows from it on are cut off the tables.
+        step: The first step that will be done (again); TensorBoard drops what it had from this step on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], resume_from_epoch: int = 0, step: int = 0):
+        # Imported here: tensorboard takes long to load and most commands never write events.
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = Path(path)
+        self._metrics = EpochTable(folder / "metrics.csv", resume_from_epoch)
+        self._alphas = EpochTable(folder / "alphas.csv", resume_from_epoch)
+        events = folder / "tensorboard"
+        # Events of a run that was killed before its first checkpoint are purged too, from step 0 on.
+        purge = step if events.exists() and any(events.iterdir()) else None
+        self._board: Any = SummaryWriter(str(events), purge_step=purge)
+
+    def scalars(self, values: Mapping[str, float | int | Tensor], step: int) -> None:
+        """Shows numbers at a step in TensorBoard; tensors are fetched from their device together, in one wait."""
+        tensors = {tag: value for tag, value in values.items() if isinstance(value, Tensor)}
+        numbers: dict[str, float] = {tag: float(v) for tag, v in values.items() if not isinstance(v, Tensor)}
+        if tensors:
+            stacked = torch.stack([value.detach().to(torch.float32) for value in tensors.values()])
+            numbers.update(zip(tensors, stacked.tolist()))
+        for tag in values:
+            self._board.add_scalar(tag, numbers[tag], step)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Adds a row to metrics.csv: "epoch" first, "wall_seconds" last, the columns of the first row for ever.
+
+        Call it before the checkpoint of that epoch: on resume rows can be cut off but not made up.
+        """
+        ordered = {"epoch": row["epoch"], **{k: v for k, v in row.items() if k not in ("epoch", "wall_seconds")}}
+        if "wall_seconds" in row:
+            ordered["wall_seconds"] = row["wall_seconds"]
+        self._metrics.append([ordered])
+        self._board.flush()
+
+    def alphas(
+        self,
+        epoch: int,
+        cell: str,
+        edges: Sequence[tuple[int, int]],
+        operations: Sequence[str],
+        weights: Tensor | Sequence[Sequence[float]],
+    ) -> None:
+        """Adds the softmax weights (edges, operations) of a cell to alphas.csv, one row for each of them."""
+        table = weights.tolist() if isinstance(weights, Tensor) else weights
+        if len(table) != len(edges) or any(len(row) != len(operations) for row in table):
+            raise ValueError(f"The weights of {cell!r} need {len(edges)} rows of {len(operations)} numbers.")
+        self._alphas.append(
+            {"epoch": epoch, "cell": cell, "edge": f"{a}-{b}", "operation": operation, "weight": float(weight)}
+            for (a, b), row in zip(edges, table)
+            for operation, weight in zip(operations, row)
+        )
+
+    def image(self, tag: str, pixels: Any, step: int) -> None:
+        """Shows a picture in TensorBoard; `pixels` is a uint8 array (height, width, channels)."""
+        self._board.add_image(tag, pixels, step, dataformats="HWC")
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Shows a text (Markdown) in TensorBoard."""
+        self._board.add_text(tag, text, step)
+
+    def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
+        """Shows a configuration and final numbers on TensorBoard's HPARAMS page, in the same run as its curves.
+
+        Args:
+            values: Names and numbers, strings or booleans; nested keys joined by dots, anything else as its text.
+            metrics: Names and final numbers.
+            step: The step at which the final numbers stand.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
+        numbers = {k: float(v) for k, v in metrics.items()}
+        # Not SummaryWriter.add_hparams: that opens a second run named after the time of day.
+        for summary in hparams(simple, numbers):
+            self._board.file_writer.add_summary(summary)
+        self.scalars(numbers, step)
+
+    def layout(self, charts: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+        """Sets which curves stand together on TensorBoard's CUSTOM SCALARS page.
+
+        Args:
+            charts: Category -> title -> ["Multiline", [tag, ...]], as `SummaryWriter.add_custom_scalars` takes it.
+        """
+        self._board.add_custom_scalars(charts)
+
+    def close(self) -> None:
+        """Writes what is waiting and closes the files."""
+        self._board.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

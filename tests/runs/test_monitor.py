@@ -1,0 +1,154 @@
+"""metrics.csv, alphas.csv and TensorBoard events, also after a resume."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nas_moreau.runs.monitor import Monitor
+from nas_moreau.runs.progress import Progress
+from nas_moreau.runs.tables import EpochTable, read_table
+
+
+def row(epoch: int) -> dict:
+    return {"wall_seconds": 0.5, "loss": torch.tensor(0.1 * epoch, dtype=torch.float64, device="cpu"),
+            "epoch": epoch, "note": None, "k": epoch}  # fmt: skip
+
+
+def test_rows_are_exact_and_in_order(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        monitor.epoch(row(0))
+        monitor.epoch(row(3))
+    assert (tmp_path / "metrics.csv").read_bytes() == (
+        b"epoch,loss,note,k,wall_seconds\n0,0.0,,0,0.5\n3,0.30000000000000004,,3,0.5\n"
+    )
+    assert read_table(tmp_path / "metrics.csv")[1] == {
+        "epoch": "3", "loss": "0.30000000000000004", "note": "", "k": "3", "wall_seconds": "0.5"}  # fmt: skip
+
+
+def test_other_columns_are_refused(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        monitor.epoch(row(0))
+        with pytest.raises(ValueError, match="extra, k"):
+            monitor.epoch({"epoch": 1, "loss": 1.0, "note": 1, "extra": 1, "wall_seconds": 1})
+
+
+def test_a_resumed_table_has_the_bytes_of_an_uninterrupted_one(tmp_path):
+    whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
+    table = EpochTable(whole)
+    for epoch in range(5):
+        table.append([row(epoch)])
+    table = EpochTable(cut)
+    for epoch in range(4):
+        table.append([row(epoch)])
+    with open(cut, "a") as file:
+        file.write("4,0.")  # torn by a kill
+    table = EpochTable(cut, resume_from_epoch=2)
+    assert [r["epoch"] for r in read_table(cut)] == ["0", "1"]
+    for epoch in range(2, 5):
+        table.append([row(epoch)])
+    assert cut.read_bytes() == whole.read_bytes()
+    table = EpochTable(cut)  # from the beginning
+    for epoch in range(5):
+        table.append([row(epoch)])
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_alphas_are_long_rows(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        weights = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64, device="cpu")
+        monitor.alphas(0, "normal", [(0, 2), (1, 2)], ["skip_connect", "sep_conv_3x3"], weights)
+        with pytest.raises(ValueError, match="3 rows of 2"):
+            monitor.alphas(0, "normal", [(0, 2)] * 3, ["a", "b"], weights)
+    assert (tmp_path / "alphas.csv").read_text() == (
+        "epoch,cell,edge,operation,weight\n0,normal,0-2,skip_connect,0.25\n0,normal,0-2,sep_conv_3x3,0.75\n"
+        "0,normal,1-2,skip_connect,0.5\n0,normal,1-2,sep_conv_3x3,0.5\n"
+    )
+
+
+def events(path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(path / "tensorboard"))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        for step in range(6):
+            monitor.scalars({"loss": torch.tensor(float(step), device="cpu"), "lr": 0.5}, step)
+    with Monitor(tmp_path, resume_from_epoch=1, step=3) as monitor:
+        for step in range(3, 8):
+            monitor.scalars({"loss": 100.0 + step, "lr": 0.5}, step)
+    found = events(tmp_path)
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [
+        (0, 0), (1, 1), (2, 2), (3, 103), (4, 104), (5, 105), (6, 106), (7, 107)]  # fmt: skip
+    assert len(found.Scalars("lr")) == 8
+
+
+def test_pictures_texts_and_hparams_arrive(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        monitor.image("cell", torch.zeros(4, 5, 3, dtype=torch.uint8, device="cpu"), 2)
+        monitor.text("note", "hello", 1)
+        monitor.hparams({"seed": 1, "betas": [0.5, 0.9]}, {"test_accuracy": 0.75}, step=9)
+        monitor.layout({"Search": {"Losses": ["Multiline", ["loss/upper", "loss/lower"]]}})
+    found = events(tmp_path)
+    assert (found.Images("cell")[0].height, found.Images("cell")[0].width) == (4, 5)
+    assert [(e.step, e.value) for e in found.Scalars("test_accuracy")] == [(9, 0.75)]
+    assert "note/text_summary" in found.Tags()["tensors"]
+    assert found.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name == "hparams"
+    assert [p.name for p in (tmp_path / "tensorboard").iterdir() if p.is_dir()] == []
+
+
+def test_importing_the_package_loads_no_tensorboard_and_no_matplotlib():
+    code = (
+        "import sys, nas_moreau, nas_moreau.runs.monitor, nas_moreau.runs.progress; "
+        "sys.exit(sum(name in sys.modules for name in ('tensorboard', 'matplotlib', 'timm', 'rich')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_plain_lines_come_every_ten_seconds_and_tell_the_time_left():
+    stream, clock = io.StringIO(), Clock()
+    with Progress(100, "search", stream, start=40, clock=clock) as progress:
+        for step in range(41, 101):
+            clock.now += 1.0
+            progress.update(step, F=2.30259, c=1)
+            if step == 60:
+                progress.line("epoch 0 done")
+    assert stream.getvalue().splitlines() == [
+        "search 50/100   50 %  F 2.303  c 1  0:00:50 left",
+        "search 60/100   60 %  F 2.303  c 1  0:00:40 left",
+        "epoch 0 done",
+        "search 70/100   70 %  F 2.303  c 1  0:00:30 left",
+        "search 80/100   80 %  F 2.303  c 1  0:00:20 left",
+        "search 90/100   90 %  F 2.303  c 1  0:00:10 left",
+        "search 100/100  100 %  F 2.303  c 1  0:00:00 left",
+    ]
+
+
+def test_a_terminal_gets_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, clock = Terminal(), Clock()
+    with Progress(7200, "search", stream, clock=clock) as progress:
+        clock.now = 1.0
+        progress.update(1, F=0.5)
+        progress.line("[epoch] 0")  # brackets are text, not markup
+    text = stream.getvalue()
+    assert "1/7200" in text and "F 0.5" in text and "1:59:59 left" in text and "[epoch] 0" in text
