@@ -1,1 +1,28 @@
-"""."""
+"""Data sets held in memory as uint8 tensors, seeded splits and orders, and augmentation of whole batches on the device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Augment": "augmentation",
+    "Data": "images",
+    "Images": "images",
+    "epoch_order": "splitting",
+    "generator_for": "seeds",
+    "load_data": "loading",
+    "seed_for": "seeds",
+    "stratified_split": "splitting",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

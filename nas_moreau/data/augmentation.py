@@ -1,0 +1,89 @@
+"""Crop, flip, normalise and cutout for a whole batch at once, on the device the pixels are on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Augment:
+    """Random crop with zero padding, horizontal flip, normalising and cutout, in this (the published) order.
+
+    ``augment(pixels, generator)`` augments; ``augment(pixels)`` only normalises, as evaluation does. The padding is black
+    before normalising. Cutout sets a square of the normalised image to 0 around a centre drawn anywhere in the image, so
+    that the square is clipped at the borders (DeVries & Taylor 2017, as used by DARTS).
+
+    Args:
+        mean: Mean of each channel, pixels scaled to 0..1.
+        std: Standard deviation of each channel, pixels scaled to 0..1.
+        crop: Padding in pixels on each side before the random crop back to the image's size; 0 for none.
+        flip: Whether half of the images are mirrored.
+        cutout: Side of the square in pixels; 0 for none. An odd side covers one pixel less, as published.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], crop: int = 4, flip: bool = True, cutout: int = 0
+    ):
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise ValueError(f"mean {mean} and std {std} do not fit; give one positive std for each mean")
+        if crop < 0 or cutout < 0:
+            raise ValueError(f"crop {crop} and cutout {cutout} are lengths in pixels; give at least 0")
+        self.mean, self.std, self.crop, self.flip, self.cutout = tuple(mean), tuple(std), crop, flip, cutout
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Returns the float32 batch for uint8 ``pixels`` (n, channels, height, width); see the class."""
+        if generator is None:
+            return self.normalise(pixels)
+        height, width = pixels.shape[2:]
+        return self.apply(pixels, self.draw(len(pixels), height, width, generator))
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Returns the draws for ``count`` images: int64 (5, count), one column an image.
+
+        Rows: top and left of the crop in the padded image, flip (0 or 1), row and column of the cutout's centre. All five
+        are drawn whatever is switched on, so one option never changes the draws of another. Several processes that draw
+        for the global batch each apply their own columns.
+        """
+        limits = (2 * self.crop + 1, 2 * self.crop + 1, 2, height, width)
+        return torch.stack(
+            [torch.randint(limit, (count,), generator=generator, device=generator.device) for limit in limits]
+        )
+
+    def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Returns the float32 batch that `draw`'s numbers make of uint8 ``pixels``."""
+        height, width = pixels.shape[2:]
+        top, left, mirrored, row, column = draws.to(pixels.device, non_blocking=True)
+        if self.crop:
+            padded = functional.pad(pixels, [self.crop] * 4)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (n, channels, tops, lefts, height, width)
+            pixels = windows[torch.arange(len(pixels), device=pixels.device), :, top, left]
+        if self.flip:
+            pixels = torch.where(mirrored.bool()[:, None, None, None], pixels.flip(3), pixels)
+        batch = self.normalise(pixels)
+        if self.cutout:
+            half = self.cutout // 2
+            in_rows = self._within(height, row, half)[:, :, None]
+            in_columns = self._within(width, column, half)[:, None, :]
+            batch.masked_fill_((in_rows & in_columns)[:, None], 0)
+        return batch
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Returns ``(pixels / 255 - mean) / std`` as float32."""
+        if pixels.shape[1] != len(self.mean):
+            raise ValueError(f"the images have {pixels.shape[1]} channels, the statistics {len(self.mean)}; use equal ones")
+        mean, std = self._on(pixels.device)
+        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    @staticmethod
+    def _within(size: int, centre: Tensor, half: int) -> Tensor:
+        """Returns bool (n, size): positions p with centre - half <= p < centre + half."""
+        distance = torch.arange(size, device=centre.device) - centre[:, None]
+        return (distance >= -half) & (distance < half)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._constants:
+            mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)[:, :, None, None]
+            self._constants[device] = (mean, std)
+        return self._constants[device]

@@ -1,0 +1,137 @@
+"""A data set in memory, and the statistics of its pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nas_moreau.errors import InputError
+
+MAX_BYTES = 8 << 30
+"""More pixels than this are refused before any memory is asked for."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels and labels that belong together.
+
+    Attributes:
+        pixels: uint8 (n, channels, height, width).
+        labels: int64 (n,), on the same device.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
+            raise ValueError(
+                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; give uint8 (n, channels, height, width)"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+            raise ValueError(
+                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; give int64 ({len(self.pixels)},)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Images:
+        """Returns the same images on ``device``."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def take(self, indices: Tensor) -> Images:
+        """Returns the images at ``indices`` (int64, any device), in that order."""
+        indices = indices.to(self.labels.device)
+        return Images(self.pixels.index_select(0, indices), self.labels.index_select(0, indices))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A named data set: training and test images, class names, and the statistics used to normalise.
+
+    Attributes:
+        name: The specification it was loaded by.
+        classes: Class names; label i means ``classes[i]``.
+        train: Training images.
+        test: Test images.
+        mean: Mean of each channel, pixels scaled to 0..1.
+        std: Standard deviation of each channel, pixels scaled to 0..1.
+        notes: Sentences on what was done to the images or is odd about them (resizing, held-out tests, imbalance).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of every image."""
+        return self.train.pixels.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of every image."""
+        return self.train.pixels.shape[2], self.train.pixels.shape[3]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> Data:
+        """Returns the same data with its tensors on ``device``."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def channel_statistics(pixels: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and (population) standard deviation of each channel, pixels scaled to 0..1.
+
+    Both come from exact counts of the 256 values, so neither order nor chunk size changes a bit. A constant channel gets
+    the standard deviation 1, so that normalising it gives zeros.
+
+    Args:
+        pixels: uint8 (n, channels, height, width), n at least 1.
+        chunk: Images counted at a time, which bounds the memory.
+    """
+    mean, std = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.zeros(256, dtype=torch.int64, device=pixels.device)
+        for part in pixels[:, channel].split(chunk):
+            counts += torch.bincount(part.reshape(-1), minlength=256)
+        histogram = counts.tolist()
+        total = sum(histogram)
+        first = sum(value * count for value, count in enumerate(histogram))
+        second = sum(value * value * count for value, count in enumerate(histogram))
+        variance = (total * second - first * first) / (total * total)  # exact integers up to the division
+        mean.append(first / total / 255)
+        std.append(math.sqrt(variance) / 255 if variance > 0 else 1.0)
+    return tuple(mean), tuple(std)
+
+
+def refuse_too_large(count: int, channels: int, height: int, width: int, what: str) -> None:
+    """Raises InputError when that many uint8 images would not fit `MAX_BYTES`; called before memory is asked for."""
+    needed = count * channels * height * width
+    if needed > MAX_BYTES:
+        raise InputError(
+            f"{what} would take {needed / 2**30:.1f} GiB of memory ({count} images of {height}x{width}); "
+            f"the limit is {MAX_BYTES >> 30} GiB.",
+            "Use fewer or smaller images (image_size).",
+        )
+
+
+def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns one sentence when the largest class has at least 1.5 times the images of the smallest, else nothing."""
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    least, most = min(counts), max(counts)
+    if most < 1.5 * least:
+        return ()
+    low, high = classes[counts.index(least)], classes[counts.index(most)]
+    return (f"Classes are imbalanced: '{high}' has {most} training images, '{low}' {least}; accuracy weighs images.",)
