@@ -150,6 +150,18 @@ class RunFolder:
         self.close()
 
 
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the configuration a run folder was made with, plain data.
+
+    Raises:
+        InputError: It is no run folder, or its config.yaml is damaged.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is no run folder (config.yaml is missing).", "Give the folder of a run.")
+    return _read_yaml(path)
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -1,0 +1,119 @@
+"""What `nas-moreau list`, `show` and `check` say; none of it loads torch but for the table of methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture.genotype import Genotype
+from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
+from nas_moreau.architecture.zoo import load_genotype, published_names, source
+from nas_moreau.config import load_config, preset_names, preset_text
+from nas_moreau.errors import InputError
+
+DATA = {
+    "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",
+    "cifar10": "torchvision (--download fetches it)",
+    "cifar100": "torchvision (--download fetches it)",
+    "fashion_mnist": "torchvision (--download fetches it)",
+    "omniglot": "torchvision (--download fetches it)",
+    "folder:DIR": "train/CLASS/* and test/CLASS/*",
+    "npz:FILE": "uint8 NHWC arrays x_train y_train x_test y_test",
+    "idx:DIR": "MNIST-style gz files",
+    "omniglot:DIR": "Alphabet/character/*.png",
+}
+
+
+def rows(what: str, output: Path) -> list[dict[str, Any]]:
+    """Returns the table of `nas-moreau list WHAT`."""
+    if what == "spaces":
+        spaces = [load_space(name) for name in space_names()]
+        return [{"name": s.name, "genotypes": f"{s.size():.4g}", "operations": ", ".join(s.operations)} for s in spaces]
+    if what == "operations":
+        return [{"name": name} for name in KNOWN_OPERATIONS]
+    if what == "presets":
+        return [{"name": name, "command": _first_comment(preset_text(name))} for name in preset_names()]
+    if what == "methods":
+        from nas_moreau.stages.methods import METHODS
+
+        return [{"name": name} for name in [*METHODS, "random"]]
+    if what == "cells":
+        return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()]
+    if what == "data":
+        return [{"name": name, "what": text} for name, text in DATA.items()]
+    return _runs(output)
+
+
+def _first_comment(text: str) -> str:
+    return text.splitlines()[0].lstrip("# ")
+
+
+def _runs(output: Path) -> list[dict[str, Any]]:
+    found = []
+    for status in sorted(output.glob("*/status.json")):
+        try:
+            state = json.loads(status.read_text(encoding="utf-8"))
+            result_file = status.parent / "result.json"
+            result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
+        except (OSError, ValueError):
+            state, result = {"state": "unreadable"}, {}
+        accuracy = result.get("retrain", result).get("test_accuracy", result.get("held_out_accuracy"))
+        found.append({
+            "run": str(status.parent), "stage": state.get("stage", "?"), "state": state.get("state", "?"),
+            "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %", "updated": state.get("updated", "?"),
+        })  # fmt: skip
+    return found
+
+
+def show(name: str) -> tuple[str, Any]:
+    """Returns (text, data) of a preset, a space, a genotype or a run's genotype.
+
+    Raises:
+        InputError: `name` is none of them.
+    """
+    if name in preset_names():
+        return preset_text(name) + "\n# with all defaults:\n" + load_config(name).to_yaml(), load_config(name).to_dict()
+    if name in space_names() or name.endswith((".yaml", ".yml")):
+        space = load_space(name)
+        lines = [
+            f"{space.name}: skeleton {space.skeleton}, cells {', '.join(space.cells)}",
+            f"operations: {', '.join(space.operations)}",
+            f"edges: {', '.join(f'{a}-{b}' for a, b in space.edges)}",
+            f"genotypes: {space.size():,}",
+        ]
+        return "\n".join(lines), {"name": space.name, "operations": list(space.operations), "genotypes": space.size()}
+    genotype = load_genotype(_genotype_file(name))
+    lines = [f"{genotype.space}  digest {genotype.digest()}"]
+    for cell, content in genotype.cells.items():
+        lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
+        lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
+    return "\n".join(lines), json.loads(genotype.to_json())
+
+
+def _genotype_file(name: str) -> str:
+    for place in (Path(name), Path(name) / "search"):
+        if (place / "genotype.json").exists():
+            return str(place / "genotype.json")
+    return name
+
+
+def check(file: str) -> str:
+    """Returns what a file is, after checking all of it: configuration, search space or genotype.
+
+    Raises:
+        InputError: It cannot be read or is not valid.
+    """
+    path = Path(file)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            is_space = any(line.startswith("operations:") for line in path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file} cannot be read: {error}.", "Check the path.") from None
+        if is_space:
+            load_space(file)
+            return "search space"
+        load_config(None, file)
+        return "configuration"
+    genotype: Genotype = load_genotype(file)
+    return f"genotype of {genotype.space}"

@@ -1,0 +1,44 @@
+"""The main job: search, derive, retrain, evaluate and report in one folder."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture import Genotype
+from nas_moreau.config import Config
+from nas_moreau.runs import RunFolder, write_report
+from nas_moreau.stages.retrain import retrain
+from nas_moreau.stages.search import search
+from nas_moreau.stages.setting import load_images, prepare
+
+
+def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
+    """Returns {"search": ..., "retrain": ..., "report": path} after doing what is not done yet.
+
+    Args:
+        config: All sections.
+        output: Becomes the parent of the folders `search` and `retrain`, with result.json and report.html.
+        resume: Go on where an earlier call in this folder stopped.
+
+    Raises:
+        InputError, NonFinite, Interrupted: As `search` and `retrain` do.
+    """
+    prepare(config)
+    data = load_images(config)
+    with RunFolder.open(output, config.to_dict(), "run", resume) as folder:
+        if folder.finished:
+            return folder.read_result() or {}
+        try:
+            found = search(config, folder.path / "search", resume=folder.resuming, data=data)
+            genotype = Genotype.from_json((folder.path / "search" / "genotype.json").read_text(encoding="utf-8"))
+            trained = retrain(config, genotype, folder.path / "retrain", resume=folder.resuming, data=data)
+        except BaseException as error:
+            folder.status("interrupted", reason=str(error) or type(error).__name__)
+            raise
+        result = {"search": found, "retrain": trained, "report": str(Path(output) / "report.html")}
+        folder.write_result(result)
+        write_report(folder.path)
+        folder.status("finished")
+        return result

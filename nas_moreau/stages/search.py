@@ -1,0 +1,310 @@
+"""The search stage: train alphas and weights of a supernet by a bilevel method, then derive the cell."""
+
+from __future__ import annotations
+
+import random
+import time
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
+from nas_moreau.config import Config
+from nas_moreau.data import Augment, Data, Images, seed_for, stratified_split
+from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
+from nas_moreau.stages.evaluate import evaluate_model
+from nas_moreau.stages.methods import build_method, parse_method
+from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
+from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
+from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
+
+
+def search(config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None) -> dict[str, Any]:
+    """Searches and returns the result (architecture.md: method, space, genotype, digest, ..., softmax alphas).
+
+    Args:
+        config: The `search` section and what it needs.
+        output: Run folder; a missing or empty one, or one to resume.
+        resume: Go on from the last checkpoint.
+        data: The images, if they are loaded already.
+
+    Raises:
+        InputError: Something handed in cannot be used; nothing was written.
+        NonFinite: A loss or direction became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    space = load_space(config.space)
+    method, _ = parse_method(config.search.method)
+    device = prepare(config)
+    data = load_images(config) if data is None else data
+    with RunFolder.open(output, config.to_dict(), "search", resume) as folder:
+        if folder.finished:
+            return folder.read_result() or {}
+        if method == "random":
+            return _random_cell(config, space, folder)
+        return _Search(config, space, data, device, folder).run()
+
+
+def random_cell(space: SearchSpace, seed: int) -> Genotype:
+    """Returns the genotype that `--method random` gives for a seed: uniform over the space."""
+    return space.random_genotype(random.Random(seed_for(seed, "random cell")))
+
+
+def _random_cell(config: Config, space: SearchSpace, folder: RunFolder) -> dict[str, Any]:
+    genotype = random_cell(space, config.seed)
+    result = {
+        "method": "random", "space": space.name, "genotype": genotype.to_json(), "digest": genotype.digest(),
+        "seed": config.seed, "steps": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0, "held_out_accuracy": None,
+        "alphas": {},
+    }  # fmt: skip
+    _write_genotype(folder, genotype, None)
+    folder.write_result(result)
+    folder.status("finished")
+    return result
+
+
+def _write_genotype(folder: RunFolder, genotype: Genotype, alphas: dict[str, list[list[float]]] | None) -> None:
+    folder.write_text("genotype.json", genotype.to_json() + "\n")
+    folder.write_text("genotype.svg", draw_genotype(genotype, alphas))
+
+
+class _Search:
+    """One search in progress: what the loop needs at hand."""
+
+    def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device, folder: RunFolder):
+        self.config, self.settings, self.space = config, config.search, space
+        self.device, self.folder = device, folder
+        images = resized(data.train, self.settings.image_size).to(device)
+        parts = stratified_split(images.labels, self.settings.split.model_dump(), config.seed)
+        augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
+        size, seed = self.settings.batch_size, config.seed
+        self.lower = Batches(images, parts["weights"], size, augment, seed, "weights")
+        self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
+        self.held_out: tuple[Images, Tensor, Augment] = (images, parts["held_out"], augment)
+        self.num_classes = data.num_classes
+        self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
+        self.total_steps = self.epoch_steps * self.settings.epochs
+        self.channels_last = config.performance.channels_last
+        self._build(data.channels)
+
+    def _build(self, in_channels: int) -> None:
+        """Makes the supernet, the problem and the method's state at k = 0."""
+        settings = self.settings
+        torch.manual_seed(seed_for(self.config.seed, "initial weights"))
+        supernet = Supernet(
+            self.space, settings.channels, settings.layers, self.num_classes, in_channels, settings.alphas.init_scale
+        )
+        supernet = supernet.to(self.device)
+        if self.channels_last:
+            supernet = supernet.to(memory_format=torch.channels_last)
+        self.supernet = supernet
+        beta = settings.beta if parse_method(settings.method)[1] else 0.0
+        transform = torch.compile if self.config.performance.compile else lambda forward: forward
+        made = supernet_problem(supernet, beta, self.config.performance.precision, transform)
+        self.problem, self.x, self.y, self.theta_buffers = made
+        self.method, self.rules = build_method(settings, self.epoch_steps)
+        self.state = self.method.init(self.problem, self.x, self.y)
+        self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Runs all steps that are left and returns the result."""
+        self._restore()
+        started = time.monotonic() - self.seconds
+        first_epoch = self.step // self.epoch_steps
+        every = self.config.logging.every_steps
+        with (
+            Monitor(self.folder.path, first_epoch, self.step) as monitor,
+            Progress(self.total_steps, "search", start=self.step) as progress,
+            StopRequest() as stop,
+        ):
+            while self.step < self.total_steps:
+                before = time.monotonic()
+                info = self._advance()
+                if self.device.type == "cpu" or self.step % every == 0:
+                    self._check(info)
+                if self.step % every == 0 or self.step == self.total_steps:
+                    self._watch(monitor, info, time.monotonic() - before)
+                progress.update(self.step, **self._numbers())
+                self.seconds = time.monotonic() - started
+                at_end = self.step % self.epoch_steps == 0
+                if at_end:
+                    self._finish_epoch(monitor, progress, info)
+                elif stop.received or self._save_due():
+                    self._save()
+                if stop.received:
+                    self.folder.status("interrupted", step=self.step)
+                    self.folder.log(f"search: stopped by a signal at step {self.step}")
+                    raise Interrupted(stop.received, str(self.folder.path))
+            return self._finish(monitor)
+
+    def _advance(self) -> Any:
+        """Does one step of the method."""
+        # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
+        torch.manual_seed(seed_for(self.config.seed, "step", self.step))
+        progress = self.step / self.total_steps
+        upper = Batch(*self.upper.at(self.step, self.channels_last), progress)
+        lower = Batch(*self.lower.at(self.step, self.channels_last), progress)
+        self.x, self.y, self.state, info = self.method.step(
+            self.problem, self.x, self.y, self.state, upper_batch=upper, lower_batch=lower
+        )
+        self.step += 1
+        for name, value in _terms(info).items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        return info
+
+    def _check(self, info: Any) -> None:
+        terms = {name: value for name, value in _terms(info).items() if name != "cosine"}
+        try:
+            check_finite(terms, "search", self.step, self.rules.weights_lr(self.step - 1))
+        except Exception as error:
+            self.folder.status("failed", step=self.step, reason=str(error))
+            self.folder.log(str(error))
+            raise
+
+    def _numbers(self) -> dict[str, float]:
+        """Returns the epoch's running means that a person watches; read from the device only where that is free."""
+        if self.device.type != "cpu" or not self.sums:
+            return {}
+        count = (self.step - 1) % self.epoch_steps + 1
+        size = self.settings.batch_size
+        return {
+            "loss": self.sums["lower_loss"].item() / count,
+            "accuracy": self.sums["lower_accuracy"].item() / (count * size),
+            "upper": self.sums["upper_accuracy"].item() / (count * size),
+        }
+
+    def _watch(self, monitor: Monitor, info: Any, seconds: float) -> None:
+        """Shows the step in TensorBoard."""
+        values: dict[str, Any] = {f"step/{name}": value for name, value in _terms(info).items()}
+        for name in ("lower_accuracy", "upper_accuracy"):
+            values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
+        values["step/seconds"] = seconds
+        if getattr(info, "c", None) is not None:
+            values["step/c_k"] = info.c
+        monitor.scalars(values, self.step)
+
+    def _finish_epoch(self, monitor: Monitor, progress: Progress, info: Any) -> None:
+        """Evaluates, writes the epoch's row and drawing, saves."""
+        epoch = self.step // self.epoch_steps - 1
+        evaluation = self._evaluate()
+        size = self.settings.batch_size
+        names = list(self.sums)
+        means = dict(zip(names, (torch.stack([self.sums[n].double() for n in names]) / self.epoch_steps).tolist()))
+        for name in ("lower_accuracy", "upper_accuracy"):
+            means[name] /= size
+        row: dict[str, Any] = {
+            "epoch": epoch, **means, "held_out_loss": evaluation.loss, "held_out_accuracy": evaluation.accuracy,
+        }  # fmt: skip
+        if "f_theta" in means:
+            row["gap"] = means["lower_loss"] - means["f_theta"]
+        if getattr(info, "c", None) is not None:
+            row["c_k"] = float(info.c)
+        weights = self._softmax()
+        row |= _shape_of(weights, self.space)
+        row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
+        monitor.scalars({f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, self.step)
+        for cell, table in weights.items():
+            monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
+        monitor.epoch(row | {"wall_seconds": self.seconds})
+        genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
+        _write_genotype(self.folder, genotype, weights)
+        self.sums = {}
+        best = evaluation.accuracy > self.best
+        self.best = max(self.best, evaluation.accuracy)
+        self._save(best)
+        progress.line(
+            f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
+            f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
+        )
+
+    def _evaluate(self) -> Any:
+        images, indices, augment = self.held_out
+        write_back(self.supernet, self.x, self.y)
+        return evaluate_model(
+            self.supernet, images, augment, self.num_classes, indices, channels_last=self.channels_last
+        )
+
+    def _softmax(self) -> dict[str, list[list[float]]]:
+        return {
+            name: torch.softmax(logits.detach().double().cpu(), -1).tolist()
+            for name, logits in zip(self.space.cells, self.x)
+        }
+
+    def _finish(self, monitor: Monitor) -> dict[str, Any]:
+        genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
+        evaluation = self._evaluate()
+        result = {
+            "method": self.settings.method, "space": self.space.name, "genotype": genotype.to_json(),
+            "digest": genotype.digest(), "seed": self.config.seed, "steps": self.step, "wall_seconds": self.seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device), "held_out_accuracy": evaluation.accuracy,
+            "alphas": self._softmax(),
+        }  # fmt: skip
+        monitor.hparams({"method": result["method"], "seed": result["seed"]}, {"final/held_out_accuracy": evaluation.accuracy}, self.step)
+        self.folder.write_result(result)
+        self.folder.status("finished", step=self.step)
+        self.folder.log(f"search: finished with cell {genotype.digest()}")
+        return result
+
+    def _save_due(self) -> bool:
+        every = self.config.checkpoint.every_steps
+        return bool(every) and self.step % every == 0
+
+    def _save(self, best: bool = False) -> None:
+        payload = {
+            "stage": "search", "step": self.step, "seconds": self.seconds, "best": self.best,
+            "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
+            "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
+            "alphas": dict(zip(self.space.cells, self.x)),
+        }  # fmt: skip
+        save_checkpoint(self.folder.path / "checkpoints", payload, best)
+
+    def _restore(self) -> None:
+        loaded = load_checkpoint(self.folder.path / "checkpoints") if self.folder.resuming else None
+        if loaded is None:
+            return
+        payload, note = loaded
+        self.folder.log(f"search: resumed at step {payload['step']}; {note}")
+        self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
+        self.x = [tensor.to(self.device) for tensor in payload["x"]]
+        self.y = [tensor.to(self.device) for tensor in payload["y"]]
+        self.state = unpack(self.state, payload["state"], self.device)
+        self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
+        for buffers, key in ((dict(self.supernet.named_buffers()), "buffers"), (self.theta_buffers, "theta_buffers")):
+            for name, value in payload[key].items():
+                buffers[name].copy_(value)
+
+
+def _terms(info: Any) -> dict[str, Tensor]:
+    """Returns the step's 0-dim tensors by the names of metrics.csv (accuracies as counts)."""
+    named = {
+        "lower_loss": info.f, "upper_loss": info.F, "upper_accuracy": info.F_aux, "lower_accuracy": info.f_aux,
+        "f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine,
+    }  # fmt: skip
+    if "y-theta" in named:
+        named["distance"] = named.pop("y-theta")
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def _shape_of(weights: dict[str, list[list[float]]], space: SearchSpace) -> dict[str, float]:
+    """Returns, for each cell, the mean entropy of its edges (nats) and the share of edges whose strongest is a skip."""
+    row = {}
+    for cell, table in weights.items():
+        tensor = torch.tensor(table, dtype=torch.float64, device="cpu")
+        row[f"alpha_entropy_{cell}"] = torch.special.entr(tensor).sum(-1).mean().item()
+        strongest = [space.operations[i] for i in tensor.argmax(-1).tolist()]
+        row[f"skip_share_{cell}"] = strongest.count("skip_connect") / len(strongest)
+    return row
+
+
+def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
+    """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode."""
+    payload, _ = load_checkpoint(Path(run) / "checkpoints") or ({}, "")
+    settings = config.search
+    supernet = Supernet(load_space(config.space), settings.channels, settings.layers, data.num_classes, data.channels)
+    write_back(supernet, payload["x"], payload["y"])
+    for name, buffer in supernet.named_buffers():
+        buffer.copy_(payload["buffers"][name])
+    return supernet.to(device).eval()

@@ -1,0 +1,129 @@
+"""What the stages share before they begin: device, threads, images, reproducible batches, memory used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as f
+
+from nas_moreau.config import Config
+from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data
+from nas_moreau.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the accelerator if there is one, else the CPU.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"Device '{name}' cannot be used: {reason}.", "Use --device auto or --device cpu.") from None
+    return device
+
+
+def prepare(config: Config) -> torch.device:
+    """Sets the number of threads and returns the device of the configuration."""
+    if config.performance.threads:
+        torch.set_num_threads(config.performance.threads)
+    return pick_device(config.device)
+
+
+def load_images(config: Config) -> Data:
+    """Returns the data set of the configuration.
+
+    Raises:
+        InputError: It is missing, damaged or unknown.
+    """
+    data = config.data
+    return load_data(data.name, data.directory, data.download, data.image_size, config.seed)
+
+
+def resized(images: Images, size: int | None, chunk: int = 4096) -> Images:
+    """Returns the images at size x size pixels (bilinear, antialiased), or as they are when size is None."""
+    if size is None or tuple(images.pixels.shape[-2:]) == (size, size):
+        return images
+    parts = [
+        f.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
+        for part in images.pixels.split(chunk)
+    ]
+    return Images(torch.cat(parts), images.labels)
+
+
+class Batches:
+    """Augmented batches of a part of the training set, reproducible at every step without what came before.
+
+    The order of a pass depends on (seed, purpose, pass), the augmentation on (seed, purpose, step): nothing carries state.
+
+    Args:
+        images: The images, on the device they are used on.
+        indices: Which of them belong to the part.
+        batch_size: Images a batch; a last smaller batch of a pass is left out. At most the part's size.
+        augment: Turns uint8 pixels and a generator into a float batch.
+        seed: The run's seed.
+        purpose: Tells this stream of draws from the others.
+    """
+
+    def __init__(self, images: Images, indices: Tensor, batch_size: int, augment: Augment, seed: int, purpose: str):
+        if len(indices) < batch_size:
+            raise InputError(
+                f"The part '{purpose}' holds {len(indices)} images, fewer than a batch of {batch_size}.",
+                "Use more images or a smaller batch_size.",
+            )
+        self.images, self.indices, self.batch_size = images, indices, batch_size
+        self.augment, self.seed, self.purpose = augment, seed, purpose
+        self._pass, self._order = -1, indices
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return len(self.indices) // self.batch_size
+
+    def at(self, step: int, channels_last: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns images (float) and labels of the step counted from the beginning of the run."""
+        number, place = divmod(step, len(self))
+        if number != self._pass:
+            self._order = epoch_order(self.indices, self.seed, f"order of {self.purpose}", number)
+            self._pass = number
+        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self.images.take(chosen)
+        images = self.augment(batch.pixels, generator_for(self.seed, f"augmentation of {self.purpose}", step))
+        return (images.contiguous(memory_format=torch.channels_last) if channels_last else images), batch.labels
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Returns the most memory used so far: of the process on the CPU, of the allocator on an accelerator."""
+    if device.type == "cpu":
+        # kilobytes on Linux, bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return getattr(torch, device.type).max_memory_allocated(device)
+
+
+def pack(state: Any) -> Any:
+    """Returns a (nested) NamedTuple state as lists, tensors and plain values, for a checkpoint."""
+    return [pack(part) for part in state] if isinstance(state, (tuple, list)) else state
+
+
+def unpack(template: Any, packed: Any, device: torch.device) -> Any:
+    """Returns what `pack` was given, in the types of `template` (the method's state at k = 0)."""
+    if isinstance(packed, Tensor):
+        return packed.to(device)
+    if not isinstance(packed, list):
+        return packed
+    whole = isinstance(template, (tuple, list)) and len(template) == len(packed)
+    parts: Iterator[Any] = (
+        unpack(template[i] if whole else None, part, device) for i, part in enumerate(packed)
+    )
+    if whole and isinstance(template, tuple):
+        return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
+    return list(parts)
