@@ -1,0 +1,114 @@
+"""The shared supernet against the literal one, and against the network that its one-hot mixture stands for."""
+
+import random
+
+import pytest
+import torch
+from torch.nn import functional as f
+
+from nas_moreau.architecture import Network, Supernet, load_space
+from nas_moreau.architecture.literal import LiteralSupernet, matching_state
+from nas_moreau.architecture.skeleton import reduction_places
+
+SPACES = {"toy": 3, "darts": 3, "nas_bench_201": 1, "robust_darts_s3": 2}
+
+
+def pair(name, channels=4, layers=None, seed=0):
+    """The two supernets in float64 with equal weights and alphas that are far from uniform."""
+    torch.manual_seed(seed)
+    space = load_space(name)
+    layers = SPACES[name] if layers is None else layers
+    shared = Supernet(space, channels, layers, num_classes=5).double()
+    literal = LiteralSupernet(space, channels, layers, num_classes=5).double()
+    with torch.no_grad():
+        for logits in shared.alphas.values():
+            logits.normal_()
+    literal.load_state_dict(matching_state(literal, shared.state_dict()))
+    return shared, literal
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("size", [(8, 8), (11, 14)])
+def test_outputs_gradients_and_statistics_equal_the_literal_supernet(name, size):
+    shared, literal = pair(name)
+    assert [n for n, _ in shared.named_parameters()] == [n for n, _ in literal.named_parameters()]
+    labels = torch.tensor([0, 3, 4])
+    for step in range(3):
+        images = torch.randn((3, 3, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        outputs, expected = shared(images), literal(images)
+        torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-12)
+        grads = torch.autograd.grad(f.cross_entropy(outputs, labels), list(shared.parameters()))
+        wanted = torch.autograd.grad(f.cross_entropy(expected, labels), list(literal.parameters()))
+        for (parameter, _), a, b in zip(shared.named_parameters(), grads, wanted):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=lambda text, p=parameter: f"{p}: {text}")
+    for key, value in matching_state(literal, shared.state_dict()).items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(literal.state_dict()[key], value, rtol=1e-9, atol=1e-12)
+    shared.eval(), literal.eval()
+    torch.testing.assert_close(shared(images), literal(images), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name, channels, layers, count", [
+    ("darts", 16, 8, 1_930_618), ("darts", 8, 5, 394_210), ("darts", 4, 3, 72_854),
+])  # fmt: skip
+def test_weights_without_alphas_have_the_published_count(name, channels, layers, count):
+    with torch.device("meta"):
+        supernet = Supernet(load_space(name), channels, layers)
+    assert sum(p.numel() for p in supernet.weights()) == count
+
+
+def test_alphas_are_small_logits_of_the_published_shape():
+    torch.manual_seed(0)
+    supernet = Supernet(load_space("darts"), 4, 3)
+    assert {name: tuple(p.shape) for name, p in supernet.alphas.items()} == {"normal": (14, 8), "reduce": (14, 8)}
+    spread = torch.cat([p.detach().flatten() for p in supernet.alphas.values()]).std().item()
+    assert 5e-4 < spread < 2e-3
+    assert not any(p is q for p in supernet.weights() for q in supernet.alphas.values())
+    assert len(supernet.weights()) + 2 == len(list(supernet.parameters()))
+
+
+def one_hot(space, genotype):
+    """The mixture that keeps the genotype's edges and puts every other edge on `none`."""
+    mixture = {}
+    for name in space.cells:
+        table = torch.zeros(space.alpha_shape, dtype=torch.float64)
+        kept = {(a, b): op for op, a, b in genotype.cells[name].edges}
+        for row, edge in enumerate(space.edges):
+            if (operation := kept.get(edge, "none")) != "none" or "none" in space.operations:
+                table[row, space.operations.index(operation)] = 1
+        mixture[name] = table
+    return mixture
+
+
+@pytest.mark.parametrize("name", ["toy", "darts", "nas_bench_201"])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_hot_supernet_equals_the_derived_network(name, seed):
+    space = load_space(name)
+    rng = random.Random(seed)
+    genotype = space.random_genotype(rng)
+    # DARTS puts a norm after pools in the supernet and none in the network, so genotypes without pools are compared
+    while space.skeleton == "darts" and any("pool" in op for cell in genotype.cells.values() for op, _, _ in cell.edges):
+        genotype = space.random_genotype(rng)
+    supernet, _ = pair(name, seed=seed)
+    network = Network(genotype, 4, SPACES[name], num_classes=5).double()
+    state = supernet.state_dict()
+    for key, value in network.state_dict().items():
+        if not key.startswith("cells.") or ".operations." not in key:
+            if key in state:
+                value.copy_(state[key])
+            continue
+        _, cell, _, index, *rest = key.split(".")
+        derived = network.cells[int(cell)]
+        edge, operation = derived.places[int(index)], derived.operations[int(index)].name
+        source = f"cells.{cell}.operations.{space.edges.index(edge)}.{operation}.{'.'.join(rest)}"
+        if source in state:
+            value.copy_(state[source])
+    images = torch.randn((3, 3, 16, 16), dtype=torch.float64)
+    expected = network(images)
+    torch.testing.assert_close(supernet(images, one_hot(space, genotype)), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("layers, places", [(8, (2, 5)), (20, (6, 13)), (5, (1, 3)), (3, (1, 2)), (2, (0, 1)), (1, (0,))])
+def test_reduction_places(layers, places):
+    assert reduction_places(layers) == places
+    assert load_space("darts").reduction_places(layers) == places
