@@ -1,0 +1,305 @@
+"""Drawings of genotypes: SVG without any outside program, PNG by matplotlib, both from one scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from nas_moreau.runs.cell_layout import Item, Layout, Link, lay_out
+from nas_moreau.runs.operation_look import LABEL_SIZE, label, look, shorten, text_width
+
+# Softmax weights by cell and edge: {"normal": {("sep_conv_3x3", 0, 2): 0.31, ...}, ...}
+Weights = Mapping[str, Mapping[tuple[str, int, int], float]]
+
+_MARGIN, _TITLE, _CELL_GAP, _LEGEND_ROW = 24.0, 34.0, 30.0, 30.0
+
+
+@dataclass
+class Path:
+    """A line or outline: commands ("M", x, y), ("L", x, y), ("C", x1, y1, x2, y2, x, y), ("Z",)."""
+
+    role: str  # "line", "operation-line", "halo", "arrow", "state", "port", "operation", "sample"
+    commands: list[tuple[Any, ...]]
+    colour: str = ""
+    width: float = 1.5
+    dash: tuple[float, ...] = ()
+    title: str = ""
+
+
+@dataclass
+class Text:
+    """A text centred at (x, y), or beginning there where `anchor` is "start"."""
+
+    x: float
+    y: float
+    text: str
+    size: float
+    role: str = "label"  # "label", "title", "faint"
+    anchor: str = "middle"
+
+
+@dataclass
+class Scene:
+    """Everything in a drawing, in the order of painting."""
+
+    width: float = 0.0
+    height: float = 0.0
+    parts: list[Path | Text] = field(default_factory=list)
+
+
+def draw_genotype(genotype: Any, alphas: Weights | None = None) -> str:
+    """Returns an SVG of all cells of a genotype with a legend; it follows the reader's light or dark colour scheme.
+
+    Args:
+        genotype: A `Genotype`.
+        alphas: Softmax weights of the chosen edges, by cell and (operation, from, to), as `chosen_weights` gives
+            them; they set the width of the lines and are written beside the operations.
+    """
+    return paint_svg(genotype_scene(genotype, alphas))
+
+
+def draw_png(genotype: Any, alphas: Weights | None = None, scale: float = 2.0) -> bytes:
+    """Returns the drawing of `draw_genotype` as a PNG with a white ground, `scale` pixels a unit."""
+    from nas_moreau.runs.drawing_png import paint_png
+
+    return paint_png(genotype_scene(genotype, alphas), scale)
+
+
+def chosen_weights(genotype: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, int, int], float]]:
+    """Returns the softmax weights of the edges of `genotype` out of rows of alphas.csv (those of one epoch)."""
+    table = {(row["cell"], row["edge"], row["operation"]): float(row["weight"]) for row in rows}
+    return {
+        name: {
+            (operation, a, b): table[name, f"{a}-{b}", operation]
+            for operation, a, b in cell.edges
+            if (name, f"{a}-{b}", operation) in table
+        }
+        for name, cell in genotype.cells.items()
+    }
+
+
+def genotype_scene(genotype: Any, alphas: Weights | None = None) -> Scene:
+    """Returns the parts of the drawing: the cells below each other, then the legend."""
+    scene = Scene()
+    y = _MARGIN
+    for name, cell in genotype.cells.items():
+        weights = (alphas or {}).get(name, {})
+        inputs = min((b for _, _, b in cell.edges), default=1)
+        labels = [_edge_label(edge, weights) for edge in cell.edges]
+        widths = [max(64.0, text_width(text, LABEL_SIZE) + 24) for text in labels]
+        layout = lay_out(cell.edges, inputs, cell.concat, widths)
+        note = f"{len(cell.edges)} operations"
+        if name == "reduce":
+            note += ", halves height and width"
+        heading = "cell" if name == "cell" else f"{shorten(name, 40)} cell"
+        scene.parts.append(Text(_MARGIN, y + 8, heading, 16, "title", "start"))
+        left = _MARGIN + text_width(heading, 16) + 14
+        scene.parts.append(Text(left, y + 9, note, 12, "faint", "start"))
+        y += _TITLE
+        _draw_cell(scene, layout, cell, inputs, labels, weights, _MARGIN, y)
+        scene.width = max(scene.width, layout.width + 2 * _MARGIN, left + text_width(note, 12) + _MARGIN)
+        y += layout.height + _CELL_GAP
+    scene.height = _draw_legend(scene, genotype, bool(alphas), y)
+    return scene
+
+
+def _edge_label(edge: tuple[str, int, int], weights: Mapping[tuple[str, int, int], float]) -> str:
+    share = weights.get(edge)
+    return label(edge[0]) + ("" if share is None else f" · {100 * share:.0f} %")
+
+
+def _draw_cell(
+    scene: Scene,
+    layout: Layout,
+    cell: Any,
+    inputs: int,
+    labels: Sequence[str],
+    weights: Mapping[tuple[str, int, int], float],
+    left: float,
+    top: float,
+) -> None:
+    for item in layout.items:
+        item.x += left
+        item.y += top
+    for link in layout.links:
+        link.arrival += top
+    through = [
+        Path("line", [("M", i.x - i.width / 2, i.y), ("L", i.x + i.width / 2, i.y)])
+        for i in layout.items
+        if i.kind == "pass"
+    ]
+    # Lines that part or meet are painted together, so that halos cut only what is crossed.
+    fans: dict[int, list[Link]] = {}
+    for link in layout.links:
+        fans.setdefault(id(link.end if link.start.kind == "operation" else link.start), []).append(link)
+    for fan in fans.values():
+        painted: list[Path | Text] = []
+        for link in fan:
+            if link.start.kind != "operation":
+                painted.append(Path("line", _curve(link)))
+                continue
+            edge = cell.edges[link.start.edge]
+            style = look(edge[0])
+            width = 1.8 + 5.0 * weights.get(edge, 0.04)
+            painted.append(Path("operation-line", _curve(link, 7.0), style.colour, width, style.dash))
+            tip, y, half = link.end.x - link.end.width / 2, link.arrival, 3.6 + width / 4
+            arrow: list[tuple[Any, ...]] = [("M", tip, y), ("L", tip - 8, y - half), ("L", tip - 8, y + half), ("Z",)]
+            painted.append(Path("arrow", arrow, style.colour))
+        scene.parts += [
+            Path("halo", part.commands, width=part.width + 4)
+            for part in painted
+            if isinstance(part, Path) and part.role != "arrow"
+        ]
+        scene.parts += painted
+    scene.parts += through
+    for item in layout.items:
+        _draw_box(scene, item, cell, inputs, labels)
+
+
+def _curve(link: Link, short: float = 0.0) -> list[tuple[Any, ...]]:
+    """A line over a gap, level at both ends; `short` leaves room for an arrow's head."""
+    x0, y0 = link.start.x + link.start.width / 2, link.start.y
+    x1, y1 = link.end.x - link.end.width / 2 - short, link.arrival
+    middle = (x0 + x1) / 2
+    return [("M", x0, y0), ("C", middle, y0, middle, y1, x1, y1)]
+
+
+def _draw_box(scene: Scene, item: Item, cell: Any, inputs: int, labels: Sequence[str]) -> None:
+    x, y, w, h = item.x, item.y, item.width, item.height
+    if item.kind == "operation":
+        operation, a, b = cell.edges[item.edge]
+        style = look(operation)
+        title = f"{shorten(operation, 200)}, from {a} to {b}"
+        dash = style.dash if operation == "none" else ()
+        scene.parts.append(Path("operation", outline(style.shape, x, y, w, h), style.colour, 1.8, dash, title))
+        scene.parts.append(Text(x, y, labels[item.edge], LABEL_SIZE))
+    elif item.kind == "state" and item.state >= inputs:
+        scene.parts.append(Path("state", outline("capsule", x, y, w, h), title=f"state {item.state}"))
+        scene.parts.append(Text(x, y, str(item.state), 14))
+    elif item.kind == "state":
+        back = inputs - item.state
+        name = "input" if inputs == 1 else "previous cell" if back == 1 else f"{back} cells back"
+        _draw_port(scene, item, str(item.state), name)
+    elif item.kind == "output":
+        made = "concat " if len(cell.concat) > 1 else "state "
+        _draw_port(scene, item, "output", shorten(made + " ".join(map(str, cell.concat)), 16))
+
+
+def _draw_port(scene: Scene, item: Item, name: str, note: str) -> None:
+    scene.parts.append(Path("port", outline("box", item.x, item.y, item.width, item.height), title=f"{name}: {note}"))
+    scene.parts.append(Text(item.x, item.y - 8, name, 13))
+    size = min(10.0, 10.0 * (item.width - 6) / text_width(note, 10))
+    scene.parts.append(Text(item.x, item.y + 10, note, size, "faint"))
+
+
+def outline(shape: str, x: float, y: float, w: float, h: float) -> list[tuple[Any, ...]]:
+    """Returns the outline of a shape centred at (x, y) that fills (w, h)."""
+    l, r, t, b = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+    if shape in ("box", "capsule"):
+        c = h / 2 if shape == "capsule" else 5.0
+        k = 0.4477 * c  # a cubic this far from the corner is a quarter of a circle
+        return [
+            ("M", l + c, t), ("L", r - c, t), ("C", r - k, t, r, t + k, r, t + c),
+            ("L", r, b - c), ("C", r, b - k, r - k, b, r - c, b),
+            ("L", l + c, b), ("C", l + k, b, l, b - k, l, b - c),
+            ("L", l, t + c), ("C", l, t + k, l + k, t, l + c, t), ("Z",),
+        ]  # fmt: skip
+    cut = 9.0
+    corners = {
+        "plate": [(l, t), (r, t), (r, b), (l, b)],
+        "hexagon": [(l + cut, t), (r - cut, t), (r, y), (r - cut, b), (l + cut, b), (l, y)],
+        "octagon": [(l + cut, t), (r - cut, t), (r, t + cut), (r, b - cut),
+                    (r - cut, b), (l + cut, b), (l, b - cut), (l, t + cut)],
+        "narrowing": [(l, t), (r - cut, t + 3), (r, y), (r - cut, b - 3), (l, b)],
+        "widening": [(l, y), (l + cut, t + 3), (r, t), (r, b), (l + cut, b - 3)],
+    }[shape]  # fmt: skip
+    return [("M", *corners[0]), *(("L", *corner) for corner in corners[1:]), ("Z",)]
+
+
+def _draw_legend(scene: Scene, genotype: Any, weighted: bool, top: float) -> float:
+    """Draws what shapes and lines mean; returns the height of the whole drawing."""
+    names = dict.fromkeys(edge[0] for cell in genotype.cells.values() for edge in cell.edges)
+    scene.width = max(scene.width, 420.0)
+    x, y = _MARGIN, top
+    for operation in sorted(names):
+        style, text = look(operation), shorten(operation, 28)
+        need = 84 + text_width(text, 12)
+        if x > _MARGIN and x + need > scene.width - _MARGIN:
+            x, y = _MARGIN, y + _LEGEND_ROW
+        dash = style.dash if operation == "none" else ()
+        scene.parts.append(Path("sample", outline(style.shape, x + 14, y, 28, 18), style.colour, 1.8, dash))
+        scene.parts.append(Path("sample-line", [("M", x + 28, y), ("L", x + 56, y)], style.colour, 2.2, style.dash))
+        scene.parts.append(Text(x + 63, y, text, 12, "label", "start"))
+        x += need + 8
+    if weighted:
+        note = "Line width and per cent: softmax weight of the operation on its edge."
+        scene.parts.append(Text(_MARGIN, y + 26, note, 12, "faint", "start"))
+        scene.width = max(scene.width, 2 * _MARGIN + text_width(note, 12))
+        y += 26
+    return y + _MARGIN
+
+
+# Colours of the drawing's own parts, light and dark; operations keep theirs, filled with a veil of it.
+LIGHT = {"ground": "#ffffff", "text": "#1d2430", "faint": "#667080", "line": "#9aa3b0", "state": "#eef1f5"}
+_DARK = {"ground": "#161a21", "text": "#e8ebf0", "faint": "#98a2b3", "line": "#6f7a8a", "state": "#2a303b"}
+VEIL = 0.16
+
+
+def _style(colours: Mapping[str, str]) -> str:
+    c = colours
+    return (
+        f".nm-ground{{fill:{c['ground']}}}.nm-halo{{stroke:{c['ground']}}}"
+        f".nm-line{{stroke:{c['line']}}}.nm-state,.nm-port{{fill:{c['state']};stroke:{c['line']}}}"
+        f".nm-label,.nm-title{{fill:{c['text']}}}.nm-faint{{fill:{c['faint']}}}"
+    )
+
+
+_STYLE = (
+    "<style>.nm-cell text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
+    "dominant-baseline:central}.nm-title{font-weight:600}.nm-halo,.nm-line,.nm-operation-line,.nm-sample-line{fill:none}"
+    f"{_style(LIGHT)}@media (prefers-color-scheme:dark){{{_style(_DARK)}"
+    ".nm-operation,.nm-sample{fill-opacity:.3}}@media print{" + _style(LIGHT) + "}</style>"
+)
+
+
+def paint_svg(scene: Scene) -> str:
+    """Returns the scene as a complete SVG text, the same for the same scene."""
+    width, height = _f(scene.width), _f(scene.height)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="nm-cell" role="img" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}"><title>Cells of a genotype</title>{_STYLE}',
+        f'<rect class="nm-ground" width="{width}" height="{height}" rx="10"/>',
+    ]
+    lines += [_svg_text(part) if isinstance(part, Text) else _svg_path(part) for part in scene.parts]
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def _svg_text(part: Text) -> str:
+    anchor = f' text-anchor="{part.anchor}"' if part.anchor != "start" else ""
+    return (
+        f'<text class="nm-{part.role}" x="{_f(part.x)}" y="{_f(part.y)}" font-size="{_f(part.size)}"{anchor}>'
+        f"{escape(part.text)}</text>"
+    )
+
+
+def _svg_path(part: Path) -> str:
+    d = " ".join(command[0] + ",".join(_f(number) for number in command[1:]) for command in part.commands)
+    attributes = ""
+    if part.role in ("operation", "sample"):
+        attributes = f' fill="{part.colour}" fill-opacity="{VEIL}" stroke="{part.colour}"'
+    elif part.role == "arrow":
+        attributes = f' fill="{part.colour}"'
+    elif part.colour:
+        attributes = f' stroke="{part.colour}"'
+    if part.role != "arrow":
+        attributes += f' stroke-width="{_f(part.width)}"'
+    if part.dash:
+        attributes += f' stroke-dasharray="{" ".join(map(_f, part.dash))}"'
+    tail = f"><title>{escape(part.title)}</title></path>" if part.title else "/>"
+    return f'<path class="nm-{part.role}" d="{d}"{attributes}{tail}'
+
+
+def _f(number: float) -> str:
+    return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,80 @@
+"""How operations look in drawings: a short label, a colour, a shape and a line pattern.
+
+Colours are those of Okabe and Ito (told apart by colour-blind people); family and shape, size and line pattern go
+together, so that a drawing can be read in grey too.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from typing import NamedTuple
+
+LABEL_SIZE = 12.0  # font size of operation labels, in units of the drawing
+
+
+class Look(NamedTuple):
+    """Colour "#rrggbb", shape (a name that `drawing` knows), dash pattern (lengths of dashes and gaps, () = solid)."""
+
+    colour: str
+    shape: str
+    dash: tuple[float, ...]
+
+
+_FAMILIES = (  # the first that begins the name counts
+    ("none", "#8a8a8a", "box"),
+    ("skip_connect", "#5b6472", "capsule"),
+    ("max_pool", "#d55e00", "narrowing"),
+    ("avg_pool", "#c98a00", "widening"),
+    ("sep_conv", "#0072b2", "box"),
+    ("dil_conv", "#009e73", "hexagon"),
+    ("nor_conv", "#9a4fb5", "plate"),
+    ("conv", "#9a4fb5", "plate"),
+    ("noise", "#b3224f", "octagon"),
+)
+_UNKNOWN = ("#a6611a", "#3288bd", "#7a8f00", "#c51b7d", "#35807a", "#6a51a3")
+_DASHES = {"1x1": (1.5, 3.0), "3x3": (), "5x5": (9.0, 4.0), "7x7": (9.0, 3.0, 2.0, 3.0)}
+_SHORT = {"skip_connect": "skip", "nor": "conv"}
+
+
+def look(operation: str) -> Look:
+    """Returns the look of an operation; names never met get one that depends on the name alone."""
+    size = re.search(r"\d+x\d+", operation)
+    dash = _DASHES.get(size.group(), (5.0, 3.0)) if size else ()
+    if operation in ("none", "skip_connect"):
+        dash = (3.0, 3.0) if operation == "none" else (2.0, 2.5)
+    for start, colour, shape in _FAMILIES:
+        if operation.startswith(start):
+            return Look(colour, shape, dash)
+    return Look(_UNKNOWN[zlib.crc32(operation.encode("utf-8", "replace")) % len(_UNKNOWN)], "octagon", dash)
+
+
+def label(operation: str) -> str:
+    """Returns what stands in the drawing: "sep conv 3×3" for sep_conv_3x3, cut after 22 characters."""
+    text = _SHORT.get(operation, operation)
+    text = re.sub(r"^nor_conv", "conv", text)
+    text = re.sub(r"(?<=\d)x(?=\d)", "×", text)
+    text = re.sub(r"(?<=\d)_(?=\d)", " ", text).replace("_", " ")
+    return shorten(text, 22)
+
+
+def shorten(text: str, length: int) -> str:
+    """Returns `text` without control characters, at most `length` characters long."""
+    clean = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
+    return clean if len(clean) <= length else clean[: length - 1] + "…"
+
+
+def text_width(text: str, size: float) -> float:
+    """Returns a width, in units of the drawing, that `text` does not exceed in common sans-serif fonts."""
+    total = 0.0
+    for character in text:
+        if character in "ilj.,:;|!'· ":
+            total += 0.36
+        elif character in "mwMW@%—" or unicodedata.east_asian_width(character) in "WF":
+            total += 1.05
+        elif character.isupper():
+            total += 0.76
+        else:
+            total += 0.61
+    return total * size
