@@ -3,68 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from nas_moreau.runs.cell_layout import Item, Layout, Link, lay_out
 from nas_moreau.runs.operation_look import LABEL_SIZE, label, look, shorten, text_width
+from nas_moreau.runs.scene import Path, Scene, Text
+from nas_moreau.runs.scene_svg import paint_svg
 
 # Softmax weights by cell and edge: {"normal": {("sep_conv_3x3", 0, 2): 0.31, ...}, ...}
 Weights = Mapping[str, Mapping[tuple[str, int, int], float]]
+# ... or all of them by cell, rows in the order of the space's edges, columns in that of its operations.
+Tables = Mapping[str, Sequence[Sequence[float]]]
 
 _MARGIN, _TITLE, _CELL_GAP, _LEGEND_ROW = 24.0, 34.0, 30.0, 30.0
 
 
-@dataclass
-class Path:
-    """A line or outline: commands ("M", x, y), ("L", x, y), ("C", x1, y1, x2, y2, x, y), ("Z",)."""
-
-    role: str  # "line", "operation-line", "halo", "arrow", "state", "port", "operation", "sample"
-    commands: list[tuple[Any, ...]]
-    colour: str = ""
-    width: float = 1.5
-    dash: tuple[float, ...] = ()
-    title: str = ""
-
-
-@dataclass
-class Text:
-    """A text centred at (x, y), or beginning there where `anchor` is "start"."""
-
-    x: float
-    y: float
-    text: str
-    size: float
-    role: str = "label"  # "label", "title", "faint"
-    anchor: str = "middle"
-
-
-@dataclass
-class Scene:
-    """Everything in a drawing, in the order of painting."""
-
-    width: float = 0.0
-    height: float = 0.0
-    parts: list[Path | Text] = field(default_factory=list)
-
-
-def draw_genotype(genotype: Any, alphas: Weights | None = None) -> str:
+def draw_genotype(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None) -> str:
     """Returns an SVG of all cells of a genotype with a legend; it follows the reader's light or dark colour scheme.
 
     Args:
         genotype: A `Genotype`.
-        alphas: Softmax weights of the chosen edges, by cell and (operation, from, to), as `chosen_weights` gives
-            them; they set the width of the lines and are written beside the operations.
+        alphas: Softmax weights by cell: of the chosen edges by (operation, from, to), or tables (edges, operations).
+            They set the width of the lines and are written beside the operations.
+        space: The `SearchSpace` that tables belong to; the built-in one of the genotype by default.
     """
-    return paint_svg(genotype_scene(genotype, alphas))
+    return paint_svg(genotype_scene(genotype, _chosen(genotype, alphas, space)))
 
 
-def draw_png(genotype: Any, alphas: Weights | None = None, scale: float = 2.0) -> bytes:
+def draw_png(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None, scale: float = 2.0) -> bytes:
     """Returns the drawing of `draw_genotype` as a PNG with a white ground, `scale` pixels a unit."""
-    from nas_moreau.runs.drawing_png import paint_png
+    from nas_moreau.runs.scene_png import paint_png
 
-    return paint_png(genotype_scene(genotype, alphas), scale)
+    return paint_png(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)
+
+
+def _chosen(genotype: Any, alphas: Any, space: Any) -> Weights | None:
+    """Returns the weights of the edges of `genotype`, picked out of tables where tables are given."""
+    if not alphas or all(isinstance(weights, Mapping) for weights in alphas.values()):
+        return alphas or None
+    if space is None:
+        from nas_moreau.architecture.space import load_space
+
+        space = load_space(genotype.space)
+    picked: dict[str, dict[tuple[str, int, int], float]] = {}
+    for name, table in alphas.items():
+        picked[name] = {
+            (operation, a, b): table[space.edges.index((a, b))][space.operations.index(operation)]
+            for operation, a, b in genotype.cells[name].edges
+        }
+    return picked
 
 
 def chosen_weights(genotype: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, int, int], float]]:
@@ -239,67 +226,3 @@ def _draw_legend(scene: Scene, genotype: Any, weighted: bool, top: float) -> flo
         scene.width = max(scene.width, 2 * _MARGIN + text_width(note, 12))
         y += 26
     return y + _MARGIN
-
-
-# Colours of the drawing's own parts, light and dark; operations keep theirs, filled with a veil of it.
-LIGHT = {"ground": "#ffffff", "text": "#1d2430", "faint": "#667080", "line": "#9aa3b0", "state": "#eef1f5"}
-_DARK = {"ground": "#161a21", "text": "#e8ebf0", "faint": "#98a2b3", "line": "#6f7a8a", "state": "#2a303b"}
-VEIL = 0.16
-
-
-def _style(colours: Mapping[str, str]) -> str:
-    c = colours
-    return (
-        f".nm-ground{{fill:{c['ground']}}}.nm-halo{{stroke:{c['ground']}}}"
-        f".nm-line{{stroke:{c['line']}}}.nm-state,.nm-port{{fill:{c['state']};stroke:{c['line']}}}"
-        f".nm-label,.nm-title{{fill:{c['text']}}}.nm-faint{{fill:{c['faint']}}}"
-    )
-
-
-_STYLE = (
-    "<style>.nm-cell text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
-    "dominant-baseline:central}.nm-title{font-weight:600}.nm-halo,.nm-line,.nm-operation-line,.nm-sample-line{fill:none}"
-    f"{_style(LIGHT)}@media (prefers-color-scheme:dark){{{_style(_DARK)}"
-    ".nm-operation,.nm-sample{fill-opacity:.3}}@media print{" + _style(LIGHT) + "}</style>"
-)
-
-
-def paint_svg(scene: Scene) -> str:
-    """Returns the scene as a complete SVG text, the same for the same scene."""
-    width, height = _f(scene.width), _f(scene.height)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="nm-cell" role="img" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}"><title>Cells of a genotype</title>{_STYLE}',
-        f'<rect class="nm-ground" width="{width}" height="{height}" rx="10"/>',
-    ]
-    lines += [_svg_text(part) if isinstance(part, Text) else _svg_path(part) for part in scene.parts]
-    return "\n".join([*lines, "</svg>\n"])
-
-
-def _svg_text(part: Text) -> str:
-    anchor = f' text-anchor="{part.anchor}"' if part.anchor != "start" else ""
-    return (
-        f'<text class="nm-{part.role}" x="{_f(part.x)}" y="{_f(part.y)}" font-size="{_f(part.size)}"{anchor}>'
-        f"{escape(part.text)}</text>"
-    )
-
-
-def _svg_path(part: Path) -> str:
-    d = " ".join(command[0] + ",".join(_f(number) for number in command[1:]) for command in part.commands)
-    attributes = ""
-    if part.role in ("operation", "sample"):
-        attributes = f' fill="{part.colour}" fill-opacity="{VEIL}" stroke="{part.colour}"'
-    elif part.role == "arrow":
-        attributes = f' fill="{part.colour}"'
-    elif part.colour:
-        attributes = f' stroke="{part.colour}"'
-    if part.role != "arrow":
-        attributes += f' stroke-width="{_f(part.width)}"'
-    if part.dash:
-        attributes += f' stroke-dasharray="{" ".join(map(_f, part.dash))}"'
-    tail = f"><title>{escape(part.title)}</title></path>" if part.title else "/>"
-    return f'<path class="nm-{part.role}" d="{d}"{attributes}{tail}'
-
-
-def _f(number: float) -> str:
-    return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -19,10 +19,11 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
 from nas_moreau.runs.lock import LOCK_NAME, Lock
+from nas_moreau.runs.plain_files import read_json, read_yaml
 
 STATES = ("running", "finished", "interrupted", "failed")
-# Keys, wherever they stand, that a resumed run may change; epochs only upward.
-MAY_CHANGE = ("epochs", "logging", "device", "output")
+# Keys, wherever they stand, that a resumed run may change; epochs only upward. None of the others moves a result.
+MAY_CHANGE = ("epochs", "logging", "device", "output", "checkpoint", "download")
 
 
 class RunFolder:
@@ -85,7 +86,7 @@ class RunFolder:
                 "Give the folder of a run, or an empty one.",
             )
         resuming = bool(present)
-        status = _read_json(folder / "status.json") if resuming else None
+        status = read_json(folder / "status.json") if resuming else None
         grown: list[str] = []
         if resuming:
             if status is not None and status.get("stage") != stage:
@@ -93,12 +94,12 @@ class RunFolder:
                     f"The folder {folder} holds a run of {status.get('stage')!r}, not of {stage!r}.",
                     "Resume it with the command that began it, or choose another folder.",
                 )
-            grown = _compare(_read_yaml(folder / "config.yaml"), config, folder)
+            grown = _compare(read_yaml(folder / "config.yaml"), config, folder)
         state = status.get("state") if status is not None else None
         finished = state == "finished" and (folder / "result.json").exists() and not grown
         run = cls(folder, stage, lock, resuming, finished)
         if not finished:
-            earlier = _read_json(folder / "environment.json") if resuming else None
+            earlier = read_json(folder / "environment.json") if resuming else None
             run._write_json("environment.json", describe_environment(earlier))
             run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             run.status("running")
@@ -124,7 +125,7 @@ class RunFolder:
 
     def read_result(self) -> dict[str, Any] | None:
         """Returns what result.json holds, or None where there is none."""
-        return _read_json(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text file of the folder at once; `name` may not lead out of the folder (ValueError)."""
@@ -159,34 +160,11 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder} is no run folder (config.yaml is missing).", "Give the folder of a run.")
-    return _read_yaml(path)
+    return read_yaml(path)
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}).", "Restore it, or start again in another folder.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object.", "Restore it, or start again in another folder.")
-    return value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not YAML ({reason}).", "Restore it, or start again in another folder.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no configuration.", "Restore it, or start again in another folder.")
-    return value
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:

@@ -20,23 +20,31 @@ class Monitor:
     Args:
         path: The run folder.
         resume_from_epoch: The first epoch that will be done (again); rows from it on are cut off the tables.
-        step: The first step that will be done (again); TensorBoard drops what it had from this step on.
+        step: TensorBoard drops what it had from this step on: the first one that will be shown (again).
+        tensorboard: Whether to write TensorBoard's events besides the tables.
     """
 
-    def __init__(self, path: str | os.PathLike[str], resume_from_epoch: int = 0, step: int = 0):
-        # Imported here: tensorboard takes long to load and most commands never write events.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self, path: str | os.PathLike[str], resume_from_epoch: int = 0, step: int = 0, tensorboard: bool = True
+    ):
         folder = Path(path)
         self._metrics = EpochTable(folder / "metrics.csv", resume_from_epoch)
         self._alphas = EpochTable(folder / "alphas.csv", resume_from_epoch)
+        self._board: Any = None
+        if not tensorboard:
+            return
+        # Imported here: tensorboard takes long to load and most commands never write events.
+        from torch.utils.tensorboard import SummaryWriter
+
         events = folder / "tensorboard"
         # Events of a run that was killed before its first checkpoint are purged too, from step 0 on.
         purge = step if events.exists() and any(events.iterdir()) else None
-        self._board: Any = SummaryWriter(str(events), purge_step=purge)
+        self._board = SummaryWriter(str(events), purge_step=purge)
 
     def scalars(self, values: Mapping[str, float | int | Tensor], step: int) -> None:
         """Shows numbers at a step in TensorBoard; tensors are fetched from their device together, in one wait."""
+        if self._board is None:
+            return
         tensors = {tag: value for tag, value in values.items() if isinstance(value, Tensor)}
         numbers: dict[str, float] = {tag: float(v) for tag, v in values.items() if not isinstance(v, Tensor)}
         if tensors:
@@ -54,7 +62,8 @@ class Monitor:
         if "wall_seconds" in row:
             ordered["wall_seconds"] = row["wall_seconds"]
         self._metrics.append([ordered])
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def alphas(
         self,
@@ -76,11 +85,13 @@ class Monitor:
 
     def image(self, tag: str, pixels: Any, step: int) -> None:
         """Shows a picture in TensorBoard; `pixels` is a uint8 array (height, width, channels)."""
-        self._board.add_image(tag, pixels, step, dataformats="HWC")
+        if self._board is not None:
+            self._board.add_image(tag, pixels, step, dataformats="HWC")
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Shows a text (Markdown) in TensorBoard."""
-        self._board.add_text(tag, text, step)
+        if self._board is not None:
+            self._board.add_text(tag, text, step)
 
     def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
         """Shows a configuration and final numbers on TensorBoard's HPARAMS page, in the same run as its curves.
@@ -90,6 +101,8 @@ class Monitor:
             metrics: Names and final numbers.
             step: The step at which the final numbers stand.
         """
+        if self._board is None:
+            return
         from torch.utils.tensorboard.summary import hparams
 
         simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
@@ -105,11 +118,13 @@ class Monitor:
         Args:
             charts: Category -> title -> ["Multiline", [tag, ...]], as `SummaryWriter.add_custom_scalars` takes it.
         """
-        self._board.add_custom_scalars(charts)
+        if self._board is not None:
+            self._board.add_custom_scalars(charts)
 
     def close(self) -> None:
         """Writes what is waiting and closes the files."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def __enter__(self) -> Monitor:
         return self

@@ -105,6 +105,17 @@ def test_pictures_texts_and_hparams_arrive(tmp_path):
     assert [p.name for p in (tmp_path / "tensorboard").iterdir() if p.is_dir()] == []
 
 
+def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path):
+    with Monitor(tmp_path, tensorboard=False) as monitor:
+        monitor.scalars({"a": 1.0}, 0)
+        monitor.image("cell", None, 0)
+        monitor.text("a", "b")
+        monitor.hparams({}, {})
+        monitor.layout({})
+        monitor.epoch(row(0))
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
 def test_importing_the_package_loads_no_tensorboard_and_no_matplotlib():
     code = (
         "import sys, nas_moreau, nas_moreau.runs.monitor, nas_moreau.runs.progress; "

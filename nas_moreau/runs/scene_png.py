@@ -6,7 +6,7 @@ import io
 import warnings
 from typing import Any
 
-from nas_moreau.runs.drawing import LIGHT, VEIL, Path, Scene, Text
+from nas_moreau.runs.scene import LIGHT, VEIL, Path, Scene, Text
 
 
 def paint_png(scene: Scene, scale: float = 2.0) -> bytes:

@@ -1,0 +1,36 @@
+"""JSON and YAML files of a run folder, read with an explanation when they are damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from nas_moreau.errors import InputError
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, None where there is no file; InputError when it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}).", "Restore it, or start again in another folder.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object.", "Restore it, or start again in another folder.")
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file; InputError when it is damaged."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not YAML ({reason}).", "Restore it, or start again in another folder.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no configuration.", "Restore it, or start again in another folder.")
+    return value
