@@ -156,7 +156,8 @@ class _Retraining:
         self.folder.write_text("genotype.json", self.genotype.to_json() + "\n")
         self.folder.write_text("genotype.svg", draw_genotype(self.genotype))
         with (
-            Monitor(self.folder.path, first_epoch, self.step) as monitor,
+            # what is shown at step n is known once n steps are done: the next one to come is n + 1
+            Monitor(self.folder.path, first_epoch, self.step + 1, self.config.logging.tensorboard) as monitor,
             Progress(self.total_steps, "retrain", start=self.step) as progress,
             StopRequest() as stop,
         ):

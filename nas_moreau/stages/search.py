@@ -60,15 +60,17 @@ def _random_cell(config: Config, space: SearchSpace, folder: RunFolder) -> dict[
         "seed": config.seed, "steps": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0, "held_out_accuracy": None,
         "alphas": {},
     }  # fmt: skip
-    _write_genotype(folder, genotype, None)
+    _write_genotype(folder, space, genotype, None)
     folder.write_result(result)
     folder.status("finished")
     return result
 
 
-def _write_genotype(folder: RunFolder, genotype: Genotype, alphas: dict[str, list[list[float]]] | None) -> None:
+def _write_genotype(
+    folder: RunFolder, space: SearchSpace, genotype: Genotype, alphas: dict[str, list[list[float]]] | None
+) -> None:
     folder.write_text("genotype.json", genotype.to_json() + "\n")
-    folder.write_text("genotype.svg", draw_genotype(genotype, alphas))
+    folder.write_text("genotype.svg", draw_genotype(genotype, alphas, space))
 
 
 class _Search:
@@ -116,7 +118,8 @@ class _Search:
         first_epoch = self.step // self.epoch_steps
         every = self.config.logging.every_steps
         with (
-            Monitor(self.folder.path, first_epoch, self.step) as monitor,
+            # what is shown at step n is known once n steps are done: the next one to come is n + 1
+            Monitor(self.folder.path, first_epoch, self.step + 1, self.config.logging.tensorboard) as monitor,
             Progress(self.total_steps, "search", start=self.step) as progress,
             StopRequest() as stop,
         ):
@@ -210,7 +213,7 @@ class _Search:
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
         genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
-        _write_genotype(self.folder, genotype, weights)
+        _write_genotype(self.folder, self.space, genotype, weights)
         self.sums = {}
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
