@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture.operations import PREPARATIONS, PlainBatchNorm, build_operation
+from nas_moreau.architecture.native import check_kernels, native_cell, run_native, usable
+from nas_moreau.architecture.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
 from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
 from nas_moreau.architecture.space import SearchSpace
 
@@ -32,9 +33,12 @@ class MixedCell(nn.Module):
         channels: Channels of every node.
         halves: Edges that leave an input have stride 2.
         preprocess: One module for each input, or none at all.
+        kernels: As for `Supernet`.
     """
 
-    def __init__(self, space: SearchSpace, channels: int, halves: bool, preprocess: nn.ModuleList):
+    def __init__(
+        self, space: SearchSpace, channels: int, halves: bool, preprocess: nn.ModuleList, kernels: str = "auto"
+    ):
         super().__init__()
         self.halves, self.preprocess, self.concat = halves, preprocess, space.concat
         self.inputs, self.nodes, self.channels = space.inputs, space.nodes, channels
@@ -54,6 +58,23 @@ class MixedCell(nn.Module):
                 elif name != "none":
                     own[name] = build_operation(name, channels, stride, PlainBatchNorm)
             self.operations.append(own)
+        self.kernels, self.native = kernels, self._native()
+
+    def _native(self):
+        """Returns the plan of this cell for the native operator, or None if it holds something that has to stay portable."""
+        width = len(self.names)
+        edges = [
+            (source, target, edge * width + k, self.operation(edge, name))
+            for edge, (source, target) in enumerate(self.places)
+            for k, name in enumerate(self.names)
+            if name != "none"
+        ]
+        alphas = width * len(self.places)
+        return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges, alphas)
+
+    def operation(self, edge: int, name: str) -> Operation:
+        """Returns the module of candidate `name` on edge number `edge`."""
+        return self.pools[f"{self.places[edge][0]}_{name}"] if name in POOLS else self.operations[edge][name]
 
     def stride(self, source: int) -> int:
         """Returns the stride of the edges that leave state `source`."""
@@ -68,6 +89,8 @@ class MixedCell(nn.Module):
         """
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
+        if self.native is not None and usable(self.kernels, inputs, self.training):
+            return run_native(self.native, inputs, mixture.reshape(-1), self.training)
         states, shared = list(inputs), {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
         weights = mixture.reshape(-1).unbind()
@@ -120,6 +143,8 @@ class Supernet(nn.Module):
         num_classes: Classes.
         in_channels: Channels of the images.
         alpha_scale: Standard deviation of the initial logits.
+        kernels: "auto" takes the native operator for cells where it can (CPU, float32 or float64), "portable" never;
+            "native" is "auto" that fails where there is no compiled operator.
 
     Raises:
         InputError: A size is not positive.
@@ -133,12 +158,14 @@ class Supernet(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         alpha_scale: float = 1e-3,
+        kernels: str = "auto",
     ):
         super().__init__()
         self.space = space
+        check_kernels(kernels)
 
         def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell:
-            cell = MixedCell(space, width, halves, preprocess)
+            cell = MixedCell(space, width, halves, preprocess, kernels)
             cell.name = name
             return cell
 

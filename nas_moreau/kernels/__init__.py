@@ -1,1 +1,1 @@
-"""."""
+"""Native operators for CPUs, compiled at first use, with a portable path where that is not possible."""

@@ -1,0 +1,123 @@
+"""Compiles the native operators at first use and keeps the result for the next time.
+
+Nothing happens at import. `load()` returns whether the operators are there; the first call of a process looks for a
+compiled library in the cache and else compiles one (half a minute). Where that is not possible it says so in one line and
+the portable path does the work. Environment variables:
+
+    NAS_MOREAU_NATIVE=0        never use native operators
+    NAS_MOREAU_CACHE=DIR       where compiled libraries live (default: the user's cache folder)
+    NAS_MOREAU_CXXFLAGS=...    further compiler flags (a sanitizer, for example)
+    CXX                        the compiler (default: c++, g++ or clang++)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCES = ("loops.h", "pooling.h", "plan.h", "cell.h", "gradient.h", "operators.cpp")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++20")
+
+_state: dict[str, bool] = {}
+
+
+def load() -> bool:
+    """Returns whether the native operators are usable, compiling them if this is their first use on this machine."""
+    if "usable" not in _state:
+        _state["usable"] = _load()
+    return _state["usable"]
+
+
+def _notice(text: str) -> None:
+    print(f"nas-moreau: {text}", file=sys.stderr, flush=True)
+
+
+def _load() -> bool:
+    if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
+        return False
+    compiler = _compiler()
+    library = cache_directory() / f"operators-{_key(compiler)}.so"
+    if not library.exists():
+        if compiler is None:
+            _notice("no C++ compiler found; the portable path is used (several times slower on a CPU).")
+            return False
+        _notice("compiling native operators, once for this machine (about half a minute).")
+        try:
+            _compile(compiler, library)
+        except (OSError, subprocess.SubprocessError) as error:
+            _notice(f"native operators could not be compiled ({_first_line(error)}); the portable path is used.")
+            return False
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        _notice(f"native operators could not be loaded ({_first_line(error)}); the portable path is used.")
+        return False
+    return True
+
+
+def cache_directory() -> Path:
+    """Returns the folder of compiled libraries."""
+    if "NAS_MOREAU_CACHE" in os.environ:
+        return Path(os.environ["NAS_MOREAU_CACHE"])
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return Path(home) / "nas_moreau"
+
+
+def _compiler() -> str | None:
+    candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
+    return next((path for path in map(shutil.which, candidates) if path), None)
+
+
+def _flags() -> list[str]:
+    return [*FLAGS, *os.environ.get("NAS_MOREAU_CXXFLAGS", "").split()]
+
+
+def _key(compiler: str | None) -> str:
+    """Returns a hash of all a compiled library depends on."""
+    here = Path(__file__).parent
+    parts = [str(compiler), torch.__version__, platform.python_version(), platform.platform(), _processor(), *_flags()]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for name in SOURCES:
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """Returns what tells instruction sets apart: a home folder may be shared by unequal machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _compile(compiler: str, library: Path) -> None:
+    """Builds in a folder of its own and moves the library into place: processes that do so at once do not meet.
+
+    One call of the compiler: torch's extension loader needs ninja, and its lock file blocks everybody for ever if a
+    process is killed while it builds.
+    """
+    source, torch_home = Path(__file__).parent / "operators.cpp", Path(torch.__file__).parent
+    library.parent.mkdir(parents=True, exist_ok=True)
+    threads = [] if sys.platform == "darwin" else ["-fopenmp"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
+        built = Path(folder) / library.name
+        command = [compiler, *_flags(), *threads, "-fPIC", "-shared", abi, f"-I{torch_home / 'include'}", str(source)]
+        links = ["-o", str(built), f"-L{torch_home / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+        subprocess.run([*command, *links], check=True, capture_output=True, text=True)
+        os.replace(built, library)
+
+
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    lines = [line for line in str(text).splitlines() if "error" in line.lower()] or str(text).splitlines() or [""]
+    return lines[0][:200]
