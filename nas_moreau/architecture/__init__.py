@@ -1,1 +1,31 @@
-"""."""
+"""What can be found: search spaces, genotypes, supernets, derived networks. Torch is loaded only by what needs it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Cell": "genotype",
+    "Genotype": "genotype",
+    "Network": "network",
+    "SearchSpace": "space",
+    "Supernet": "supernet",
+    "derive": "derivation",
+    "load_genotype": "zoo",
+    "load_space": "space",
+    "multiply_adds": "counting",
+    "parameter_count": "counting",
+    "register_operation": "operations",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -10,7 +10,7 @@ from nas_moreau.architecture import Network, Supernet, load_space
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import reduction_places
 
-SPACES = {"toy": 3, "darts": 3, "nas_bench_201": 1, "robust_darts_s3": 2}
+SPACES = {"toy": 3, "darts": 3, "nas_bench_201": 1, "robust_darts_s3": 3}
 
 
 def pair(name, channels=4, layers=None, seed=0):
