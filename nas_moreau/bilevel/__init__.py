@@ -1,1 +1,27 @@
-"""."""
+"""A solver for any nonconvex bilevel problem; it needs torch alone."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Bilevel": "problem",
+    "Info": "method",
+    "Method": "method",
+    "adam": "updates",
+    "gradient_descent": "updates",
+    "moreau": "method",
+    "sgd": "updates",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

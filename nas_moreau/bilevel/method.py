@@ -1,0 +1,200 @@
+"""The Moreau-envelope single-loop method: Algorithm 1 of Liu et al., ICML 2024 (MEHA), and two cheaper orders of it.
+
+    theta+ = Prox_{eta g~}( theta - eta ( grad_y f(x,theta) + (theta - y)/gamma ) )                (9)
+    d_x    = grad_x F(x,y)/c_k + grad_x phi(x,y) - grad_x phi(x,theta+)                            (10)
+    x+     = Proj_X( x - alpha d_x )                                                               (11)
+    d_y    = grad_y F(x+,y)/c_k + grad_y f(x+,y) - (y - theta+)/gamma                              (12)
+    y+     = Prox_{beta g~}( y - beta d_y )                                                        (13)
+
+with phi = f + g, g~ = g + indicator of Y, and c_k = c (k+1)^p. In (12) theta+ is a constant.
+
+Orders (number of evaluations, forward and backward, of one step):
+
+    gauss-seidel (6)  as printed
+    jacobi       (4)  d_y at the old x, so that each of F and f is evaluated once at (x, y)
+    lagged       (3)  besides, d_x takes theta in place of theta+, so that (9) and (10) share one evaluation at (x, theta).
+                      With minibatches it has an advantage of its own: theta was made before the batch was drawn on which
+                      f(x,y) and f(x,theta) are compared, so the comparison is not biased.
+
+The paper's theory covers gauss-seidel alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.updates import Update, gradient_descent
+
+ORDERS = ("gauss-seidel", "jacobi", "lagged")
+StepSize = float | Callable[[int], float]
+
+
+class Method(NamedTuple):
+    """init(problem, x, y) -> state; step(problem, x, y, state, upper_batch, lower_batch) -> (x, y, state, info)."""
+
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Tensors, Tensors, Any, Any]]
+
+
+class State(NamedTuple):
+    """What a step hands to the next: theta, the number of steps done, and the states of the three update rules."""
+
+    theta: Tensors
+    k: int
+    x_rule: Any
+    y_rule: Any
+    theta_rule: Any
+
+
+class Info(NamedTuple):
+    """What happened in a step; tensors are 0-dim, detached and on the device (nothing here waits for it).
+
+    Attributes:
+        F: F(x, y).
+        f: f(x, y).
+        f_theta: f at theta, on the batch of f (`lagged`: at the old theta).
+        c: c_k.
+        alpha, beta, eta, gamma: The step sizes and gamma used.
+        norms: Euclidean norms of "F_x/c", "phi_x(y)", "phi_x(theta)", their "difference", "d_x", "d_y", "d_theta",
+            and "y-theta".
+        cosine: Of the angle between F_x/c and the difference.
+        F_aux, f_aux: What F and f returned beside their values.
+    """
+
+    F: Tensor
+    f: Tensor
+    f_theta: Tensor | None
+    c: float | None
+    alpha: float
+    beta: float
+    eta: float | None
+    gamma: float | None
+    norms: dict[str, Tensor]
+    cosine: Tensor | None
+    F_aux: Any
+    f_aux: Any
+
+
+def at(step_size: StepSize, k: int) -> float:
+    """Returns a step size that is a number, or a function of the step, at step k."""
+    return step_size(k) if callable(step_size) else step_size
+
+
+def moreau(
+    alpha: StepSize,
+    beta: StepSize,
+    eta: StepSize,
+    gamma: float,
+    c: float,
+    p: float = 0.49,
+    order: str = "gauss-seidel",
+    theta_steps: int = 1,
+    update_x: Update | None = None,
+    update_y: Update | None = None,
+    update_theta: Update | None = None,
+) -> Method:
+    """Returns the Moreau-envelope method.
+
+    Args:
+        alpha: Step size of x: a number, or a function of k.
+        beta: Step size of y.
+        eta: Step size of theta.
+        gamma: Of the envelope; the theory asks for gamma < 1/(2 rho), rho the weak convexity of the lower level in y.
+        c: Penalty c_k = c (k+1)^p, c > 0.
+        p: 0 <= p < 1/2.
+        order: "gauss-seidel", "jacobi" or "lagged".
+        theta_steps: Steps (9) in one step of the method.
+        update_x, update_y, update_theta: Update rules; default params - step * direction.
+
+    Raises:
+        ValueError: A constant is out of its range.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}; use one of {', '.join(ORDERS)}.")
+    if not gamma > 0 or not c > 0:
+        raise ValueError(f"gamma ({gamma}) and c ({c}) must be positive.")
+    if not 0 <= p < 0.5:
+        raise ValueError(f"p is {p}; the theory needs 0 <= p < 1/2.")
+    if theta_steps < 1:
+        raise ValueError(f"theta_steps is {theta_steps}; at least one step of theta is needed.")
+    rule_x, rule_y, rule_theta = (rule or gradient_descent() for rule in (update_x, update_y, update_theta))
+
+    def init(problem: Bilevel, x: Tensors, y: Tensors) -> State:
+        theta = [t.detach().clone() for t in y]
+        return State(theta, 0, rule_x.init(x), rule_y.init(y), rule_theta.init(theta))
+
+    def step(
+        problem: Bilevel, x: Tensors, y: Tensors, state: State, upper_batch: Any = None, lower_batch: Any = None
+    ) -> tuple[Tensors, Tensors, State, Info]:
+        k = state.k
+        c_k = c * (k + 1) ** p
+        sizes = at(alpha, k), at(beta, k), at(eta, k)
+        theta, theta_rule = [t.detach() for t in state.theta], state.theta_rule
+        x, y = [t.detach() for t in x], [t.detach() for t in y]
+
+        # (9); `lagged` takes grad_x f(x, theta) from the evaluation of the first step
+        first = None
+        for _ in range(theta_steps):
+            lower = evaluate(problem.at_theta, x, theta, lower_batch, first is None and order == "lagged", True)
+            first = lower if first is None else first
+            d_theta = add(lower.grad_y, subtract(theta, y), 1 / gamma)
+            moved, theta_rule = rule_theta.apply(d_theta, sizes[2], theta, theta_rule)
+            theta = problem.prox_y(x, moved, sizes[2])
+
+        # (10)
+        shared = order != "gauss-seidel"  # one evaluation at (x, y) gives both gradients
+        upper = evaluate(problem.F, x, y, upper_batch, True, shared)
+        lower = evaluate(problem.f, x, y, lower_batch, True, shared)
+        if order == "lagged":
+            at_theta, place = first, state.theta
+        else:
+            at_theta, place = evaluate(problem.at_theta, x, theta, lower_batch, True, False), theta
+        phi_y = add(lower.grad_x, _grad_x_of_g(problem, x, y))
+        phi_theta = add(at_theta.grad_x, _grad_x_of_g(problem, x, place))
+        push, difference = scale(upper.grad_x, 1 / c_k), subtract(phi_y, phi_theta)
+        d_x = add(push, difference)
+
+        # (11)
+        new_x, x_rule = rule_x.apply(d_x, sizes[0], x, state.x_rule)
+        new_x = problem.onto_x(new_x)
+
+        # (12), with theta+ a constant
+        if shared:
+            upper_y, lower_y = upper, lower
+        else:
+            upper_y = evaluate(problem.F, new_x, y, upper_batch, False, True)
+            lower_y = evaluate(problem.f, new_x, y, lower_batch, False, True)
+        d_y = add(scale(upper_y.grad_y, 1 / c_k), lower_y.grad_y)
+        apart = subtract(y, theta)
+        d_y = add(d_y, apart, -1 / gamma)
+
+        # (13)
+        new_y, y_rule = rule_y.apply(d_y, sizes[1], y, state.y_rule)
+        new_y = problem.prox_y(x if shared else new_x, new_y, sizes[1])
+
+        norms = {
+            "F_x/c": norm(push), "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta),
+            "difference": norm(difference), "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta),
+            "y-theta": norm(apart),
+        }  # fmt: skip
+        tiny = torch.finfo(norms["d_x"].dtype).tiny
+        cosine = dot(push, difference) / (norms["F_x/c"] * norms["difference"]).clamp(min=tiny)
+        info = Info(
+            upper.value, lower.value, at_theta.value, c_k, *sizes, gamma, norms, cosine, upper.aux, lower.aux
+        )
+        return new_x, new_y, State(theta, k + 1, x_rule, y_rule, theta_rule), info
+
+    return Method(init, step)
+
+
+def _grad_x_of_g(problem: Bilevel, x: Tensors, y: Tensors) -> Tensors:
+    """Returns grad_x g(x, y); zero without g."""
+    if problem.g is None:
+        return [torch.zeros_like(t) for t in x]
+    return evaluate(lambda x, y, batch: problem.g.value(x, y), x, y, None, True, False).grad_x

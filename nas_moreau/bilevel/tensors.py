@@ -1,0 +1,85 @@
+"""Arithmetic on lists of tensors, and gradients of objectives with respect to them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = list[Tensor]
+
+
+class Evaluated(NamedTuple):
+    """One evaluation: the value, its gradients (None where they were not asked for), and what came beside the value."""
+
+    value: Tensor
+    grad_x: Tensors | None
+    grad_y: Tensors | None
+    aux: Any
+
+
+def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wrt_y: bool) -> Evaluated:
+    """Returns an objective's value and the gradients that are asked for, and no others, all detached.
+
+    A tensor that the objective does not use gets a zero gradient.
+
+    Raises:
+        TypeError: The objective did not return a scalar tensor.
+    """
+    with torch.enable_grad():
+        x = [t.detach().requires_grad_(wrt_x) for t in x]
+        y = [t.detach().requires_grad_(wrt_y) for t in y]
+        returned = objective(x, y, batch)
+        value, aux = returned if isinstance(returned, tuple) else (returned, None)
+        if not isinstance(value, Tensor) or value.ndim:
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"An objective must return a scalar tensor, not {what}; take a sum or a mean.")
+        inputs = [*(x if wrt_x else ()), *(y if wrt_y else ())]
+        if inputs and value.requires_grad:
+            grads = list(torch.autograd.grad(value, inputs, allow_unused=True))
+        else:
+            grads = [None] * len(inputs)
+    filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
+    count = len(x) if wrt_x else 0
+    return Evaluated(
+        value.detach(), filled[:count] if wrt_x else None, filled[count:] if wrt_y else None, detach(aux)
+    )
+
+
+def detach(value: Any) -> Any:
+    """Returns `value` with every tensor in it (lists, tuples, dicts) detached."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: detach(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(detach, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(detach, value))
+    return value
+
+
+def add(a: Tensors, b: Tensors, factor: float = 1.0) -> Tensors:
+    """Returns a + factor * b."""
+    return list(torch._foreach_add(a, b, alpha=factor)) if a else []
+
+
+def subtract(a: Tensors, b: Tensors) -> Tensors:
+    """Returns a - b."""
+    return list(torch._foreach_sub(a, b)) if a else []
+
+
+def scale(a: Tensors, factor: float) -> Tensors:
+    """Returns factor * a."""
+    return list(torch._foreach_mul(a, factor)) if a else []
+
+
+def dot(a: Tensors, b: Tensors) -> Tensor:
+    """Returns the inner product of two lists, a 0-dim tensor."""
+    return torch.stack([torch.sum(s * t) for s, t in zip(a, b)]).sum()
+
+
+def norm(a: Tensors) -> Tensor:
+    """Returns the Euclidean norm of a list taken as one vector, a 0-dim tensor."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(a)))

@@ -1,0 +1,90 @@
+"""Update rules: what is done with a direction. Each is a pair of functions, init(params) and apply(direction, ...).
+
+The method says where to go (d_x, d_y, d_theta); momentum, Adam, weight decay and clipping act on that. Projection and prox
+come after. States are NamedTuples of lists of tensors and numbers. Inputs are never modified.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from nas_moreau.bilevel.tensors import Tensors, add, norm, scale
+
+
+class Update(NamedTuple):
+    """init(params) -> state; apply(direction, step, params, state) -> (params, state)."""
+
+    init: Callable[[Tensors], Any]
+    apply: Callable[[Tensors, float, Tensors, Any], tuple[Tensors, Any]]
+
+
+def gradient_descent() -> Update:
+    """Returns the rule params - step * direction.
+
+    Example:
+        >>> import torch
+        >>> rule = gradient_descent()
+        >>> rule.apply([torch.tensor(2.0)], 0.5, [torch.tensor(3.0)], rule.init([]))[0]
+        [tensor(2.)]
+    """
+    return Update(lambda params: (), lambda direction, step, params, state: (add(params, direction, -step), state))
+
+
+class SGDState(NamedTuple):
+    """Momentum buffers; empty before the first step."""
+
+    buffers: Tensors
+
+
+def sgd(
+    momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None
+) -> Update:
+    """Returns SGD as torch.optim.SGD does it, after clipping the direction's global norm to `clip`."""
+
+    def apply(direction: Tensors, step: float, params: Tensors, state: SGDState) -> tuple[Tensors, SGDState]:
+        if clip is not None:
+            factor = torch.clamp(clip / (norm(direction) + 1e-6), max=1.0)
+            direction = list(torch._foreach_mul(direction, factor))
+        if weight_decay:
+            direction = add(direction, params, weight_decay)
+        buffers: Tensors = []
+        if momentum:
+            buffers = add(scale(state.buffers, momentum), direction) if state.buffers else direction
+            direction = add(direction, buffers, momentum) if nesterov else buffers
+        return add(params, direction, -step), SGDState(buffers)
+
+    return Update(lambda params: SGDState([]), apply)
+
+
+class AdamState(NamedTuple):
+    """First and second moments, and the number of steps done."""
+
+    first: Tensors
+    second: Tensors
+    count: int
+
+
+def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> Update:
+    """Returns Adam as torch.optim.Adam does it (weight decay added to the direction)."""
+    b1, b2 = betas
+
+    def init(params: Tensors) -> AdamState:
+        return AdamState([torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params], 0)
+
+    def apply(direction: Tensors, step: float, params: Tensors, state: AdamState) -> tuple[Tensors, AdamState]:
+        if weight_decay:
+            direction = add(direction, params, weight_decay)
+        count = state.count + 1
+        first = add(scale(state.first, b1), direction, 1 - b1)
+        second = add(scale(state.second, b2), list(torch._foreach_mul(direction, direction)), 1 - b2)
+        denominator = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominator, math.sqrt(1 - b2**count))
+        torch._foreach_add_(denominator, eps)
+        moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**count))
+        return list(moved), AdamState(first, second, count)
+
+    return Update(init, apply)
