@@ -1,6 +1,6 @@
 """The embedded data set ``shapes``: generated images whose class is a shape, a texture and a colour together.
 
-Ten of the twelve combinations of {disc, square, triangle} x {striped, chequered} x {warm, cool}. For eight of them each single
+Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight of them each single
 attribute has a partner class that differs in it alone, so who cannot see one of the three confuses pairs. Nothing else
 tells: position, size, rotation, hue within the family, brightness, contrast, texture period, direction and phase,
 background (two colours of any hue, a texture of its own, small distractors), lighting and noise are drawn at random.
@@ -16,7 +16,7 @@ from torch import Tensor
 from nas_moreau.data.images import Images, refuse_too_large
 from nas_moreau.data.seeds import generator_for
 
-SHAPES = ("disc", "square", "triangle")
+SHAPES = ("disc", "cross", "triangle")
 TEXTURES = ("striped", "chequered")
 COLOURS = ("warm", "cool")
 _COMBINATIONS = tuple(
@@ -63,33 +63,33 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     # Background: a blend of two colours of any hue, along a random direction, under a faint texture of its own.
     blend = torch.sigmoid(_along(rows, columns, draw(0, 2 * math.pi)) / draw(2, 16) + draw(-0.5, 0.5))
-    first = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.25, 0.9))
-    second = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.25, 0.9))
+    first = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
+    second = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
     kind = (draw(0, 1) < 0.5).long()
     ripple = _texture(rows, columns, kind, draw(0, math.pi), draw(3.5, 7), draw(0, 6.3), draw(0, 6.3))
-    image = (first + (second - first) * blend[:, None]) * (1 + draw(0, 0.3) * ripple)[:, None]
+    image = (first + (second - first) * blend[:, None]) * (1 + draw(0, 0.25) * ripple)[:, None]
 
     # Distractors: small blots of any colour.
     for _ in range(_DISTRACTORS):
-        y, x, radius = rows - draw(-15, 15), columns - draw(-15, 15), draw(1, 3.5)
+        y, x, radius = rows - draw(-15, 15), columns - draw(-15, 15), draw(1, 3)
         blot = _coverage((y.square() + x.square()).sqrt() - radius, size)[:, None]
         image = image + (_colour(draw(0, 1), draw(0.2, 0.9), draw(0.3, 1)) - image) * blot
 
     # The object: a signed distance gives the shape, a hue of its family the colour.
-    radius = draw(5.5, 10)
+    radius = draw(6.5, 10.5)
     y, x = rows - draw(-1, 1) * (15 - radius), columns - draw(-1, 1) * (15 - radius)
     turn = draw(0, 2 * math.pi)
     u, v = _along(y, x, turn), _along(y, x, turn + math.pi / 2)
     inside = _coverage(_distance(u, v, shape, radius), size)[:, None]
     hue = torch.where(colour == 0, draw(-0.06, 0.13), draw(0.48, 0.67))
-    body = _colour(hue, draw(0.35, 0.9), draw(0.5, 0.95))
-    pattern = _texture(y, x, texture, draw(0, math.pi), draw(3.5, 6), draw(0, 6.3), draw(0, 6.3))
-    body = body * (1 + draw(0.2, 0.5) * pattern)[:, None]
+    body = _colour(hue, draw(0.5, 1), draw(0.6, 1))
+    pattern = _texture(y, x, texture, draw(0, math.pi), draw(4, 7), draw(0, 6.3), draw(0, 6.3))
+    body = body * (1 + draw(0.25, 0.55) * pattern)[:, None]
     image = image + (body - image) * inside
 
     # Lighting falls off along a random direction; noise is independent in each value.
     light = draw(0.6, 1.15) * (1 + draw(0, 0.02) * _along(rows, columns, draw(0, 2 * math.pi)))
-    noise = torch.randn(image.shape, generator=generator) * draw(0.02, 0.09)[:, None]
+    noise = torch.randn(image.shape, generator=generator) * draw(0.02, 0.07)[:, None]
     return (image * light[:, None] + noise).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -101,10 +101,12 @@ def _along(rows: Tensor, columns: Tensor, angle: Tensor) -> Tensor:
 def _distance(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
     """Returns the (nearly) signed distance from the outline, negative inside; the three shapes have equal areas."""
     disc = (u.square() + v.square()).sqrt() - radius
-    square = torch.maximum(u.abs(), v.abs()) - radius * (math.sqrt(math.pi) / 2)
+    long, short = torch.maximum(u.abs(), v.abs()), torch.minimum(u.abs(), v.abs())
+    arm = radius * math.sqrt(math.pi / 20)  # arms as wide as 2 arm, out to 3 arm: the area is 20 arm^2
+    cross = torch.maximum(long - 3 * arm, short - arm)
     inradius = math.sqrt(math.pi / (3 * math.sqrt(3)))  # an equilateral triangle has the area 3 sqrt(3) inradius^2
     triangle = torch.maximum(u.abs() * (math.sqrt(3) / 2) - v / 2, v) - radius * inradius
-    return torch.where(shape == 0, disc, torch.where(shape == 1, square, triangle))
+    return torch.where(shape == 0, disc, torch.where(shape == 1, cross, triangle))
 
 
 def _coverage(distance: Tensor, size: int) -> Tensor:
