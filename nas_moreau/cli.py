@@ -92,13 +92,17 @@ def build_parser() -> Parser:
     ])  # fmt: skip
     _with_configuration(verb)
 
-    verb = _verb(verbs, "derive", _derive, "derive the genotype from a search's alphas again", ["derive checkpoints/first"])
+    verb = _verb(
+        verbs, "derive", _derive, "derive the genotype from a search's alphas again", ["derive checkpoints/first"]
+    )
     verb.add_argument("run", metavar="RUN", help="a search folder, or the parent that `run` made")
 
     verb = _verb(verbs, "retrain", _retrain, "train the network of a genotype from scratch", [
         "retrain DARTS_V2 --preset cifar10 --data cifar10", "retrain checkpoints/first", "retrain cell.json --preset cpu",
     ])  # fmt: skip
-    verb.add_argument("genotype", metavar="GENOTYPE-OR-RUN", help="JSON file or text, printed genotype, zoo name, or run")
+    verb.add_argument(
+        "genotype", metavar="GENOTYPE-OR-RUN", help="JSON file or text, printed genotype, zoo name, or run"
+    )
     _with_configuration(verb)
 
     verb = _verb(verbs, "evaluate", _evaluate, "measure a run's network", ["evaluate checkpoints/first --json"])
@@ -118,7 +122,9 @@ def build_parser() -> Parser:
     verb.add_argument("what", choices=["spaces", "operations", "presets", "methods", "cells", "data", "runs"])
     verb.add_argument("--output", metavar="DIR", default="checkpoints", help="where `list runs` looks")
 
-    verb = _verb(verbs, "show", _show, "print a preset, space, genotype or run", ["show cifar10", "show darts", "show DARTS_V2"])
+    verb = _verb(
+        verbs, "show", _show, "print a preset, space, genotype or run", ["show cifar10", "show darts", "show DARTS_V2"]
+    )
     verb.add_argument("name", metavar="FILE-OR-NAME")
 
     verb = _verb(verbs, "check", _check, "check a configuration, space or genotype file", ["check my_space.yaml"])
@@ -339,7 +345,7 @@ def _check(args: argparse.Namespace) -> Any:
 def _print_rows(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(len(row) for row in rows) - 1)]
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths):]]).rstrip())
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip())
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------
@@ -364,7 +370,9 @@ def _import(names: Sequence[str]) -> None:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"--import {name} failed: {type(error).__name__}: {error}.", "Mend that module.") from error
+            raise InputError(
+                f"--import {name} failed: {type(error).__name__}: {error}.", "Mend that module."
+            ) from error
 
 
 def _again(arguments: Sequence[str], output: str | None) -> str:

@@ -39,7 +39,9 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
 
         return [{"name": name} for name in [*METHODS, "random"]]
     if what == "cells":
-        return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()]
+        return [
+            {"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()
+        ]
     if what == "data":
         return [{"name": name, "what": text} for name, text in DATA.items()]
     return _runs(output)

@@ -60,6 +60,4 @@ def evaluate_model(
         model.train()
     table = confusion.reshape(num_classes, num_classes)
     samples = len(indices)
-    return Evaluation(
-        loss.item() / samples, table.diagonal().sum().item() / samples, table.tolist(), samples
-    )
+    return Evaluation(loss.item() / samples, table.diagonal().sum().item() / samples, table.tolist(), samples)

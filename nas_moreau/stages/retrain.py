@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,10 +60,11 @@ def retrain(
     network.eval()
     with torch.no_grad():  # a size that does not fit is refused before anything is written
         network(torch.zeros((1, data.channels, *data.image_size), device="cpu"))
+    job = _Retraining(config, genotype, network, data, device)
     with RunFolder.open(output, config.to_dict() | {"genotype": genotype.digest()}, "retrain", resume) as folder:
         if folder.finished:
             return folder.read_result() or {}
-        return _Retraining(config, genotype, network, data, device, folder).run()
+        return job.run(folder)
 
 
 def build_network(config: Config, genotype: Genotype, num_classes: int, in_channels: int) -> Network:
@@ -92,11 +95,11 @@ def training_loss(settings: Any, num_classes: int) -> tuple[nn.Module, Any]:
 class _Retraining:
     """One retraining in progress."""
 
-    def __init__(
-        self, config: Config, genotype: Genotype, network: Network, data: Data, device: torch.device, folder: RunFolder
-    ):
+    folder: RunFolder
+
+    def __init__(self, config: Config, genotype: Genotype, network: Network, data: Data, device: torch.device):
         self.config, self.settings, self.genotype = config, config.retrain, genotype
-        self.device, self.folder, self.data = device, folder, data.to(device)
+        self.device, self.data = device, data.to(device)
         self.channels_last = config.performance.channels_last
         self.augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
         labels = self.data.train.labels
@@ -148,8 +151,9 @@ class _Retraining:
         """The network whose accuracy counts: the moving average where there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def run(self) -> dict[str, Any]:
-        """Runs all steps that are left and returns the result."""
+    def run(self, folder: RunFolder) -> dict[str, Any]:
+        """Runs all steps that are left in `folder` and returns the result."""
+        self.folder = folder
         self._restore()
         started = time.monotonic() - self.seconds
         first_epoch = self.step // self.epoch_steps
@@ -190,9 +194,8 @@ class _Retraining:
         if self.mixup is not None:
             np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
             images, targets = self.mixup(images, labels)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.performance.precision == "bfloat16"
-        ):
+        half = self.config.performance.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             output = self.forward(images)
             logits, auxiliary = output if isinstance(output, tuple) else (output, None)
             loss = self.loss(logits, targets)
@@ -320,8 +323,6 @@ def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it belongs to another network.
     """
-    from pathlib import Path
-
     from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
 
     path = Path(run) / "checkpoints" / "best.pt"

@@ -22,7 +22,9 @@ from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
 
 
-def search(config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None) -> dict[str, Any]:
+def search(
+    config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None
+) -> dict[str, Any]:
     """Searches and returns the result (architecture.md: method, space, genotype, digest, ..., softmax alphas).
 
     Args:
@@ -40,12 +42,11 @@ def search(config: Config, output: str | PathLike[str], resume: bool = False, da
     method, _ = parse_method(config.search.method)
     device = prepare(config)
     data = load_images(config) if data is None else data
+    job = None if method == "random" else _Search(config, space, data, device)
     with RunFolder.open(output, config.to_dict(), "search", resume) as folder:
         if folder.finished:
             return folder.read_result() or {}
-        if method == "random":
-            return _random_cell(config, space, folder)
-        return _Search(config, space, data, device, folder).run()
+        return _random_cell(config, space, folder) if job is None else job.run(folder)
 
 
 def random_cell(space: SearchSpace, seed: int) -> Genotype:
@@ -56,7 +57,7 @@ def random_cell(space: SearchSpace, seed: int) -> Genotype:
 def _random_cell(config: Config, space: SearchSpace, folder: RunFolder) -> dict[str, Any]:
     genotype = random_cell(space, config.seed)
     result = {
-        "method": "random", "space": space.name, "genotype": genotype.to_json(), "digest": genotype.digest(),
+        "method": "random", "space": space.name, "genotype": genotype.to_dict(), "digest": genotype.digest(),
         "seed": config.seed, "steps": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0, "held_out_accuracy": None,
         "alphas": {},
     }  # fmt: skip
@@ -76,9 +77,10 @@ def _write_genotype(
 class _Search:
     """One search in progress: what the loop needs at hand."""
 
-    def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device, folder: RunFolder):
-        self.config, self.settings, self.space = config, config.search, space
-        self.device, self.folder = device, folder
+    folder: RunFolder
+
+    def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device):
+        self.config, self.settings, self.space, self.device = config, config.search, space, device
         images = resized(data.train, self.settings.image_size).to(device)
         parts = stratified_split(images.labels, self.settings.split.model_dump(), config.seed)
         augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
@@ -111,8 +113,9 @@ class _Search:
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
 
-    def run(self) -> dict[str, Any]:
-        """Runs all steps that are left and returns the result."""
+    def run(self, folder: RunFolder) -> dict[str, Any]:
+        """Runs all steps that are left in `folder` and returns the result."""
+        self.folder = folder
         self._restore()
         started = time.monotonic() - self.seconds
         first_epoch = self.step // self.epoch_steps
@@ -240,12 +243,16 @@ class _Search:
         genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
         evaluation = self._evaluate()
         result = {
-            "method": self.settings.method, "space": self.space.name, "genotype": genotype.to_json(),
+            "method": self.settings.method, "space": self.space.name, "genotype": genotype.to_dict(),
             "digest": genotype.digest(), "seed": self.config.seed, "steps": self.step, "wall_seconds": self.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device), "held_out_accuracy": evaluation.accuracy,
             "alphas": self._softmax(),
         }  # fmt: skip
-        monitor.hparams({"method": result["method"], "seed": result["seed"]}, {"final/held_out_accuracy": evaluation.accuracy}, self.step)
+        monitor.hparams(
+            {"method": result["method"], "seed": result["seed"]},
+            {"final/held_out_accuracy": evaluation.accuracy},
+            self.step,
+        )
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step)
         self.folder.log(f"search: finished with cell {genotype.digest()}")

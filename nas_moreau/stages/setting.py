@@ -23,7 +23,9 @@ def pick_device(name: str) -> torch.device:
         InputError: There is no such device here.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        # a build for an accelerator names it even on a machine that has none
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -121,9 +123,7 @@ def unpack(template: Any, packed: Any, device: torch.device) -> Any:
     if not isinstance(packed, list):
         return packed
     whole = isinstance(template, (tuple, list)) and len(template) == len(packed)
-    parts: Iterator[Any] = (
-        unpack(template[i] if whole else None, part, device) for i, part in enumerate(packed)
-    )
+    parts: Iterator[Any] = (unpack(template[i] if whole else None, part, device) for i, part in enumerate(packed))
     if whole and isinstance(template, tuple):
         return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
     return list(parts)

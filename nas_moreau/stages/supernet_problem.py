@@ -11,6 +11,7 @@ of its batch; what differs is which running statistics move:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -73,7 +74,7 @@ def supernet_problem(
 
     def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
-        with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device_type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
             logits = forward(tensors, batch.images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return f.cross_entropy(logits, batch.labels), correct_count(logits, batch.labels)

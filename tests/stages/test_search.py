@@ -55,7 +55,15 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path):
     load_space("toy").check(genotype)
     for table in results[0]["alphas"].values():
         assert all(abs(sum(row) - 1) < 1e-9 for row in table)
-    for name in ("config.yaml", "environment.json", "status.json", "log.txt", "genotype.svg", "result.json", "tensorboard"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "status.json",
+        "log.txt",
+        "genotype.svg",
+        "result.json",
+        "tensorboard",
+    ):
         assert (tmp_path / "a" / name).exists(), name
 
 
@@ -147,7 +155,7 @@ def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path):
 
 def small_problem(beta=0.0):
     torch.manual_seed(0)
-    supernet = Supernet(load_space("toy"), 2, 2, num_classes=3).double()
+    supernet = Supernet(load_space("toy"), 2, 3, num_classes=3).double()
     draw = torch.Generator().manual_seed(1)
     images = torch.randn((4, 3, 8, 8), dtype=torch.float64, generator=draw)
     batch = Batch(images, torch.tensor([0, 1, 2, 1]), 0.5)
@@ -186,7 +194,7 @@ def test_a_step_leaves_parameters_and_inputs_alone(method):
 @pytest.mark.parametrize("method", ["moreau", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2"])
 def test_a_whole_step_runs_on_the_meta_device(method):
     with torch.device("meta"):
-        supernet = Supernet(load_space("toy"), 2, 2, num_classes=3)
+        supernet = Supernet(load_space("toy"), 2, 3, num_classes=3)
         batch = Batch(torch.empty(4, 3, 8, 8), torch.empty(4, dtype=torch.int64), 0.5)
     made = supernet_problem(supernet, 1.0)
     chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
@@ -234,7 +242,11 @@ def test_cosine_starts_at_the_base_rate_and_changes_once_an_epoch():
 def test_method_names():
     assert parse_method("moreau+beta") == ("moreau", True)
     assert parse_method("darts1") == ("darts1", False)
-    for name, match in (("morau", "Did you mean 'moreau'"), ("darts1+gamma", "cannot follow"), ("random+beta", "cannot")):
+    for name, match in (
+        ("morau", "Did you mean 'moreau'"),
+        ("darts1+gamma", "cannot follow"),
+        ("random+beta", "cannot"),
+    ):
         with pytest.raises(InputError, match=match):
             parse_method(name)
     assert {"moreau", "moreau-lagged", "moreau-jacobi", "moreau-gauss-seidel", "darts1", "darts2"} <= set(METHODS)
@@ -243,3 +255,4 @@ def test_method_names():
 def test_parts_smaller_than_a_batch_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="fewer than a batch"):
         search(tiny("search.batch_size=40"), tmp_path / "a", data=tiny_data())
+    assert not (tmp_path / "a").exists()
