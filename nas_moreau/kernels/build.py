@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("loops.h", "pooling.h", "plan.h", "cell.h", "gradient.h", "operators.cpp")
+SOURCES = ("loops.h", "pooling.h", "plan.h", "cell.h", "memory.h", "gradient.h", "operators.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++20")
 
 _state: dict[str, bool] = {}

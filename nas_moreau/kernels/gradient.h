@@ -5,6 +5,7 @@
 // so one product with two sources, dy and d, gives dd; z is never seen.
 #pragma once
 #include "cell.h"
+#include "memory.h"
 
 namespace nas_moreau {
 
@@ -220,9 +221,9 @@ struct CellGradient : Cell<T> {
     std::vector<int64_t> doubles;
     for (int64_t b : leaving[i])
       if (plan.branches[b].kind == kDouble) doubles.push_back(b);
-    Scratch<T> middle(doubles.size() * N * area * C);  // gradients between the halves of separable convolutions
+    Borrowed<T> middle(doubles.size() * N * area * C);  // gradients between the halves of separable convolutions
     std::vector<T*> dz(plan.branches.size(), nullptr);
-    for (size_t k = 0; k < doubles.size(); ++k) dz[doubles[k]] = middle + k * N * area * C;
+    for (size_t k = 0; k < doubles.size(); ++k) dz[doubles[k]] = middle.data + k * N * area * C;
     if (!doubles.empty()) pass_second_halves(doubles, dz, h, w);
     pass_first_halves(i, dz, h, w);
   }

@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "gradient.h"
+#include "memory.h"
 
 namespace nas_moreau {
 namespace {
@@ -26,6 +27,11 @@ Tensors channels_last(at::TensorList list) {
 Tensor image_like(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
   return at::empty({like.size(0), channels, height, width}, like.options(), at::MemoryFormat::ChannelsLast);
 }
+Tensor pooled(int64_t size, const at::TensorOptions& options) {
+  const int64_t bytes = std::max<int64_t>(size, 1) * options.dtype().itemsize();
+  void* block = Pool::instance().take(bytes);
+  return at::from_blob(block, {size}, [block, bytes](void*) { Pool::instance().give(block, bytes); }, options);
+}
 c10::optional<Tensor> flat_mask(const c10::optional<Tensor>& keep) {
   return keep ? c10::optional<Tensor>(keep->contiguous()) : c10::nullopt;
 }
@@ -41,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mixed_cell(at::TensorList states, con
     Cell<scalar_t> cell(numbers, inputs, mix, w, a, mask, !statistics);
     const auto& plan = cell.plan;
     out = image_like(inputs[0], plan.out_channels(), plan.height[plan.last()], plan.width[plan.last()]);
-    saved = at::empty({cell.saved_size}, out.options());
+    saved = pooled(cell.saved_size, out.options());
     moments = at::empty({cell.moments_size}, out.options());
     stats = statistics ? statistics->clone() : at::empty({plan.slots, 2, plan.channels}, out.options());
     cell.attach(saved.data_ptr<scalar_t>(), moments.data_ptr<scalar_t>(), stats.data_ptr<scalar_t>(),
