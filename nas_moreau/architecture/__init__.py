@@ -7,16 +7,22 @@ from typing import Any
 
 _HOMES = {
     "Cell": "genotype",
+    "Derivation": "space",
     "Genotype": "genotype",
+    "LiteralSupernet": "literal",
     "Network": "network",
     "SearchSpace": "space",
     "Supernet": "supernet",
     "derive": "derivation",
+    "explain": "derivation",
     "load_genotype": "zoo",
     "load_space": "space",
     "multiply_adds": "counting",
     "parameter_count": "counting",
+    "published_cell": "zoo",
+    "published_names": "zoo",
     "register_operation": "operations",
+    "space_names": "space",
 }
 __all__ = sorted(_HOMES)
 

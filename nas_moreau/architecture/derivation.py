@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas_moreau.architecture.genotype import Cell, Edge, Genotype
+from nas_moreau.architecture.genotype import Cell, Genotype
+from nas_moreau.architecture.known_operations import shorten
 from nas_moreau.architecture.space import SearchSpace
 from nas_moreau.errors import InputError
 
 Table = list[list[float]]
+CURE = "Give the alphas of this space, as its supernet holds them."
 
 
 def derive(space: SearchSpace, alphas: Mapping[str, Any]) -> Genotype:
     """Returns the genotype that the alphas stand for.
 
     Softmax is taken over all operations of an edge, `none` included, in float64; excluded operations are passed over
-    afterwards. Rule "top_edges" (DARTS, section 2.4): each node keeps the edges whose strongest operation is strongest.
-    Rule "argmax" (NAS-Bench-201): each edge keeps its strongest operation. Equal weights: the lowest edge, then the
-    lowest operation.
+    afterwards. Rule "top_edges" (DARTS, section 2.4): each node keeps the edges whose strongest operation is strongest,
+    the strongest first. Rule "argmax" (NAS-Bench-201): each edge keeps its strongest operation, `none` edges stay in
+    the genotype. Equal weights: the lowest edge, then the lowest operation.
 
     Args:
         space: Edges, operations and rule.
@@ -31,86 +33,119 @@ def derive(space: SearchSpace, alphas: Mapping[str, Any]) -> Genotype:
     """
     cells = {}
     for name, table in mixing_weights(space, alphas).items():
-        edges: list[Edge] = []
-        for node in range(space.inputs, space.inputs + space.nodes):
-            into = [i for i, (_, target) in enumerate(space.edges) if target == node]
-            best = {i: _strongest(space, table[i]) for i in into}
-            if space.derivation.rule == "top_edges":
-                # sorted is stable, so equal weights keep the lower edge
-                into = sorted(into, key=lambda i: -table[i][best[i]])[: space.derivation.edges_per_node]
-            edges += [(space.operations[best[i]], *space.edges[i]) for i in into]
-        cells[name] = Cell(tuple(edges), space.concat)
+        kept = kept_edges(space, table)
+        cells[name] = Cell(tuple((_ranked(space, table[i])[0], *space.edges[i]) for i in kept), space.concat)
     return Genotype(space.name, cells)
+
+
+def explain(space: SearchSpace, alphas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns, for every edge of every cell, what was chosen there and by how much.
+
+    Each row: `cell`; `edge` ("0-2"); `operation` and its `weight`; `runner_up` and `margin` (the weight minus the
+    runner-up's), None where there is no second choice; `excluded_weight`, what the excluded operations have together
+    (large: the search would rather have no such edge); `kept`, whether the edge is part of the genotype.
+
+    Args:
+        space: As for `derive`.
+        alphas: As for `derive`.
+
+    Raises:
+        InputError: As `derive`.
+    """
+    rows = []
+    for name, table in mixing_weights(space, alphas).items():
+        kept = set(kept_edges(space, table))
+        for i, (source, target) in enumerate(space.edges):
+            weights = dict(zip(space.operations, table[i]))
+            first, *others = _ranked(space, table[i])
+            rows.append({
+                "cell": name, "edge": f"{source}-{target}", "operation": first, "weight": weights[first],
+                "runner_up": others[0] if others else None,
+                "margin": weights[first] - weights[others[0]] if others else None,
+                "excluded_weight": math.fsum(weights[excluded] for excluded in space.derivation.exclude),
+                "kept": i in kept,
+            })  # fmt: skip
+    return rows
+
+
+def kept_edges(space: SearchSpace, table: Table) -> list[int]:
+    """Returns the numbers of the edges that stay in a cell, node by node, in the order of the genotype.
+
+    Args:
+        space: Edges and rule.
+        table: (edges, operations) weights of the cell.
+    """
+    kept = []
+    for node in range(space.inputs, space.inputs + space.nodes):
+        into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+        if space.derivation.rule == "top_edges":
+            best = {i: max(w for op, w in zip(space.operations, table[i]) if op in space.choices) for i in into}
+            # sorted is stable, so that of equal weights the lower edge comes first
+            into = sorted(into, key=lambda i: -best[i])[: space.derivation.edges_per_node]
+        kept += into
+    return kept
+
+
+def _ranked(space: SearchSpace, weights: Sequence[float]) -> list[str]:
+    """Returns the operations that may be chosen, strongest first, the lower one first among equals."""
+    pairs = [(weight, name) for name, weight in zip(space.operations, weights) if name in space.choices]
+    return [name for _, name in sorted(pairs, key=lambda pair: -pair[0])]
 
 
 def mixing_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, Table]:
     """Returns cell name -> (edges, operations) softmax weights, times the edge weights where there are any.
 
+    Args:
+        space: As for `derive`.
+        alphas: As for `derive`.
+
     Raises:
         InputError: As `derive`.
     """
-    unknown = set(alphas) - set(space.cells) - {f"edge_{name}" for name in space.cells}
-    if unknown or not set(space.cells) <= set(alphas):
-        raise InputError(
-            f"The alphas are those of {', '.join(sorted(alphas)) or 'no cell'}, and '{space.name}' has the cells "
-            f"{', '.join(space.cells)}.",
-            "Give the alphas of this space.",
+    given = [str(key) for key in alphas]
+    missing = [name for name in space.cells if name not in given]
+    unknown = [key for key in given if key.removeprefix("edge_") not in space.cells]
+    if missing or unknown:
+        said = "; ".join(
+            [f"alphas of cell '{name}' are missing" for name in missing]
+            + [f"{shorten(key)} is no cell" for key in unknown]
         )
+        raise InputError(f"For the search space '{space.name}', {said}.", CURE)
     weights = {}
     for name in space.cells:
-        logits = _numbers(alphas[name], name)
-        rows, columns = space.alpha_shape
-        if not isinstance(logits, list) or len(logits) != rows or any(
-            not isinstance(row, list) or len(row) != columns for row in logits
-        ):
-            raise InputError(f"The alphas of '{name}' are not {rows} rows of {columns}.", "Give the alphas of this space.")
-        table = [_softmax(row, name) for row in logits]
-        if f"edge_{name}" in alphas:
-            edge_logits = _numbers(alphas[f"edge_{name}"], f"edge_{name}")
-            if not isinstance(edge_logits, list) or len(edge_logits) != rows:
-                raise InputError(f"The edge weights of '{name}' are not {rows} numbers.", "Give one for each edge.")
+        table = [_softmax(row) for row in _numbers(alphas[name], space.alpha_shape, name)]
+        if f"edge_{name}" in given:
+            logits = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
             for node in range(space.inputs, space.inputs + space.nodes):
                 into = [i for i, (_, target) in enumerate(space.edges) if target == node]
-                for i, share in zip(into, _softmax([edge_logits[i] for i in into], f"edge_{name}")):
-                    table[i] = [share * value for value in table[i]]
+                for i, share in zip(into, _softmax([logits[i] for i in into])):
+                    table[i] = [share * weight for weight in table[i]]
         weights[name] = table
     return weights
 
 
-def explain(space: SearchSpace, alphas: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns, for every edge, what was chosen there and by how much.
-
-    Each row: cell, edge ("0-2"), operation, weight, runner_up, margin (weight minus the runner-up's), kept.
-    """
-    genotype = derive(space, alphas)
-    rows = []
-    for name, table in mixing_weights(space, alphas).items():
-        kept = {(a, b) for _, a, b in genotype.cells[name].edges}
-        for edge, weights in zip(space.edges, table):
-            order = sorted((k for k, op in enumerate(space.operations) if op in space.choices), key=lambda k: -weights[k])
-            first, second = order[0], order[1] if len(order) > 1 else None
-            rows.append({
-                "cell": name, "edge": f"{edge[0]}-{edge[1]}", "operation": space.operations[first],
-                "weight": weights[first], "runner_up": None if second is None else space.operations[second],
-                "margin": None if second is None else weights[first] - weights[second], "kept": edge in kept,
-            })  # fmt: skip
-    return rows
-
-
-def _strongest(space: SearchSpace, weights: list[float]) -> int:
-    """Returns the index of the strongest operation that may be the result; the lowest among equals."""
-    allowed = [k for k, name in enumerate(space.operations) if name not in space.derivation.exclude]
-    return max(allowed, key=lambda k: (weights[k], -k))
+def _numbers(value: Any, shape: tuple[int, ...], name: str) -> Any:
+    """Returns nested lists of finite floats in `shape` from a tensor, an array or nested sequences."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not shape:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"The alphas '{name}' hold {shorten(value)}, which is no number.", CURE) from None
+        if not math.isfinite(number):
+            raise InputError(
+                f"The alphas '{name}' hold {number}, which is not finite.", "Search again with smaller step sizes."
+            )
+        return number
+    if not isinstance(value, list | tuple) or len(value) != shape[0]:
+        found = f"{len(value)} entries" if isinstance(value, list | tuple) else shorten(value)
+        raise InputError(f"The alphas '{name}' have {found} where {shape[0]} are needed.", CURE)
+    return [_numbers(item, shape[1:], name) for item in value]
 
 
-def _numbers(value: Any, name: str) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else [list(r) if isinstance(r, tuple) else r for r in value]
-
-
-def _softmax(logits: list[Any], name: str) -> list[float]:
-    if not all(isinstance(a, (int, float)) and math.isfinite(a) for a in logits):
-        raise InputError(f"The alphas of '{name}' hold a number that is not finite.", "Search again with a lower rate.")
+def _softmax(logits: Sequence[float]) -> list[float]:
     highest = max(logits)
-    powers = [math.exp(a - highest) for a in logits]
+    powers = [math.exp(logit - highest) for logit in logits]
+    # fsum does not depend on the order, so that edges with the same logits in another order tie exactly
     total = math.fsum(powers)
     return [power / total for power in powers]

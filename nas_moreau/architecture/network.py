@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture.genotype import Cell, Genotype
+from nas_moreau.architecture.native import check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.operations import build_operation
 from nas_moreau.architecture.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
 from nas_moreau.errors import InputError
@@ -13,8 +14,12 @@ from nas_moreau.errors import InputError
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
     """Returns x (n, c, h, w) with each sample zeroed with probability `rate` and the others scaled by 1/(1-rate)."""
-    keep = torch.empty((len(x), 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
-    return x * (keep / (1 - rate))
+    return x * (_kept(x, rate) / (1 - rate))
+
+
+def _kept(x: Tensor, rate: float) -> Tensor:
+    """Returns (n, 1, 1, 1) zeros with probability `rate`, else ones."""
+    return torch.empty((len(x), 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
 
 
 class DerivedCell(nn.Module):
@@ -26,22 +31,38 @@ class DerivedCell(nn.Module):
         channels: Channels of every node.
         halves: Edges that leave an input have stride 2.
         preprocess: One module for each input, or none at all.
+        kernels: As for `Network`.
     """
 
-    def __init__(self, cell: Cell, inputs: int, channels: int, halves: bool, preprocess: nn.ModuleList):
+    def __init__(
+        self,
+        cell: Cell,
+        inputs: int,
+        channels: int,
+        halves: bool,
+        preprocess: nn.ModuleList,
+        kernels: str = "auto",
+    ):
         super().__init__()
         self.halves, self.preprocess, self.concat = halves, preprocess, cell.concat
-        kept = sorted((edge for edge in cell.edges if edge[0] != "none"), key=lambda edge: edge[2])
+        # in canonical order, so that equal genotypes give equal networks and one state dict fits them all
+        kept = sorted((e for e in cell.edges if e[0] != "none"), key=lambda e: (e[2], e[1], e[0]))
         self.places = [(source, target) for _, source, target in kept]
         self.last_node = max([*cell.concat, *(target for _, _, target in cell.edges)])
         self.operations = nn.ModuleList(
             build_operation(name, channels, 2 if halves and source < inputs else 1, nn.BatchNorm2d)
             for name, source, _ in kept
         )
+        edges = [(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, self.operations))]
+        nodes = self.last_node + 1 - inputs
+        self.kernels = kernels
+        self.native = native_cell(inputs, nodes, channels, halves, self.concat, edges, droppable=True)
 
     def forward(self, inputs: list[Tensor], drop_path_rate: float = 0.0) -> Tensor:
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
+        if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
+            return self._run_native(inputs, drop_path_rate if self.training else 0.0)
         states = list(inputs)
         for node in range(len(inputs), self.last_node + 1):
             total = None
@@ -54,6 +75,17 @@ class DerivedCell(nn.Module):
                 total = x if total is None else total + x
             states.append(self._nothing(states[0]) if total is None else total)
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _run_native(self, inputs: list[Tensor], rate: float) -> Tensor:
+        """Returns the same as `forward` from the native operator, from the same random draws."""
+        x, scales, keep = inputs[0], [1.0] * len(self.operations), None
+        if rate > 0:
+            dropped = [not operation.is_identity for operation in self.operations]
+            scales = [1 / (1 - rate) if drop else 1.0 for drop in dropped]
+            rows = [_kept(x, rate).flatten() for drop in dropped if drop]
+            keep = torch.stack(rows) > 0 if rows else None
+        mixture = torch.tensor(scales, dtype=x.dtype, device=x.device)
+        return run_native(self.native, inputs, mixture, self.training, keep)
 
     def _nothing(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
@@ -72,6 +104,7 @@ class Network(nn.Module):
         auxiliary: Add the auxiliary classifier after cell 2*layers//3 (DARTS skeleton only).
         drop_path: Probability with which an edge is dropped for a sample in training; `network.drop_path` may be set anew.
         in_channels: Channels of the images.
+        kernels: "auto", "portable" or "native", as for `Supernet`.
 
     Raises:
         InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
@@ -86,13 +119,15 @@ class Network(nn.Module):
         auxiliary: bool = False,
         drop_path: float = 0.0,
         in_channels: int = 3,
+        kernels: str = "auto",
     ):
         super().__init__()
+        check_kernels(kernels)
         self.genotype, self.num_classes, self.drop_path = genotype, num_classes, drop_path
         inputs = 1 if "cell" in genotype.cells else 2
 
         def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> DerivedCell:
-            return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess)
+            return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess, kernels)
 
         widths = {name: len(cell.concat) for name, cell in genotype.cells.items()}
         outputs = add_skeleton(
@@ -104,7 +139,8 @@ class Network(nn.Module):
         if auxiliary:
             if inputs == 1 or not num_classes:
                 raise InputError(
-                    "Only networks of the DARTS skeleton with classes have an auxiliary head.", "Set auxiliary to false."
+                    "Only networks of the DARTS skeleton with classes have an auxiliary head.",
+                    "Set auxiliary to false.",
                 )
             self.auxiliary = AuxiliaryHead(outputs[self.auxiliary_place], num_classes)
 

@@ -1,290 +1,215 @@
-"""Search spaces: which cells, edges and operations may exist, read from YAML and checked in full. Imports no torch."""
+"""Search spaces: which operations may stand on which edges, and how a genotype is chosen among them."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import yaml
-
-from nas_moreau.architecture.genotype import Cell, Genotype
+from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations, did_you_mean, shorten
+from nas_moreau.architecture.space_file import CURE, parse_yaml, read_text, space_fields
+from nas_moreau.architecture.space_rules import SKELETONS, Edge, space_problems
 from nas_moreau.errors import InputError
 
-# Names that have an operation; `operations.register_operation` adds a user's. A dict, for its order.
-KNOWN_OPERATIONS: dict[str, None] = dict.fromkeys((
-    "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7",
-    "dil_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7", "conv_3x1_1x3", "nor_conv_1x1", "nor_conv_3x3", "noise",
-))  # fmt: skip
+if TYPE_CHECKING:
+    from nas_moreau.architecture.genotype import Genotype
 
-CELLS = {"darts": ("normal", "reduce"), "nas_bench_201": ("cell",)}
-INPUTS = {"darts": 2, "nas_bench_201": 1}
-RULES = ("top_edges", "argmax")
-MAX_BYTES, MAX_NODES = 100_000, 16
+__all__ = ["KNOWN_OPERATIONS", "Derivation", "SearchSpace", "check_operations", "load_space", "space_names"]
 
 
-class Derivation(NamedTuple):
-    """How alphas become a genotype.
+@dataclass(frozen=True)
+class Derivation:
+    """How a genotype follows from the weights of the operations.
 
-    `top_edges`: every node keeps its `edges_per_node` strongest edges, each with its strongest operation (DARTS).
-    `argmax`: every edge keeps its strongest operation (NAS-Bench-201). `exclude`: operations that are never the result.
+    Args:
+        rule: "top_edges" (DARTS: each node keeps its strongest edges) or "argmax" (NAS-Bench-201: every edge stays).
+        edges_per_node: For top_edges, how many incoming edges a node keeps (all, if it has fewer); None for argmax.
+        exclude: Operations that take part in the softmax and never in the result.
     """
 
     rule: str
-    edges_per_node: int
-    exclude: tuple[str, ...]
+    edges_per_node: int | None = None
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may exist.
+    """What may be found. States are numbered: the cell's inputs first, then its intermediate nodes.
 
-    Attributes:
-        name: Name of the space, written into its genotypes.
-        skeleton: "darts" or "nas_bench_201": how cells are stacked.
+    Args:
+        name: Stands in the genotypes found here.
+        skeleton: "darts" or "nas_bench_201": the network around the cells.
+        cells: Names of the cells to be found, fixed by the skeleton.
+        inputs: Input states of a cell, fixed by the skeleton (2 and 1).
         nodes: Intermediate nodes of a cell.
         operations: Candidates of every edge, in the order of the alphas' columns.
-        concat: Nodes whose outputs make the cell's output.
+        edges: (from, to), the alphas' rows: `to` ascending, then `from`.
+        concat: Nodes whose concatenation is the cell's output (nas_bench_201: the last node alone).
         derivation: How alphas become a genotype.
+
+    Raises:
+        InputError: Lists everything that is wrong.
     """
 
     name: str
     skeleton: str
+    cells: tuple[str, ...]
+    inputs: int
     nodes: int
     operations: tuple[str, ...]
+    edges: tuple[Edge, ...]
     concat: tuple[int, ...]
     derivation: Derivation
 
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """Names of the cells: ("normal", "reduce") or ("cell",)."""
-        return CELLS[self.skeleton]
+    def __post_init__(self) -> None:
+        rule = self.derivation
+        problems = space_problems({
+            "name": self.name, "skeleton": self.skeleton, "nodes": self.nodes, "operations": self.operations,
+            "edges": self.edges, "concat": self.concat, "rule": rule.rule, "edges_per_node": rule.edges_per_node,
+            "exclude": rule.exclude,
+        })  # fmt: skip
+        if self.skeleton in SKELETONS and (self.cells, self.inputs) != SKELETONS[self.skeleton]:
+            problems.append(f"the skeleton {self.skeleton} has cells and inputs {tuple(SKELETONS[self.skeleton])}")
+        if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
+            problems.append("edges are not in canonical order (to ascending, then from)")
+        if problems:
+            raise InputError(f"Search space {shorten(self.name)}: {'; '.join(problems)}.", CURE)
 
-    @property
-    def inputs(self) -> int:
-        """Number of input states of a cell."""
-        return INPUTS[self.skeleton]
-
-    @cached_property
-    def edges(self) -> tuple[tuple[int, int], ...]:
-        """All edges (from, to), by node and then by source: the order of the alphas' rows."""
-        return tuple((a, b) for b in range(self.inputs, self.inputs + self.nodes) for a in range(b))
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.size():,} genotypes ({', '.join(self.cells)}: {len(self.edges)} edges of "
+            f"{len(self.operations)} operations)"
+        )
 
     @property
     def alpha_shape(self) -> tuple[int, int]:
-        """(edges, operations)."""
+        """(edges, operations), the shape of each cell's logits."""
         return len(self.edges), len(self.operations)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Operations that can be the result of a derivation."""
+        """The operations that a genotype may hold: all that the derivation does not exclude."""
         return tuple(name for name in self.operations if name not in self.derivation.exclude)
 
     def reduction_places(self, layers: int) -> tuple[int, ...]:
-        """Returns the indices of the reduction cells among `layers` cells (none in the NAS-Bench-201 skeleton)."""
+        """Returns which of `layers` cells are reduction cells: at a third and two thirds (darts), none otherwise."""
         return tuple(sorted({layers // 3, 2 * layers // 3})) if self.skeleton == "darts" else ()
 
     def size(self) -> int:
-        """Returns how many different genotypes the derivation rule can give, all cells together."""
-        kept = self.derivation.edges_per_node
-        one = 1
-        for node in range(self.inputs, self.inputs + self.nodes):
-            count = node if self.derivation.rule == "argmax" else min(kept, node)
-            one *= math.comb(node, count) * len(self.choices) ** count
-        return one ** len(self.cells)
+        """Returns the number of distinct genotypes that derivation can produce.
+
+        With top_edges a cell has, for each node with n incoming edges of which k are kept, C(n, k) * choices**k
+        possibilities; with argmax choices**edges. All cells together: the power by the number of cells. Isomorphic
+        cells count as often as they are written differently. NAS-Bench-201: 5**6 = 15,625; DARTS, the published
+        count: (180 * 7**8)**2, about 1.08e18.
+        """
+        cell = math.prod(
+            math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._incoming()
+        )
+        return cell ** len(self.cells)
 
     def random_genotype(self, rng: random.Random) -> Genotype:
-        """Returns a genotype drawn uniformly from those that the derivation rule can give."""
+        """Returns a genotype drawn uniformly from the `size()` that derivation can produce."""
+        from nas_moreau.architecture.genotype import Cell, Genotype
+
         cells = {}
         for name in self.cells:
-            edges = []
-            for node in range(self.inputs, self.inputs + self.nodes):
-                count = node if self.derivation.rule == "argmax" else min(self.derivation.edges_per_node, node)
-                edges += [(rng.choice(self.choices), source, node) for source in sorted(rng.sample(range(node), count))]
-            cells[name] = Cell(tuple(edges), self.concat)
+            kept = [edge for incoming, count in self._incoming() for edge in sorted(rng.sample(incoming, count))]
+            cells[name] = Cell(tuple((rng.choice(self.choices), *edge) for edge in kept), self.concat)
         return Genotype(self.name, cells)
 
     def check(self, genotype: Genotype) -> None:
-        """Raises InputError when a genotype is not one of this space."""
+        """Raises InputError, naming every difference, when derivation in this space cannot produce `genotype`."""
         problems = []
+        if genotype.space != self.name:
+            problems.append(f"it is of space '{genotype.space}'")
         if set(genotype.cells) != set(self.cells):
             problems.append(f"it has the cells {', '.join(genotype.cells)}, not {', '.join(self.cells)}")
         else:
-            for name, cell in genotype.cells.items():
-                for operation, source, target in cell.edges:
-                    if operation not in self.operations:
-                        problems.append(f"{name} uses '{operation}'")
-                    if (source, target) not in self.edges:
-                        problems.append(f"{name} has an edge {source}-{target}")
+            problems += [p for name in self.cells for p in self._cell_problems(name, genotype)]
         if problems:
-            shown = "; ".join(dict.fromkeys(problems))
-            raise InputError(f"The genotype is none of space '{self.name}': {shown}.", "Give the space it was found in.")
+            raise InputError(
+                f"The genotype {genotype.digest()} does not belong to the search space '{self.name}': "
+                f"{'; '.join(problems)}.",
+                "Use the space it was found in, or a genotype of this one.",
+            )
+
+    def _cell_problems(self, name: str, genotype: Genotype) -> Iterable[str]:
+        cell = genotype.cells[name]
+        for operation in dict.fromkeys(edge[0] for edge in cell.edges):
+            if operation not in self.choices:
+                hint = did_you_mean(operation, self.choices)
+                yield f"cell {name} holds '{operation}', which cannot be chosen here{hint}"
+        for source, target in dict.fromkeys((source, target) for _, source, target in cell.edges):
+            if (source, target) not in self.edges:
+                yield f"cell {name} has an edge from {source} to {target}"
+        for node, (incoming, count) in enumerate(self._incoming(), self.inputs):
+            sources = [source for _, source, target in cell.edges if target == node]
+            if len(sources) != count or len(set(sources)) != count:
+                found = f"{len(sources)} edges from {len(set(sources))} places"
+                yield f"node {node} of cell {name} has {found}, not {count} of {len(incoming)}"
+        if cell.concat != tuple(sorted(self.concat)):
+            yield f"cell {name} concatenates {list(cell.concat)}, not {list(self.concat)}"
+
+    def _incoming(self) -> list[tuple[list[Edge], int]]:
+        """Returns, for every node, its incoming edges and how many of them a genotype keeps."""
+        found = []
+        for node in range(self.inputs, self.inputs + self.nodes):
+            incoming = [edge for edge in self.edges if edge[1] == node]
+            limit = self.derivation.edges_per_node
+            found.append((incoming, len(incoming) if limit is None else min(limit, len(incoming))))
+        return found
 
 
-def check_operations(names: Iterable[str], where: str) -> None:
-    """Raises InputError, with did-you-mean, when a name is not that of a known operation."""
-    for name in names:
-        if name not in KNOWN_OPERATIONS:
-            near = difflib.get_close_matches(str(name), KNOWN_OPERATIONS, 1, 0.5)
-            cure = f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(KNOWN_OPERATIONS)}."
-            raise InputError(f"There is no operation '{name}' ({where}).", f"{cure} Your own come in with --import.")
+def _space_from(text: str, where: str) -> SearchSpace:
+    fields = space_fields(parse_yaml(text, where), where)
+    cells, inputs = SKELETONS[fields["skeleton"]]
+    rule = Derivation(fields.pop("rule"), fields.pop("edges_per_node"), fields.pop("exclude"))
+    return SearchSpace(cells=cells, inputs=inputs, derivation=rule, **fields)
 
 
-def _folder() -> Path:
-    """Returns where the built-in spaces lie: within the package (installed) or beside it (checkout)."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
+@cache
+def _built_in() -> dict[str, Path]:
+    package = Path(__file__).resolve().parents[1]
+    # inside the package when installed from a wheel, beside it in a checkout
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if found := sorted(folder.glob("*.yaml")):
+            return {path.stem: path for path in found}
+    return {}
 
 
 def space_names() -> list[str]:
-    """Returns the names of the built-in spaces."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    """Returns the names of the built-in search spaces."""
+    return list(_built_in())
 
 
-def load_space(name_or_path: str | Path) -> SearchSpace:
-    """Returns a built-in space by name, or one of your own by the path of its YAML file.
+def load_space(name_or_path: str | PathLike[str]) -> SearchSpace:
+    """Returns a built-in search space by name, or the one that a YAML file describes.
 
-    Raises:
-        InputError: There is no such space, or its file is wrong; all its problems are listed at once.
-    """
-    text = str(name_or_path)
-    path = _folder() / f"{text}.yaml" if text in space_names() else Path(text)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes.", "Give a search space in YAML.")
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        near = difflib.get_close_matches(text, space_names(), 1, 0.5)
-        cure = f"Did you mean '{near[0]}'?" if near else f"Give a path, or one of {', '.join(space_names())}."
-        raise InputError(f"There is no search space '{text}'.", cure) from None
-    return parse_space(content, str(path))
-
-
-def parse_space(text: str, origin: str = "the search space") -> SearchSpace:
-    """Returns the space that a YAML text describes.
+    Args:
+        name_or_path: A name such as "darts", or the path of a file ending in .yaml or .yml.
 
     Raises:
-        InputError: The text is wrong; all its problems are listed at once.
+        InputError: There is no such space, or the file is wrong: all its problems are listed together.
     """
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{origin} uses YAML aliases.", "Write the values out.")
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        mark = getattr(error, "problem_mark", None)
+    built_in, name = _built_in(), str(name_or_path)
+    if name in built_in:
+        return _space_from(read_text(built_in[name], "Search space"), f"Search space {name}")
+    if not name.endswith((".yaml", ".yml")):
         raise InputError(
-            f"{origin} is not valid YAML{f' at line {mark.line + 1}' if mark else ''}.", "Mend that line."
-        ) from None
-    if not isinstance(data, dict):
-        raise InputError(f"{origin} does not hold keys and values.", "Begin with 'name: ...'.")
-    problems = _problems(data)
-    if problems:
-        raise InputError(f"{origin}: {'; '.join(problems)}.", "Mend these keys (nas-moreau show darts is an example).")
-    skeleton, nodes = data["skeleton"], data["nodes"]
-    rule = data.get("derivation") or {}
-    last = INPUTS[skeleton] + nodes
-    default = range(2, last) if skeleton == "darts" else (last - 1,)
-    return SearchSpace(
-        data["name"],
-        skeleton,
-        nodes,
-        tuple(data["operations"]),
-        tuple(sorted(data.get("concat") or default)),
-        Derivation(
-            rule.get("rule", "top_edges" if skeleton == "darts" else "argmax"),
-            rule.get("edges_per_node", 2),
-            tuple(rule.get("exclude", ["none"] if skeleton == "darts" else [])),
-        ),
-    )
-
-
-_KEYS = ("name", "skeleton", "nodes", "operations", "concat", "derivation")
-
-
-def _whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _unknown(keys: Iterable[Any], known: Sequence[str], where: str) -> list[str]:
-    found = []
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0.5)
-            found.append(f"'{where}{key}' is no key" + (f" (did you mean '{near[0]}'?)" if near else ""))
-    return found
-
-
-def _problems(data: dict[Any, Any]) -> list[str]:
-    """Returns all that is wrong with a space's data, in words."""
-    found = _unknown(data, _KEYS, "")
-    found += [f"'{key}' is missing" for key in _KEYS[:4] if key not in data]
-    if "name" in data and not (isinstance(data["name"], str) and 0 < len(data["name"]) <= 100):
-        found.append("'name' is no text of 1 to 100 characters")
-    skeleton = data.get("skeleton")
-    if "skeleton" in data and (not isinstance(skeleton, str) or skeleton not in CELLS):
-        found.append(f"'skeleton' is {skeleton!r}, not one of {', '.join(CELLS)}")
-        skeleton = None
-    nodes = data.get("nodes")
-    if "nodes" in data and not _whole(nodes, 1, MAX_NODES):
-        found.append(f"'nodes' is {nodes!r}, not an integer from 1 to {MAX_NODES}")
-        nodes = None
-    operations = data.get("operations")
-    if "operations" in data:
-        found += _operation_problems(operations)
-    if data.get("concat") is not None and skeleton and nodes:
-        concat, last = data["concat"], INPUTS[skeleton] + nodes - 1
-        if not (isinstance(concat, list) and concat and all(_whole(n, INPUTS[skeleton], last) for n in concat)):
-            found.append(f"'concat' is {concat!r}, not a list of nodes from {INPUTS[skeleton]} to {last}")
-        elif len(set(concat)) < len(concat):
-            found.append("'concat' names a node twice")
-        elif skeleton == "nas_bench_201" and concat != [last]:
-            found.append(f"'concat' of a nas_bench_201 skeleton is its last node, [{last}]")
-    return found + _derivation_problems(data.get("derivation"), operations if _texts(operations) else [])
-
-
-def _operation_problems(operations: Any) -> list[str]:
-    if not _texts(operations) or not operations:
-        return ["'operations' is not a list of names"]
-    found = []
-    for name in dict.fromkeys(operations):
-        if operations.count(name) > 1:
-            found.append(f"operation '{name}' stands twice")
-        if name not in KNOWN_OPERATIONS:
-            near = difflib.get_close_matches(name, KNOWN_OPERATIONS, 1, 0.5)
-            found.append(
-                f"there is no operation '{name}'"
-                + (f" (did you mean '{near[0]}'?)" if near else " (your own come in with --import)")
-            )
-    return found
-
-
-def _derivation_problems(rule: Any, operations: list[str]) -> list[str]:
-    if rule is None:
-        return []
-    if not isinstance(rule, dict):
-        return ["'derivation' does not hold keys and values"]
-    found = _unknown(rule, Derivation._fields, "derivation.")
-    if rule.get("rule", "argmax") not in RULES:
-        found.append(f"'derivation.rule' is {rule['rule']!r}, not one of {', '.join(RULES)}")
-    if not _whole(rule.get("edges_per_node", 2), 1, MAX_NODES):
-        found.append(f"'derivation.edges_per_node' is {rule['edges_per_node']!r}, not a positive integer")
-    exclude = rule.get("exclude", [])
-    if not _texts(exclude):
-        found.append("'derivation.exclude' is not a list of operations")
-    elif operations and not set(operations) - set(exclude):
-        found.append("'derivation.exclude' leaves no operation")
-    return found
+            f"There is no search space {shorten(name)}{did_you_mean(name, built_in)}.",
+            f"Name one of {', '.join(built_in)}, or the path of a file that ends in .yaml.",
+        )
+    space = _space_from(read_text(Path(name), "Search space"), f"Search space {name}")
+    # a genotype carries only the space's name, so one name must not stand for two spaces
+    if space.name in built_in and space != load_space(space.name):
+        raise InputError(
+            f"Search space {name} bears the name '{space.name}' of a built-in space and differs from it.",
+            "Give it a name of its own.",
+        )
+    return space

@@ -61,7 +61,7 @@ class MixedCell(nn.Module):
         self.kernels, self.native = kernels, self._native()
 
     def _native(self):
-        """Returns the plan of this cell for the native operator, or None if it holds something that has to stay portable."""
+        """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
         width = len(self.names)
         edges = [
             (source, target, edge * width + k, self.operation(edge, name))
@@ -69,8 +69,7 @@ class MixedCell(nn.Module):
             for k, name in enumerate(self.names)
             if name != "none"
         ]
-        alphas = width * len(self.places)
-        return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges, alphas)
+        return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges)
 
     def operation(self, edge: int, name: str) -> Operation:
         """Returns the module of candidate `name` on edge number `edge`."""
@@ -89,22 +88,22 @@ class MixedCell(nn.Module):
         """
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
-        if self.native is not None and usable(self.kernels, inputs, self.training):
+        if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
             return run_native(self.native, inputs, mixture.reshape(-1), self.training)
         states, shared = list(inputs), {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
         weights = mixture.reshape(-1).unbind()
         scales = mixture.reshape(-1, 1).expand(-1, self.channels).contiguous().unbind()
-        edge = 0
-        for _ in range(self.nodes):
+        for node in range(self.inputs, self.inputs + self.nodes):
             total = None
-            for source in range(len(states)):
+            for edge, (source, target) in enumerate(self.places):
+                if target != node:
+                    continue
                 for k, name in enumerate(self.names):
                     if name == "none":
                         continue
                     place = edge * len(self.names) + k
                     total = self._add(total, edge, source, name, states[source], shared, weights[place], scales[place])
-                edge += 1
             states.append(total)
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+from os import PathLike
 from pathlib import Path
 
-from nas_moreau.architecture.genotype import MAX_CHARACTERS, Cell, Edge, Genotype
+from nas_moreau.architecture.genotype import Cell, Genotype
+from nas_moreau.architecture.genotype_text import Edge
+from nas_moreau.architecture.known_operations import did_you_mean, shorten
+from nas_moreau.architecture.space_file import read_text
 from nas_moreau.errors import InputError
 
 _SHORT = {
@@ -79,46 +82,65 @@ def published_names() -> list[str]:
 
 
 def published_cell(name: str) -> Genotype:
-    """Returns a published genotype.
+    """Returns a published genotype. All bear the space "darts", whose topology they have or (NASNet, AmoebaNet) extend.
 
     Raises:
         InputError: There is none of that name.
     """
-    if name not in _CELLS:
-        near = difflib.get_close_matches(name, _CELLS, 1, 0.5)
-        cure = f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(_CELLS)}."
-        raise InputError(f"There is no published cell '{name}'.", cure)
-    _, normal, normal_concat, reduce, reduce_concat = _CELLS[name]
+    _, normal, normal_concat, reduce, reduce_concat = _entry(name)
     cells = {"normal": Cell(_edges(normal), normal_concat), "reduce": Cell(_edges(reduce), reduce_concat)}
     return Genotype("darts", cells)
 
 
 def source(name: str) -> str:
-    """Returns where a published cell comes from."""
-    published_cell(name)
-    return _CELLS[name][0]
-
-
-def load_genotype(text: str) -> Genotype:
-    """Returns a genotype from a zoo name, a file, a run folder, or the text itself.
+    """Returns where a published cell comes from: authors, paper, venue and year.
 
     Raises:
-        InputError: It is none of these.
+        InputError: There is no cell of that name.
     """
+    return _entry(name)[0]
+
+
+def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
+    if name not in _CELLS:
+        raise InputError(
+            f"There is no published cell {shorten(name)}{did_you_mean(name, _CELLS)}.",
+            f"Name one of {', '.join(_CELLS)}.",
+        )
+    return _CELLS[name]
+
+
+def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
+    """Returns a genotype from the name of a published cell, a file, a run folder, or the text itself.
+
+    Args:
+        text_path_or_name: Tried in this order: a name of `published_names()`; genotype text in any form that
+            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file.
+
+    Raises:
+        InputError: It is none of these, or the file holds no genotype.
+    """
+    text = str(text_path_or_name)
     if text in _CELLS:
         return published_cell(text)
-    if len(text) < 4096 and "\n" not in text and not text.lstrip().startswith(("{", "|", "Genotype")):
-        path = Path(text)
+    if text.lstrip().startswith(("{", "|")) or "Genotype(" in text or len(text) > 4096 or "\n" in text.strip():
+        return Genotype.parse(text)
+    path = Path(text)
+    try:
         if path.is_dir():
-            path = next((p for p in (path / "genotype.json", path / "search" / "genotype.json") if p.exists()), path)
-        if not path.exists():
-            near = difflib.get_close_matches(text, _CELLS, 1, 0.5)
-            cure = f"Did you mean '{near[0]}'?" if near else "Give a genotype.json, a run folder, or a name of `list cells`."
-            raise InputError(f"There is no genotype '{text}'.", cure)
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read(MAX_CHARACTERS + 1)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise InputError(f"The genotype {path} cannot be read: {reason}.", "Check the path.") from None
-    return Genotype.parse(text)
+            places = [path / "genotype.json", path / "search" / "genotype.json"]
+            path = next((place for place in places if place.is_file()), places[0])
+        exists = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        exists = False
+    if not exists:
+        raise InputError(
+            f"There is no genotype {shorten(text, 200)}{did_you_mean(text, _CELLS)}.",
+            "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
+        )
+    try:
+        return Genotype.parse(read_text(path, "Genotype file"))
+    except InputError as error:
+        if str(path) in error.cause:
+            raise
+        raise InputError(f"{path}: {error.cause}", error.cure) from None
