@@ -20,8 +20,14 @@ def _style(colours: Mapping[str, str]) -> str:
 _STYLE = (
     "<style>.nm-cell text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
     "dominant-baseline:central}.nm-title{font-weight:600}.nm-halo,.nm-line,.nm-operation-line,.nm-sample-line{fill:none}"
-    f"{_style(LIGHT)}@media (prefers-color-scheme:dark){{{_style(DARK)}"
-    ".nm-operation,.nm-sample{fill-opacity:.3}}@media print{" + _style(LIGHT) + "}</style>"
+    + _style(LIGHT)
+    + "@media (prefers-color-scheme:dark){"
+    + _style(DARK)
+    + ".nm-operation,.nm-sample{fill-opacity:.3}"
+    + ".nm-operation,.nm-operation-line,.nm-arrow,.nm-sample,.nm-sample-line{filter:brightness(1.35)}}"
+    + "@media print{"
+    + _style(LIGHT)
+    + ".nm-cell path{filter:none}}</style>"
 )
 
 

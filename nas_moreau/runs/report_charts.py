@@ -1,0 +1,206 @@
+"""Charts of the report as inline SVG by matplotlib, in the colours of the page around them."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nas_moreau.runs.operation_look import label, look, shorten
+
+# Stand-ins that are replaced by the page's own colours, so that charts follow light and dark.
+_INK, _GRID = "#010203", "#040506"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c98a00", "#9a4fb5", "#b3224f")
+_DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1.5)), (0, (9, 3)))
+_POINTS = 160  # a line shows no more of them
+
+
+class Series(NamedTuple):
+    """A line of a chart: its name and a value (or None) for every epoch."""
+
+    name: str
+    values: Sequence[float | None]
+
+
+def line_chart(
+    number: int,
+    epochs: Sequence[float],
+    series: Sequence[Series],
+    ylabel: str,
+    log: bool = False,
+    percent: bool = False,
+) -> str:
+    """Returns lines over epochs as SVG; "" where no series has a number.
+
+    Args:
+        number: Of the chart in its page, for distinct ids.
+        epochs: Where the values stand; shown counted from 1.
+        series: The lines; colours and dashes go together, in this order.
+        ylabel: Quantity and unit.
+        log: Logarithmic heights (values that are not positive are left out).
+        percent: Show fractions as per cent.
+    """
+    figure, axes = _figure(4.8, 2.5)
+    drawn = 0
+    for i, (name, values) in enumerate(series):
+        points = [
+            (epoch + 1, 100 * value if percent else value)
+            for epoch, value in zip(epochs, values)
+            if value is not None and (not log or value > 0)
+        ]
+        if not points:
+            continue
+        points = _thin(points)
+        alone = {"marker": "o", "markersize": 3.5} if len(points) <= 12 else {}
+        axes.plot(
+            *zip(*points), color=COLOURS[i % 6], linestyle=_DASHES[i % 6], linewidth=1.4, label=_plain(name), **alone
+        )
+        drawn += 1
+    if not drawn:
+        return ""
+    if log:
+        axes.set_yscale("log")
+    elif percent:
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1]))
+    axes.set_ylabel(ylabel)
+    axes.set_xlabel("epoch")
+    _whole_epochs(axes)
+    if drawn > 1:
+        axes.legend(frameon=False, fontsize=7, ncols=min(4, drawn), loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _svg(figure, number)
+
+
+def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
+    """Returns one small panel for each edge of a cell with the softmax weight of every operation over the epochs."""
+    shown = list(edges.items())[:30]
+    columns = min(5, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    operations = list(dict.fromkeys(name for _, found in shown for name in found))
+    legend = 0.32 + 0.16 * math.ceil(len(operations) / 5)
+    height = 1.15 * rows + legend + 0.2
+    figure, _ = _figure(7.6, height, axes=False)
+    top = max(max(weights) for _, found in shown for weights in found.values())
+    ends = set()
+    for i, (edge, found) in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _dress(axes)
+        for name, weights in found.items():
+            points = _thin([(epoch + 1, weight) for epoch, weight in zip(epochs, weights)])
+            style = look(name)
+            dash: Any = (0, tuple(length / 2.2 for length in style.dash)) if style.dash else "solid"
+            alone = {"marker": "o", "markersize": 2} if len(points) == 1 else {}
+            axes.plot(
+                *zip(*points), color=style.colour, linestyle=dash, linewidth=1.1, label=_plain(label(name)), **alone
+            )
+        axes.set_ylim(0, 1.08 * top)
+        axes.set_title(f"{edge[0]} → {edge[1]}", fontsize=7.5, pad=2, color=_INK)
+        axes.tick_params(labelsize=6)
+        _whole_epochs(axes, 3)
+        if i % columns:
+            axes.set_yticklabels([])
+        if i + columns < len(shown):
+            axes.set_xticklabels([])
+        for line in axes.get_lines():
+            ends.add((line.get_label(), line))
+    handles: dict[str, Any] = {}
+    for name, line in sorted(ends, key=lambda pair: pair[0]):
+        handles.setdefault(name, line)
+    figure.legend(
+        handles.values(), handles.keys(), frameon=False, fontsize=7, ncols=min(5, len(handles)), loc="upper center"
+    )
+    figure.subplots_adjust(
+        left=0.06, right=0.99, bottom=0.24 / height, top=1 - legend / height, wspace=0.1, hspace=0.38
+    )
+    return _svg(figure, number)
+
+
+def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Returns the confusion matrix (rows: true class, columns: prediction), shaded by the share of the row."""
+    n = len(classes)
+    size = 4.6 if n <= 20 else 6.4
+    figure, axes = _figure(size, size)
+    shares = [[value / max(1, sum(row)) for value in row] for row in confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+    axes.grid(False)
+    if n <= 20:
+        names = [_plain(shorten(name, 14)) for name in classes]
+        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(n), names)
+    if n <= 12:
+        for i, row in enumerate(confusion):
+            for j, value in enumerate(row):
+                if value:
+                    colour = "#ffffff" if shares[i][j] > 0.55 else "#10243a"
+                    axes.text(j, i, f"{value}", ha="center", va="center", fontsize=6.5, color=colour)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _svg(figure, number)
+
+
+def _figure(width: float, height: float, axes: bool = True) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # loaded only when a report is made
+
+    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
+    figure.patch.set_alpha(0)
+    if not axes:
+        return figure, None
+    made = figure.add_subplot()
+    _dress(made)
+    return figure, made
+
+
+def _dress(axes: Any) -> None:
+    axes.patch.set_alpha(0)
+    axes.grid(True, color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_GRID)
+    axes.tick_params(colors=_INK, labelsize=7, length=2.5, color=_GRID)
+    axes.xaxis.label.set(color=_INK, fontsize=7.5)
+    axes.yaxis.label.set(color=_INK, fontsize=7.5)
+
+
+def _whole_epochs(axes: Any, most: int = 8) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    low, high = axes.get_xlim()
+    if high - low < 1:  # a single epoch
+        axes.set_xlim(low - 0.5, high + 0.5)
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns at most `_POINTS` of the points, the last one among them."""
+    step = math.ceil(len(points) / _POINTS)
+    return points[::-1][::step][::-1]
+
+
+def _plain(text: str) -> str:
+    """Returns a text that matplotlib takes literally: no formulas, and no leading "_", which would hide it."""
+    return shorten(text, 40).replace("$", r"\$").lstrip("_") or "?"
+
+
+def _svg(figure: Any, number: int) -> str:
+    import matplotlib
+
+    for text in figure.findobj(match=lambda artist: hasattr(artist, "get_fontsize")):
+        if text.get_color() in ("black", "k"):
+            text.set_color(_INK)
+    picture = io.StringIO()
+    # Text as text: smaller, searchable, in the page's font. The salt makes ids the same every time.
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"chart {number}", "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyphs
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = picture.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg class="chart" role="img" viewBox="\1">', svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="c{number}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#c{number}-\1"', svg).replace("xlink:href", "href")
+    svg = svg.replace("url(#", f"url(#c{number}-")
+    return svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")

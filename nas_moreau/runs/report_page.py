@@ -1,0 +1,103 @@
+"""The look of the report and the few pieces of HTML that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+STYLE = """<style>
+:root{--ground:#f4f6f9;--card:#fff;--ink:#1d2430;--faint:#5d6778;--grid:#dfe4ea;--accent:#0072b2;
+--good:#00734f;--good-veil:#e3f4ee;--watch:#8a5a00;--watch-veil:#fdf1d8;--bad:#a8331f;--bad-veil:#fbe6e1}
+@media (prefers-color-scheme:dark){:root{--ground:#0e1116;--card:#161a21;--ink:#e8ebf0;--faint:#98a2b3;--grid:#2d3440;
+--accent:#4aa8e0;--good:#54c9a0;--good-veil:#12291f;--watch:#e8b34b;--watch-veil:#2d2410;--bad:#f08a74;--bad-veil:#331812}
+svg.chart path{filter:brightness(1.35)}}
+@media print{:root{--ground:#fff;--card:#fff;--ink:#000;--faint:#444;--grid:#ccc;--accent:#0072b2;
+--good:#00734f;--good-veil:#fff;--watch:#8a5a00;--watch-veil:#fff;--bad:#a8331f;--bad-veil:#fff}
+figure,.sign,.tile,tr{break-inside:avoid}h1,h2,h3{break-after:avoid}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main{max-width:1180px;margin:0 auto;padding:24px 20px 60px}
+header{padding:12px 4px 8px}
+.eyebrow{margin:0;color:var(--accent);font-weight:600;letter-spacing:.04em;font-size:13px}
+h1{margin:2px 0 4px;font-size:30px;line-height:1.2;overflow-wrap:anywhere}
+h2{margin:0 0 12px;font-size:20px}h3{margin:0 0 4px;font-size:14px}h3.apart{margin-top:22px}
+.facts{margin:0 0 8px;color:var(--faint);overflow-wrap:anywhere}
+.verdict{font-size:18px;line-height:1.5;max-width:62em;margin:14px 0 18px}
+.badge{display:inline-block;margin:0 8px 4px 0;padding:1px 10px;border-radius:99px;font-size:13px}
+.good{background:var(--good-veil);color:var(--good)}.watch{background:var(--watch-veil);color:var(--watch)}
+.bad{background:var(--bad-veil);color:var(--bad)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
+.tile,section{background:var(--card);border:1px solid var(--grid);border-radius:12px}
+.tile{padding:12px 14px;display:flex;flex-direction:column}
+.tile strong{font-size:22px;line-height:1.25}.tile small{color:var(--faint);font-size:12.5px}
+section{margin:20px 0 0;padding:20px 20px 22px}
+section>:last-child{margin-bottom:0}
+section>p{max-width:70em;margin:0 0 14px}
+.wide,.scroll{overflow-x:auto}
+.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}
+.scroll table{min-width:540px}.scroll th,.scroll td{overflow-wrap:break-word}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
+figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:13px}
+svg.chart{display:block;width:100%;height:auto;color:var(--ink);max-width:1100px}
+svg.chart text{font-family:inherit!important}
+.signs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:14px;margin:0 0 24px}
+.sign{border-radius:10px;padding:12px 14px;border-left:4px solid currentColor}
+.sign p{margin:0;color:var(--ink);font-size:13.5px}.sign .value{font-size:18px;font-weight:600;margin:0 0 4px}
+table{border-collapse:collapse;width:100%;font-size:13.5px}
+th:first-child,td:first-child{padding-left:0}
+th{color:var(--faint);font-weight:600;text-align:left}
+th,td{padding:4px 0 4px 14px;border-bottom:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr.kept td{font-weight:600}tr.lost td{color:var(--faint)}
+.bars td{overflow-wrap:anywhere;vertical-align:middle}.bar{width:45%}.bars td:first-child{min-width:6.5em}
+.bar span{display:block;height:10px;border-radius:5px;background:var(--accent);min-width:2px}
+dl{display:grid;grid-template-columns:minmax(130px,max-content) 1fr;gap:3px 18px;margin:0;font-size:14px}
+dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
+pre{margin:0 0 14px;padding:12px 14px;border-radius:8px;background:var(--ground);overflow-x:auto;font-size:13px;
+white-space:pre-wrap;overflow-wrap:anywhere}
+code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}
+@media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
+section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
+.signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}}
+@media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
+</style>"""
+
+
+def section(title: str, inside: str) -> str:
+    """Returns a card with a heading; `inside` is HTML."""
+    return f"<section><h2>{escape(title)}</h2>\n{inside}\n</section>"
+
+
+def figure(title: str, svg: str, note: str) -> str:
+    """Returns a chart (SVG) with its title above and a note below, or "" where there is no chart."""
+    if not svg:
+        return ""
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    return f"<figure><h3>{escape(title)}</h3>{svg}{caption}</figure>\n"
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), bold: Sequence[bool] = ()
+) -> str:
+    """Returns a table of texts; `numbers` are the columns set flush right, `bold` marks the rows that matter."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if i in numbers else ''}>{escape(text)}</{tag}>" for i, text in enumerate(row)
+        )
+
+    body = "\n".join(
+        f"<tr{(' class=kept' if bold[i] else ' class=lost') if bold else ''}>{cells('td', row)}</tr>"
+        for i, row in enumerate(rows)
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def definition_list(pairs: Sequence[tuple[str, str]]) -> str:
+    """Returns names and values below each other."""
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs) + "</dl>"
