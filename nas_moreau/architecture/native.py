@@ -1,7 +1,7 @@
 """Cells on the native operator: which modules it can take over, and the call.
 
-Recognition goes by structure, not by name: an operation that a user registers runs natively if it is built like one of the
-known kinds. A cell with one operation of another kind stays on the portable path as a whole.
+Recognition goes by structure, not by name: an operation that a user registers runs natively if it is built like one of
+the known kinds. A cell with one operation of another kind stays on the portable path as a whole.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class NativeCell(NamedTuple):
     convolutions: list[nn.Conv2d]
     norms: list[nn.Module]
     affine: bool
-    alphas: int  # length of the mixture
 
 
 def check_kernels(kernels: str) -> str:
@@ -117,7 +116,6 @@ def native_cell(
     halves: bool,
     concat: tuple[int, ...],
     edges: Iterable[tuple[int, int, int, Operation]],
-    alphas: int,
     droppable: bool = False,
 ) -> NativeCell | None:
     """Returns the plan of a cell, or None if it holds something the native operator does not know.
@@ -129,7 +127,6 @@ def native_cell(
         halves: Edges that leave an input have stride 2.
         concat: States in the output, ascending.
         edges: (source, target, place in the mixture, operation); one operation may stand on several edges.
-        alphas: Length of the mixture.
         droppable: Every operation but identities has a row in `keep`.
     """
     if min(concat) < inputs or list(concat) != sorted(set(concat)) or channels < 2:
@@ -159,22 +156,30 @@ def native_cell(
         return None
     places = [concat.index(inputs + i) if inputs + i in concat else -1 for i in range(nodes)]
     numbers = kernel.cell_numbers(inputs, channels, halves, len(norms), places, branches)
-    return NativeCell(numbers, convolutions, norms, affine == {True}, alphas)
+    return NativeCell(numbers, convolutions, norms, affine == {True})
 
 
-def usable(kernels: str, states: list[Tensor], training: bool) -> bool:
-    """Whether the native operator can take this call: CPU, float32 or float64, no autocast, nothing being compiled."""
+def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool) -> bool:
+    """Whether the native operator can take this call.
+
+    It can on a CPU in float32 or float64, unless something looks into the modules it passes over (autocast, a compiler, an
+    exporter, hooks), or a gradient is wanted with fixed statistics.
+    """
     x = states[0]
     if kernels == "portable" or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if not training and torch.is_grad_enabled():
-        return False  # fixed statistics have no native gradient
+        return False
+    if x.shape[0] * x.shape[2] * x.shape[3] < 8 or any(conv._forward_hooks for conv in cell.convolutions):
+        return False  # (a norm over a single pixel is an error that torch words better)
     return kernel.available()
 
 
-def run_native(cell: NativeCell, states: list[Tensor], mixture: Tensor, training: bool, keep: Tensor | None = None) -> Tensor:
+def run_native(
+    cell: NativeCell, states: list[Tensor], mixture: Tensor, training: bool, keep: Tensor | None = None
+) -> Tensor:
     """Returns the cell's output; in training its norms' running statistics move as BatchNorm moves them.
 
     Args:
