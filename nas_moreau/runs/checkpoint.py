@@ -17,7 +17,7 @@ import warnings
 import zlib
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -100,18 +100,22 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         Damaged: The file is cut, changed, of another kind, or of a schema that this version does not know.
     """
     with open(path, "rb") as file:
-        header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            raise Damaged(f"is cut off within its header ({len(header)} bytes)")
-        magic, schema, length, checksum = _HEADER.unpack(header)
-        if magic != _MAGIC:
-            raise Damaged("is not a checkpoint of nas_moreau")
-        if schema != SCHEMA:
-            raise Damaged(f"has schema {schema}, this version reads schema {SCHEMA}")
-        present = os.fstat(file.fileno()).st_size - _HEADER.size
-        if present != length:  # before anything of that size is allocated
-            raise Damaged(f"holds {present:,} bytes of {length:,}")
-        data = file.read(length)
+        return decode(file, os.fstat(file.fileno()).st_size)
+
+
+def decode(file: BinaryIO, size: int) -> dict[str, Any]:
+    """Returns the payload out of an open file of `size` bytes; see `read_checkpoint`."""
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise Damaged(f"is cut off within its header ({len(header)} bytes)")
+    magic, schema, length, checksum = _HEADER.unpack(header)
+    if magic != _MAGIC:
+        raise Damaged("is not a checkpoint of nas_moreau")
+    if schema != SCHEMA:
+        raise Damaged(f"has schema {schema}, this version reads schema {SCHEMA}")
+    if size - _HEADER.size != length:  # before anything of that size is allocated
+        raise Damaged(f"holds {size - _HEADER.size:,} bytes of {length:,}")
+    data = file.read(length)
     if _checksum(schema, data) != checksum:
         raise Damaged("fails its checksum")
     try:

@@ -43,7 +43,8 @@ def line_chart(
         log: Logarithmic heights (values that are not positive are left out).
         percent: Show fractions as per cent.
     """
-    figure, axes = _figure(4.8, 2.5)
+    above = 0.08 + 0.16 * math.ceil(len(series) / 4) * (len(series) > 1)
+    figure, axes = _figure(4.8, 2.4 + above, margins=(0.62, 0.42, 0.1, above))
     drawn = 0
     for i, (name, values) in enumerate(series):
         points = [
@@ -69,7 +70,9 @@ def line_chart(
     axes.set_xlabel("epoch")
     _whole_epochs(axes)
     if drawn > 1:
-        axes.legend(frameon=False, fontsize=7, ncols=min(4, drawn), loc="lower left", bbox_to_anchor=(0, 1.0))
+        axes.legend(
+            frameon=False, fontsize=7, labelcolor=_INK, ncols=min(4, drawn), loc="lower left", bbox_to_anchor=(0, 1.0)
+        )
     return _svg(figure, number)
 
 
@@ -100,16 +103,22 @@ def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int]
         axes.tick_params(labelsize=6)
         _whole_epochs(axes, 3)
         if i % columns:
-            axes.set_yticklabels([])
+            axes.tick_params(labelleft=False)
         if i + columns < len(shown):
-            axes.set_xticklabels([])
+            axes.tick_params(labelbottom=False)
         for line in axes.get_lines():
             ends.add((line.get_label(), line))
     handles: dict[str, Any] = {}
     for name, line in sorted(ends, key=lambda pair: pair[0]):
         handles.setdefault(name, line)
     figure.legend(
-        handles.values(), handles.keys(), frameon=False, fontsize=7, ncols=min(5, len(handles)), loc="upper center"
+        handles.values(),
+        handles.keys(),
+        frameon=False,
+        fontsize=7,
+        labelcolor=_INK,
+        ncols=min(5, len(handles)),
+        loc="upper center",
     )
     figure.subplots_adjust(
         left=0.06, right=0.99, bottom=0.24 / height, top=1 - legend / height, wspace=0.1, hspace=0.38
@@ -121,7 +130,7 @@ def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Se
     """Returns the confusion matrix (rows: true class, columns: prediction), shaded by the share of the row."""
     n = len(classes)
     size = 4.6 if n <= 20 else 6.4
-    figure, axes = _figure(size, size)
+    figure, axes = _figure(size, size, margins=(1.05, 0.9, 0.1, 0.1) if n <= 20 else (0.6, 0.6, 0.1, 0.1))
     shares = [[value / max(1, sum(row)) for value in row] for row in confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
     axes.grid(False)
@@ -140,14 +149,17 @@ def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Se
     return _svg(figure, number)
 
 
-def _figure(width: float, height: float, axes: bool = True) -> tuple[Any, Any]:
+def _figure(
+    width: float, height: float, axes: bool = True, margins: tuple[float, float, float, float] = (0.62, 0.42, 0.1, 0.08)
+) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # loaded only when a report is made
 
-    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
+    figure = Figure(figsize=(width, height))
     figure.patch.set_alpha(0)
     if not axes:
         return figure, None
-    made = figure.add_subplot()
+    left, bottom, right, top = margins
+    made = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
     _dress(made)
     return figure, made
 
@@ -159,7 +171,7 @@ def _dress(axes: Any) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GRID)
-    axes.tick_params(colors=_INK, labelsize=7, length=2.5, color=_GRID)
+    axes.tick_params(which="both", colors=_INK, labelsize=7, length=2.5, color=_GRID)
     axes.xaxis.label.set(color=_INK, fontsize=7.5)
     axes.yaxis.label.set(color=_INK, fontsize=7.5)
 
@@ -187,9 +199,6 @@ def _plain(text: str) -> str:
 def _svg(figure: Any, number: int) -> str:
     import matplotlib
 
-    for text in figure.findobj(match=lambda artist: hasattr(artist, "get_fontsize")):
-        if text.get_color() in ("black", "k"):
-            text.set_color(_INK)
     picture = io.StringIO()
     # Text as text: smaller, searchable, in the page's font. The salt makes ids the same every time.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"chart {number}", "font.family": "DejaVu Sans"}

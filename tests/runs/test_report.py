@@ -18,7 +18,7 @@ from nas_moreau.runs.report_data import choices, read_run
 from nas_moreau.runs.report_words import BAD, GOOD, WATCH, duration, indicators, memory, millions, percent, verdict
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
-EDGES = [(a, b) for b in range(2, 6) for a in range(b)]
+EDGES = [(a, b) for b in range(2, 4) for a in range(b)]  # of the first two nodes: charts take their time
 
 
 def begin(folder: Path, stage: str, state: str = "finished", name: str = "shapes") -> None:
@@ -81,8 +81,8 @@ def write_retrain(
     if finished:
         n = len(classes)
         confusion = [[90 if i == j else 2 if (i, j) != (0, 1) else 9 for j in range(n)] for i in range(n)]
-        (folder / "evaluation.json").write_text(json.dumps({"split": "test", "accuracy": 0.9, "loss": 0.3, "samples": 200,
-                                                            "classes": classes, "confusion": confusion}))  # fmt: skip
+        evaluation = {"split": "test", "accuracy": 0.9, "loss": 0.3, "samples": 200, "classes": classes}
+        (folder / "evaluation.json").write_text(json.dumps(evaluation | {"confusion": confusion}))
         result = {"digest": "d", "parameters": 3169414, "macs": 500987520, "epochs": epochs, "seed": 7,
                   "wall_seconds": 100.0, "test_accuracy": 0.9321}  # fmt: skip
         (folder / "result.json").write_text(json.dumps(result))
@@ -191,12 +191,12 @@ def test_interrupted_runs_say_how_far_they_came(tmp_path):
     begin(tmp_path / "a", "run", "interrupted")
     write_search(tmp_path / "a" / "search", epochs=1, finished=False)
     page, _ = page_of(tmp_path / "a")
-    assert "The search was interrupted after 1 of 4 epochs." in page and "--resume" in page
+    assert "The search was interrupted after 1 of 4 epochs." in page and "<code>--resume</code>" in page
     begin(tmp_path / "b", "run", "running")
     write_search(tmp_path / "b" / "search")
     write_retrain(tmp_path / "b" / "retrain", epochs=2, finished=False)
-    page, _ = page_of(tmp_path / "b")
-    assert "Retraining is not finished after 2 of 5 epochs; there is no final test accuracy yet." in page
+    said = verdict(read_run(tmp_path / "b"))
+    assert said.startswith("Retraining is not finished after 2 of 5 epochs; there is no final test accuracy yet.")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_hostile_names_stay_text_and_the_file_stays_small(tmp_path):
 def test_choices_leave_none_out_and_name_the_runner_up(tmp_path):
     write_search(tmp_path)
     found = {(c.cell, c.edge): c for c in choices(read_run(tmp_path).search)}
-    assert len(found) == 28
+    assert len(found) == 10
     # DARTS_V1, normal: skip_connect from 0 to 3; logits 2 (skip), 1 (none), 0, 0
     choice = found["normal", (0, 3)]
     total = math.exp(2) + math.e + 2
@@ -294,4 +294,4 @@ def test_numbers_in_words():
     ]
     assert [millions(n) for n in (950, 73306, 3169414, 1.25e9)] == ["950", "73,306", "3.17 M", "1.25 G"]
     assert [memory(n) for n in (5 << 20, 3 << 29)] == ["5 MiB", "1.50 GiB"]
-    assert percent(0.12345) == "12.35 %" or percent(0.12345) == "12.34 %"
+    assert [percent(0.125), percent(0.875, 0)] == ["12.50 %", "88 %"]
