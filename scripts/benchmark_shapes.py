@@ -1,10 +1,11 @@
-"""Shows how hard the embedded data set `shapes` is: a linear classifier, a poor network and a small convolutional network.
+"""Shows how hard the embedded data set `shapes` is for a linear classifier, a poor and a good small network.
 
     python scripts/benchmark_shapes.py [--seeds 0,1,2] [--epochs 10]
 
-All are trained on the 4,000 training images with crop and flip and scored on the 1,000 test images; the data set's own seed
-is 0 throughout, the seeds below are those of initial weights, order and augmentation. `poor` has the layers, width and
-training of `convnet`, with each 3x3 convolution but the first replaced by 3x3 average pooling and a 1x1 convolution.
+All are trained on the 4,000 training images with crop and flip and scored on the 1,000 test images; the data
+set's own seed is 0 throughout, the seeds below are those of initial weights, order and augmentation. `poor`
+has the layers, width and training of `convnet`, with each 3x3 convolution but the first replaced by 3x3
+average pooling and a 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def linear(classes: int = 10) -> nn.Sequential:
 MODELS = {"linear": linear, "poor": lambda: stack(False), "convnet": lambda: stack(True)}
 
 
-def train_and_score(name: str, data: Data, seed: int, epochs: int, batch: int = 64) -> tuple[float, float, float]:
+def train_and_score(
+    name: str, data: Data, seed: int, epochs: int, batch: int = 64
+) -> tuple[float, float, float]:
     """Returns training accuracy, test accuracy (fractions, without augmentation) and seconds of training."""
     torch.manual_seed(seed_for(seed, f"benchmark {name}"))
     model = MODELS[name]()
@@ -88,7 +91,9 @@ def train_and_score(name: str, data: Data, seed: int, epochs: int, batch: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument("--epochs", type=int, default=10, help="of training, each model (default 10)")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default all)")
@@ -100,15 +105,18 @@ def main() -> None:
         f"shapes: {len(data.train)} training and {len(data.test)} test images made in "
         f"{time.perf_counter() - started:.1f} s; {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    print(f"{'model':8}  {'parameters':>10}  {'test % (mean, min..max)':>24}  {'training %':>10}  {'seconds':>7}  n, seeds")
+    print(
+        f"{'model':8}  {'parameters':>10}  {'test % (mean, min..max)':>24}  {'training %':>10}  "
+        f"{'seconds':>7}  n, seeds"
+    )
     for name in arguments.models.split(","):
         results = [train_and_score(name, data, seed, arguments.epochs) for seed in seeds]
         train, test, seconds = (list(column) for column in zip(*results))
         scores = f"{100 * statistics.mean(test):.1f} ({100 * min(test):.1f}..{100 * max(test):.1f})"
         size = sum(parameter.numel() for parameter in MODELS[name]().parameters())
         print(
-            f"{name:8}  {size:10,}  {scores:>24}  {100 * statistics.mean(train):10.1f}  {statistics.mean(seconds):7.1f}  "
-            f"n={len(seeds)}, seeds {arguments.seeds}",
+            f"{name:8}  {size:10,}  {scores:>24}  {100 * statistics.mean(train):10.1f}  "
+            f"{statistics.mean(seconds):7.1f}  n={len(seeds)}, seeds {arguments.seeds}",
             flush=True,
         )
 

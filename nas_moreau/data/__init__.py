@@ -1,4 +1,4 @@
-"""Data sets held in memory as uint8 tensors, seeded splits and orders, and augmentation of whole batches on the device."""
+"""Data sets held in memory as uint8 tensors, seeded splits and orders, augmentation of whole batches."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from torch.nn import functional
 class Augment:
     """Random crop with zero padding, horizontal flip, normalising and cutout, in this (the published) order.
 
-    ``augment(pixels, generator)`` augments; ``augment(pixels)`` only normalises, as evaluation does. The padding is black
-    before normalising. Cutout sets a square of the normalised image to 0 around a centre drawn anywhere in the image, so
-    that the square is clipped at the borders (DeVries & Taylor 2017, as used by DARTS).
+    ``augment(pixels, generator)`` augments; ``augment(pixels)`` only normalises, as evaluation does. The
+    padding is black before normalising. Cutout sets a square of the normalised image to 0 around a centre
+    drawn anywhere in the image, so that the square is clipped at the borders (DeVries & Taylor 2017, as used
+    by DARTS).
 
     Args:
         mean: Mean of each channel, pixels scaled to 0..1.
@@ -23,7 +24,12 @@ class Augment:
     """
 
     def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], crop: int = 4, flip: bool = True, cutout: int = 0
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        crop: int = 4,
+        flip: bool = True,
+        cutout: int = 0,
     ):
         if len(mean) != len(std) or not mean or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} do not fit; give one positive std for each mean")
@@ -42,9 +48,9 @@ class Augment:
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the draws for ``count`` images: int64 (5, count), one column an image.
 
-        Rows: top and left of the crop in the padded image, flip (0 or 1), row and column of the cutout's centre. All five
-        are drawn whatever is switched on, so one option never changes the draws of another. Several processes that draw
-        for the global batch each apply their own columns.
+        Rows: top and left of the crop in the padded image, flip (0 or 1), row and column of the cutout's
+            centre. All five are drawn whatever is switched on, so cutout or flip never changes the draws of
+            the rest. Several processes that draw for the global batch each apply their own columns.
         """
         limits = (2 * self.crop + 1, 2 * self.crop + 1, 2, height, width)
         return torch.stack(
@@ -53,26 +59,33 @@ class Augment:
 
     def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
         """Returns the float32 batch that `draw`'s numbers make of uint8 ``pixels``."""
-        height, width = pixels.shape[2:]
+        count, _, height, width = pixels.shape
         top, left, mirrored, row, column = draws.to(pixels.device, non_blocking=True)
-        if self.crop:
-            padded = functional.pad(pixels, [self.crop] * 4)
-            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (n, channels, tops, lefts, height, width)
-            pixels = windows[torch.arange(len(pixels), device=pixels.device), :, top, left]
-        if self.flip:
-            pixels = torch.where(mirrored.bool()[:, None, None, None], pixels.flip(3), pixels)
+        if self.crop or self.flip:
+            # A window mirrored is the mirrored window of the mirrored image: one gather does both.
+            source = functional.pad(pixels, [self.crop] * 4)
+            place = torch.arange(count, device=pixels.device)
+            if self.flip:
+                source = torch.cat([source, source.flip(3)])
+                place = place + count * mirrored
+                left = torch.where(mirrored.bool(), 2 * self.crop - left, left)
+            # (n, channels, top, left, row, column)
+            windows = source.unfold(2, height, 1).unfold(3, width, 1)  # a view
+            pixels = windows[place, :, top, left]
         batch = self.normalise(pixels)
         if self.cutout:
             half = self.cutout // 2
             in_rows = self._within(height, row, half)[:, :, None]
             in_columns = self._within(width, column, half)[:, None, :]
-            batch.masked_fill_((in_rows & in_columns)[:, None], 0)
+            batch.mul_((in_rows & in_columns).logical_not_()[:, None].to(batch.dtype))
         return batch
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Returns ``(pixels / 255 - mean) / std`` as float32."""
         if pixels.shape[1] != len(self.mean):
-            raise ValueError(f"the images have {pixels.shape[1]} channels, the statistics {len(self.mean)}; use equal ones")
+            raise ValueError(
+                f"{pixels.shape[1]} channels do not fit {len(self.mean)} means; give as many"
+            )
         mean, std = self._on(pixels.device)
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
@@ -84,6 +97,8 @@ class Augment:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
-            mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)[:, :, None, None]
+            mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)[
+                :, :, None, None
+            ]
             self._constants[device] = (mean, std)
         return self._constants[device]

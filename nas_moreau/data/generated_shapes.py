@@ -1,9 +1,10 @@
 """The embedded data set ``shapes``: generated images whose class is a shape, a texture and a colour together.
 
-Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight of them each single
-attribute has a partner class that differs in it alone, so who cannot see one of the three confuses pairs. Nothing else
-tells: position, size, rotation, hue within the family, brightness, contrast, texture period, direction and phase,
-background (two colours of any hue, a texture of its own, small distractors), lighting and noise are drawn at random.
+Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight
+of them each attribute has a partner class that differs in it alone, so who cannot see one of the three confuses
+pairs. Nothing else tells: position, size, rotation, hue within the family, brightness, contrast, the texture's
+period, direction and phase, background (two colours of any hue, a texture of its own, small distractors),
+lighting and noise are drawn at random.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (32 / size) - 16
     rows, columns = axis[None, :, None], axis[None, None, :]
 
-    # Background: a blend of two colours of any hue, along a random direction, under a faint texture of its own.
+    # Background: a blend of two colours of any hue along a random direction, faintly textured.
     blend = torch.sigmoid(_along(rows, columns, draw(0, 2 * math.pi)) / draw(2, 16) + draw(-0.5, 0.5))
     first = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
     second = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
@@ -99,12 +100,12 @@ def _along(rows: Tensor, columns: Tensor, angle: Tensor) -> Tensor:
 
 
 def _distance(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
-    """Returns the (nearly) signed distance from the outline, negative inside; the three shapes have equal areas."""
+    """Returns roughly the signed distance from the outline, negative inside; all shapes have equal areas."""
     disc = (u.square() + v.square()).sqrt() - radius
     long, short = torch.maximum(u.abs(), v.abs()), torch.minimum(u.abs(), v.abs())
     arm = radius * math.sqrt(math.pi / 20)  # arms as wide as 2 arm, out to 3 arm: the area is 20 arm^2
     cross = torch.maximum(long - 3 * arm, short - arm)
-    inradius = math.sqrt(math.pi / (3 * math.sqrt(3)))  # an equilateral triangle has the area 3 sqrt(3) inradius^2
+    inradius = math.sqrt(math.pi / (3 * math.sqrt(3)))  # of a triangle with the area 3 sqrt(3) inradius^2
     triangle = torch.maximum(u.abs() * (math.sqrt(3) / 2) - v / 2, v) - radius * inradius
     return torch.where(shape == 0, disc, torch.where(shape == 1, cross, triangle))
 
@@ -115,7 +116,13 @@ def _coverage(distance: Tensor, size: int) -> Tensor:
 
 
 def _texture(
-    rows: Tensor, columns: Tensor, kind: Tensor, angle: Tensor, period: Tensor, phase: Tensor, other_phase: Tensor
+    rows: Tensor,
+    columns: Tensor,
+    kind: Tensor,
+    angle: Tensor,
+    period: Tensor,
+    phase: Tensor,
+    other_phase: Tensor,
 ) -> Tensor:
     """Returns stripes (kind 0) or a chequered pattern (kind 1), from -1 to 1, with soft edges."""
     frequency = 2 * math.pi / period

@@ -29,7 +29,8 @@ class Images:
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
             raise ValueError(
-                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; give uint8 (n, channels, height, width)"
+                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
+                "give uint8 (n, channels, height, width)"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise ValueError(
@@ -60,7 +61,8 @@ class Data:
         test: Test images.
         mean: Mean of each channel, pixels scaled to 0..1.
         std: Standard deviation of each channel, pixels scaled to 0..1.
-        notes: Sentences on what was done to the images or is odd about them (resizing, held-out tests, imbalance).
+        notes: Sentences on what was done to the images or is odd about them (resizing, held-out tests,
+            imbalance).
     """
 
     name: str
@@ -94,8 +96,8 @@ class Data:
 def channel_statistics(pixels: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and (population) standard deviation of each channel, pixels scaled to 0..1.
 
-    Both come from exact counts of the 256 values, so neither order nor chunk size changes a bit. A constant channel gets
-    the standard deviation 1, so that normalising it gives zeros.
+    Both come from exact counts of the 256 values, so neither order nor chunk size changes a bit. A constant
+    channel gets the standard deviation 1, so that normalising it gives zeros.
 
     Args:
         pixels: uint8 (n, channels, height, width), n at least 1.
@@ -117,7 +119,7 @@ def channel_statistics(pixels: Tensor, chunk: int = 4096) -> tuple[tuple[float, 
 
 
 def refuse_too_large(count: int, channels: int, height: int, width: int, what: str) -> None:
-    """Raises InputError when that many uint8 images would not fit `MAX_BYTES`; called before memory is asked for."""
+    """Raises InputError when so many uint8 images exceed `MAX_BYTES`; called before memory is asked for."""
     needed = count * channels * height * width
     if needed > MAX_BYTES:
         raise InputError(
@@ -128,10 +130,13 @@ def refuse_too_large(count: int, channels: int, height: int, width: int, what: s
 
 
 def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns one sentence when the largest class has at least 1.5 times the images of the smallest, else nothing."""
+    """Returns one sentence when the largest class has at least 1.5 times the smallest, else nothing."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     least, most = min(counts), max(counts)
     if most < 1.5 * least:
         return ()
     low, high = classes[counts.index(least)], classes[counts.index(most)]
-    return (f"Classes are imbalanced: '{high}' has {most} training images, '{low}' {least}; accuracy weighs images.",)
+    return (
+        f"Classes are imbalanced: '{high}' has {most} training images, "
+        f"'{low}' {least}; accuracy counts images.",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +18,7 @@ from nas_moreau.errors import InputError
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 _DENSE = 64 << 20
 _HIGHEST_RATIO = 200
+_LONGEST_HEADER = 1 << 14
 _MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...)."
 
 
@@ -23,10 +26,12 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
     """Returns training images, test images and class names (the labels as text).
 
     Args:
-        path: A file with ``x_train y_train x_test y_test``: uint8 (n, height, width, channels) and integers (n,).
+        path: A file with ``x_train y_train x_test y_test``: uint8 (n, height, width, channels) and integers
+            (n,).
 
     Raises:
-        InputError: Anything about the file is not as said above; labels that are not 0..k-1 with each present.
+        InputError: Anything about the file is not as said above; labels that are not 0..k-1 with each
+            present.
     """
     if not path.is_file():
         raise InputError(f"There is no file {path}.", "Check the path after npz:.")
@@ -34,7 +39,9 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
         with zipfile.ZipFile(path) as archive:
             arrays = _arrays(archive, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as an npz file ({error}).", "Copy or write it again.") from error
+        raise InputError(
+            f"{path} cannot be read as an npz file ({error}).", "Copy or write it again."
+        ) from error
     train = _images(arrays, "train", path)
     test = _images(arrays, "test", path)
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
@@ -78,34 +85,39 @@ def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path) -> np.ndarray:
     """Returns one member, its header, length and compression checked before its bytes are read."""
     with archive.open(info) as stream:
-        try:
-            version = npy.read_magic(stream)
-            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran_order, dtype = reader(stream)
-        except ValueError as error:
-            raise InputError(f"{path}: {key} has a damaged header.", "Copy or write the file again.") from error
-        _check_kind(shape, dtype, key, path)
-        count = 1
-        for length in shape:
-            count *= length  # Python integers: no overflow on a forged header
-        needed = count * dtype.itemsize
-        if needed != info.file_size - stream.tell():
-            raise InputError(
-                f"{path}: {key} claims {needed} bytes by its header and holds {info.file_size - stream.tell()}.",
-                "Copy or write the file again.",
-            )
-        if needed > _DENSE and needed > _HIGHEST_RATIO * info.compress_size:
-            raise InputError(
-                f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, which no photographs do.",
-                "Check where the file comes from, or save it by numpy.savez without compression.",
-            )
+        header = io.BytesIO(stream.read(_LONGEST_HEADER))
+    try:
+        version = npy.read_magic(header)
+        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = reader(header)
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        raise InputError(f"{path}: {key} has a damaged header.", "Copy or write the file again.") from error
+    _check_kind(shape, dtype, key, path)
+    count = 1
+    for length in shape:
+        count *= length  # Python integers: no overflow on a forged header
+    needed = count * dtype.itemsize
+    if needed != info.file_size - header.tell():
+        raise InputError(
+            f"{path}: {key} claims {needed} bytes by its header and holds {info.file_size - header.tell()}.",
+            "Copy or write the file again.",
+        )
+    if needed > _DENSE and needed > _HIGHEST_RATIO * info.compress_size:
+        raise InputError(
+            f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, "
+            "which no photographs do.",
+            "Check where the file comes from, or save it by numpy.savez without compression.",
+        )
+    with archive.open(info) as stream:
+        stream.read(header.tell())
         array = np.empty(needed, dtype=np.uint8)
-        view, done = memoryview(array), 0
+        done = 0
         while done < needed:
-            read = stream.readinto(view[done : done + (1 << 24)])
-            if not read:
+            block = stream.read(min(needed - done, 1 << 20))
+            if not block:
                 raise EOFError(f"{key} ends early")
-            done += read
+            array[done : done + len(block)] = np.frombuffer(block, dtype=np.uint8)
+            done += len(block)
         if stream.read(1):  # also makes zipfile verify the checksum
             raise EOFError(f"{key} is longer than its header says")
     return array.view(dtype).reshape(shape, order="F" if fortran_order else "C")
@@ -122,23 +134,32 @@ def _check_kind(shape: tuple[int, ...], dtype: np.dtype, key: str, path: Path) -
             )
         if shape[3] > 16 or (shape[1] in (1, 3) and shape[3] > 4):
             raise InputError(
-                f"{path}: {key} has the shape {shape}, with {shape[3]} channels if read as (n, height, width, channels).",
+                f"{path}: {key} has the shape {shape}, with {shape[3]} channels "
+                "if read as (n, height, width, channels).",
                 "Move the channels last: x.transpose(0, 2, 3, 1).",
             )
     else:
         if dtype.kind not in "iu":
-            raise InputError(f"{path}: {key} is {dtype}, not integer.", "Store labels as integers, for example int64.")
+            raise InputError(
+                f"{path}: {key} is {dtype}, not integer.", "Store labels as integers, for example int64."
+            )
         if len(shape) != 1:
             raise InputError(f"{path}: {key} has the shape {shape}, not (n,).", "Flatten it: y.reshape(-1).")
-    if 0 in shape:
-        raise InputError(f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class.")
+    if min(shape) <= 0:
+        raise InputError(
+            f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class."
+        )
 
 
 def _images(arrays: dict[str, np.ndarray], part: str, path: Path) -> Images:
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
     if len(x) != len(y):
-        raise InputError(f"{path}: x_{part} has {len(x)} images, y_{part} {len(y)} labels.", "Give one label an image.")
+        raise InputError(
+            f"{path}: x_{part} has {len(x)} images, y_{part} {len(y)} labels.", "Give one label an image."
+        )
     if y.dtype.kind == "u" and int(y.max()) > np.iinfo(np.int64).max:
-        raise InputError(f"{path}: y_{part} holds the label {int(y.max())}.", "Number the classes 0, 1, 2, ....")
+        raise InputError(
+            f"{path}: y_{part} holds the label {int(y.max())}.", "Number the classes 0, 1, 2, ...."
+        )
     pixels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     return Images(pixels, torch.from_numpy(y.astype(np.int64)))

@@ -15,7 +15,8 @@ from nas_moreau.errors import InputError
 def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
     """Returns disjoint, sorted index tensors, one a part, that together cover all samples.
 
-    Each part holds its fraction of every class to within one sample (rounded so that the parts' totals come out right too).
+    Each part holds its fraction of every class to within one sample (rounded so that the parts' totals come
+    out right too).
 
     Args:
         labels: (n,) integer labels.
@@ -59,8 +60,9 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
                 f"The part '{name}' ({value:g} of {seen} images) would be empty.",
                 "Use more images or a larger fraction.",
             )
+    empty = torch.empty(0, dtype=torch.int64, device=on_cpu.device)
     return {
-        name: (torch.cat(part) if part else on_cpu.new_empty(0, dtype=torch.int64)).sort().values.to(labels.device)
+        name: torch.cat([empty, *part]).sort().values.to(labels.device)
         for name, part in zip(fractions, parts)
     }
 

@@ -1,0 +1,104 @@
+"""Reads ``idx:DIR``: the four files of MNIST and its relatives, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_moreau.data.images import Images, refuse_too_large
+from nas_moreau.errors import InputError
+
+FILES = {
+    ("train", "images"): "train-images-idx3-ubyte",
+    ("train", "labels"): "train-labels-idx1-ubyte",
+    ("test", "images"): "t10k-images-idx3-ubyte",
+    ("test", "labels"): "t10k-labels-idx1-ubyte",
+}
+_CURE = "Copy or download the file again."
+
+
+def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
+    """Returns training images, test images and class names (the labels as text); images have one channel.
+
+    Raises:
+        InputError: A file is missing, damaged, not of its format, or at odds with the others.
+    """
+    if not directory.is_dir():
+        raise InputError(f"There is no folder {directory}.", "Check the path after idx:.")
+    found = {key: _find(directory, name) for key, name in FILES.items()}
+    paths = {key: path for key, path in found.items() if path is not None}
+    missing = [f"{FILES[key]}.gz" for key in FILES if key not in paths]
+    if missing:
+        raise InputError(
+            f"{directory} lacks {', '.join(missing)}.", "Put the four files of the data set there."
+        )
+    parts = []
+    for part in ("train", "test"):
+        image_path, label_path = paths[part, "images"], paths[part, "labels"]
+        pixels, labels = _read(image_path, 3), _read(label_path, 1)
+        if len(pixels) != len(labels) or not len(pixels):
+            raise InputError(
+                f"{image_path} has {len(pixels)} images, {label_path} {len(labels)} labels.", _CURE
+            )
+        parts.append(Images(pixels[:, None], labels.to(torch.int64)))
+    train, test = parts
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise InputError(
+            f"Training and test images in {directory} differ in size.", "Use files of one data set."
+        )
+    count = int(train.labels.max()) + 1
+    absent = sorted(set(range(count)) - set(torch.unique(train.labels).tolist()))
+    if absent or int(test.labels.max()) >= count:
+        cause = f"no training image has label {absent[0]}" if absent else f"test labels go beyond {count - 1}"
+        raise InputError(f"The labels in {directory} do not fit: {cause}.", "Use files of one data set.")
+    return train, test, tuple(str(label) for label in range(count))
+
+
+def _find(directory: Path, name: str) -> Path | None:
+    for candidate in (directory / f"{name}.gz", directory / name):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _read(path: Path, dimensions: int) -> Tensor:
+    """Returns the uint8 array of one file; its size is known and checked before it is unpacked."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            return _parse(stream, path, dimensions)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}).", _CURE) from error
+
+
+def _parse(stream: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) -> Tensor:
+    header = stream.read(4 * (1 + dimensions))
+    if len(header) < 4 * (1 + dimensions):
+        raise EOFError("its header is cut short")
+    magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
+    if magic != 0x0800 + dimensions:
+        raise InputError(
+            f"{path} begins with {magic:#010x}, not {0x0800 + dimensions:#010x} "
+            f"as idx files of {dimensions} dimensions do.",
+            _CURE,
+        )
+    count, height, width = (*shape, 1, 1)[:3]
+    refuse_too_large(count, 1, height, width, str(path))
+    needed = count * height * width
+    blocks, left = [], needed
+    while left:  # in blocks: a forged header cannot ask for more memory than the file fills
+        block = stream.read(min(left, 1 << 24))
+        if not block:
+            raise EOFError(f"it holds {needed - left} of {needed} bytes")
+        blocks.append(np.frombuffer(block, dtype=np.uint8))
+        left -= len(block)
+    if stream.read(1):
+        raise InputError(f"{path} is longer than the {needed} bytes its header says.", _CURE)
+    flat = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint8)
+    return torch.from_numpy(flat).reshape(shape)

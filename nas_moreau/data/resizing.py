@@ -1,0 +1,57 @@
+"""The one resizing policy: shorter side to the wished size, then the centre crop."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from nas_moreau.data.images import refuse_too_large
+from nas_moreau.errors import InputError
+
+POLICY = (
+    "the shorter side resized to {size} pixels (bilinear, antialiased), then the centre {size}x{size} kept"
+)
+
+
+def check_image_size(image_size: int | None) -> None:
+    """Raises InputError unless ``image_size`` is None or from 1 to 4096."""
+    if image_size is not None and not 1 <= image_size <= 4096:
+        raise InputError(
+            f"The image size {image_size} is not within 1 to 4096.", "Give it in pixels, for example 32."
+        )
+
+
+def fit_image(image: Image.Image, size: int) -> Image.Image:
+    """Returns ``image`` as size x size by the policy.
+
+    The central square is cut before resizing, which is the same picture and keeps a very long image from
+    becoming huge.
+    """
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def fit_pixels(pixels: Tensor, size: int, chunk: int = 1024) -> Tensor:
+    """Returns uint8 (n, channels, size, size) for uint8 (n, channels, height, width), by the same policy."""
+    height, width = pixels.shape[2:]
+    if (height, width) == (size, size):
+        return pixels
+    refuse_too_large(len(pixels), pixels.shape[1], size, size, "The resized data")
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[:, :, top : top + side, left : left + side]
+    fitted = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8, device=pixels.device)
+    for start in range(0, len(pixels), chunk):
+        part = square[start : start + chunk].to(torch.float32)
+        part = functional.interpolate(
+            part, (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        fitted[start : start + chunk] = part.round_().clamp_(0, 255).to(torch.uint8)
+    return fitted
