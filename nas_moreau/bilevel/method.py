@@ -28,11 +28,15 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.step_sizes import Tuning, at_top, climb, penalty, sizes, start
 from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, norm, scale, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 ORDERS = ("gauss-seidel", "jacobi", "lagged")
 StepSize = float | Callable[[int], float]
+Automatic = StepSize | str
+CHECK_EVERY = 10
+"""Steps between two looks at whether the iteration has settled, with an automatic c."""
 
 
 class Method(NamedTuple):
@@ -43,13 +47,14 @@ class Method(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step hands to the next: theta, the number of steps done, and the states of the three update rules."""
+    """What a step hands to the next: theta, the steps done, the states of the three update rules, and automatic constants."""
 
     theta: Tensors
     k: int
     x_rule: Any
     y_rule: Any
     theta_rule: Any
+    tuning: Tuning | None = None
 
 
 class Info(NamedTuple):
@@ -61,8 +66,8 @@ class Info(NamedTuple):
         f_theta: f at theta, on the batch of f (`lagged`: at the old theta).
         c: c_k.
         alpha, beta, eta, gamma: The step sizes and gamma used.
-        norms: Euclidean norms of "F_x/c", "phi_x(y)", "phi_x(theta)", their "difference", "d_x", "d_y", "d_theta",
-            and "y-theta".
+        norms: Euclidean norms of "F_x/c", "F_y/c", "phi_x(y)", "phi_x(theta)", the "difference" of these two, "d_x", "d_y",
+            "d_theta", and "y-theta".
         cosine: Of the angle between F_x/c and the difference.
         F_aux, f_aux: What F and f returned beside their values.
     """
@@ -87,11 +92,11 @@ def at(step_size: StepSize, k: int) -> float:
 
 
 def moreau(
-    alpha: StepSize,
-    beta: StepSize,
-    eta: StepSize,
-    gamma: float,
-    c: float,
+    alpha: Automatic = "auto",
+    beta: Automatic = "auto",
+    eta: Automatic = "auto",
+    gamma: Automatic = "auto",
+    c: Automatic = "auto",
     p: float = 0.49,
     order: str = "gauss-seidel",
     theta_steps: int = 1,
@@ -101,12 +106,15 @@ def moreau(
 ) -> Method:
     """Returns the Moreau-envelope method.
 
+    With all constants given, a step never waits for the device and works on `meta` tensors. With one of them "auto", `init`
+    measures curvatures (step_sizes.py), and the step reads a few norms back every 10 steps.
+
     Args:
-        alpha: Step size of x: a number, or a function of k.
-        beta: Step size of y.
-        eta: Step size of theta.
-        gamma: Of the envelope; the theory asks for gamma < 1/(2 rho), rho the weak convexity of the lower level in y.
-        c: Penalty c_k = c (k+1)^p, c > 0.
+        alpha: Step size of x: a number, a function of k, or "auto".
+        beta: Step size of y, likewise.
+        eta: Step size of theta, likewise.
+        gamma: Of the envelope, likewise; the theory asks for gamma < 1/(2 rho), rho the weak convexity of the lower level in y.
+        c: A number for the penalty c_k = c (k+1)^p, or c_k itself as a function of k, or "auto".
         p: 0 <= p < 1/2.
         order: "gauss-seidel", "jacobi" or "lagged".
         theta_steps: Steps (9) in one step of the method.
@@ -117,24 +125,43 @@ def moreau(
     """
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}; use one of {', '.join(ORDERS)}.")
-    if not gamma > 0 or not c > 0:
-        raise ValueError(f"gamma ({gamma}) and c ({c}) must be positive.")
+    named = {"alpha": alpha, "beta": beta, "eta": eta, "gamma": gamma, "c": c}
+    for name, value in named.items():
+        if isinstance(value, str):
+            if value != "auto":
+                raise ValueError(f"{name} is {value!r}; give a number, a function of k, or 'auto'.")
+        elif not callable(value) and not value > 0:
+            raise ValueError(f"{name} is {value}; it must be positive.")
     if not 0 <= p < 0.5:
         raise ValueError(f"p is {p}; the theory needs 0 <= p < 1/2.")
     if theta_steps < 1:
         raise ValueError(f"theta_steps is {theta_steps}; at least one step of theta is needed.")
+    automatic = "auto" in [value for value in named.values() if isinstance(value, str)]
     rule_x, rule_y, rule_theta = (rule or gradient_descent() for rule in (update_x, update_y, update_theta))
 
-    def init(problem: Bilevel, x: Tensors, y: Tensors) -> State:
+    def constants(tuning: Tuning | None, k: int) -> tuple[float, float, float, float, float]:
+        """Returns alpha, beta, eta, gamma and c_k."""
+        if isinstance(c, str):
+            c_k = penalty(tuning, k, p)
+        else:
+            c_k = c(k) if callable(c) else c * (k + 1) ** p
+        gamma_k = tuning.gamma if isinstance(gamma, str) else at(gamma, k)
+        chosen = sizes(tuning, c_k, gamma_k) if tuning else (0.0, 0.0, 0.0)
+        steps = [own if isinstance(given, str) else at(given, k) for given, own in zip((alpha, beta, eta), chosen)]
+        return *steps, gamma_k, c_k
+
+    def init(
+        problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None
+    ) -> State:
         theta = [t.detach().clone() for t in y]
-        return State(theta, 0, rule_x.init(x), rule_y.init(y), rule_theta.init(theta))
+        tuning = start(problem, x, y, upper_batch, lower_batch) if automatic else None
+        return State(theta, 0, rule_x.init(x), rule_y.init(y), rule_theta.init(theta), tuning)
 
     def step(
         problem: Bilevel, x: Tensors, y: Tensors, state: State, upper_batch: Any = None, lower_batch: Any = None
     ) -> tuple[Tensors, Tensors, State, Info]:
         k = state.k
-        c_k = c * (k + 1) ** p
-        sizes = at(alpha, k), at(beta, k), at(eta, k)
+        alpha_k, beta_k, eta_k, gamma_k, c_k = constants(state.tuning, k)
         theta, theta_rule = [t.detach() for t in state.theta], state.theta_rule
         x, y = [t.detach() for t in x], [t.detach() for t in y]
 
@@ -143,9 +170,9 @@ def moreau(
         for _ in range(theta_steps):
             lower = evaluate(problem.at_theta, x, theta, lower_batch, first is None and order == "lagged", True)
             first = lower if first is None else first
-            d_theta = add(lower.grad_y, subtract(theta, y), 1 / gamma)
-            moved, theta_rule = rule_theta.apply(d_theta, sizes[2], theta, theta_rule)
-            theta = problem.prox_y(x, moved, sizes[2])
+            d_theta = add(lower.grad_y, subtract(theta, y), 1 / gamma_k)
+            moved, theta_rule = rule_theta.apply(d_theta, eta_k, theta, theta_rule)
+            theta = problem.prox_y(x, moved, eta_k)
 
         # (10)
         shared = order != "gauss-seidel"  # one evaluation at (x, y) gives both gradients
@@ -161,7 +188,7 @@ def moreau(
         d_x = add(push, difference)
 
         # (11)
-        new_x, x_rule = rule_x.apply(d_x, sizes[0], x, state.x_rule)
+        new_x, x_rule = rule_x.apply(d_x, alpha_k, x, state.x_rule)
         new_x = problem.onto_x(new_x)
 
         # (12), with theta+ a constant
@@ -170,27 +197,46 @@ def moreau(
         else:
             upper_y = evaluate(problem.F, new_x, y, upper_batch, False, True)
             lower_y = evaluate(problem.f, new_x, y, lower_batch, False, True)
-        d_y = add(scale(upper_y.grad_y, 1 / c_k), lower_y.grad_y)
+        push_y = scale(upper_y.grad_y, 1 / c_k)
+        d_y = add(push_y, lower_y.grad_y)
         apart = subtract(y, theta)
-        d_y = add(d_y, apart, -1 / gamma)
+        d_y = add(d_y, apart, -1 / gamma_k)
 
         # (13)
-        new_y, y_rule = rule_y.apply(d_y, sizes[1], y, state.y_rule)
-        new_y = problem.prox_y(x if shared else new_x, new_y, sizes[1])
+        new_y, y_rule = rule_y.apply(d_y, beta_k, y, state.y_rule)
+        new_y = problem.prox_y(x if shared else new_x, new_y, beta_k)
 
         norms = {
-            "F_x/c": norm(push), "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta),
+            "F_x/c": norm(push), "F_y/c": norm(push_y), "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta),
             "difference": norm(difference), "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta),
             "y-theta": norm(apart),
         }  # fmt: skip
         tiny = torch.finfo(norms["d_x"].dtype).tiny
         cosine = dot(push, difference) / (norms["F_x/c"] * norms["difference"]).clamp(min=tiny)
         info = Info(
-            upper.value, lower.value, at_theta.value, c_k, *sizes, gamma, norms, cosine, upper.aux, lower.aux
-        )
-        return new_x, new_y, State(theta, k + 1, x_rule, y_rule, theta_rule), info
+            upper.value, lower.value, at_theta.value, c_k, alpha_k, beta_k, eta_k, gamma_k, norms, cosine,
+            upper.aux, lower.aux,
+        )  # fmt: skip
+        new = State(theta, k + 1, x_rule, y_rule, theta_rule, state.tuning)
+        look = isinstance(c, str) and new.k % CHECK_EVERY == 0 and not at_top(state.tuning, c_k)
+        if look and settled(x, y, state.theta, new_x, new_y, theta, info):
+            tuning = climb(state.tuning, problem, new_x, new_y, upper_batch, lower_batch, new.k, c_k)
+            restart = [t.clone() for t in new_y]
+            new = new._replace(theta=restart, theta_rule=rule_theta.init(restart), tuning=tuning)
+        return new_x, new_y, new, info
 
     return Method(init, step)
+
+
+def settled(
+    x: Tensors, y: Tensors, theta: Tensors, new_x: Tensors, new_y: Tensors, new_theta: Tensors, info: Info
+) -> bool:
+    """Returns whether the last step moved each of x, y, theta by less than a tenth of what F/c pushes them by."""
+    size = info.norms
+    moved_x = norm(subtract(new_x, x)) / info.alpha
+    moved_y = norm(subtract(new_y, y)) / info.beta + norm(subtract(new_theta, theta)) / info.eta
+    calm_x = moved_x <= 0.1 * (size["F_x/c"] + size["difference"])
+    return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
 
 
 def _grad_x_of_g(problem: Bilevel, x: Tensors, y: Tensors) -> Tensors:

@@ -77,9 +77,13 @@ def scale(a: Tensors, factor: float) -> Tensors:
 
 def dot(a: Tensors, b: Tensors) -> Tensor:
     """Returns the inner product of two lists, a 0-dim tensor."""
+    if len(a) == 1:
+        return torch.sum(a[0] * b[0])
     return torch.stack([torch.sum(s * t) for s, t in zip(a, b)]).sum()
 
 
 def norm(a: Tensors) -> Tensor:
     """Returns the Euclidean norm of a list taken as one vector, a 0-dim tensor."""
+    if len(a) == 1:
+        return torch.linalg.vector_norm(a[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(a)))

@@ -1,0 +1,233 @@
+"""The five constants of the method, found from the problem: alpha, beta, eta, gamma and c where they are "auto".
+
+Everything follows from block-wise curvatures, found by power iteration on secants (grad(z + h d) - grad(z)) / h of the user's own
+gradients, so F and f need not be twice differentiable:
+
+    eta   = .8 / (L_f^yy + 1/gamma)                          the Lipschitz constant of (9)'s direction in theta
+    beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)           of (12)'s in y
+    alpha = .8 / (L_F^xx / c_k + max(L_f^xx, L_phi^xy 2 / (L_f^yy + 1/gamma)))
+                                                             of (10)'s in x; the last term is how theta* answers to x
+    gamma = 10 / L_f^yy                                      so that v_gamma is close to the value function (the bias of the
+                                                             penalty is (1 + 1/(gamma L))/c) and 1/gamma still anchors theta
+    c     = .5 L_F / L_phi at first                          so that F/c bends more than phi - v_gamma can: the penalised
+                                                             problem has one basin, that of F
+
+From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c), c_k is
+doubled, theta starts again from y, and the curvatures are measured anew, until c_k is 150 L_F / L_phi. On every rung
+c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the minimiser from small c is what finds the right basin where a
+fixed constant does not. Where F has no curvature the ratio of the slopes takes its place.
+
+The theory asks for gamma < 1/(2 rho), with rho the weak convexity of f(x, .). At first gamma may be larger (below that bound a
+maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds where the iteration is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, scale, subtract
+
+FIRST, LAST = 0.5, 150.0
+"""c on the first rung and on the last, in units of L_F / L_phi."""
+
+SAFETY = 0.8
+ENVELOPE = 10.0
+"""gamma in units of 1 / L_f^yy."""
+
+
+CLOCK = 100
+"""Steps in which (k+1)^p of the theory is taken to advance by one; faster growth freezes x before it has arrived."""
+
+
+class Curvature(NamedTuple):
+    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), and the lengths of the gradients."""
+
+    F_xx: float
+    F_yy: float
+    F: float
+    f_xx: float
+    f_yy: float
+    phi_xy: float
+    phi: float
+    rho: float
+    F_slope: float
+    phi_slope: float
+
+
+class Tuning(NamedTuple):
+    """What was chosen: the curvatures behind it, c and the step at which it was set, the last c, gamma, rungs climbed."""
+
+    curvature: Curvature
+    c: float
+    since: int
+    c_last: float
+    gamma: float
+    rungs: int
+
+
+class Sizes(NamedTuple):
+    """The constants of one step."""
+
+    alpha: float
+    beta: float
+    eta: float
+    gamma: float
+    c: float
+
+
+def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, seed: int, iterations: int) -> Curvature:
+    """Returns the curvatures at (x, y); about 10 gradient evaluations of F and of f for each iteration."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def gradient(smooth: Any, batch: Any, x: Tensors, y: Tensors, with_g: bool) -> tuple[Tensors, Tensors]:
+        found = evaluate(smooth, x, y, batch, True, True)
+        grad_x = found.grad_x
+        if with_g and problem.g is not None:
+            grad_x = add(grad_x, evaluate(lambda x, y, _: problem.g.value(x, y), x, y, None, True, False).grad_x)
+        return grad_x, found.grad_y
+
+    def secant(smooth: Any, batch: Any, with_g: bool) -> Any:
+        at_x, at_y = gradient(smooth, batch, x, y, with_g)
+        eps = max(torch.finfo(t.dtype).eps for t in [*x, *y])
+        h = math.sqrt(eps) * (1 + float(norm([*x, *y])))
+
+        def times(u: Tensors, v: Tensors) -> tuple[Tensors, Tensors]:
+            moved_x, moved_y = gradient(smooth, batch, add(x, u, h), add(y, v, h), with_g)
+            return scale(subtract(moved_x, at_x), 1 / h), scale(subtract(moved_y, at_y), 1 / h)
+
+        return times, float(norm([*at_x, *at_y]))
+
+    def draw(like: Tensors) -> Tensors:
+        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in like]
+        return scale(drawn, 1 / float(norm(drawn)))
+
+    def largest(apply: Any, start: Tensors) -> float:
+        value, v = 0.0, start
+        for _ in range(iterations):
+            v = apply(v)
+            value = float(norm(v))
+            if not 0 < value < math.inf:
+                return value
+            v = scale(v, 1 / value)
+        return value
+
+    no_x, no_y, m = [torch.zeros_like(t) for t in x], [torch.zeros_like(t) for t in y], len(x)
+    times_F, slope_F = secant(problem.F, upper, False)
+    times_f, slope_f = secant(problem.f, lower, True)
+
+    def joint(times: Any) -> Any:
+        return lambda v: [t for part in times(v[:m], v[m:]) for t in part]
+
+    f_yy = largest(lambda v: times_f(no_x, v)[1], draw(y))
+    return Curvature(
+        F_xx=largest(lambda u: times_F(u, no_y)[0], draw(x)),
+        F_yy=largest(lambda v: times_F(no_x, v)[1], draw(y)),
+        F=largest(joint(times_F), draw([*x, *y])),
+        f_xx=largest(lambda u: times_f(u, no_y)[0], draw(x)),
+        f_yy=f_yy,
+        # from y to x only: g is not differentiable in y
+        phi_xy=math.sqrt(largest(lambda v: times_f(times_f(no_x, v)[0], no_y)[1], draw(y)))
+        if problem.g is None
+        else _operator_norm(times_f, no_x, [draw(y) for _ in range(iterations)]),
+        phi=largest(joint(times_f), draw([*x, *y])),
+        rho=max(0.0, largest(lambda v: subtract(scale(v, f_yy), times_f(no_x, v)[1]), draw(y)) - f_yy),
+        F_slope=slope_F,
+        phi_slope=slope_f,
+    )
+
+
+def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> float:
+    """Returns the largest |H_xy v| met, v of length 1."""
+    return max(float(norm(times(no_x, v)[0])) for v in directions)
+
+
+def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: Any = None) -> Tuning:
+    """Returns the constants of the first step, from curvatures at the start, near the minimiser of F, and around both."""
+    here = measure(problem, x, y, upper, lower, 0, 6)
+    far_x, far_y = x, y
+    for _ in range(20 if here.F > 0 else 0):
+        found = evaluate(problem.F, far_x, far_y, upper, True, True)
+        far_x = problem.onto_x(add(far_x, found.grad_x, -1 / here.F))
+        far_y = add(far_y, found.grad_y, -1 / here.F)
+    size = sum(t.numel() for t in [*x, *y])
+    radius = max(float(norm([*x, *y])), float(norm(subtract([*far_x, *far_y], [*x, *y])))) / math.sqrt(size)
+    generator = torch.Generator().manual_seed(0)
+
+    def around(tensors: Tensors) -> Tensors:
+        return [
+            t + (radius or 1.0) * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors
+        ]
+
+    places = [(far_x, far_y), (problem.onto_x(around(x)), around(y)), (problem.onto_x(around(far_x)), around(far_y))]
+    found = [here, *(measure(problem, u, v, upper, lower, 1 + i, 6) for i, (u, v) in enumerate(places))]
+    worst = _worst(found)
+    if not worst.phi > 0:
+        raise ValueError(
+            "No curvature was found in the lower level, so its step sizes cannot be chosen. Give alpha, beta, eta, gamma and c."
+        )
+    unit = worst.F / worst.phi
+    if unit < 1e-8:
+        unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
+    return Tuning(worst, FIRST * unit, 0, LAST * unit, ENVELOPE / max(worst.f_yy, 1e-12), 0)
+
+
+def _worst(found: list[Curvature]) -> Curvature:
+    """Returns the largest of each, and the slopes of the first."""
+    highest = Curvature(*(max(c for c in column if math.isfinite(c)) for column in zip(*found)))
+    return highest._replace(F_slope=found[0].F_slope, phi_slope=found[0].phi_slope)
+
+
+def sizes(tuning: Tuning, c_k: float, gamma: float) -> tuple[float, float, float]:
+    """Returns (alpha, beta, eta): each .8 over the Lipschitz constant of its own block."""
+    L = tuning.curvature
+    answer = L.phi_xy**2 / (L.f_yy + 1 / gamma)
+    bend_x = L.F_xx / c_k + max(L.f_xx, answer)
+    return (
+        SAFETY / max(bend_x, 1e-12),
+        SAFETY / (L.F_yy / c_k + L.f_yy + 1 / gamma),
+        SAFETY / (L.f_yy + 1 / gamma),
+    )
+
+
+def penalty(tuning: Tuning, k: int, p: float) -> float:
+    """Returns c_k."""
+    return tuning.c * (1 + (k - tuning.since) / CLOCK) ** p
+
+
+def at_top(tuning: Tuning, c_k: float) -> bool:
+    """Returns whether c_k is past the last rung, where it grows by the theory's schedule alone."""
+    return c_k >= tuning.c_last
+
+
+def climb(
+    tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, k: int, c_k: float
+) -> Tuning:
+    """Returns the constants of the next rung, from step k on: c doubled, curvatures measured anew (they never fall)."""
+    here = measure(problem, x, y, upper, lower, k, 4)
+    return tuning._replace(
+        curvature=_worst([here, tuning.curvature])._replace(rho=here.rho),
+        c=min(2 * c_k, tuning.c_last),
+        since=k,
+        rungs=tuning.rungs + 1,
+    )
+
+
+def explain(tuning: Tuning, gamma: float | None = None) -> str:
+    """Returns in words what was chosen and why, and whether the theory's condition on gamma holds there."""
+    L = tuning.curvature
+    gamma = tuning.gamma if gamma is None else gamma
+    bound = math.inf if L.rho < 1e-6 * L.f_yy else 1 / (2 * L.rho)
+    theory = (
+        "the lower level is convex in y there, so every gamma is within the theory"
+        if bound == math.inf
+        else f"the theory asks for gamma < 1/(2 rho) = {bound:.3g} there, which "
+        + ("holds" if gamma < bound else "does not hold")
+    )
+    return (
+        f"curvatures F_xx {L.F_xx:.3g}, F_yy {L.F_yy:.3g}, f_xx {L.f_xx:.3g}, f_yy {L.f_yy:.3g}, phi_xy {L.phi_xy:.3g}; "
+        f"gamma {gamma:.3g}; c {tuning.c:.3g} after {tuning.rungs} doublings from {FIRST} L_F/L_phi; {theory}"
+    )
