@@ -101,7 +101,9 @@ def oracle(space: SearchSpace, alphas: dict) -> Genotype:
             for i in places:
                 powers = [Fraction(math.exp(a)) for a in alphas[name][i]]
                 weights = [shares[i] * p / sum(powers) for p in powers]
-                allowed = [(-w, k) for k, w in enumerate(weights) if space.operations[k] not in space.derivation.exclude]
+                allowed = [
+                    (-w, k) for k, w in enumerate(weights) if space.operations[k] not in space.derivation.exclude
+                ]
                 candidates[i] = min(allowed)
             count = space.derivation.edges_per_node or len(places)
             subsets = itertools.combinations(places, min(count, len(places)))

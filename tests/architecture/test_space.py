@@ -125,7 +125,8 @@ derivation: {rule: top_edge, edges_per_nod: 2, exclude: [max_pool_3x3]}
 """
     cause = refusal(tmp_path, text)
     for part in (
-        "name is 'bad name!'", "skeleton is 'dart'", "did you mean 'darts'?", "nodes is True", "unknown key 'operatons'",
+        "name is 'bad name!'", "skeleton is 'dart'", "did you mean 'darts'?", "nodes is True",
+        "unknown key 'operatons'",
         "did you mean 'operations'?", "unknown operation 'sep_conv3x3' (did you mean 'sep_conv_3x3'?)",
         "'skip_connect' is listed twice", "concat is 5", "rule is 'top_edge'", "did you mean 'top_edges'?",
         "unknown key derivation.edges_per_nod", "did you mean 'edges_per_node'?", "exclude names 'max_pool_3x3'",
@@ -271,7 +272,9 @@ def test_reduction_places(layers, places):
 
 def tiny(rule: str, **changes) -> SearchSpace:
     derivation = Derivation("top_edges", 2, ("none",)) if rule == "top_edges" else Derivation("argmax")
-    return replace(load_space("toy"), operations=("none", "skip_connect", "sep_conv_3x3"), derivation=derivation, **changes)
+    return replace(
+        load_space("toy"), operations=("none", "skip_connect", "sep_conv_3x3"), derivation=derivation, **changes
+    )
 
 
 @pytest.mark.parametrize("rule", ["top_edges", "argmax"])
@@ -323,7 +326,9 @@ def test_random_genotypes_belong_to_their_space_and_to_no_other(name, seed):
 def test_what_check_says_about_a_genotype_of_another_kind():
     space = load_space("toy")
     cells = {
-        "normal": Cell((("none", 0, 2), ("skip_connect", 0, 2), ("sep_conv_5x5", 0, 3), ("skip_connect", 2, 4)), (2, 4)),
+        "normal": Cell(
+            (("none", 0, 2), ("skip_connect", 0, 2), ("sep_conv_5x5", 0, 3), ("skip_connect", 2, 4)), (2, 4)
+        ),
         "reduce": Cell((("skip_connect", 0, 2), ("skip_connect", 1, 2), ("skip_connect", 0, 3)), (2, 3)),
     }
     with pytest.raises(InputError) as caught:

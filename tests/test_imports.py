@@ -1,0 +1,147 @@
+"""Who may import whom, what stays light, and that packages hand on the names they promise."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nas_moreau
+
+ROOT = Path(nas_moreau.__file__).parent
+SOURCES = sorted(path for path in ROOT.rglob("*.py") if path.parent.name != "search_spaces")
+PACKAGES = [m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg and m.name not in ("presets", "search_spaces")]
+
+# room -> the rooms it may import besides itself; the command line may import everything
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "bilevel": set(),
+    "kernels": {"errors"},
+    "architecture": {"errors", "kernels"},
+    "data": {"errors"},
+    "config": {"errors"},
+    "problems": {"bilevel", "data", "errors"},
+    "runs": {"architecture", "config", "errors"},
+    "presets": set(),
+    "distributed": {"errors"},
+    "timm_models": {"architecture", "errors"},
+    "stages": {"architecture", "bilevel", "config", "data", "distributed", "errors", "kernels", "problems", "runs"},
+}
+UNBOUND = {"cli", "listing", "__main__"}
+LIGHT = [
+    "errors", "config", "architecture", "architecture.space", "architecture.genotype", "architecture.derivation",
+    "architecture.zoo",
+]  # fmt: skip
+HEAVY = {"torch", "torchvision", "timm", "tensorboard", "matplotlib"}
+
+
+def room(module: str) -> str:
+    """`nas_moreau.runs.folder` -> `runs`; the package itself is ``."""
+    return [*module.split("."), ""][1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth of its code, by its full name."""
+    parent = ["nas_moreau", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join([*parent[: len(parent) + 1 - node.level], node.module or ""]).rstrip(".")
+            module = module if node.level else str(node.module)
+            if module == "nas_moreau":  # `from nas_moreau import listing` imports a module, `__version__` does not
+                yield from (f"nas_moreau.{a.name}" for a in node.names if not a.name.startswith("__"))
+            else:
+                yield module
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES])
+def test_imports_go_one_way(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    mine = {room(name) for name in imports(path) if name.split(".")[0] == "nas_moreau"} - {own, ""}
+    assert own == "__main__" or "cli" not in mine, "nothing imports the command line"
+    if own not in UNBOUND:
+        assert own in MAY_IMPORT, f"{own} is a new room: say in MAY_IMPORT what it may import"
+        assert mine <= MAY_IMPORT[own], f"{own} must not import {sorted(mine - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bilevel").glob("*.py")), ids=lambda path: path.name)
+def test_the_solver_needs_torch_alone(path):
+    roots = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+    assert roots <= {"torch", "nas_moreau"}
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "runs").mkdir()
+    path = tmp_path / "runs" / "a.py"
+    path.write_text(
+        "import os.path, numpy as np\nfrom nas_moreau import cli, __version__\nfrom . import b\nfrom .c import d\n"
+        "from ..data import e\ndef f():\n    from nas_moreau.stages.search import g\n",
+        encoding="utf-8",
+    )
+    assert set(imports(path)) == {
+        "os.path", "numpy", "nas_moreau.cli", "nas_moreau.runs", "nas_moreau.runs.c", "nas_moreau.data",
+        "nas_moreau.stages.search",
+    }  # fmt: skip
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    loaded = run_python("import sys, nas_moreau; print(*(m.split('.')[0] for m in sys.modules))").split()
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_without_torch(module):
+    loaded = run_python(f"import sys, nas_moreau.{module}; print(*(m.split('.')[0] for m in sys.modules))").split()
+    assert "nas_moreau" in loaded and not HEAVY & set(loaded)
+
+
+def test_spaces_genotypes_and_derivation_work_without_torch():
+    code = """
+import random, sys
+from nas_moreau.architecture import Genotype, derive, explain, load_genotype, load_space
+space = load_space("toy")
+genotype = derive(space, {name: [[0.0] * 4] * 5 for name in space.cells})
+space.check(genotype)
+assert Genotype.parse(genotype.to_printed(), space="toy") == genotype and len(explain(space, {
+    name: [[0.0] * 4] * 5 for name in space.cells})) == 10
+load_space("darts").check(load_genotype("MEHA"))
+print("torch" in sys.modules)
+"""
+    assert run_python(code) == "False"
+
+
+def test_the_solver_brings_nothing_else_of_the_package_with_it():
+    names = [path.stem for path in (ROOT / "bilevel").glob("*.py") if path.stem != "__init__"]
+    modules = ", ".join(f"nas_moreau.bilevel.{name}" for name in names) or "nas_moreau.bilevel"
+    code = f"import sys, {modules}; print(*(m for m in sys.modules if m.startswith('nas_moreau.')))"
+    assert {room(name) for name in run_python(code).split()} == {"bilevel"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_hand_on_what_they_promise(name):
+    package = importlib.import_module(f"nas_moreau.{name}")
+    promised = getattr(package, "__all__", [])
+    modules = {m.name for m in pkgutil.iter_modules(package.__path__)}
+    # an import of such a module would put it in the place of the function
+    assert not modules & set(promised)
+    assert set(promised) <= set(dir(package))
+    for exported in promised:
+        assert getattr(package, exported) is not None
+    with pytest.raises(AttributeError):
+        _ = package.no_such_name
