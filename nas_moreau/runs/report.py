@@ -145,10 +145,14 @@ def _chart(stage: Stage, number: int, title: str, names: dict[str, str], ylabel:
 
 
 def _search(search: Stage) -> str:
+    if search.result.get("method") == "random":
+        return section(
+            "How the cell was found", "<p>It was drawn at random from the search space, without a search.</p>"
+        )
     cells = [column.removeprefix("alpha_entropy_") for column in search.metrics if column.startswith("alpha_entropy_")]
     charts = [
         _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "upper_loss": "upper F", "held_out_loss": "held out",
-               "f_theta": "f(θ)"}, "cross-entropy (nats)", "Mean over the steps of an epoch; held out at its end."),
+               "f_theta": "f(θ)"}, "cross-entropy (nats)", "Means over an epoch. F holds its regularising term, if any."),
         _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
                "held_out_accuracy": "held out"}, "accuracy (%)",
                "Only the held-out images are seen by neither level.", percent=True),
@@ -221,7 +225,8 @@ def _retraining(retrain: Stage) -> str:
             _chart(retrain, 42, "Accuracies", {"train_accuracy": "training", "validation_accuracy": "validation",
                    "test_accuracy": "test"}, "accuracy (%)", "Nothing is chosen by the test curve.", percent=True),
             _chart(retrain, 43, "Learning rate", {"lr": "learning rate"}, "", ""),
-            _chart(retrain, 44, "Drop-path probability", {"drop_path": "drop-path"}, "", ""),
+            _chart(retrain, 44, "Drop-path probability", {"drop_path": "drop-path"}, "", "")
+            if any(retrain.metrics.get("drop_path", [])) else "",
         ]
     )  # fmt: skip
     return section("Retraining", f'<div class="charts">{charts}</div>' if charts else "<p>No epoch was finished.</p>")

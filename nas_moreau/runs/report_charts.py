@@ -86,6 +86,8 @@ def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int]
     height = 1.15 * rows + legend + 0.2
     figure, _ = _figure(7.6, height, axes=False)
     top = max(max(weights) for _, found in shown for weights in found.values())
+    low = min(min(weights) for _, found in shown for weights in found.values())
+    low = 0.98 * low if low > 0.5 * top else 0.0  # from zero, unless that would press all lines into one
     ends = set()
     for i, (edge, found) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -98,7 +100,7 @@ def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int]
             axes.plot(
                 *zip(*points), color=style.colour, linestyle=dash, linewidth=1.1, label=_plain(label(name)), **alone
             )
-        axes.set_ylim(0, 1.08 * top)
+        axes.set_ylim(low, 1.02 * top)
         axes.set_title(f"{edge[0]} → {edge[1]}", fontsize=7.5, pad=2, color=_INK)
         axes.tick_params(labelsize=6)
         _whole_epochs(axes, 3)
@@ -130,12 +132,14 @@ def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Se
     """Returns the confusion matrix (rows: true class, columns: prediction), shaded by the share of the row."""
     n = len(classes)
     size = 4.6 if n <= 20 else 6.4
-    figure, axes = _figure(size, size, margins=(1.05, 0.9, 0.1, 0.1) if n <= 20 else (0.6, 0.6, 0.1, 0.1))
+    room = 0.062 * max(len(shorten(name, 24)) for name in classes) if n <= 20 else 0.2  # inches for their names
+    left, bottom = 0.4 + room, 0.45 + 0.72 * room
+    figure, axes = _figure(size, size - left + bottom, margins=(left, bottom, 0.1, 0.1))
     shares = [[value / max(1, sum(row)) for value in row] for row in confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
     axes.grid(False)
     if n <= 20:
-        names = [_plain(shorten(name, 14)) for name in classes]
+        names = [_plain(shorten(name, 24)) for name in classes]
         axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(n), names)
     if n <= 12:

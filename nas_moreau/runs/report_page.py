@@ -50,7 +50,7 @@ th{color:var(--faint);font-weight:600;text-align:left}
 th,td{padding:4px 0 4px 14px;border-bottom:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.kept td{font-weight:600}tr.lost td{color:var(--faint)}
-.bars td{overflow-wrap:anywhere;vertical-align:middle}.bar{width:45%}.bars td:first-child{min-width:6.5em}
+.bars td{overflow-wrap:anywhere;vertical-align:middle}.bar{width:38%}.bars td:first-child{min-width:6.5em}
 .bar span{display:block;height:10px;border-radius:5px;background:var(--accent);min-width:2px}
 dl{display:grid;grid-template-columns:minmax(130px,max-content) 1fr;gap:3px 18px;margin:0;font-size:14px}
 dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}

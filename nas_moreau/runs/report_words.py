@@ -37,7 +37,9 @@ def verdict(run: Run) -> str:
         said.append(f"Retraining {_where(run.retrain)}; there is no final test accuracy yet.")
     if run.search is not None:
         held_out = run.search.number("held_out_accuracy")
-        if accuracy is None and run.search.finished:
+        if run.search.result.get("method") == "random":
+            said.append("The cell was drawn at random, as a yardstick for cells that were searched for.")
+        elif accuracy is None and run.search.finished:
             reached = f", whose supernet reaches {percent(held_out)} on held-out images" if held_out is not None else ""
             said.append(f"The search is finished and derived a cell{reached}.")
             if run.retrain is None:

@@ -167,7 +167,7 @@ def test_a_whole_run_is_told_from_verdict_to_configuration(tmp_path):
         "2 min 22 s", "torch 2.9",
     ):  # fmt: skip
         assert expected in text, expected
-    assert page.count('<svg class="chart"') == 9 + 2 + 4 + 1
+    assert page.count('<svg class="chart"') == 9 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page
 
 
@@ -185,6 +185,16 @@ def test_a_search_alone_and_a_retraining_alone(tmp_path):
     page, _ = page_of(tmp_path / "retrain-only")
     assert headings(page)[:3] == ["The cells", "Retraining", "Where it errs"]
     assert "The network reaches 93.21 % test accuracy" in page
+
+
+def test_a_random_cell_is_called_one(tmp_path):
+    write_search(tmp_path, epochs=1)
+    for name in ("metrics.csv", "alphas.csv"):
+        (tmp_path / name).unlink()
+    result = {"method": "random", "steps": 0, "wall_seconds": 0.0, "held_out_accuracy": None}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "drawn at random" in verdict(read_run(tmp_path)) and "How the cell was found" in headings(page)
 
 
 def test_interrupted_runs_say_how_far_they_came(tmp_path):
