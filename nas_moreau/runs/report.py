@@ -152,7 +152,7 @@ def _search(search: Stage) -> str:
     cells = [column.removeprefix("alpha_entropy_") for column in search.metrics if column.startswith("alpha_entropy_")]
     charts = [
         _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "upper_loss": "upper F", "held_out_loss": "held out",
-               "f_theta": "f(θ)"}, "cross-entropy (nats)", "Means over an epoch. F holds its regularising term, if any."),
+               "f_theta": "f(θ)"}, "cross-entropy (nats)", "Means over an epoch. F holds its regularising term."),
         _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
                "held_out_accuracy": "held out"}, "accuracy (%)",
                "Only the held-out images are seen by neither level.", percent=True),
