@@ -29,7 +29,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.step_sizes import Tuning, at_top, climb, penalty, sizes, start
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scale, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 ORDERS = ("gauss-seidel", "jacobi", "lagged")
@@ -182,6 +182,7 @@ def moreau(
             at_theta, place = first, state.theta
         else:
             at_theta, place = evaluate(problem.at_theta, x, theta, lower_batch, True, False), theta
+        _check_dependence(problem, lower, at_theta)
         phi_y = add(lower.grad_x, _grad_x_of_g(problem, x, y))
         phi_theta = add(at_theta.grad_x, _grad_x_of_g(problem, x, place))
         push, difference = scale(upper.grad_x, 1 / c_k), subtract(phi_y, phi_theta)
@@ -237,6 +238,20 @@ def settled(
     moved_y = norm(subtract(new_y, y)) / info.beta + norm(subtract(new_theta, theta)) / info.eta
     calm_x = moved_x <= 0.1 * (size["F_x/c"] + size["difference"])
     return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
+
+
+def _check_dependence(problem: Bilevel, at_y: Evaluated, at_theta: Evaluated) -> None:
+    """Raises where x has got lost on its way into the lower level, which would silently drop a term of (10)."""
+    if at_y.uses_x != at_theta.uses_x:
+        here, there = ("y", "theta") if at_y.uses_x else ("theta", "y")
+        raise ValueError(
+            f"f depends on x at {here} but not at {there}: x was probably copied into a module or detached. "
+            "Let both evaluations use the tensors they are given as x."
+        )
+    if not at_y.uses_x and problem.g is None:
+        raise ValueError(
+            "The lower level does not depend on x, so this is no bilevel problem. Check that f uses the x it is given."
+        )
 
 
 def _grad_x_of_g(problem: Bilevel, x: Tensors, y: Tensors) -> Tensors:

@@ -7,8 +7,10 @@ gradients, so F and f need not be twice differentiable:
     beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)           of (12)'s in y
     alpha = .8 / (L_F^xx / c_k + max(L_f^xx, L_phi^xy 2 / (L_f^yy + 1/gamma)))
                                                              of (10)'s in x; the last term is how theta* answers to x
-    gamma = 10 / L_f^yy                                      so that v_gamma is close to the value function (the bias of the
-                                                             penalty is (1 + 1/(gamma L))/c) and 1/gamma still anchors theta
+    gamma = 10 / L_f^yy, or 200 / L_f^yy where rho > 0 is met: v_gamma is close to the value function (the bias of the penalty
+                                                             is (1 + 1/(gamma L))/c), and 1/gamma still anchors theta.
+                                                             Near a maximum of a nonconvex lower level -v_gamma pushes y away
+                                                             from the valley that theta found, by |y - theta|/gamma; hence 200
     c     = .5 L_F / L_phi at first                          so that F/c bends more than phi - v_gamma can: the penalised
                                                              problem has one basin, that of F
 
@@ -35,8 +37,8 @@ FIRST, LAST = 0.5, 150.0
 """c on the first rung and on the last, in units of L_F / L_phi."""
 
 SAFETY = 0.8
-ENVELOPE = 10.0
-"""gamma in units of 1 / L_f^yy."""
+ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
+"""gamma in units of 1 / L_f^yy, where the lower level was seen to be convex in y and where not."""
 
 
 CLOCK = 100
@@ -172,7 +174,8 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     unit = worst.F / worst.phi
     if unit < 1e-8:
         unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
-    return Tuning(worst, FIRST * unit, 0, LAST * unit, ENVELOPE / max(worst.f_yy, 1e-12), 0)
+    envelope = ENVELOPE if worst.rho < 0.01 * worst.f_yy else ENVELOPE_NONCONVEX
+    return Tuning(worst, FIRST * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0)
 
 
 def _worst(found: list[Curvature]) -> Curvature:

@@ -11,12 +11,17 @@ Tensors = list[Tensor]
 
 
 class Evaluated(NamedTuple):
-    """One evaluation: the value, its gradients (None where they were not asked for), and what came beside the value."""
+    """One evaluation: the value, its gradients (None where they were not asked for), and what came beside the value.
+
+    uses_x and uses_y say whether the objective depends on any tensor of x or y (False where that was not asked for).
+    """
 
     value: Tensor
     grad_x: Tensors | None
     grad_y: Tensors | None
     aux: Any
+    uses_x: bool
+    uses_y: bool
 
 
 def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wrt_y: bool) -> Evaluated:
@@ -42,8 +47,14 @@ def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wr
             grads = [None] * len(inputs)
     filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
     count = len(x) if wrt_x else 0
+    used = [grad is not None for grad in grads]
     return Evaluated(
-        value.detach(), filled[:count] if wrt_x else None, filled[count:] if wrt_y else None, detach(aux)
+        value.detach(),
+        filled[:count] if wrt_x else None,
+        filled[count:] if wrt_y else None,
+        detach(aux),
+        any(used[:count]),
+        any(used[count:]),
     )
 
 

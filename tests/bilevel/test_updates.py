@@ -1,0 +1,47 @@
+"""Update rules against torch.optim, step by step."""
+
+import pytest
+import torch
+
+from nas_moreau.bilevel import adam, gradient_descent, sgd
+
+
+def trajectory(rule, gradients, start, step):
+    params, state = start, rule.init(start)
+    for direction in gradients:
+        params, state = rule.apply(direction, step, params, state)
+    return params
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "clip"),
+    [
+        (gradient_descent(), lambda p: torch.optim.SGD(p, 0.1), None),
+        (sgd(0.9, 3e-2), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=3e-2), None),
+        (sgd(0.9, 0.01, True), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True), None),
+        (sgd(0.5, 0.1, clip=0.7), lambda p: torch.optim.SGD(p, 0.1, 0.5, weight_decay=0.1), 0.7),
+        (adam((0.5, 0.99), 1e-6, 1e-2), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.99), 1e-6, 1e-2), None),
+    ],
+    ids=["descent", "momentum", "nesterov", "clip", "adam"],
+)
+def test_rules_equal_the_optimizers(rule, optimizer, clip):
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(2, 3), (4,), ()]
+
+    def draw():
+        return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+    start, gradients = draw(), [draw() for _ in range(6)]
+    kept = [t.clone() for t in start]
+    found = trajectory(rule, gradients, start, 0.1)
+    params = [torch.nn.Parameter(t.clone()) for t in start]
+    stepper = optimizer(params)
+    for direction in gradients:
+        for p, d in zip(params, direction):
+            p.grad = d.clone()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(params, clip)
+        stepper.step()
+    for mine, theirs, first, old in zip(found, params, start, kept):
+        torch.testing.assert_close(mine, theirs.detach(), rtol=1e-12, atol=1e-14)
+        assert first.equal(old)
