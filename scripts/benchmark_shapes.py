@@ -1,6 +1,6 @@
 """Shows how hard the embedded data set `shapes` is for a linear classifier, a poor and a good small network.
 
-    python scripts/benchmark_shapes.py [--seeds 0,1,2] [--epochs 10]
+    python scripts/benchmark_shapes.py [--seeds 0,1,2] [--epochs 8]
 
 All are trained on the 4,000 training images with crop and flip and scored on the 1,000 test images; the data
 set's own seed is 0 throughout, the seeds below are those of initial weights, order and augmentation. `poor`
@@ -95,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
-    parser.add_argument("--epochs", type=int, default=10, help="of training, each model (default 10)")
+    parser.add_argument("--epochs", type=int, default=8, help="of training, each model (default 8)")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default all)")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]

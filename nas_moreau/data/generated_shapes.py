@@ -1,8 +1,8 @@
 """The embedded data set ``shapes``: generated images whose class is a shape, a texture and a colour together.
 
-Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight
-of them each attribute has a partner class that differs in it alone, so who cannot see one of the three confuses
-pairs. Nothing else tells: position, size, rotation, hue within the family, brightness, contrast, the texture's
+Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight of
+them each attribute has a partner class that differs in it alone: blindness to one confuses whole pairs.
+Nothing else tells: position, size, rotation, hue within the family, brightness, contrast, the texture's
 period, direction and phase, background (two colours of any hue, a texture of its own, small distractors),
 lighting and noise are drawn at random.
 """

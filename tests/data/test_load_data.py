@@ -1,0 +1,106 @@
+"""Specifications, the statistics of pixels, and the containers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nas_moreau.data import Data, Images, load_data
+from nas_moreau.data.images import channel_statistics, refuse_too_large
+from nas_moreau.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("spec", "cure"),
+    [
+        ("cifar", "Did you mean cifar1"),
+        ("CIFAR-10", "Did you mean cifar10"),
+        ("fashion-mnist", "Did you mean fashion_mnist"),
+        ("shape", "Did you mean shapes"),
+        ("foldr:pictures", "Did you mean folder:pictures"),
+        ("nzp:a.npz", "Did you mean npz:a.npz"),
+        ("quaternion", "Use one of shapes, cifar10"),
+        ("", "Use one of shapes"),
+        ("shapes:5", "Did you mean shapes"),
+        ("npz:", "Write npz:FILE."),
+        ("folder", "Did you mean folder:DIR"),
+        ("folder:", "Write folder:DIR."),
+    ],
+)
+def test_unknown_specifications(spec, cure):
+    with pytest.raises(InputError) as caught:
+        load_data(spec)
+    assert caught.value.cure.startswith(cure)
+
+
+def test_a_bare_path_is_told_its_kind(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_data(str(tmp_path))
+    assert caught.value.cure == f"Write folder:{tmp_path}."
+    (tmp_path / "a.npz").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        load_data(str(tmp_path / "a.npz"))
+    assert caught.value.cure == f"Write npz:{tmp_path / 'a.npz'}."
+
+
+def test_resized_data_has_the_statistics_of_what_is_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (20, 12, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.arange(20) % 2, x_test=x[:4], y_test=np.arange(4) % 2)
+    data = load_data(f"npz:{tmp_path / 'a.npz'}", image_size=6)
+    assert data.image_size == (6, 6)
+    assert data.std == channel_statistics(data.train.pixels)[1]
+    assert data.notes[0].startswith("Images are 16x12: the shorter side resized to 6 pixels")
+    grown = load_data(f"npz:{tmp_path / 'a.npz'}", image_size=24)
+    assert grown.test.pixels.shape == (4, 3, 24, 24)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_statistics_against_numpy(chunk):
+    pixels = torch.randint(
+        0, 256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    mean, std = channel_statistics(pixels, chunk)
+    scaled = pixels.numpy().astype(np.float64) / 255
+    assert mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-13)
+    assert std == pytest.approx(scaled.std((0, 2, 3)), rel=1e-13)
+    assert (mean, std) == channel_statistics(pixels)
+
+
+def test_constant_channel_can_be_normalised():
+    mean, std = channel_statistics(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8))
+    assert mean == pytest.approx((0.2,))
+    assert std == (1.0,)
+
+
+def test_containers():
+    images = Images(torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2), torch.arange(6))
+    taken = images.take(torch.tensor([4, 0]))
+    assert taken.labels.tolist() == [4, 0]
+    assert taken.pixels[:, 0, 0, 0].tolist() == [16, 0]
+    assert len(images) == 6
+    data = Data("mine", ("a",) * 6, images, taken, (0.5,), (0.5,)).to("cpu")
+    assert (data.channels, data.image_size, data.num_classes, len(data.test)) == (1, (2, 2), 6, 2)
+    moved = Images(images.pixels, images.labels).to("meta")
+    assert moved.pixels.device.type == moved.labels.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels"),
+    [
+        (torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)),
+        (torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int32)),
+    ],
+)
+def test_images_check_what_they_hold(pixels, labels):
+    with pytest.raises(ValueError, match="give"):
+        Images(pixels, labels)
+
+
+def test_the_limit_is_checked_before_memory():
+    with pytest.raises(InputError, match=r"would take 2861\.0 GiB of memory \(1000000000 images of 32x32\)"):
+        refuse_too_large(10**9, 3, 32, 32, "This")
+    refuse_too_large(50_000, 3, 32, 32, "CIFAR")

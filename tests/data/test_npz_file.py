@@ -1,0 +1,184 @@
+"""npz files are checked before memory is asked for; each fault is a sentence of cause and one of cure."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from nas_moreau.data import load_data, npz_file
+from nas_moreau.errors import InputError
+
+
+def arrays(**changes):
+    rng = np.random.default_rng(0)
+    usual = {
+        "x_train": rng.integers(0, 256, (12, 5, 4, 3), dtype=np.uint8),
+        "y_train": np.arange(12) % 3,
+        "x_test": rng.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8),
+        "y_test": np.arange(6) % 3,
+    }
+    return {key: value for key, value in {**usual, **changes}.items() if value is not None}
+
+
+def write(path, **changes):
+    np.savez_compressed(path, **arrays(**changes))
+    return path
+
+
+def header(shape, descr="|u1"):
+    text = str({"descr": descr, "fortran_order": False, "shape": shape}).encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, ">i8", np.uint64])
+def test_good_file(tmp_path, save, kind):
+    given = arrays()
+    given["y_train"], given["y_test"] = given["y_train"].astype(kind), given["y_test"].astype(kind)
+    given["x_train"] = np.asfortranarray(given["x_train"])
+    save(tmp_path / "a.npz", **given)
+    data = load_data(f"npz:{tmp_path / 'a.npz'}")
+    assert data.classes == ("0", "1", "2")
+    assert data.image_size == (5, 4)
+    assert np.array_equal(data.train.pixels.permute(0, 2, 3, 1).numpy(), given["x_train"])
+    assert np.array_equal(data.test.pixels.permute(0, 2, 3, 1).numpy(), given["x_test"])
+    assert data.train.labels.tolist() == given["y_train"].tolist()
+    assert data.train.labels.dtype == torch.int64
+    scaled = given["x_train"].reshape(-1, 3) / 255
+    assert data.mean == pytest.approx(scaled.mean(0), rel=1e-12)
+    assert data.std == pytest.approx(scaled.std(0), rel=1e-12)
+
+
+FAULTS = {
+    "lacks x_test": {"x_test": None},
+    "lacks x_train, y_train": {"x_train": None, "y_train": None},
+    "x_train is float32, not uint8": {"x_train": np.zeros((12, 5, 4, 3), np.float32)},
+    "x_train is object, not uint8": {"x_train": np.array([None] * 12, dtype=object)},
+    "not \\(n, height, width, channels\\)": {"x_train": np.zeros((12, 5, 4), np.uint8)},
+    "32 channels if read as": {"x_test": np.zeros((6, 3, 32, 32), np.uint8)},
+    "y_train is float64, not integer": {"y_train": np.zeros(12)},
+    "y_train is bool, not integer": {"y_train": np.zeros(12, bool)},
+    "y_train has the shape \\(12, 1\\)": {"y_train": np.zeros((12, 1), int)},
+    "x_train has 12 images, y_train 11 labels": {"y_train": np.arange(11) % 3},
+    "x_test has 6 images, y_test 7 labels": {"y_test": np.arange(7) % 3},
+    "x_test is empty": {"x_test": np.zeros((0, 5, 4, 3), np.uint8), "y_test": np.zeros(0, int)},
+    "x_train is empty": {"x_train": np.zeros((12, 5, 0, 3), np.uint8)},
+    "holds 3 different labels between 1 and 3": {"y_train": np.arange(12) % 3 + 1},
+    "holds 3 different labels between -1 and 1": {"y_train": np.arange(12) % 3 - 1},
+    "holds 2 different labels between 0 and 2": {"y_train": np.arange(12) % 2 * 2},
+    "y_test holds the label 3, outside 0 to 2": {"y_test": np.array([0, 1, 2, 3, 0, 0])},
+    "y_test holds the label -7, outside 0 to 2": {"y_test": np.array([0, 1, 2, -7, 0, 0])},
+    "holds the label 18446744073709551615": {"y_test": np.full(6, 2**64 - 1, np.uint64)},
+    "training images are \\(5, 4, 3\\), test images \\(4, 4, 3\\)": {
+        "x_test": np.zeros((6, 4, 4, 3), np.uint8)
+    },
+}
+
+
+@pytest.mark.parametrize("cause", FAULTS)
+def test_faults(tmp_path, cause):
+    path = write(tmp_path / "a.npz", **FAULTS[cause])
+    with pytest.raises(InputError, match=cause) as caught:
+        load_data(f"npz:{path}")
+    assert str(path) in caught.value.cause
+    assert caught.value.cure.endswith(".")
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "absent.npz", tmp_path):
+        with pytest.raises(InputError, match="There is no file"):
+            load_data(f"npz:{path}")
+
+
+def test_files_that_are_no_archive(tmp_path):
+    path = tmp_path / "a.npz"
+    for content in (b"", b"PK\x03\x04 and nothing more", np.random.default_rng(0).bytes(500)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as an npz file"):
+            load_data(f"npz:{path}")
+
+
+def test_flipped_and_missing_bytes_are_found(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays())
+    good = path.read_bytes()
+    place = good.index(arrays()["x_train"].tobytes()) + 10
+    path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    with pytest.raises(InputError, match="cannot be read as an npz file"):
+        load_data(f"npz:{path}")
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(InputError, match="cannot be read as an npz file"):
+        load_data(f"npz:{path}")
+
+
+def write_members(path, members, compression=zipfile.ZIP_DEFLATED):
+    """Writes an archive in which x_train is as given and the rest is good."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for key, value in arrays().items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, value)
+            archive.writestr(f"{key}.npy", members.get(key, buffer.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "x_train has a damaged header"),
+        (b"\x93NUMPY\x01\x00\xff\xff", "x_train has a damaged header"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{" + b" " * 1000, "x_train has a damaged header"),
+        (b"no array at all", "x_train has a damaged header"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((", "x_train has a damaged header"),
+        (header((3_500_000, 32, 32, 3)) + b"abc", "claims 10752000000 bytes by its header and holds 3"),
+        (header((2**62, 2**62, 4, 3)) + b"abc", "claims \\d+ bytes by its header and holds 3"),
+        (header((-12, -5, 4, 3)) + bytes(720), "x_train is empty"),
+        (header((12, 5, 4, 3)) + bytes(719), "claims 720 bytes by its header and holds 719"),
+        (header((12, 5, 4, 3)) + bytes(721), "claims 720 bytes by its header and holds 721"),
+    ],
+)
+def test_forged_headers_ask_for_no_memory(tmp_path, content, cause):
+    path = tmp_path / "a.npz"
+    write_members(path, {"x_train": content})
+    tracemalloc.start()
+    with pytest.raises(InputError, match=cause):
+        load_data(f"npz:{path}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_zip_bomb_is_refused_before_it_unpacks(tmp_path):
+    path = tmp_path / "a.npz"
+    count = 30_000  # 92 MB of zeros in 90 kB
+    write_members(path, {"x_train": header((count, 32, 32, 3)) + bytes(count * 3072)})
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"unpacks to \d+ times its size"):
+        load_data(f"npz:{path}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_limit_on_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz_file, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="the limit is"):
+        load_data(f"npz:{write(tmp_path / 'a.npz')}")
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays(y_train=np.array([Trap()] * 12, dtype=object)))
+    with pytest.raises(InputError, match="y_train is object, not integer"):
+        load_data(f"npz:{path}")
+    assert not (tmp_path / "sprung").exists()
