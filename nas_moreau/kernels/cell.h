@@ -3,7 +3,8 @@
 // A pointwise convolution followed by BatchNorm is folded into one matrix, so that its output is never stored:
 //     z = P d,   mean(z) = P mu,   var(z) = diag(P Sigma P'),   BN(z) = r (P d - P mu),   r = (var + eps)^-1/2
 // with mu, Sigma the mean and covariance of d over the batch. All folded convolutions that end in one node are one matrix
-// product with a long inner dimension. Covariances are summed around each image's own mean, so a large mean costs no digits.
+// product with a long inner dimension. Covariances are summed around each image's own mean, with what rounding left of that
+// mean taken out afterwards, so a large mean costs no digits.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -197,22 +198,28 @@ struct Cell {
 
   // ------------------------------------------------------------ statistics
 
+  // Adds one image to the sums. means: its mean of every channel, and what that mean lacks for rounding.
   void measure(const std::vector<Measured<T>>& list, int64_t group, int64_t image, GroupSums<T>& sums,
                std::vector<std::vector<T>>& means) const {
     int64_t offset = 0;
     for (size_t m = 0; m < list.size(); ++m) {
       const auto& it = list[m];
-      const Image<const T> d = flat(it.data, image, it.area, it.width);
-      T* mean = means[m].data() + image * it.width;
-      pixel_sum<T>(d, 1, it.area, it.width, mean);
-      for (int64_t c = 0; c < it.width; ++c) mean[c] /= T(it.area);
-      T* sum = sums.of(group, offset);
-      if (it.full) {
-        outer_sum<T>(d, it.width, d, it.width, mean, 1, it.area, sum, true);
-        offset += it.width * it.width;
+      const int64_t W = it.width;
+      const Image<const T> d = flat(it.data, image, it.area, W);
+      T *mean = means[m].data() + image * 2 * W, *rest = mean + W, *sum = sums.of(group, offset);
+      pixel_sum<T>(d, 1, it.area, W, mean);
+      for (int64_t c = 0; c < W; ++c) mean[c] /= T(it.area);
+      pixel_sum<T>(d, 1, it.area, W, rest, mean);
+      for (int64_t c = 0; c < W; ++c) rest[c] /= T(it.area);
+      if (it.full) {  // sum of (d_i - mean_i - rest_i)(d_j - mean_j - rest_j)
+        outer_sum<T>(d, W, d, W, mean, 1, it.area, sum, true);
+        for (int64_t i = 0; i < W; ++i)
+          for (int64_t j = i; j < W; ++j) sum[i * W + j] -= T(it.area) * (mean[i] + rest[i]) * rest[j];
+        offset += W * W;
       } else {
-        product_sum<T>(d, mean, d, mean, 1, it.area, it.width, sum);
-        offset += it.width;
+        product_sum<T>(d, mean, d, mean, 1, it.area, W, sum);
+        for (int64_t i = 0; i < W; ++i) sum[i] -= T(it.area) * rest[i] * rest[i];
+        offset += W;
       }
     }
   }
@@ -224,7 +231,7 @@ struct Cell {
   }
   std::vector<std::vector<T>> image_means(const std::vector<Measured<T>>& list) const {
     std::vector<std::vector<T>> means;
-    for (const auto& m : list) means.emplace_back(N * m.width, T(0));
+    for (const auto& m : list) means.emplace_back(N * 2 * m.width, T(0));
     return means;
   }
 
@@ -239,14 +246,15 @@ struct Cell {
         const int64_t W = it.width, size = it.full ? W * W : W;
         for (int64_t c = 0; c < W; ++c) {
           double mean = 0;
-          for (int64_t n = 0; n < N; ++n) mean += means[m][n * W + c];
+          for (int64_t n = 0; n < N; ++n) mean += double(means[m][n * 2 * W + c]) + means[m][n * 2 * W + W + c];
           it.mean[c] = T(mean / N);
         }
         sums.total(it.spread, offsets[m], size);
         // between images: area * sum_n (mean_n - mean)(mean_n - mean)'
         std::vector<T> centred(N * W), between(size, T(0));
         for (int64_t n = 0; n < N; ++n)
-          for (int64_t c = 0; c < W; ++c) centred[n * W + c] = means[m][n * W + c] - it.mean[c];
+          for (int64_t c = 0; c < W; ++c)
+            centred[n * W + c] = (means[m][n * 2 * W + c] - it.mean[c]) + means[m][n * 2 * W + W + c];
         const Image<const T> rows{centred.data(), N * W, W};
         if (it.full) outer_sum<T>(rows, W, rows, W, nullptr, 1, N, between.data(), true);
         else product_sum<T>(rows, nullptr, rows, nullptr, 1, N, W, between.data());

@@ -106,7 +106,7 @@ def _register() -> bool:
 
 
 def _fake(states, mixture, weights, affine, keep, statistics, numbers):
-    inputs, nodes, channels, halves, slots, _ = numbers[:_HEADER]
+    _, nodes, channels, halves, slots, _ = numbers[:_HEADER]
     n, _, height, width = states[0].shape
     if halves:
         height, width = (height + 1) // 2, (width + 1) // 2
@@ -127,10 +127,7 @@ def _storage(numbers: list[int], n: int, area: int) -> tuple[int, int]:
     width = len(Branch._fields)
     flat = numbers[_HEADER + nodes :]
 
-    def whole(size):
-        return (size + 15) // 16 * 16
-
-    saved = sum(whole(n * area * channels) for place in numbers[_HEADER : _HEADER + nodes] if place < 0)
+    saved = sum(n * area * channels for place in numbers[_HEADER : _HEADER + nodes] if place < 0)
     moments, shared = 0, set()
     for at in range(0, len(flat), width):
         branch = Branch(*flat[at : at + width])
@@ -141,8 +138,8 @@ def _storage(numbers: list[int], n: int, area: int) -> tuple[int, int]:
             copies = 0 if key in shared else 1
             shared.add(key)
         spread = inner if branch.kind in (DENSE, LARGEST, AVERAGE) else inner * inner
-        saved += copies * whole(n * area * inner)
-        moments += copies * (whole(inner) + whole(spread))
+        saved += copies * n * area * inner
+        moments += copies * (inner + spread)
     return saved, moments
 
 
@@ -163,11 +160,11 @@ def _remember(ctx, inputs, output):
 
 
 def _backward(ctx, grad, *_):
-    if grad is None:
-        return (None,) * 7
     if ctx.fixed:
         raise RuntimeError("A native cell with fixed statistics has no gradient; use kernels='portable'.")
     n_states, n_weights, n_affine = ctx.counts
+    if grad is None:
+        return [None] * n_states, None, [None] * n_weights, [None] * n_affine, None, None, None
     tensors = list(ctx.saved_tensors)
     states, tensors = tensors[:n_states], tensors[n_states:]
     mixture, tensors = tensors[0], tensors[1:]

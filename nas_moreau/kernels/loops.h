@@ -353,18 +353,19 @@ void outer_sum(Image<const T> a, int64_t a_channels, Image<const T> b, int64_t b
 
 // ---------------------------------------------------------------- light passes over pixels
 
-// sum[c] += sum over pixels of a
+// sum[c] += sum over pixels of a - centre; a missing centre is 0
 template <class T>
-void pixel_sum(Image<const T> a, int64_t rows, int64_t columns, int64_t channels, T* sum) {
+void pixel_sum(Image<const T> a, int64_t rows, int64_t columns, int64_t channels, T* sum, const T* centre = nullptr) {
   channel_blocks<T>(0, channels, [&](auto lanes, int64_t c) {
     constexpr int L = decltype(lanes)::value;
+    const Vec<T, L> mu = centre ? load<T, L>(centre + c) : Vec<T, L>{};
     Vec<T, L> total[4] = {};
     for (int64_t row = 0; row < rows; ++row) {
       const T* from = a.data + row * a.pitch + c;
       int64_t x = 0;
       for (; x + 4 <= columns; x += 4)
-        for (int p = 0; p < 4; ++p) total[p] += load<T, L>(from + (x + p) * a.step);
-      for (; x < columns; ++x) total[0] += load<T, L>(from + x * a.step);
+        for (int p = 0; p < 4; ++p) total[p] += load<T, L>(from + (x + p) * a.step) - mu;
+      for (; x < columns; ++x) total[0] += load<T, L>(from + x * a.step) - mu;
     }
     store<T, L>(sum + c, load<T, L>(sum + c) + ((total[0] + total[1]) + (total[2] + total[3])));
   });

@@ -48,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mixed_cell(at::TensorList states, con
     const auto& plan = cell.plan;
     out = image_like(inputs[0], plan.out_channels(), plan.height[plan.last()], plan.width[plan.last()]);
     saved = pooled(cell.saved_size, out.options());
-    moments = at::empty({cell.moments_size}, out.options());
+    moments = at::zeros({cell.moments_size}, out.options());
     stats = statistics ? statistics->clone() : at::empty({plan.slots, 2, plan.channels}, out.options());
     cell.attach(saved.data_ptr<scalar_t>(), moments.data_ptr<scalar_t>(), stats.data_ptr<scalar_t>(),
                 out.data_ptr<scalar_t>());

@@ -100,7 +100,7 @@ struct Allotment {
   int64_t used = 0;
   int64_t take(int64_t n) {
     const int64_t at = used;
-    used += (n + 15) / 16 * 16;
+    used += n;
     return at;
   }
 };

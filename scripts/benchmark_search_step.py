@@ -1,0 +1,47 @@
+"""Prints the speed and memory of one evaluation and one search step, four supernets side by side.
+
+    python scripts/benchmark_search_step.py [--size T] [--threads 1] [--rounds 5] [--supernets native,literal]
+        [--methods evaluation,moreau-lagged] [--no-memory] [--device cpu] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from nas_moreau.stages.bench import OUR_METHODS, SUPERNETS, benchmark
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="T", help="T, M, full or channels,layers,batch")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--space", default="darts")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--supernets", default=",".join(SUPERNETS))
+    parser.add_argument("--methods", default=",".join(OUR_METHODS))
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the whole result as JSON")
+    given = parser.parse_args()
+    result = benchmark(
+        given.size, given.threads, given.rounds, space=given.space, device=given.device,
+        supernets=tuple(given.supernets.split(",")), methods=tuple(given.methods.split(",")),
+        memory=not given.no_memory, note=lambda text: print(text, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if given.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['hardware']}, torch {result['torch']}, GEMM {result['gemm_gflops']:.0f} GFLOP/s")
+    for row in result["rows"]:
+        megabytes = [None if row[k] is None else round(row[k] / 1e6) for k in ("saved_bytes", "resident_bytes")]
+        print(
+            f"{row['size']:>5} threads {row['threads']} {row['supernet']:22} {row['method']:20} {row['milliseconds']:9.1f} ms"
+            f"  n={row['n']}  saved {megabytes[0]} MB  added {megabytes[1]} MB  calls {row['operator_calls']}"
+            f"  floor {row['floor_milliseconds']:.0f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
