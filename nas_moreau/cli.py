@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -259,7 +260,7 @@ def _retrain(args: argparse.Namespace) -> dict[str, Any]:
     from nas_moreau.architecture.zoo import load_genotype
 
     base = None
-    if (Path(args.genotype) / "status.json").exists():
+    if os.path.exists(os.path.join(args.genotype, "status.json")):  # a genotype's text may be no possible path
         base = stage_folder(args.genotype, "search", "retrain")
         genotype = load_genotype(str(base / "genotype.json"))
     else:

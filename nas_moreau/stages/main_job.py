@@ -6,12 +6,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture import Genotype
+from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config
 from nas_moreau.runs import RunFolder, write_report
-from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.search import search
-from nas_moreau.stages.setting import load_images, prepare
+from nas_moreau.stages.retrain import plan_retraining, retrain
+from nas_moreau.stages.search import plan_search, random_cell, search
+from nas_moreau.stages.setting import load_images
 
 
 def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
@@ -25,8 +25,10 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False) -> di
     Raises:
         InputError, NonFinite, Interrupted: As `search` and `retrain` do.
     """
-    prepare(config)
     data = load_images(config)
+    # what cannot be used is refused before anything is written
+    plan_search(config, data)
+    plan_retraining(config, random_cell(load_space(config.space), config.seed), data)
     with RunFolder.open(output, config.to_dict(), "run", resume) as folder:
         if folder.finished:
             return folder.read_result() or {}

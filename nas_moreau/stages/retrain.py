@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture import Genotype, Network, multiply_adds, parameter_count
+from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, seed_for, stratified_split
 from nas_moreau.errors import InputError
@@ -52,19 +53,26 @@ def retrain(
         NonFinite: The loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    if (config.retrain.mixup or config.retrain.cutmix) and config.retrain.batch_size % 2:
-        raise InputError("Mixup and cutmix pair the images of a batch.", "Use an even retrain.batch_size.")
-    device = prepare(config)
     data = load_images(config) if data is None else data
-    network = build_network(config, genotype, data.num_classes, data.channels)
-    network.eval()
-    with torch.no_grad():  # a size that does not fit is refused before anything is written
-        network(torch.zeros((1, data.channels, *data.image_size), device="cpu"))
-    job = _Retraining(config, genotype, network, data, device)
+    job = plan_retraining(config, genotype, data)
     with RunFolder.open(output, config.to_dict() | {"genotype": genotype.digest()}, "retrain", resume) as folder:
         if folder.finished:
             return folder.read_result() or {}
         return job.run(folder)
+
+
+def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraining:
+    """Returns the retraining, ready to run; all that cannot be used is refused here.
+
+    Raises:
+        InputError: Something handed in cannot be used.
+    """
+    if (config.retrain.mixup or config.retrain.cutmix) and config.retrain.batch_size % 2:
+        raise InputError("Mixup and cutmix pair the images of a batch.", "Use an even retrain.batch_size.")
+    device = prepare(config)
+    network = build_network(config, genotype, data.num_classes, data.channels)
+    check_images(torch.empty((1, data.channels, *data.image_size), device="meta"), network)
+    return _Retraining(config, genotype, network, data, device)
 
 
 def build_network(config: Config, genotype: Genotype, num_classes: int, in_channels: int) -> Network:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
+from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Images, seed_for, stratified_split
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
@@ -38,15 +39,23 @@ def search(
         NonFinite: A loss or direction became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    space = load_space(config.space)
-    method, _ = parse_method(config.search.method)
-    device = prepare(config)
     data = load_images(config) if data is None else data
-    job = None if method == "random" else _Search(config, space, data, device)
+    job = plan_search(config, data)
     with RunFolder.open(output, config.to_dict(), "search", resume) as folder:
         if folder.finished:
             return folder.read_result() or {}
-        return _random_cell(config, space, folder) if job is None else job.run(folder)
+        return _random_cell(config, folder) if job is None else job.run(folder)
+
+
+def plan_search(config: Config, data: Data) -> _Search | None:
+    """Returns the search, ready to run (None for the method `random`); all that cannot be used is refused here.
+
+    Raises:
+        InputError: Something handed in cannot be used.
+    """
+    space = load_space(config.space)
+    method, _ = parse_method(config.search.method)
+    return None if method == "random" else _Search(config, space, data, prepare(config))
 
 
 def random_cell(space: SearchSpace, seed: int) -> Genotype:
@@ -54,7 +63,8 @@ def random_cell(space: SearchSpace, seed: int) -> Genotype:
     return space.random_genotype(random.Random(seed_for(seed, "random cell")))
 
 
-def _random_cell(config: Config, space: SearchSpace, folder: RunFolder) -> dict[str, Any]:
+def _random_cell(config: Config, folder: RunFolder) -> dict[str, Any]:
+    space = load_space(config.space)
     genotype = random_cell(space, config.seed)
     result = {
         "method": "random", "space": space.name, "genotype": genotype.to_dict(), "digest": genotype.digest(),
@@ -89,6 +99,7 @@ class _Search:
         self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
         self.held_out: tuple[Images, Tensor, Augment] = (images, parts["held_out"], augment)
         self.num_classes = data.num_classes
+        self.image_size = tuple(images.pixels.shape[-2:])
         self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
         self.total_steps = self.epoch_steps * self.settings.epochs
         self.channels_last = config.performance.channels_last
@@ -101,6 +112,7 @@ class _Search:
         supernet = Supernet(
             self.space, settings.channels, settings.layers, self.num_classes, in_channels, settings.alphas.init_scale
         )
+        check_images(torch.empty((1, in_channels, *self.image_size), device="meta"), supernet)
         supernet = supernet.to(self.device)
         if self.channels_last:
             supernet = supernet.to(memory_format=torch.channels_last)
