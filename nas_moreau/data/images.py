@@ -93,7 +93,7 @@ class Data:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
-def channel_statistics(pixels: Tensor, chunk: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Tensor, chunk: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and (population) standard deviation of each channel, pixels scaled to 0..1.
 
     Both come from exact counts of the 256 values, so neither order nor chunk size changes a bit. A constant
