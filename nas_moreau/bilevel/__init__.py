@@ -13,6 +13,12 @@ _HOMES = {
     "gradient_descent": "updates",
     "moreau": "method",
     "sgd": "updates",
+    "Solution": "solver",
+    "explain": "step_sizes",
+    "lower_solution": "stationarity",
+    "merit": "stationarity",
+    "residual": "stationarity",
+    "solve": "solver",
 }
 __all__ = sorted(_HOMES)
 

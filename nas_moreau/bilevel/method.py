@@ -40,10 +40,15 @@ CHECK_EVERY = 10
 
 
 class Method(NamedTuple):
-    """init(problem, x, y) -> state; step(problem, x, y, state, upper_batch, lower_batch) -> (x, y, state, info)."""
+    """init(problem, x, y) -> state; step(problem, x, y, state, upper_batch, lower_batch) -> (x, y, state, info).
+
+    at_penalty(c) is the same method at a fixed penalty c, None where there is none; climbs says whether c is automatic.
+    """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Tensors, Tensors, Any, Any]]
+    at_penalty: Callable[[float], Method] | None = None
+    climbs: bool = False
 
 
 class State(NamedTuple):
@@ -226,7 +231,12 @@ def moreau(
             new = new._replace(theta=restart, theta_rule=rule_theta.init(restart), tuning=tuning)
         return new_x, new_y, new, info
 
-    return Method(init, step)
+    def at_penalty(value: float) -> Method:
+        return moreau(
+            alpha, beta, eta, gamma, lambda k: value, p, order, theta_steps, update_x, update_y, update_theta
+        )
+
+    return Method(init, step, at_penalty, isinstance(c, str))
 
 
 def settled(

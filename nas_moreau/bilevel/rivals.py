@@ -1,21 +1,17 @@
-"""Other methods under the contract of `method.Method`, to compare with."""
+"""DARTS in both orders, and the table of all rivals under the contract of `method.Method`."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from nas_moreau.bilevel.method import Info, Method, StepSize, at
+from nas_moreau.bilevel.alternating import AlternatingState, alternating
+from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.method import Method, StepSize, at
+from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, subtract
 from nas_moreau.bilevel.updates import SGDState, Update, gradient_descent
-
-
-class AlternatingState(NamedTuple):
-    """Steps done and the states of the two update rules."""
-
-    k: int
-    x_rule: Any
-    y_rule: Any
 
 
 def darts1(
@@ -36,7 +32,7 @@ def darts1(
         found = evaluate(problem.F, x, y, upper, True, False)
         return found, found.grad_x, {}
 
-    return _alternating(alpha, beta, rule_x, rule_y, direction)
+    return alternating(alpha, beta, rule_x, rule_y, direction)
 
 
 def darts2(
@@ -81,28 +77,18 @@ def darts2(
         d_x = subtract(found.grad_x, correction)
         return found, d_x, {"F_x": norm(found.grad_x), "correction": norm(correction)}
 
-    return _alternating(alpha, beta, rule_x, rule_y, direction)
+    return alternating(alpha, beta, rule_x, rule_y, direction)
 
 
-def _alternating(alpha: StepSize, beta: StepSize, rule_x: Update, rule_y: Update, direction: Any) -> Method:
-    """Returns the method: x along `direction`, then y along grad_y phi(x+, y)."""
-
-    def init(problem: Bilevel, x: Tensors, y: Tensors) -> AlternatingState:
-        return AlternatingState(0, rule_x.init(x), rule_y.init(y))
-
-    def step(
-        problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper_batch: Any = None, lower_batch: Any = None
-    ) -> tuple[Tensors, Tensors, AlternatingState, Info]:
-        k, a, b = state.k, at(alpha, state.k), at(beta, state.k)
-        x, y = [t.detach() for t in x], [t.detach() for t in y]
-        upper, d_x, norms = direction(problem, x, y, state, upper_batch, lower_batch, k)
-        new_x, x_rule = rule_x.apply(d_x, a, x, state.x_rule)
-        new_x = problem.onto_x(new_x)
-        lower = evaluate(problem.f, new_x, y, lower_batch, False, True)
-        new_y, y_rule = rule_y.apply(lower.grad_y, b, y, state.y_rule)
-        new_y = problem.prox_y(new_x, new_y, b)
-        norms = norms | {"d_x": norm(d_x), "d_y": norm(lower.grad_y)}
-        info = Info(upper.value, lower.value, None, None, a, b, None, None, norms, None, upper.aux, lower.aux)
-        return new_x, new_y, AlternatingState(k + 1, x_rule, y_rule), info
-
-    return Method(init, step)
+RIVALS: dict[str, Callable[..., Method]] = {
+    "darts1": darts1,
+    "darts2": darts2,
+    "rhg": rhg,
+    "implicit-cg": implicit_cg,
+    "neumann": neumann,
+    "bome": bome,
+    "f2sa": f2sa,
+    "v-pbgd": v_pbgd,
+    "fixed-penalty": fixed_penalty,
+}
+"""Name -> function that returns the method. Truncated RHG is `rhg` with `truncate`."""

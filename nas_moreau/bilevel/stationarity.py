@@ -1,0 +1,192 @@
+"""How far from a solution: the residual R_k of (15), the merit V_k of (16), and the inner problems solved to tolerance.
+
+These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`: |d_x|, |d_y|,
+|d_theta| and the gap f(y) - f(theta).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, norm, scale, subtract
+
+
+class Minimum(NamedTuple):
+    """An inner problem's minimiser, its value, the length of the last step over the step size, and the steps taken."""
+
+    point: Tensors
+    value: Tensor
+    residual: float
+    steps: int
+
+
+class Residual(NamedTuple):
+    """R_k of (15) (`total`), what the envelope is worth there, and its inner residual (which bounds the error of `total`)."""
+
+    total: float
+    x: float
+    y: float
+    gap: float
+    theta: Tensors
+    inner: float
+
+
+def lower_solution(
+    problem: Bilevel,
+    x: Tensors,
+    y: Tensors,
+    batch: Any = None,
+    gamma: float = math.inf,
+    center: Tensors | None = None,
+    tolerance: float = 1e-10,
+    steps: int = 10_000,
+) -> Minimum:
+    """Returns argmin over u in Y of phi(x, u) + |u - center|^2 / (2 gamma), found near y.
+
+    Proximal gradient with Nesterov's momentum, restarted whenever it points uphill, and a step size found by backtracking.
+    With gamma infinite it is the lower level itself; else theta* and v_gamma of (8).
+
+    Args:
+        problem: Its f, g and Y are used.
+        x: Fixed.
+        y: Where to start.
+        batch: Given to f.
+        gamma: Of the proximal term.
+        center: Of the proximal term; default y.
+        tolerance: On |u - u_next| / step.
+        steps: At most so many.
+    """
+    center = y if center is None else center
+
+    def smooth(u: Tensors, gradient: bool = True) -> tuple[Tensor, Tensors | None]:
+        found = evaluate(problem.at_theta, x, u, batch, False, gradient)
+        apart = subtract(u, center)
+        value = found.value + dot(apart, apart) / (2 * gamma)
+        return value, add(found.grad_y, apart, 1 / gamma) if gradient else None
+
+    point, previous, step, weight, residual, k = y, y, 1.0, 1.0, math.inf, 0
+    for k in range(steps):
+        next_weight = 0.5 * (1 + math.sqrt(1 + 4 * weight**2))
+        ahead = add(point, subtract(point, previous), (weight - 1) / next_weight)
+        value, gradient = smooth(ahead)
+        while True:
+            new = problem.prox_y(x, add(ahead, gradient, -step), step)
+            moved = subtract(new, ahead)
+            length = float(norm(moved))
+            model = value + dot(gradient, moved) + length**2 / (2 * step)
+            slack = 10 * torch.finfo(value.dtype).eps * (1 + value.abs())
+            if bool(smooth(new, False)[0] <= model + slack) or step < 1e-12:
+                break
+            step /= 2
+        residual = length / step
+        uphill = float(dot(subtract(ahead, new), subtract(new, point))) > 0
+        previous, point, weight = point, new, next_weight
+        if uphill:
+            previous, weight = point, 1.0
+        if residual <= tolerance or not math.isfinite(residual):
+            break
+    value = smooth(point, False)[0]
+    if problem.g is not None:
+        value = value + problem.g.value(x, point)
+    return Minimum([t.detach() for t in point], value.detach(), residual, k + 1)
+
+
+def phi(problem: Bilevel, x: Tensors, y: Tensors, batch: Any = None) -> Tensor:
+    """Returns f + g at (x, y)."""
+    value = evaluate(problem.at_theta, x, y, batch, False, False).value
+    return value if problem.g is None else value + problem.g.value(x, y).detach()
+
+
+def residual(
+    problem: Bilevel,
+    x: Tensors,
+    y: Tensors,
+    c: float,
+    gamma: float,
+    upper_batch: Any = None,
+    lower_batch: Any = None,
+    tolerance: float = 1e-10,
+    start: Tensors | None = None,
+) -> Residual:
+    """Returns R_k = dist(0, grad F + c (grad f + dg - grad v_gamma) + N_{X x Y}) at (x, y), equation (15).
+
+    The distance to a set of subgradients is taken as the length of a proximal step over a vanishing step size, which it equals
+    in the limit.
+
+    Args:
+        problem: F, f, g, X and Y.
+        x: (list of tensors).
+        y: (list of tensors).
+        c: The penalty c_k.
+        gamma: Of the envelope.
+        upper_batch: Given to F.
+        lower_batch: Given to f.
+        tolerance: Of the inner problem.
+        start: Where its search starts; default y.
+    """
+    inner = lower_solution(problem, x, y if start is None else start, lower_batch, gamma, y, tolerance)
+    upper = evaluate(problem.F, x, y, upper_batch, True, True)
+    lower = evaluate(problem.f, x, y, lower_batch, True, True)
+    at_theta = evaluate(problem.at_theta, x, inner.point, lower_batch, True, False)
+    grad_x = add(upper.grad_x, subtract(lower.grad_x, at_theta.grad_x), c)
+    if problem.g is not None:
+        on_g = [
+            evaluate(lambda x, y, _: problem.g.value(x, y), x, place, None, True, False).grad_x
+            for place in (y, inner.point)
+        ]
+        grad_x = add(grad_x, subtract(*on_g), c)
+    grad_y = add(add(upper.grad_y, lower.grad_y, c), subtract(y, inner.point), -c / gamma)
+    eps = max(torch.finfo(t.dtype).eps for t in [*x, *y])
+    t = math.sqrt(eps)
+    part_x = _mapping(x, grad_x, t, problem.onto_x if problem.project_x else None)
+    proximal = problem.g is not None or problem.project_y is not None
+    part_y = _mapping(y, grad_y, t, (lambda u: problem.prox_y(x, u, t * c)) if proximal else None)
+    gap = phi(problem, x, y, lower_batch) - inner.value
+    return Residual(math.hypot(part_x, part_y), part_x, part_y, float(gap), inner.point, inner.residual)
+
+
+def _mapping(point: Tensors, gradient: Tensors, t: float, onto: Any) -> float:
+    """Returns |point - onto(point - t gradient)| / t; without `onto` simply |gradient|."""
+    if onto is None:
+        return float(norm(gradient))
+    return float(norm(scale(subtract(point, onto(add(point, gradient, -t))), 1 / t)))
+
+
+def merit(
+    problem: Bilevel,
+    x: Tensors,
+    y: Tensors,
+    theta: Tensors,
+    c: float,
+    gamma: float,
+    lipschitz: float,
+    lowest: float = 0.0,
+    upper_batch: Any = None,
+    lower_batch: Any = None,
+    tolerance: float = 1e-12,
+) -> float:
+    """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, C_V = lipschitz^2 + 1/gamma^2, equation (16).
+
+    Args:
+        problem: F, f, g, X and Y.
+        x: (list of tensors).
+        y: (list of tensors).
+        theta: The method's theta.
+        c: The penalty c_k.
+        gamma: Of the envelope.
+        lipschitz: L_f + L_g.
+        lowest: inf F.
+        upper_batch: Given to F.
+        lower_batch: Given to f.
+        tolerance: Of the inner problem.
+    """
+    inner = lower_solution(problem, x, theta, lower_batch, gamma, y, tolerance)
+    upper = evaluate(problem.F, x, y, upper_batch, False, False).value
+    gap = phi(problem, x, y, lower_batch) - inner.value
+    apart = subtract(theta, inner.point)
+    return float((upper - lowest) / c + gap + (lipschitz**2 + gamma**-2) * dot(apart, apart))

@@ -1,0 +1,175 @@
+"""Rivals by hand on one quadratic: F = |x-p|^2/2 + |y-q|^2/2, f = y'Hy/2 - y'Bx, so y* = H^-1 B x.
+
+The hypergradient at x is (x - p) + B' H^-1 (y* - q).
+"""
+
+import pytest
+import torch
+
+from nas_moreau.bilevel import Bilevel, sgd
+from nas_moreau.bilevel.prox import L1
+from nas_moreau.bilevel.rivals import (
+    RIVALS,
+    bome,
+    darts1,
+    darts2,
+    f2sa,
+    fixed_penalty,
+    implicit_cg,
+    neumann,
+    rhg,
+    v_pbgd,
+)
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+H = tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.7]])
+B = tensor([[1.0, -0.5], [0.2, 0.8], [-0.3, 0.4]])
+P, Q = tensor([0.4, -1.0]), tensor([1.0, 0.5, -2.0])
+PROBLEM = Bilevel(
+    lambda x, y, b: 0.5 * (x[0] - P).square().sum() + 0.5 * (y[0] - Q).square().sum(),
+    lambda x, y, b: 0.5 * y[0] @ H @ y[0] - y[0] @ B @ x[0],
+)
+X, Y = tensor([0.7, -0.2]), tensor([0.5, -1.5, 2.0])
+
+
+def one_step(method, x=X, y=Y):
+    new_x, new_y, _, info = method.step(PROBLEM, [x], [y], method.init(PROBLEM, [x], [y]))
+    return new_x[0], new_y[0], info
+
+
+def lower_gradient(x, y):
+    return H @ y - B @ x
+
+
+def hypergradient(x):
+    return (x - P) + B.T @ torch.linalg.solve(H, torch.linalg.solve(H, B @ x) - Q)
+
+
+def central_differences(value, x, h=1e-5):
+    units = torch.eye(x.numel(), dtype=x.dtype)
+    return tensor([(value(x + h * e) - value(x - h * e)) / (2 * h) for e in units])
+
+
+def test_darts1():
+    x, y, _ = one_step(darts1(0.1, 0.2))
+    torch.testing.assert_close(x, X - 0.1 * (X - P))
+    torch.testing.assert_close(y, Y - 0.2 * lower_gradient(x, Y))
+
+
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.1)])
+def test_darts2_is_the_gradient_through_one_step(momentum, decay):
+    """On a quadratic the central difference is exact; with momentum, a second step has the first one's direction in its buffer."""
+    method = darts2(0.1, 0.2, momentum, decay, update_y=sgd(momentum, decay))
+    state = method.init(PROBLEM, [X], [Y])
+    x1, y1, state, _ = method.step(PROBLEM, [X], [Y], state)
+    buffer = lower_gradient(x1[0], Y) + decay * Y
+    x2, _, _, _ = method.step(PROBLEM, x1, y1, state)
+
+    def ahead(x):
+        y = y1[0] - 0.2 * (momentum * buffer + lower_gradient(x, y1[0]) + decay * y1[0])
+        return float(PROBLEM.F([x], [y], None))
+
+    torch.testing.assert_close((x1[0] - x2[0]) / 0.1, central_differences(ahead, x1[0]), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("truncate", [None, 2, 5])
+def test_rhg_against_finite_differences(truncate):
+    method = rhg(1.0, 0.3, inner_steps=5, truncate=truncate)
+    x, y, info = one_step(method)
+
+    def unrolled(x):
+        y = Y
+        for t in range(5):  # the steps before the last `truncate` are taken at the fixed X
+            y = y - 0.3 * lower_gradient(X if t < 5 - (truncate or 5) else x, y)
+        return float(PROBLEM.F([x], [y], None))
+
+    torch.testing.assert_close(X - x, central_differences(unrolled, X), rtol=1e-6, atol=1e-7)
+    inner = Y
+    for _ in range(5):
+        inner = inner - 0.3 * lower_gradient(X, inner)
+    torch.testing.assert_close(y, inner)
+    assert float(info.f) == pytest.approx(float(PROBLEM.f([X], [Y], None)))
+
+
+@pytest.mark.parametrize(
+    "method", [implicit_cg(1.0, 0.5, 400, 3), neumann(1.0, 0.5, 400, 400), rhg(1.0, 0.5, 400)], ids=["cg", "neumann", "rhg"]
+)
+def test_hypergradients_at_the_lower_solution(method):
+    """Against finite differences of F(x, y*(x)), to 1e-6."""
+
+    def reduced(x):
+        return float(PROBLEM.F([x], [torch.linalg.solve(H, B @ x)], None))
+
+    x, y, _ = one_step(method)
+    torch.testing.assert_close(X - x, central_differences(reduced, X), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(X - x, hypergradient(X), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(y, torch.linalg.solve(H, B @ X), rtol=1e-8, atol=1e-9)
+
+
+def test_neumann_series_by_hand():
+    """Two terms: v = s (2 I - s H) F_y at y after one inner step."""
+    x, y, _ = one_step(neumann(1.0, 0.3, 1, 2, 0.4))
+    inner = Y - 0.3 * lower_gradient(X, Y)
+    v = 0.4 * (2 * (inner - Q) - 0.4 * H @ (inner - Q))
+    torch.testing.assert_close(X - x, (X - P) + B.T @ v)
+
+
+def test_bome():
+    x, y, _ = one_step(bome(0.1, 0.2, 0.3, inner_steps=2, barrier=0.5), y=Q / 2)
+    theta = Q / 2
+    for _ in range(2):
+        theta = theta - 0.3 * lower_gradient(X, theta)
+    q_x, q_y = -B.T @ Q / 2 + B.T @ theta, lower_gradient(X, Q / 2)
+    F_x, F_y = X - P, -Q / 2
+    square = q_x @ q_x + q_y @ q_y
+    weight = max(float((0.5 * square - F_x @ q_x - F_y @ q_y) / square), 0.0)
+    assert weight > 0
+    torch.testing.assert_close(x, X - 0.1 * (F_x + weight * q_x))
+    torch.testing.assert_close(y, Q / 2 - 0.2 * (F_y + weight * q_y))
+
+
+def test_f2sa():
+    x, y, info = one_step(f2sa(0.1, 0.02, 0.3, 7.0))
+    theta = Y - 0.3 * lower_gradient(X, Y)
+    new_y = Y - 0.02 * ((Y - Q) + 7 * lower_gradient(X, Y))
+    torch.testing.assert_close(y, new_y)
+    torch.testing.assert_close(x, X - 0.1 * ((X - P) + 7 * (-B.T @ new_y + B.T @ theta)))
+    assert info.c is None
+
+
+def test_v_pbgd():
+    x, y, _ = one_step(v_pbgd(0.1, 0.02, 0.3, 7.0, inner_steps=1))
+    theta = Y - 0.3 * lower_gradient(X, Y)
+    torch.testing.assert_close(x, X - 0.1 * ((X - P) + 7 * (-B.T @ Y + B.T @ theta)))
+    torch.testing.assert_close(y, Y - 0.02 * ((Y - Q) + 7 * lower_gradient(X, Y)))
+
+
+def test_fixed_penalty():
+    x, y, _ = one_step(fixed_penalty(0.1, 0.02, 7.0))
+    torch.testing.assert_close(x, X - 0.1 * ((X - P) - 7 * B.T @ lower_gradient(X, Y)))
+    torch.testing.assert_close(y, Y - 0.02 * ((Y - Q) + 7 * H @ lower_gradient(X, Y)))
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if not name.startswith("darts")])
+def test_a_nonsmooth_lower_level_is_refused(name):
+    sizes = {"alpha": 0.1, "beta": 0.1} | ({"eta": 0.1} if name in ("bome", "f2sa", "v-pbgd") else {})
+    problem = Bilevel(PROBLEM.F, PROBLEM.f, g=L1(1.0))
+    with pytest.raises(ValueError, match="smooth lower level"):
+        RIVALS[name](**sizes).init(problem, [X], [Y])
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_contract(name):
+    sizes = {"alpha": 0.05, "beta": 0.02} | ({"eta": 0.3} if name in ("bome", "f2sa", "v-pbgd") else {})
+    method = RIVALS[name](**sizes)
+    x, y = [X.clone().requires_grad_()], [Y.clone().requires_grad_()]
+    state = method.init(PROBLEM, x, y)
+    new_x, new_y, state, info = method.step(PROBLEM, x, y, state, None, None)
+    again = method.step(PROBLEM, new_x, new_y, state)
+    assert x[0].detach().equal(X) and y[0].detach().equal(Y)
+    assert not (new_x[0].requires_grad or new_y[0].requires_grad or info.F.requires_grad or info.f.requires_grad)
+    assert again[2].k == 2 and {"d_x", "d_y"} <= set(info.norms)
