@@ -29,7 +29,7 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
     """Returns the table of `nas-moreau list WHAT`."""
     if what == "spaces":
         spaces = [load_space(name) for name in space_names()]
-        return [{"name": s.name, "genotypes": f"{s.size():.4g}", "operations": ", ".join(s.operations)} for s in spaces]
+        return [{"name": s.name, "genotypes": f"{s.size():,}", "operations": ", ".join(s.operations)} for s in spaces]
     if what == "operations":
         return [{"name": name} for name in KNOWN_OPERATIONS]
     if what == "presets":
