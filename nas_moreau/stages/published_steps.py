@@ -69,9 +69,10 @@ def _unrolled_gradient(net: nn.Module, optimizer: torch.optim.Optimizer, upper: 
         with torch.no_grad():
             for w, start, d in zip(weights, originals, direction):
                 w.copy_(start + sign * radius * d)
-        ends.append(torch.autograd.grad(_loss(net, lower), alphas))
+        ends.append(torch.autograd.grad(_loss(net, lower), alphas, allow_unused=True, materialize_grads=True))
     with torch.no_grad():
         for w, start in zip(weights, originals):
             w.copy_(start)
         for alpha, ahead, plus, minus in zip(alphas, unrolled.alphas.values(), *ends):
-            alpha.grad = ahead.grad - rate * (plus - minus) / (2 * radius)
+            first = torch.zeros_like(alpha) if ahead.grad is None else ahead.grad
+            alpha.grad = first - rate * (plus - minus) / (2 * radius)
