@@ -91,9 +91,7 @@ class LiteralSupernet(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = run_cells(
-            self, images, lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1))
-        )
+        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1)))
         return self.classifier(pool_features(self, maps[-1]))
 
 

@@ -238,7 +238,8 @@ def build_operation(name: str, channels: int, stride: int, norm: Norm, pool_norm
     if name not in _BUILDERS:
         check_operations((name,), f"operation '{name}'")
         raise InputError(
-            f"Operation '{name}' has a name but no code here.", "Bring its module in with --import or register_operation."
+            f"Operation '{name}' has a name but no code here.",
+            "Bring its module in with --import or register_operation.",
         )
     parts = _BUILDERS[name](channels, stride, norm)
     if not isinstance(parts, Parts):
