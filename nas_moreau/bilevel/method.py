@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.step_sizes import Tuning, at_top, climb, penalty, sizes, start
+from nas_moreau.bilevel.step_sizes import LONGEST, Tuning, at_top, climb, penalty, sizes, start
 from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scale, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
@@ -225,7 +225,10 @@ def moreau(
         )  # fmt: skip
         new = State(theta, k + 1, x_rule, y_rule, theta_rule, state.tuning)
         look = isinstance(c, str) and new.k % CHECK_EVERY == 0 and not at_top(state.tuning, c_k)
-        if look and settled(x, y, state.theta, new_x, new_y, theta, info):
+        if look and (
+            new.k - state.tuning.since >= LONGEST
+            or settled(x, y, state.theta, new_x, new_y, theta, info, state.tuning.curvature.phi_xy)
+        ):
             tuning = climb(state.tuning, problem, new_x, new_y, upper_batch, lower_batch, new.k, c_k)
             restart = [t.clone() for t in new_y]
             new = new._replace(theta=restart, theta_rule=rule_theta.init(restart), tuning=tuning)
@@ -240,13 +243,16 @@ def moreau(
 
 
 def settled(
-    x: Tensors, y: Tensors, theta: Tensors, new_x: Tensors, new_y: Tensors, new_theta: Tensors, info: Info
+    x: Tensors, y: Tensors, theta: Tensors, new_x: Tensors, new_y: Tensors, new_theta: Tensors, info: Info, cross: float
 ) -> bool:
-    """Returns whether the last step moved each of x, y, theta by less than a tenth of what F/c pushes them by."""
+    """Returns whether the last step moved each of x, y, theta by less than a tenth of what pushes them.
+
+    That is F/c for y and theta, and for x what y - theta can make of it through the cross curvature too.
+    """
     size = info.norms
     moved_x = norm(subtract(new_x, x)) / info.alpha
     moved_y = norm(subtract(new_y, y)) / info.beta + norm(subtract(new_theta, theta)) / info.eta
-    calm_x = moved_x <= 0.1 * (size["F_x/c"] + size["difference"])
+    calm_x = moved_x <= 0.1 * (size["F_x/c"] + cross * size["y-theta"])
     return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
 
 

@@ -5,16 +5,20 @@ gradients, so F and f need not be twice differentiable:
 
     eta   = .8 / (L_f^yy + 1/gamma)                          the Lipschitz constant of (9)'s direction in theta
     beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)           of (12)'s in y
-    alpha = .8 / (L_F^xx / c_k + max(L_f^xx, L_phi^xy 2 / (L_f^yy + 1/gamma)))
-                                                             of (10)'s in x; the last term is how theta* answers to x
+    alpha = .8 / (L_F^xx / c_k + max(L_f^xx, (L_phi^xy)^2 / (m + 1/gamma)))
+                                                             of (10)'s in x; the last term is how theta* answers to x, with
+                                                             m = L_f^yy, or with g (which hides the direction of that
+                                                             answer) the least curvature of f(x, .)
     gamma = 10 / L_f^yy, or 200 / L_f^yy where rho > 0 is met: v_gamma is close to the value function (the bias of the penalty
                                                              is (1 + 1/(gamma L))/c), and 1/gamma still anchors theta.
                                                              Near a maximum of a nonconvex lower level -v_gamma pushes y away
                                                              from the valley that theta found, by |y - theta|/gamma; hence 200
-    c     = .5 L_F / L_phi at first                          so that F/c bends more than phi - v_gamma can: the penalised
+    c     = .5 L_F / L_phi at first where rho > 0 is met     so that F/c bends more than phi - v_gamma can: the penalised
                                                              problem has one basin, that of F
+            20 L_F / L_phi where not                         with one basin below, there is none to miss, and y had better
+                                                             stay near the lower level's solution from the start
 
-From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c), c_k is
+From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c) or 500 steps have passed, c_k is
 doubled, theta starts again from y, and the curvatures are measured anew, until c_k is 150 L_F / L_phi. On every rung
 c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the minimiser from small c is what finds the right basin where a
 fixed constant does not. Where F has no curvature the ratio of the slopes takes its place.
@@ -33,8 +37,8 @@ import torch
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, scale, subtract
 
-FIRST, LAST = 0.5, 150.0
-"""c on the first rung and on the last, in units of L_F / L_phi."""
+FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
+"""c on the first rung (by whether the lower level was seen to be convex in y) and on the last, in units of L_F / L_phi."""
 
 SAFETY = 0.8
 ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
@@ -45,8 +49,12 @@ CLOCK = 100
 """Steps in which (k+1)^p of the theory is taken to advance by one; faster growth freezes x before it has arrived."""
 
 
+LONGEST = 500
+"""Steps after which the next rung is climbed though the iteration has not settled."""
+
+
 class Curvature(NamedTuple):
-    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), and the lengths of the gradients."""
+    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), m, and the lengths of the gradients."""
 
     F_xx: float
     F_yy: float
@@ -56,6 +64,7 @@ class Curvature(NamedTuple):
     phi_xy: float
     phi: float
     rho: float
+    answer: float
     F_slope: float
     phi_slope: float
 
@@ -125,6 +134,7 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         return lambda v: [t for part in times(v[:m], v[m:]) for t in part]
 
     f_yy = largest(lambda v: times_f(no_x, v)[1], draw(y))
+    least = f_yy - largest(lambda v: subtract(scale(v, f_yy), times_f(no_x, v)[1]), draw(y))
     return Curvature(
         F_xx=largest(lambda u: times_F(u, no_y)[0], draw(x)),
         F_yy=largest(lambda v: times_F(no_x, v)[1], draw(y)),
@@ -136,7 +146,8 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         if problem.g is None
         else _operator_norm(times_f, no_x, [draw(y) for _ in range(iterations)]),
         phi=largest(joint(times_f), draw([*x, *y])),
-        rho=max(0.0, largest(lambda v: subtract(scale(v, f_yy), times_f(no_x, v)[1]), draw(y)) - f_yy),
+        rho=max(0.0, -least),
+        answer=f_yy if problem.g is None else max(0.0, least),
         F_slope=slope_F,
         phi_slope=slope_f,
     )
@@ -174,20 +185,21 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     unit = worst.F / worst.phi
     if unit < 1e-8:
         unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
-    envelope = ENVELOPE if worst.rho < 0.01 * worst.f_yy else ENVELOPE_NONCONVEX
-    return Tuning(worst, FIRST * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0)
+    convex = worst.rho < 0.01 * worst.f_yy
+    first, envelope = (FIRST_CONVEX, ENVELOPE) if convex else (FIRST_NONCONVEX, ENVELOPE_NONCONVEX)
+    return Tuning(worst, first * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0)
 
 
 def _worst(found: list[Curvature]) -> Curvature:
     """Returns the largest of each, and the slopes of the first."""
     highest = Curvature(*(max(c for c in column if math.isfinite(c)) for column in zip(*found)))
-    return highest._replace(F_slope=found[0].F_slope, phi_slope=found[0].phi_slope)
+    return highest._replace(answer=min(c.answer for c in found), F_slope=found[0].F_slope, phi_slope=found[0].phi_slope)
 
 
 def sizes(tuning: Tuning, c_k: float, gamma: float) -> tuple[float, float, float]:
     """Returns (alpha, beta, eta): each .8 over the Lipschitz constant of its own block."""
     L = tuning.curvature
-    answer = L.phi_xy**2 / (L.f_yy + 1 / gamma)
+    answer = L.phi_xy**2 / (L.answer + 1 / gamma)
     bend_x = L.F_xx / c_k + max(L.f_xx, answer)
     return (
         SAFETY / max(bend_x, 1e-12),
@@ -212,7 +224,7 @@ def climb(
     """Returns the constants of the next rung, from step k on: c doubled, curvatures measured anew (they never fall)."""
     here = measure(problem, x, y, upper, lower, k, 4)
     return tuning._replace(
-        curvature=_worst([here, tuning.curvature])._replace(rho=here.rho),
+        curvature=_worst([here, tuning.curvature])._replace(rho=here.rho, answer=here.answer),
         c=min(2 * c_k, tuning.c_last),
         since=k,
         rungs=tuning.rungs + 1,
@@ -232,5 +244,5 @@ def explain(tuning: Tuning, gamma: float | None = None) -> str:
     )
     return (
         f"curvatures F_xx {L.F_xx:.3g}, F_yy {L.F_yy:.3g}, f_xx {L.f_xx:.3g}, f_yy {L.f_yy:.3g}, phi_xy {L.phi_xy:.3g}; "
-        f"gamma {gamma:.3g}; c {tuning.c:.3g} after {tuning.rungs} doublings from {FIRST} L_F/L_phi; {theory}"
+        f"gamma {gamma:.3g}; c {tuning.c:.3g} after {tuning.rungs} doublings; {theory}"
     )
