@@ -38,6 +38,10 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
         from nas_moreau.stages.methods import METHODS
 
         return [{"name": name} for name in [*METHODS, "random"]]
+    if what == "tasks":
+        from nas_moreau.stages.solve import TASKS
+
+        return [{"name": name, "what": task.what} for name, task in TASKS.items()]
     if what == "cells":
         return [
             {"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()

@@ -193,7 +193,7 @@ def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
         assert f"nas-moreau search --config {tiny} --output '{tmp_path}/a b' seed=3 --resume" in err
 
 
-@pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "data", "runs"])
+@pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "data", "tasks", "runs"])
 def test_lists(what, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys, "list", what)
@@ -210,7 +210,7 @@ def test_show(name, match, capsys):
 
 def test_every_verb_has_help_with_examples():
     verbs = next(a for a in build_parser()._actions if a.dest == "verb").choices
-    assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch"} <= set(verbs)
+    assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench"} <= set(verbs)
     for verb, parser in verbs.items():
         text = parser.format_help()
         assert "examples:" in text and f"nas-moreau {verb}" in text
