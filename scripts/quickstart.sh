@@ -14,6 +14,6 @@ Done. Look at:   $output/report.html
 Watch curves:    .venv/bin/nas-moreau watch $output
 Next, on CIFAR-10 and a GPU:
                  .venv/bin/nas-moreau run --preset cifar10 --data cifar10 --download
-or on two CPU cores within an hour:
+or on two CPU cores in under half an hour:
                  .venv/bin/nas-moreau run --preset cpu --data cifar10 --download
 TEXT

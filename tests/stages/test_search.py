@@ -256,3 +256,30 @@ def test_parts_smaller_than_a_batch_are_refused_before_anything_is_written(tmp_p
     with pytest.raises(InputError, match="fewer than a batch"):
         search(tiny("search.batch_size=40"), tmp_path / "a", data=tiny_data())
     assert not (tmp_path / "a").exists()
+
+
+# --- performance options ---------------------------------------------------------------------------------------------
+
+
+def alphas_after(folder, *overrides):
+    result = search(tiny("search.epochs=1", *overrides), folder, data=tiny_data())
+    return torch.tensor([row for table in result["alphas"].values() for row in table], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("overrides, tolerance", [
+    (["performance.channels_last=false"], 1e-4), (["performance.precision=bfloat16"], 0.05),
+])  # fmt: skip
+def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tolerance, tmp_path):
+    plain, changed = alphas_after(tmp_path / "a"), alphas_after(tmp_path / "b", *overrides)
+    torch.testing.assert_close(changed, plain, rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_a_compiled_supernet_gives_the_same_alphas(tmp_path, monkeypatch):
+    import functools
+
+    plain = alphas_after(tmp_path / "a")
+    # the graph and its derivatives are captured as with the default backend; only the code generator is left out
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    compiled = alphas_after(tmp_path / "b", "performance.compile=true")
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)
