@@ -275,7 +275,7 @@ def operator_calls(space: str, size: str, supernet: str, device: torch.device) -
 
 
 def read_memory(space: str, size: str, supernet: str, method: str, threads: int) -> int | None:
-    """Returns the resident memory that three runs add at their peak, read in a process of its own."""
+    """Returns the resident memory that two runs add at their peak, read in a process of its own."""
     command = [sys.executable, "-m", "nas_moreau.stages.bench", space, size, supernet, method, str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -289,7 +289,7 @@ def added_memory(space: str, size: str, supernet: str, method: str, threads: int
     if not status.exists():
         return None
     before = int(status.read_text().split()[1]) * resource.getpagesize()
-    for _ in range(3):
+    for _ in range(2):
         run()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
