@@ -49,7 +49,8 @@ def load_images(config: Config) -> Data:
         InputError: It is missing, damaged or unknown.
     """
     data = config.data
-    return load_data(data.name, data.directory, data.download, data.image_size, config.seed)
+    # not seeded by the run: runs of several seeds must see the same images
+    return load_data(data.name, data.directory, data.download, data.image_size)
 
 
 def resized(images: Images, size: int | None, chunk: int = 4096) -> Images:
