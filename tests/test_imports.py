@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "timm_models": {"architecture", "errors"},
     "stages": {"architecture", "bilevel", "config", "data", "distributed", "errors", "kernels", "problems", "runs"},
 }
-UNBOUND = {"cli", "listing", "__main__"}
+UNBOUND = {"cli", "verbs", "listing", "__main__"}
 LIGHT = [
     "errors", "config", "architecture", "architecture.space", "architecture.genotype", "architecture.derivation",
     "architecture.zoo",
