@@ -36,9 +36,10 @@ def main() -> None:
     print(f"{result['hardware']}, torch {result['torch']}, GEMM {result['gemm_gflops']:.0f} GFLOP/s")
     for row in result["rows"]:
         megabytes = [None if row[k] is None else round(row[k] / 1e6) for k in ("saved_bytes", "resident_bytes")]
+        memory = f"saved {megabytes[0]} MB  added {megabytes[1]} MB"
         print(
-            f"{row['size']:>5} threads {row['threads']} {row['supernet']:22} {row['method']:20} {row['milliseconds']:9.1f} ms"
-            f"  n={row['n']}  saved {megabytes[0]} MB  added {megabytes[1]} MB  calls {row['operator_calls']}"
+            f"{row['size']:>5} threads {row['threads']} {row['supernet']:22} {row['method']:20} "
+            f"{row['milliseconds']:9.1f} ms  n={row['n']}  {memory}  calls {row['operator_calls']}"
             f"  floor {row['floor_milliseconds']:.0f} ms"
         )
 

@@ -1,8 +1,8 @@
 """Compiles the native operators at first use and keeps the result for the next time.
 
 Nothing happens at import. `load()` returns whether the operators are there; the first call of a process looks for a
-compiled library in the cache and else compiles one (half a minute). Where that is not possible it says so in one line and
-the portable path does the work. Environment variables:
+compiled library in the cache and else compiles one (half a minute). Where that is not possible it says so in one line
+and the portable path does the work. Environment variables:
 
     NAS_MOREAU_NATIVE=0        never use native operators
     NAS_MOREAU_CACHE=DIR       where compiled libraries live (default: the user's cache folder)

@@ -1,7 +1,7 @@
 """A whole cell as one native operator: what supernets and derived networks call on a CPU.
 
-`nas_moreau::mixed_cell` runs all branches of a cell (an operation on an edge is a branch) in C++ and adds them up in the
-nodes; `cell.h` and `gradient.h` hold the mathematics. This file gives the operator its gradient and its shape rule.
+`nas_moreau::mixed_cell` runs all branches of a cell (an operation on an edge is a branch) in C++ and adds them up in
+the nodes; `cell.h` and `gradient.h` hold the mathematics. This file gives the operator its gradient and its shape rule.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Branch(NamedTuple):
 
     Attributes:
         kind: SKIP, SINGLE (ReLU, depthwise, pointwise, norm), DOUBLE (that twice), PAIR (ReLU, two 1x1 convolutions of
-            stride 2, norm), POINT (ReLU, 1x1 convolution, norm), DENSE (ReLU, convolution, norm), LARGEST or AVERAGE (3x3
-            pooling, norm).
+            stride 2, norm), POINT (ReLU, 1x1 convolution, norm), DENSE (ReLU, convolution, norm), LARGEST or AVERAGE
+            (3x3 pooling, norm).
         source: State it leaves.
         target: Node it enters.
         alpha: Its place in the flat mixture.

@@ -1,7 +1,7 @@
 """One search step of the published DARTS scripts on a plain supernet, as the benchmark's yardstick.
 
-Liu et al., ICLR 2019, algorithm 1 and equations 7 and 8: full `backward()` passes, torch's optimizers, a copy of the model
-for the unrolled weights.
+Liu et al., ICLR 2019, algorithm 1 and equations 7 and 8: full `backward()` passes, torch's optimizers, a copy of the
+model for the unrolled weights.
 """
 
 from __future__ import annotations

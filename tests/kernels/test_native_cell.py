@@ -27,7 +27,9 @@ def make_space(operations, nodes, concat, skeleton="darts"):
     inputs = 2 if skeleton == "darts" else 1
     edges = tuple((a, b) for b in range(inputs, inputs + nodes) for a in range(b))
     cells = ("normal", "reduce") if skeleton == "darts" else ("cell",)
-    return SearchSpace("test", skeleton, cells, inputs, nodes, tuple(operations), edges, tuple(concat), Derivation("argmax"))
+    return SearchSpace(
+        "test", skeleton, cells, inputs, nodes, tuple(operations), edges, tuple(concat), Derivation("argmax")
+    )
 
 
 def cells(space, channels, halves, seed=0):

@@ -51,7 +51,8 @@ def test_twenty_steps_of_three_supernets_end_at_the_same_alphas():
     start = {name: p.detach().clone() for name, p in native.named_parameters()}
     names = list(start)
     ends = [search(net, names, start) for net in (native, portable, literal)]
-    moved = max((a - start[n]).abs().max().item() for a, n in zip(ends[0], [n for n in names if n.startswith("alphas.")]))
+    first = [start[name] for name in names if name.startswith("alphas.")]
+    moved = max((a - b).abs().max().item() for a, b in zip(ends[0], first))
     assert moved > 0.05
     for other in ends[1:]:
         for a, b in zip(ends[0], other, strict=True):

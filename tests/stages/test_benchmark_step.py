@@ -5,7 +5,7 @@ import torch
 
 from nas_moreau.errors import InputError
 from nas_moreau.kernels.cell import available
-from nas_moreau.stages import bench
+from nas_moreau.stages import bench, bench_cases, bench_measures
 
 CPU = torch.device("cpu")
 
@@ -33,25 +33,25 @@ def test_rows_follow_the_contract():
 
 @pytest.mark.slow
 def test_sharing_saves_activations_and_operator_calls():
-    saved = {s: bench.saved_bytes("darts", "8,3,4", s, CPU) for s in ("literal", "portable")}
-    calls = {s: bench.operator_calls("darts", "8,3,4", s, CPU) for s in ("literal", "portable")}
+    saved = {s: bench_measures.saved_bytes("darts", "8,3,4", s, CPU) for s in ("literal", "portable")}
+    calls = {s: bench_measures.operator_calls("darts", "8,3,4", s, CPU) for s in ("literal", "portable")}
     assert saved["portable"] < 0.7 * saved["literal"]
     assert calls["portable"] < 0.66 * calls["literal"]
     if available():
-        assert bench.saved_bytes("darts", "8,3,4", "native", CPU) < 0.4 * saved["literal"]
-        assert bench.operator_calls("darts", "8,3,4", "native", CPU) < 0.25 * calls["literal"]
+        assert bench_measures.saved_bytes("darts", "8,3,4", "native", CPU) < 0.4 * saved["literal"]
+        assert bench_measures.operator_calls("darts", "8,3,4", "native", CPU) < 0.25 * calls["literal"]
 
 
 def test_the_floor_counts_three_passes_of_two_operations():
     # a linear-free check: doubling the batch doubles the arithmetic
-    assert bench.evaluation_flops("toy", "4,2,6") == 2 * bench.evaluation_flops("toy", "4,2,3")
+    assert bench_measures.evaluation_flops("toy", "4,2,6") == 2 * bench_measures.evaluation_flops("toy", "4,2,3")
 
 
 @pytest.mark.parametrize("text", ["X", "1,2", "0,1,1", "a,b,c", ""])
 def test_sizes_that_are_none_are_refused(text):
     with pytest.raises(InputError, match="is no size"):
         bench.parse_size(text)
-    assert bench.parse_size("T") == (8, 5, 16) and bench.parse_size("16,8,64") == bench.SIZES["full"]
+    assert bench.parse_size("T") == (8, 5, 16) and bench.parse_size("16,8,64") == bench_cases.SIZES["full"]
 
 
 def test_unknown_choices_are_refused():
