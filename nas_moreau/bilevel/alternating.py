@@ -24,7 +24,9 @@ def alternating(alpha: StepSize, beta: StepSize, rule_x: Update, rule_y: Update,
     direction(problem, x, y, state, upper_batch, lower_batch, k) -> (evaluation of F, d_x, norms).
     """
 
-    def init(problem: Bilevel, x: Tensors, y: Tensors) -> AlternatingState:
+    def init(
+        problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None
+    ) -> AlternatingState:
         return AlternatingState(0, rule_x.init(x), rule_y.init(y))
 
     def step(
