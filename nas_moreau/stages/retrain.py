@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture import Genotype, Network, multiply_adds, parameter_count
+from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, seed_for, stratified_split
@@ -69,6 +69,13 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
     """
     if (config.retrain.mixup or config.retrain.cutmix) and config.retrain.batch_size % 2:
         raise InputError("Mixup and cutmix pair the images of a batch.", "Use an even retrain.batch_size.")
+    space = load_space(config.space)
+    if set(genotype.cells) != set(space.cells):
+        raise InputError(
+            f"The genotype is of space '{genotype.space}', whose networks are built otherwise than those of the "
+            f"configuration's space '{space.name}'.",
+            f"Set space={genotype.space}, or take a preset of that space.",
+        )
     device = prepare(config)
     network = build_network(config, genotype, data.num_classes, data.channels)
     check_images(torch.empty((1, data.channels, *data.image_size), device="meta"), network)

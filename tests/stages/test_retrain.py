@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.zoo import published_cell
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
@@ -122,6 +123,9 @@ def test_bad_input(tmp_path):
         retrain(tiny("retrain.mixup=0.1", "retrain.batch_size=7"), CELL, tmp_path / "a", data=tiny_data())
     with pytest.raises(InputError, match="timm makes no optimizer 'adamm'"):
         retrain(tiny("retrain.optimizer=adamm"), CELL, tmp_path / "a", data=tiny_data())
+    other = Genotype.parse("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")
+    with pytest.raises(InputError, match="space 'nas_bench_201'"):
+        retrain(tiny(), other, tmp_path / "a", data=tiny_data())
     small = tiny_data()
     images = Images(small.train.pixels[:, :, :4, :4].contiguous(), small.train.labels)
     with pytest.raises(InputError, match="too small"):
