@@ -30,7 +30,12 @@ def alternating(alpha: StepSize, beta: StepSize, rule_x: Update, rule_y: Update,
         return AlternatingState(0, rule_x.init(x), rule_y.init(y))
 
     def step(
-        problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper_batch: Any = None, lower_batch: Any = None
+        problem: Bilevel,
+        x: Tensors,
+        y: Tensors,
+        state: AlternatingState,
+        upper_batch: Any = None,
+        lower_batch: Any = None,
     ) -> tuple[Tensors, Tensors, AlternatingState, Info]:
         k, a, b = state.k, at(alpha, state.k), at(beta, state.k)
         x, y = [t.detach() for t in x], [t.detach() for t in y]

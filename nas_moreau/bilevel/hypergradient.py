@@ -1,4 +1,5 @@
-"""Methods that follow the hypergradient of F(x, y*(x)): through an unrolled lower level, or by the implicit function theorem.
+"""Methods that follow the hypergradient of F(x, y*(x)): through an unrolled lower level, or by the implicit
+function theorem.
 
     dF/dx = F_x - f_xy (f_yy)^-1 F_y     at y*(x)
 
@@ -32,7 +33,7 @@ class Hypergradient(NamedTuple):
     d_x: Tensors
     y: Tensors
     upper: Evaluated
-    f: Tensor
+    f: Tensor | None
 
 
 def rhg(
@@ -46,8 +47,8 @@ def rhg(
 
         y_{t+1} = y_t - beta grad_y f(x, y_t), t < T;  d_x = d F(x, y_T(x)) / dx;  y <- y_T
 
-    Franceschi et al., ICML 2017 (reverse-HG); with `truncate` only the last so many steps are differentiated (Shaban et al.,
-    AISTATS 2019, K-RHG). The steps start from the y of the step before.
+    Franceschi et al., ICML 2017 (reverse-HG); with `truncate` only the last so many steps are differentiated
+    (Shaban et al., AISTATS 2019, K-RHG). The steps start from the y of the step before.
 
     Args:
         alpha: Step size of x.
@@ -70,9 +71,7 @@ def rhg(
                 first = value.detach() if first is None else first
                 inner = [t - step * grad for t, grad in zip(inner, grads)]
             returned = problem.F(leaves, inner, upper)
-            grads = torch.autograd.grad(
-                scalar_of(returned), leaves, allow_unused=True, materialize_grads=True
-            )
+            grads = torch.autograd.grad(scalar_of(returned), leaves, allow_unused=True, materialize_grads=True)
         found = evaluate(problem.F, x, [t.detach() for t in inner], upper, False, False)
         return Hypergradient(list(grads), [t.detach() for t in inner], found, first)
 
@@ -88,8 +87,8 @@ def implicit_cg(
 ) -> Method:
     """Returns the implicit gradient with (f_yy) v = F_y solved by conjugate gradients.
 
-    Pedregosa, ICML 2016; Rajeswaran et al., NeurIPS 2019. f_yy must be positive definite; where it is not, the iteration stops
-    at the first direction of curvature <= 0.
+    Pedregosa, ICML 2016; Rajeswaran et al., NeurIPS 2019. f_yy must be positive definite; where it is not, the
+    iteration stops at the first direction of curvature <= 0.
 
     Args:
         alpha: Step size of x.

@@ -12,9 +12,10 @@ Orders (number of evaluations, forward and backward, of one step):
 
     gauss-seidel (6)  as printed
     jacobi       (4)  d_y at the old x, so that each of F and f is evaluated once at (x, y)
-    lagged       (3)  besides, d_x takes theta in place of theta+, so that (9) and (10) share one evaluation at (x, theta).
-                      With minibatches it has an advantage of its own: theta was made before the batch was drawn on which
-                      f(x,y) and f(x,theta) are compared, so the comparison is not biased.
+    lagged       (3)  besides, d_x takes theta in place of theta+, so that (9) and (10) share one evaluation at
+                      (x, theta).
+                      With minibatches it has an advantage of its own: theta was made before the batch was drawn on
+                      which f(x,y) and f(x,theta) are compared, so the comparison is not biased.
 
 The paper's theory covers gauss-seidel alone.
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.step_sizes import LONGEST, Tuning, at_top, climb, penalty, sizes, start
-from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, grad_x_of_g, norm, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 ORDERS = ("gauss-seidel", "jacobi", "lagged")
@@ -52,7 +53,9 @@ class Method(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step hands to the next: theta, the steps done, the states of the three update rules, and automatic constants."""
+    """What a step hands to the next: theta, the steps done, the states of the three update rules, and automatic
+    constants.
+    """
 
     theta: Tensors
     k: int
@@ -71,8 +74,8 @@ class Info(NamedTuple):
         f_theta: f at theta, on the batch of f (`lagged`: at the old theta).
         c: c_k.
         alpha, beta, eta, gamma: The step sizes and gamma used.
-        norms: Euclidean norms of "F_x/c", "F_y/c", "phi_x(y)", "phi_x(theta)", the "difference" of these two, "d_x", "d_y",
-            "d_theta", and "y-theta".
+        norms: Euclidean norms of "F_x/c", "F_y/c", "phi_x(y)", "phi_x(theta)", the "difference" of these two,
+            "d_x", "d_y", "d_theta", and "y-theta".
         cosine: Of the angle between F_x/c and the difference.
         F_aux, f_aux: What F and f returned beside their values.
     """
@@ -91,9 +94,9 @@ class Info(NamedTuple):
     f_aux: Any
 
 
-def at(step_size: StepSize, k: int) -> float:
+def at(step_size: Automatic, k: int) -> float:
     """Returns a step size that is a number, or a function of the step, at step k."""
-    return step_size(k) if callable(step_size) else step_size
+    return step_size(k) if callable(step_size) else float(step_size)
 
 
 def moreau(
@@ -111,14 +114,15 @@ def moreau(
 ) -> Method:
     """Returns the Moreau-envelope method.
 
-    With all constants given, a step never waits for the device and works on `meta` tensors. With one of them "auto", `init`
-    measures curvatures (step_sizes.py), and the step reads a few norms back every 10 steps.
+    With all constants given, a step never waits for the device and works on `meta` tensors. With one of them
+    "auto", `init` measures curvatures (step_sizes.py), and the step reads a few norms back every 10 steps.
 
     Args:
         alpha: Step size of x: a number, a function of k, or "auto".
         beta: Step size of y, likewise.
         eta: Step size of theta, likewise.
-        gamma: Of the envelope, likewise; the theory asks for gamma < 1/(2 rho), rho the weak convexity of the lower level in y.
+        gamma: Of the envelope, likewise; the theory asks for gamma < 1/(2 rho), rho the weak convexity of the
+            lower level in y.
         c: A number for the penalty c_k = c (k+1)^p, or c_k itself as a function of k, or "auto".
         p: 0 <= p < 1/2.
         order: "gauss-seidel", "jacobi" or "lagged".
@@ -147,17 +151,16 @@ def moreau(
     def constants(tuning: Tuning | None, k: int) -> tuple[float, float, float, float, float]:
         """Returns alpha, beta, eta, gamma and c_k."""
         if isinstance(c, str):
+            assert tuning is not None
             c_k = penalty(tuning, k, p)
         else:
             c_k = c(k) if callable(c) else c * (k + 1) ** p
-        gamma_k = tuning.gamma if isinstance(gamma, str) else at(gamma, k)
+        gamma_k = tuning.gamma if tuning and isinstance(gamma, str) else at(gamma, k)
         chosen = sizes(tuning, c_k, gamma_k) if tuning else (0.0, 0.0, 0.0)
-        steps = [own if isinstance(given, str) else at(given, k) for given, own in zip((alpha, beta, eta), chosen)]
-        return *steps, gamma_k, c_k
+        a, b, e = (own if isinstance(given, str) else at(given, k) for given, own in zip((alpha, beta, eta), chosen))
+        return a, b, e, gamma_k, c_k
 
-    def init(
-        problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None
-    ) -> State:
+    def init(problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None) -> State:
         theta = [t.detach().clone() for t in y]
         tuning = start(problem, x, y, upper_batch, lower_batch) if automatic else None
         return State(theta, 0, rule_x.init(x), rule_y.init(y), rule_theta.init(theta), tuning)
@@ -171,11 +174,10 @@ def moreau(
         x, y = [t.detach() for t in x], [t.detach() for t in y]
 
         # (9); `lagged` takes grad_x f(x, theta) from the evaluation of the first step
-        first = None
-        for _ in range(theta_steps):
-            lower = evaluate(problem.at_theta, x, theta, lower_batch, first is None and order == "lagged", True)
-            first = lower if first is None else first
-            d_theta = add(lower.grad_y, subtract(theta, y), 1 / gamma_k)
+        first = evaluate(problem.at_theta, x, theta, lower_batch, order == "lagged", True)
+        for i in range(theta_steps):
+            inner = first if i == 0 else evaluate(problem.at_theta, x, theta, lower_batch, False, True)
+            d_theta = add(inner.grad_y, subtract(theta, y), 1 / gamma_k)
             moved, theta_rule = rule_theta.apply(d_theta, eta_k, theta, theta_rule)
             theta = problem.prox_y(x, moved, eta_k)
 
@@ -183,15 +185,16 @@ def moreau(
         shared = order != "gauss-seidel"  # one evaluation at (x, y) gives both gradients
         upper = evaluate(problem.F, x, y, upper_batch, True, shared)
         lower = evaluate(problem.f, x, y, lower_batch, True, shared)
-        if order == "lagged":
-            at_theta, place = first, state.theta
-        else:
+        at_theta, place = first, state.theta
+        if order != "lagged":
             at_theta, place = evaluate(problem.at_theta, x, theta, lower_batch, True, False), theta
         _check_dependence(problem, lower, at_theta)
-        phi_y = add(lower.grad_x, _grad_x_of_g(problem, x, y))
-        phi_theta = add(at_theta.grad_x, _grad_x_of_g(problem, x, place))
-        push, difference = scale(upper.grad_x, 1 / c_k), subtract(phi_y, phi_theta)
-        d_x = add(push, difference)
+        phi_y, phi_theta = lower.grad_x, at_theta.grad_x
+        if problem.g is not None:
+            phi_y = add(phi_y, grad_x_of_g(problem.g, x, y))
+            phi_theta = add(phi_theta, grad_x_of_g(problem.g, x, place))
+        difference = subtract(phi_y, phi_theta)
+        d_x = add(difference, upper.grad_x, 1 / c_k)
 
         # (11)
         new_x, x_rule = rule_x.apply(d_x, alpha_k, x, state.x_rule)
@@ -203,8 +206,7 @@ def moreau(
         else:
             upper_y = evaluate(problem.F, new_x, y, upper_batch, False, True)
             lower_y = evaluate(problem.f, new_x, y, lower_batch, False, True)
-        push_y = scale(upper_y.grad_y, 1 / c_k)
-        d_y = add(push_y, lower_y.grad_y)
+        d_y = add(lower_y.grad_y, upper_y.grad_y, 1 / c_k)
         apart = subtract(y, theta)
         d_y = add(d_y, apart, -1 / gamma_k)
 
@@ -213,33 +215,57 @@ def moreau(
         new_y = problem.prox_y(x if shared else new_x, new_y, beta_k)
 
         norms = {
-            "F_x/c": norm(push), "F_y/c": norm(push_y), "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta),
-            "difference": norm(difference), "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta),
-            "y-theta": norm(apart),
+            "F_x/c": norm(upper.grad_x) / c_k, "F_y/c": norm(upper_y.grad_y) / c_k,
+            "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta), "difference": norm(difference),
+            "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "y-theta": norm(apart),
         }  # fmt: skip
         tiny = torch.finfo(norms["d_x"].dtype).tiny
-        cosine = dot(push, difference) / (norms["F_x/c"] * norms["difference"]).clamp(min=tiny)
+        cosine = dot(upper.grad_x, difference) / (norms["F_x/c"] * norms["difference"] * c_k).clamp(min=tiny)
         info = Info(
             upper.value, lower.value, at_theta.value, c_k, alpha_k, beta_k, eta_k, gamma_k, norms, cosine,
             upper.aux, lower.aux,
         )  # fmt: skip
         new = State(theta, k + 1, x_rule, y_rule, theta_rule, state.tuning)
-        look = isinstance(c, str) and new.k % CHECK_EVERY == 0 and not at_top(state.tuning, c_k)
-        if look and (
-            new.k - state.tuning.since >= LONGEST
-            or settled(x, y, state.theta, new_x, new_y, theta, info, state.tuning.curvature.phi_xy)
+        old = state.tuning
+        look = isinstance(c, str) and new.k % CHECK_EVERY == 0
+        if (
+            old is not None
+            and look
+            and not at_top(old, c_k)
+            and (
+                new.k - old.since >= LONGEST
+                or settled(x, y, state.theta, new_x, new_y, theta, info, old.curvature.phi_xy)
+            )
         ):
-            tuning = climb(state.tuning, problem, new_x, new_y, upper_batch, lower_batch, new.k, c_k)
-            restart = [t.clone() for t in new_y]
-            new = new._replace(theta=restart, theta_rule=rule_theta.init(restart), tuning=tuning)
+            tuning = climb(old, problem, new_x, new_y, upper_batch, lower_batch, new.k, c_k)
+            near = _near_prox(problem, new_x, new_y, gamma_k, eta_k, 0.1 * float(norms["F_y/c"]), lower_batch)
+            new = new._replace(theta=near, theta_rule=rule_theta.init(near), tuning=tuning)
         return new_x, new_y, new, info
 
     def at_penalty(value: float) -> Method:
-        return moreau(
-            alpha, beta, eta, gamma, lambda k: value, p, order, theta_steps, update_x, update_y, update_theta
-        )
+        return moreau(alpha, beta, eta, gamma, lambda k: value, p, order, theta_steps, update_x, update_y, update_theta)
 
     return Method(init, step, at_penalty, isinstance(c, str))
+
+
+def _near_prox(
+    problem: Bilevel, x: Tensors, y: Tensors, gamma: float, eta: float, tolerance: float, batch: Any
+) -> Tensors:
+    """Returns theta after steps (9) from y with x and y at rest, until they are short, 50 at most.
+
+    theta may have stayed in a valley that y has left long ago. It must have arrived before x moves again: at theta
+    = y the difference in (10) vanishes, and x would be driven by F alone.
+    """
+    theta = y
+    for k in range(50):
+        found = evaluate(problem.at_theta, x, theta, batch, False, True)
+        moved = add(theta, add(found.grad_y, subtract(theta, y), 1 / gamma), -eta)
+        moved = problem.prox_y(x, moved, eta)
+        length = float(norm(subtract(moved, theta))) / eta
+        theta = moved
+        if length <= tolerance and k >= 5:
+            break
+    return theta
 
 
 def settled(
@@ -251,7 +277,9 @@ def settled(
     """
     size = info.norms
     moved_x = norm(subtract(new_x, x)) / info.alpha
-    moved_y = norm(subtract(new_y, y)) / info.beta + norm(subtract(new_theta, theta)) / info.eta
+    moved_y = norm(subtract(new_y, y)) / info.beta
+    if info.eta is not None:
+        moved_y = moved_y + norm(subtract(new_theta, theta)) / info.eta
     calm_x = moved_x <= 0.1 * (size["F_x/c"] + cross * size["y-theta"])
     return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
 
@@ -268,10 +296,3 @@ def _check_dependence(problem: Bilevel, at_y: Evaluated, at_theta: Evaluated) ->
         raise ValueError(
             "The lower level does not depend on x, so this is no bilevel problem. Check that f uses the x it is given."
         )
-
-
-def _grad_x_of_g(problem: Bilevel, x: Tensors, y: Tensors) -> Tensors:
-    """Returns grad_x g(x, y); zero without g."""
-    if problem.g is None:
-        return [torch.zeros_like(t) for t in x]
-    return evaluate(lambda x, y, batch: problem.g.value(x, y), x, y, None, True, False).grad_x

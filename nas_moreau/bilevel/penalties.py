@@ -1,6 +1,7 @@
 """Single-level reformulations other than the Moreau envelope: BOME, F2SA, V-PBGD, and the gradient-norm penalty.
 
-With v(x) = min f(x, .), the first three work on q(x, y) = f(x, y) - v(x), whose gradient in x needs a near-minimiser theta:
+With v(x) = min f(x, .), the first three work on q(x, y) = f(x, y) - v(x), whose gradient in x needs a
+near-minimiser theta:
 q_x = f_x(x, y) - f_x(x, theta). All need a lower level without g; projections onto X are applied, onto Y as well.
 """
 
@@ -32,10 +33,9 @@ class Gap(NamedTuple):
     at_theta: Evaluated
 
 
-def bome(
-    alpha: StepSize, beta: StepSize, eta: StepSize, inner_steps: int = 10, barrier: float = 0.5
-) -> Method:
-    """Returns BOME! (Ye et al., NeurIPS 2022, Algorithm 1): dynamic barrier gradient descent on F with the constraint q <= 0.
+def bome(alpha: StepSize, beta: StepSize, eta: StepSize, inner_steps: int = 10, barrier: float = 0.5) -> Method:
+    """Returns BOME! (Ye et al., NeurIPS 2022, Algorithm 1): dynamic barrier gradient descent on F with the
+    constraint q <= 0.
 
         theta = `inner_steps` gradient steps on f(x, .) from y
         lambda = max( (barrier |grad q|^2 - <grad F, grad q>) / |grad q|^2, 0 )
@@ -67,8 +67,11 @@ def bome(
     return Method(_init, step)
 
 
-def f2sa(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = lambda k: 10.0 * (k + 1) ** 0.25) -> Method:
-    """Returns F2SA (Kwon et al., ICML 2023, Algorithm 1 with T = 1): a fully first-order method with a growing multiplier.
+def f2sa(
+    alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = lambda k: 10.0 * (k + 1) ** 0.25
+) -> Method:
+    """Returns F2SA (Kwon et al., ICML 2023, Algorithm 1 with T = 1): a fully first-order method with a growing
+    multiplier.
 
         theta <- theta - eta grad_y f(x, theta)
         y     <- y - beta ( grad_y F(x, y) + lambda_k grad_y f(x, y) )
@@ -102,9 +105,7 @@ def f2sa(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = lam
     return Method(_init, step)
 
 
-def v_pbgd(
-    alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = 10.0, inner_steps: int = 1
-) -> Method:
+def v_pbgd(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = 10.0, inner_steps: int = 1) -> Method:
     """Returns V-PBGD (Shen and Chen, ICML 2023, Algorithm 1): projected gradient descent on F + penalty * q.
 
         theta <- `inner_steps` gradient steps on f(x, .) from the theta before
@@ -133,7 +134,8 @@ def v_pbgd(
 
 
 def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> Method:
-    """Returns gradient descent on F + penalty/2 |grad_y f|^2 (Mehra and Hamm, ACML 2021, eq. 3, with the penalty held fixed).
+    """Returns gradient descent on F + penalty/2 |grad_y f|^2 (Mehra and Hamm, ACML 2021, eq. 3, with the penalty
+    held fixed).
 
     It needs second derivatives, and like every stationarity penalty it takes maxima of f for solutions.
 
@@ -160,7 +162,8 @@ def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> 
         found = evaluate(objective, x, y, (upper_batch, lower_batch), True, True)
         new_x, new_y = problem.onto_x(add(x, found.grad_x, -a)), _onto_y(problem, add(y, found.grad_y, -b))
         norms = {"d_x": norm(found.grad_x), "d_y": norm(found.grad_y)}
-        info = Info(*found.aux, None, None, a, b, None, None, norms, None, None, None)
+        upper, lower = found.aux
+        info = Info(upper, lower, None, None, a, b, None, None, norms, None, None, None)
         return new_x, new_y, PenaltyState(new_y, state.k + 1), info
 
     return Method(_init, step)
@@ -187,7 +190,7 @@ def _descend(problem: Bilevel, x: Tensors, theta: Tensors, step: float, steps: i
 def _gap(problem: Bilevel, x: Tensors, y: Tensors, theta: Tensors, batch: Any, wrt_y: bool = True) -> Gap:
     at_y = evaluate(problem.f, x, y, batch, True, wrt_y)
     at_theta = evaluate(problem.at_theta, x, theta, batch, True, False)
-    return Gap(subtract(at_y.grad_x, at_theta.grad_x), at_y.grad_y or [], at_y, at_theta)
+    return Gap(subtract(at_y.grad_x, at_theta.grad_x), at_y.grad_y, at_y, at_theta)
 
 
 def _finish(

@@ -6,7 +6,7 @@ g(x, u) + |u - y|^2 / (2 step). Every `project_*` returns a function from a list
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,8 @@ class Zero(NamedTuple):
 
 
 class L1(NamedTuple):
-    """g = sum w |y|; the weight is a number, or x -> one tensor for each tensor of y that broadcasts to it (w = x, say).
+    """g = sum w |y|; the weight is a number, or x -> one tensor for each tensor of y that broadcasts to it (w = x,
+    say).
 
     Example:
         >>> import torch
@@ -47,7 +48,7 @@ class L1(NamedTuple):
 
     weight: Weight = 1.0
 
-    def _weights(self, x: Tensors, y: Tensors) -> list[Tensor] | list[float]:
+    def _weights(self, x: Tensors, y: Tensors) -> Sequence[Tensor | float]:
         return self.weight(x) if callable(self.weight) else [self.weight] * len(y)
 
     def value(self, x: Tensors, y: Tensors) -> Tensor:
@@ -60,7 +61,8 @@ class L1(NamedTuple):
 
 
 class GroupLasso(NamedTuple):
-    """g = sum_j w_j |y_(j)| over groups j of one flat y; the weight is a number, or x -> a list with one tensor (groups,).
+    """g = sum_j w_j |y_(j)| over groups j of one flat y; the weight is a number, or x -> a list with one tensor
+    (groups,).
 
     Attributes:
         group_of: Group number of each element of y[0], int64 (n,), 0 .. groups - 1.

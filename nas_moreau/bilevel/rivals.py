@@ -14,9 +14,7 @@ from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, subtract
 from nas_moreau.bilevel.updates import SGDState, Update, gradient_descent
 
 
-def darts1(
-    alpha: StepSize, beta: StepSize, update_x: Update | None = None, update_y: Update | None = None
-) -> Method:
+def darts1(alpha: StepSize, beta: StepSize, update_x: Update | None = None, update_y: Update | None = None) -> Method:
     """Returns first-order DARTS: x along grad_x F(x, y), then y along grad_y f(x+, y) (Liu et al., ICLR 2019, xi = 0).
 
     Two evaluations a step. It takes y for a constant in F, so it follows no hypergradient.
@@ -28,7 +26,9 @@ def darts1(
     """
     rule_x, rule_y = update_x or gradient_descent(), update_y or gradient_descent()
 
-    def direction(problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper: Any, lower: Any, k: int) -> Any:
+    def direction(
+        problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper: Any, lower: Any, k: int
+    ) -> Any:
         found = evaluate(problem.F, x, y, upper, True, False)
         return found, found.grad_x, {}
 
@@ -62,7 +62,9 @@ def darts2(
     """
     rule_x, rule_y = update_x or gradient_descent(), update_y or gradient_descent()
 
-    def direction(problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper: Any, lower: Any, k: int) -> Any:
+    def direction(
+        problem: Bilevel, x: Tensors, y: Tensors, state: AlternatingState, upper: Any, lower: Any, k: int
+    ) -> Any:
         xi = at(beta, k)
         quiet = problem.at_theta  # a look ahead leaves y's running statistics alone
         ahead = add(evaluate(quiet, x, y, lower, False, True).grad_y, y, weight_decay)

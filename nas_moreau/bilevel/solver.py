@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -152,9 +153,7 @@ def _run(
     return Solution(x, y, state, converged, message, _history(rows), k + 1, movement)
 
 
-def _movement(
-    x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Any
-) -> float:
+def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Any) -> float:
     """Returns the stopping rule's left side; for methods without a penalty c is 1."""
     c = info.c or 1.0
     moved = norm(subtract(new_x, x)) / info.alpha + norm(subtract(new_y, y)) / info.beta
@@ -184,12 +183,13 @@ def remove_bias(
     """Returns (x, y) with the penalty's bias removed, a sentence on how, and the steps it took.
 
     At fixed c the method converges to the stationary point z(1/c) of the penalised problem, smooth in t = 1/c where the
-    lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3 through them
-    gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion says (a solution set,
-    a kink), the point of the largest c is kept. The paper lacks this.
+    lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3
+    through them
+    gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion says (a
+    solution set, a kink), the point of the largest c is kept. The paper lacks this.
     """
-    tuning = getattr(state, "tuning", None)
-    lowest = tuning.c_last / 16 if method.climbs else c_k
+    assert method.at_penalty is not None
+    lowest = state.tuning.c_last / 16 if method.climbs else c_k
     levels, found, taken = [lowest * 2**i for i in range(4)], [], 0
     start_x, start_y = x, y
     for c in levels:
@@ -204,11 +204,11 @@ def remove_bias(
         if len(found) > 1:
             guess = add(found[-1], subtract(found[-1], found[-2]), 0.5)
             start_x, start_y = problem.onto_x(guess[: len(x)]), guess[len(x) :]
-    apart = [float(norm(subtract(after, before)[: len(x)])) for before, after in zip(found, found[1:])]
+    apart = [float(norm(subtract(after, before)[: len(x)])) for before, after in pairwise(found)]
     scale_x = 1 + float(norm(found[-1][: len(x)]))
     if apart[-1] <= 1e-9 * scale_x:
         return (found[-1][: len(x)], found[-1][len(x) :]), "There was no bias to remove.", taken
-    ratios = [after / before for before, after in zip(apart, apart[1:]) if before > 0]
+    ratios = [after / before for before, after in pairwise(apart) if before > 0]
     if len(ratios) < 2 or not all(0.3 < ratio < 0.75 for ratio in ratios):
         words = f"The bias was not extrapolated: its differences fall by {ratios}, not by 1/2."
         return (found[-1][: len(x)], found[-1][len(x) :]), words, taken
@@ -216,5 +216,7 @@ def remove_bias(
     for i, point in enumerate(found):
         weight = math.prod(levels[i] / (levels[i] - c) for j, c in enumerate(levels) if j != i)
         total = add(total, scale(point, weight))
-    words = f"Bias removed: extrapolated from c = {levels[0]:.3g} to {levels[-1]:.3g}, the last difference was {apart[-1]:.1e}."
+    words = (
+        f"Bias removed: extrapolated from c = {levels[0]:.3g} to {levels[-1]:.3g}; the last step was {apart[-1]:.1e}."
+    )
     return (problem.onto_x(total[: len(x)]), total[len(x) :]), words, taken

@@ -1,6 +1,7 @@
 """How far from a solution: the residual R_k of (15), the merit V_k of (16), and the inner problems solved to tolerance.
 
-These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`: |d_x|, |d_y|,
+These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`:
+|d_x|, |d_y|,
 |d_theta| and the gap f(y) - f(theta).
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, scale, subtract
 
 
 class Minimum(NamedTuple):
@@ -26,7 +27,9 @@ class Minimum(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """R_k of (15) (`total`), what the envelope is worth there, and its inner residual (which bounds the error of `total`)."""
+    """R_k of (15) (`total`), what the envelope is worth there, and its inner residual (which bounds the error of
+    `total`).
+    """
 
     total: float
     x: float
@@ -48,8 +51,8 @@ def lower_solution(
 ) -> Minimum:
     """Returns argmin over u in Y of phi(x, u) + |u - center|^2 / (2 gamma), found near y.
 
-    Proximal gradient with Nesterov's momentum, restarted whenever it points uphill, and a step size found by backtracking.
-    With gamma infinite it is the lower level itself; else theta* and v_gamma of (8).
+    Proximal gradient with Nesterov's momentum, restarted whenever it points uphill, and a step size found by
+    backtracking. With gamma infinite it is the lower level itself; else theta* and v_gamma of (8).
 
     Args:
         problem: Its f, g and Y are used.
@@ -63,14 +66,15 @@ def lower_solution(
     """
     center = y if center is None else center
 
-    def smooth(u: Tensors, gradient: bool = True) -> tuple[Tensor, Tensors | None]:
+    def smooth(u: Tensors, gradient: bool = True) -> tuple[Tensor, Tensors]:
         found = evaluate(problem.at_theta, x, u, batch, False, gradient)
         apart = subtract(u, center)
         value = found.value + dot(apart, apart) / (2 * gamma)
-        return value, add(found.grad_y, apart, 1 / gamma) if gradient else None
+        return value, add(found.grad_y, apart, 1 / gamma) if gradient else []
 
-    point, previous, step, weight, residual, k = y, y, 1.0, 1.0, math.inf, 0
-    for k in range(steps):
+    point, previous, step, weight, residual, taken = y, y, 1.0, 1.0, math.inf, 0
+    for _ in range(steps):
+        taken += 1
         next_weight = 0.5 * (1 + math.sqrt(1 + 4 * weight**2))
         ahead = add(point, subtract(point, previous), (weight - 1) / next_weight)
         value, gradient = smooth(ahead)
@@ -93,7 +97,7 @@ def lower_solution(
     value = smooth(point, False)[0]
     if problem.g is not None:
         value = value + problem.g.value(x, point)
-    return Minimum([t.detach() for t in point], value.detach(), residual, k + 1)
+    return Minimum([t.detach() for t in point], value.detach(), residual, taken)
 
 
 def phi(problem: Bilevel, x: Tensors, y: Tensors, batch: Any = None) -> Tensor:
@@ -115,8 +119,8 @@ def residual(
 ) -> Residual:
     """Returns R_k = dist(0, grad F + c (grad f + dg - grad v_gamma) + N_{X x Y}) at (x, y), equation (15).
 
-    The distance to a set of subgradients is taken as the length of a proximal step over a vanishing step size, which it equals
-    in the limit.
+    The distance to a set of subgradients is taken as the length of a proximal step over a vanishing step size,
+    which it equals in the limit.
 
     Args:
         problem: F, f, g, X and Y.
@@ -135,11 +139,8 @@ def residual(
     at_theta = evaluate(problem.at_theta, x, inner.point, lower_batch, True, False)
     grad_x = add(upper.grad_x, subtract(lower.grad_x, at_theta.grad_x), c)
     if problem.g is not None:
-        on_g = [
-            evaluate(lambda x, y, _: problem.g.value(x, y), x, place, None, True, False).grad_x
-            for place in (y, inner.point)
-        ]
-        grad_x = add(grad_x, subtract(*on_g), c)
+        on_g = subtract(grad_x_of_g(problem.g, x, y), grad_x_of_g(problem.g, x, inner.point))
+        grad_x = add(grad_x, on_g, c)
     grad_y = add(add(upper.grad_y, lower.grad_y, c), subtract(y, inner.point), -c / gamma)
     eps = max(torch.finfo(t.dtype).eps for t in [*x, *y])
     t = math.sqrt(eps)
@@ -170,7 +171,8 @@ def merit(
     lower_batch: Any = None,
     tolerance: float = 1e-12,
 ) -> float:
-    """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, C_V = lipschitz^2 + 1/gamma^2, equation (16).
+    """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, C_V = lipschitz^2 + 1/gamma^2,
+    equation (16).
 
     Args:
         problem: F, f, g, X and Y.

@@ -1,30 +1,37 @@
 """The five constants of the method, found from the problem: alpha, beta, eta, gamma and c where they are "auto".
 
-Everything follows from block-wise curvatures, found by power iteration on secants (grad(z + h d) - grad(z)) / h of the user's own
-gradients, so F and f need not be twice differentiable:
+Everything follows from block-wise curvatures L, found by power iteration on secants (grad(z + h d) - grad(z)) / h
+of the user's own gradients, so F and f need not be twice differentiable:
 
-    eta   = .8 / (L_f^yy + 1/gamma)                          the Lipschitz constant of (9)'s direction in theta
-    beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)           of (12)'s in y
+    eta   = .8 / (L_f^yy + 1/gamma)
+    beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)
     alpha = .8 / (L_F^xx / c_k + max(L_f^xx, (L_phi^xy)^2 / (m + 1/gamma)))
-                                                             of (10)'s in x; the last term is how theta* answers to x, with
-                                                             m = L_f^yy, or with g (which hides the direction of that
-                                                             answer) the least curvature of f(x, .)
-    gamma = 10 / L_f^yy, or 200 / L_f^yy where rho > 0 is met: v_gamma is close to the value function (the bias of the penalty
-                                                             is (1 + 1/(gamma L))/c), and 1/gamma still anchors theta.
-                                                             Near a maximum of a nonconvex lower level -v_gamma pushes y away
-                                                             from the valley that theta found, by |y - theta|/gamma; hence 200
-    c     = .5 L_F / L_phi at first where rho > 0 is met     so that F/c bends more than phi - v_gamma can: the penalised
-                                                             problem has one basin, that of F
-            20 L_F / L_phi where not                         with one basin below, there is none to miss, and y had better
-                                                             stay near the lower level's solution from the start
 
-From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c) or 500 steps have passed, c_k is
-doubled, theta starts again from y, and the curvatures are measured anew, until c_k is 150 L_F / L_phi. On every rung
-c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the minimiser from small c is what finds the right basin where a
-fixed constant does not. Where F has no curvature the ratio of the slopes takes its place.
+each .8 over the Lipschitz constant of its own direction, (9), (12) and (10). The last term is how theta* answers
+to x, with
+m = L_f^yy, or with g (which hides the direction of that answer) the least curvature of f(x, .). Then, by whether
+the lower level was seen to be convex in y:
 
-The theory asks for gamma < 1/(2 rho), with rho the weak convexity of f(x, .). At first gamma may be larger (below that bound a
-maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds where the iteration is.
+              convex            not
+    gamma     10 / L_f^yy       200 / L_f^yy
+    first c   20 L_F / L_phi    .5 L_F / L_phi
+
+gamma: v_gamma is close to the value function (the bias of the penalty is (1 + 1/(gamma L))/c), and 1/gamma still
+anchors theta. Near a maximum of a nonconvex lower level -v_gamma pushes y away from the valley that theta found, by
+|y - theta|/gamma; hence 200. First c: where there may be many basins, F/c has to bend more than phi - v_gamma can,
+so that
+the penalised problem has one basin, that of F; with one basin below there is none to miss, and y had better stay
+near the lower level's solution. Where F has no curvature the ratio of the slopes takes the place of L_F / L_phi.
+
+From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c)
+or 500
+steps have passed, c_k is doubled, theta is found anew from y, and the curvatures are measured anew, until c_k is
+150 L_F / L_phi. On every rung c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the
+minimiser from small c is what finds the right basin where a fixed constant does not.
+
+The theory asks for gamma < 1/(2 rho), with rho the weak convexity of f(x, .). At first gamma may be larger (below that
+bound a maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds where the
+iteration is.
 """
 
 from __future__ import annotations
@@ -35,10 +42,15 @@ from typing import Any, NamedTuple
 import torch
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, scale, subtract
 
 FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
-"""c on the first rung (by whether the lower level was seen to be convex in y) and on the last, in units of L_F / L_phi."""
+"""c on the first rung (by whether the lower level was seen to be convex in y) and on the last, in units of L_F /
+L_phi.
+"""
+
+PROBES = 32
+"""Points at which a nonconvex lower level is looked for at the start, one gradient each."""
 
 SAFETY = 0.8
 ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
@@ -54,7 +66,9 @@ LONGEST = 500
 
 
 class Curvature(NamedTuple):
-    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), m, and the lengths of the gradients."""
+    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), m, and the lengths of the
+    gradients.
+    """
 
     F_xx: float
     F_yy: float
@@ -70,7 +84,9 @@ class Curvature(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What was chosen: the curvatures behind it, c and the step at which it was set, the last c, gamma, rungs climbed."""
+    """What was chosen: the curvatures behind it, c and the step at which it was set, the last c, gamma, rungs
+    climbed.
+    """
 
     curvature: Curvature
     c: float
@@ -98,7 +114,7 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         found = evaluate(smooth, x, y, batch, True, True)
         grad_x = found.grad_x
         if with_g and problem.g is not None:
-            grad_x = add(grad_x, evaluate(lambda x, y, _: problem.g.value(x, y), x, y, None, True, False).grad_x)
+            grad_x = add(grad_x, grad_x_of_g(problem.g, x, y))
         return grad_x, found.grad_y
 
     def secant(smooth: Any, batch: Any, with_g: bool) -> Any:
@@ -159,7 +175,9 @@ def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> floa
 
 
 def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: Any = None) -> Tuning:
-    """Returns the constants of the first step, from curvatures at the start, near the minimiser of F, and around both."""
+    """Returns the constants of the first step, from curvatures at the start, near the minimiser of F, and around
+    both.
+    """
     here = measure(problem, x, y, upper, lower, 0, 6)
     far_x, far_y = x, y
     for _ in range(20 if here.F > 0 else 0):
@@ -176,18 +194,42 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
         ]
 
     places = [(far_x, far_y), (problem.onto_x(around(x)), around(y)), (problem.onto_x(around(far_x)), around(far_y))]
-    found = [here, *(measure(problem, u, v, upper, lower, 1 + i, 6) for i, (u, v) in enumerate(places))]
-    worst = _worst(found)
+    measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 6) for i, (u, v) in enumerate(places))]
+    worst = _worst(measured)
     if not worst.phi > 0:
         raise ValueError(
-            "No curvature was found in the lower level, so its step sizes cannot be chosen. Give alpha, beta, eta, gamma and c."
+            "No curvature was found in the lower level, so its step sizes cannot be chosen. "
+            "Give alpha, beta, eta, gamma and c."
         )
     unit = worst.F / worst.phi
     if unit < 1e-8:
         unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
+    rho = _nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
+    worst = worst._replace(rho=max(worst.rho, rho))
     convex = worst.rho < 0.01 * worst.f_yy
     first, envelope = (FIRST_CONVEX, ENVELOPE) if convex else (FIRST_NONCONVEX, ENVELOPE_NONCONVEX)
     return Tuning(worst, first * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0)
+
+
+def _nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around: Any, batch: Any) -> float:
+    """Returns the greatest -<grad_y f(u) - grad_y f(v), u - v> / |u - v|^2 met between points around the places; 0
+    if none.
+
+    A local curvature sees one point; a lower level with many valleys is seen only from some distance.
+    """
+    greatest = 0.0
+    for x, y in places:
+        first = last = (y, evaluate(problem.f, x, y, batch, False, True).grad_y)
+        for _ in range(PROBES // len(places)):
+            u = around(y)
+            new = (u, evaluate(problem.f, x, u, batch, False, True).grad_y)
+            for point, gradient in (first, last):
+                apart = subtract(new[0], point)
+                square = float(dot(apart, apart))
+                if square > 0:
+                    greatest = max(greatest, -float(dot(subtract(new[1], gradient), apart)) / square)
+            last = new
+    return greatest
 
 
 def _worst(found: list[Curvature]) -> Curvature:
@@ -243,6 +285,7 @@ def explain(tuning: Tuning, gamma: float | None = None) -> str:
         + ("holds" if gamma < bound else "does not hold")
     )
     return (
-        f"curvatures F_xx {L.F_xx:.3g}, F_yy {L.F_yy:.3g}, f_xx {L.f_xx:.3g}, f_yy {L.f_yy:.3g}, phi_xy {L.phi_xy:.3g}; "
+        f"curvatures F_xx {L.F_xx:.3g}, F_yy {L.F_yy:.3g}, f_xx {L.f_xx:.3g}, f_yy {L.f_yy:.3g}, "
+        f"phi_xy {L.phi_xy:.3g}; "
         f"gamma {gamma:.3g}; c {tuning.c:.3g} after {tuning.rungs} doublings; {theory}"
     )

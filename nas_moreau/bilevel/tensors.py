@@ -11,14 +11,14 @@ Tensors = list[Tensor]
 
 
 class Evaluated(NamedTuple):
-    """One evaluation: the value, its gradients (None where they were not asked for), and what came beside the value.
+    """One evaluation: the value, its gradients (empty where they were not asked for), and what came beside the value.
 
     uses_x and uses_y say whether the objective depends on any tensor of x or y (False where that was not asked for).
     """
 
     value: Tensor
-    grad_x: Tensors | None
-    grad_y: Tensors | None
+    grad_x: Tensors
+    grad_y: Tensors
     aux: Any
     uses_x: bool
     uses_y: bool
@@ -42,20 +42,25 @@ def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wr
             raise TypeError(f"An objective must return a scalar tensor, not {what}; take a sum or a mean.")
         inputs = [*(x if wrt_x else ()), *(y if wrt_y else ())]
         if inputs and value.requires_grad:
-            grads = list(torch.autograd.grad(value, inputs, allow_unused=True))
+            grads: list[Tensor | None] = list(torch.autograd.grad(value, inputs, allow_unused=True))
         else:
-            grads = [None] * len(inputs)
+            grads = [None for _ in inputs]
     filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
     count = len(x) if wrt_x else 0
     used = [grad is not None for grad in grads]
     return Evaluated(
         value.detach(),
-        filled[:count] if wrt_x else None,
-        filled[count:] if wrt_y else None,
+        filled[:count],
+        filled[count:],
         detach(aux),
         any(used[:count]),
         any(used[count:]),
     )
+
+
+def grad_x_of_g(g: Any, x: Tensors, y: Tensors) -> Tensors:
+    """Returns grad_x g(x, y)."""
+    return evaluate(lambda x, y, batch: g.value(x, y), x, y, None, True, False).grad_x
 
 
 def detach(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Update rules: what is done with a direction. Each is a pair of functions, init(params) and apply(direction, ...).
 
-The method says where to go (d_x, d_y, d_theta); momentum, Adam, weight decay and clipping act on that. Projection and prox
-come after. States are NamedTuples of lists of tensors and numbers. Inputs are never modified.
+The method says where to go (d_x, d_y, d_theta); momentum, Adam, weight decay and clipping act on that. Projection
+and prox come after. States are NamedTuples of lists of tensors and numbers. Inputs are never modified.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class SGDState(NamedTuple):
     buffers: Tensors
 
 
-def sgd(
-    momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None
-) -> Update:
+def sgd(momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None) -> Update:
     """Returns SGD as torch.optim.SGD does it, after clipping the direction's global norm to `clip`."""
 
     def apply(direction: Tensors, step: float, params: Tensors, state: SGDState) -> tuple[Tensors, SGDState]:
@@ -65,7 +63,7 @@ class AdamState(NamedTuple):
 
     first: Tensors
     second: Tensors
-    count: int
+    steps: int
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> Update:
@@ -78,13 +76,13 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
     def apply(direction: Tensors, step: float, params: Tensors, state: AdamState) -> tuple[Tensors, AdamState]:
         if weight_decay:
             direction = add(direction, params, weight_decay)
-        count = state.count + 1
+        steps = state.steps + 1
         first = add(scale(state.first, b1), direction, 1 - b1)
         second = add(scale(state.second, b2), list(torch._foreach_mul(direction, direction)), 1 - b2)
         denominator = torch._foreach_sqrt(second)
-        torch._foreach_div_(denominator, math.sqrt(1 - b2**count))
+        torch._foreach_div_(denominator, math.sqrt(1 - b2**steps))
         torch._foreach_add_(denominator, eps)
-        moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**count))
-        return list(moved), AdamState(first, second, count)
+        moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**steps))
+        return list(moved), AdamState(first, second, steps)
 
     return Update(init, apply)

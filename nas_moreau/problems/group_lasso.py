@@ -1,12 +1,14 @@
 """Selecting the weights of a group lasso by the validation loss: (21) of Liu et al., ICML 2024, with generated data.
 
-    min over x >= x_min of |A_val y - b_val|^2 / (2 n_val)   s.t.  y in argmin |A_train y - b_train|^2 / (2 n_train) + sum_j x_j |y_(j)|
+    min over x >= x_min of |A_val y - b_val|^2 / (2 n_val)   s.t.  y in argmin |A_train y - b_train|^2 / (2
+    n_train) + sum_j x_j |y_(j)|
 
-x_min is 1e-3 of the level at which y = 0. With x = 0 and more features than samples the lower level has many solutions, one of
+x_min is 1e-3 of the level at which y = 0. With x = 0 and more features than samples the lower level has many
+solutions, one of
 which fits the validation half exactly: an optimum of the bilevel problem that is worth nothing on new data.
 
-Besides the bilevel problem there are searches over x that know nothing of gradients (grid, random, TPE), which solve the lower
-level anew for each x they try.
+Besides the bilevel problem there are searches over x that know nothing of gradients (grid, random, TPE), which
+solve the lower level anew for each x they try.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from torch import Tensor
 from nas_moreau.bilevel import Bilevel, lower_solution
 from nas_moreau.bilevel.prox import GroupLasso, project_box
 from nas_moreau.problems.synthetic import Case, Tensors, relative_error
-
 
 LOWEST = 1e-3
 """x_min in units of `level_of_zero`."""
@@ -62,7 +63,8 @@ def generate(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> GroupLassoData:
-    """Returns data of the published kind: Gaussian designs, three groups of which five features each matter, noise at `snr`.
+    """Returns data of the published kind: Gaussian designs, three groups of which five features each matter, noise
+    at `snr`.
 
     Args:
         features: Their number; `groups` divides it.
@@ -77,7 +79,9 @@ def generate(
         ValueError: The groups do not divide the features.
     """
     if features % groups or groups < 3:
-        raise ValueError(f"{groups} groups do not fit {features} features. Use 3 or more groups that divide the features.")
+        raise ValueError(
+            f"{groups} groups do not fit {features} features. Use 3 or more groups that divide the features."
+        )
     generator = torch.Generator().manual_seed(seed)
     size = features // groups
     truth = torch.zeros(features, dtype=torch.float64)
@@ -97,10 +101,11 @@ def generate(
 
 
 def group_lasso(data: GroupLassoData | None = None, n: int = 600, seed: int = 0) -> Case:
-    """Returns (21) on `data`; without data, on `generate(features=n, seed=seed)` with groups of 20 features (of 2 below 60).
+    """Returns (21) on `data`; without data, on `generate(features=n, seed=seed)` with groups of 20 features (of 2
+    below 60).
 
-    No exact solution is known. The start is x_j = the mean over groups of |A_(j)' b| / samples (half of that already sets
-    most groups to zero), y = 0.
+    No exact solution is known. The start is x_j = the mean over groups of |A_(j)' b| / samples (half of that
+    already sets most groups to zero), y = 0.
 
     Args:
         data: From `generate`, or your own.
@@ -174,7 +179,9 @@ class Trial(NamedTuple):
 
 
 def _search(case: Case, propose: Callable[[int, float | None], Tensor | None], tolerance: float) -> Trial:
-    """Tries what `propose` says (given the number of the trial and the loss of the last), each solved from the last y."""
+    """Tries what `propose` says (given the number of the trial and the loss of the last), each solved from the
+    last y.
+    """
     best, y, last, tried, start = None, case.y, None, 0, time.perf_counter()
     while (candidate := propose(tried, last)) is not None:
         x = [candidate]
@@ -190,9 +197,7 @@ def grid_search(case: Case, tries: int = 50, tolerance: float = 1e-5) -> Trial:
     """Returns the best of one weight for all groups, `tries` of them log-spaced from the level where y = 0 to x_min."""
     top = level_of_zero(case.data)
     levels = [top * LOWEST ** (i / max(1, tries - 1)) for i in range(tries)]
-    return _search(
-        case, lambda i, last: torch.full_like(case.x[0], levels[i]) if i < tries else None, tolerance
-    )
+    return _search(case, lambda i, last: torch.full_like(case.x[0], levels[i]) if i < tries else None, tolerance)
 
 
 def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
@@ -207,7 +212,8 @@ def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float =
 
 
 def tpe_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
-    """Returns the best of `tries` weights proposed by the tree-structured Parzen estimator of optuna, over the same range.
+    """Returns the best of `tries` weights proposed by the tree-structured Parzen estimator of optuna, over the
+    same range.
 
     Raises:
         ImportError: optuna is not installed (extra `benchmark`).
@@ -216,7 +222,7 @@ def tpe_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    top, open_trials = level_of_zero(case.data), []
+    top, open_trials = level_of_zero(case.data), list[optuna.Trial]()
 
     def propose(i: int, last: float | None) -> Tensor | None:
         if last is not None and open_trials:

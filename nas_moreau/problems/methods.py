@@ -1,4 +1,6 @@
-"""Bilevel methods by name, with step sizes that suit a case; curvatures are measured as for `moreau`'s automatic constants."""
+"""Bilevel methods by name, with step sizes that suit a case; curvatures are measured as for `moreau`'s automatic
+constants.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,7 @@ def _f2sa(L: Curvature) -> Method:
     def weight(k: int) -> float:
         return _weight(L) * (1 + k / 100) ** 0.25
 
-    return f2sa(
-        lambda k: _penalised(L, weight(k))[0], lambda k: _penalised(L, weight(k))[1], _lower(L), weight
-    )
+    return f2sa(lambda k: _penalised(L, weight(k))[0], lambda k: _penalised(L, weight(k))[1], _lower(L), weight)
 
 
 def _fixed(L: Curvature) -> Method:

@@ -1,7 +1,7 @@
 """Small bilevel problems with exact solutions: those on which the Moreau-envelope method was published.
 
-Each function returns a `Case`: the problem, a start, the exact solution, and the settings of the paper (Liu et al., ICML 2024;
-equation numbers are the paper's).
+Each function returns a `Case`: the problem, a start, the exact solution, and the settings of the paper (Liu et
+al., ICML 2024; equation numbers are the paper's).
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def sine(
 ) -> Case:
     """Returns (19): F = |x - a|^2 + |y - a e - c|^2, each y_i in argmin sin(x + y_i - c_i); x scalar, y (n,).
 
-    x* = ((1-n) a + n C) / (1+n), y_i* = C + c_i - x*, with C the member of {-pi/2 + 2 k pi} nearest to 2a. The lower level
-    is not convex and its stationary points of the wrong sort (maxima) are feasible for the reformulation with small gamma.
+    x* = ((1-n) a + n C) / (1+n), y_i* = C + c_i - x*, with C the member of {-pi/2 + 2 k pi}
+    nearest to 2a. The lower level
+    is not convex and its stationary points of the wrong sort (maxima) are feasible for the reformulation with
+    small gamma.
 
     Args:
         n: Length of y.
@@ -129,10 +131,8 @@ def quadratic(
     def lower(x: Tensors) -> Tensors:
         return [x[0].clone() if A is None else torch.linalg.solve(A, x[0])]
 
-    if A is None:
-        x_exact = [e / 2]
-    else:
-        x_exact = [torch.linalg.solve(A + torch.eye(n, dtype=dtype, device=device), A @ e)]
+    matrix = torch.eye(n, dtype=dtype, device=device) if A is None else A
+    x_exact = [torch.linalg.solve(matrix + torch.eye(n, dtype=dtype, device=device), matrix @ e)]
     zeros = [torch.zeros_like(e)]
     return Case(
         "quadratic",
@@ -148,7 +148,8 @@ def quadratic(
 
 
 def merely_convex(n: int = 100, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Case:
-    """Returns (18): F = |x - y2|^2/2 + |y1 - e|^2/2, lower level |y1|^2/2 - x'y1 over (y1, y2); solution x = y1 = y2 = e.
+    """Returns (18): F = |x - y2|^2/2 + |y1 - e|^2/2, lower level |y1|^2/2 - x'y1 over (y1, y2); solution x = y1 =
+    y2 = e.
 
     The lower level leaves y2 free, so it has many solutions, and F picks one.
 
@@ -179,9 +180,11 @@ def merely_convex(n: int = 100, dtype: torch.dtype = torch.float64, device: torc
 
 
 def lasso(n: int = 100, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Case:
-    """Returns (20): F = sum y, lower level |y - v|^2/2 + sum x_i |y_i|, 0 <= x <= 1, v = (1/n, .., -1/n, ..); x, y (n,).
+    """Returns (20): F = sum y, lower level |y - v|^2/2 + sum x_i |y_i|, 0 <= x <= 1, v = (1/n, .., -1/n, ..); x, y
+    (n,).
 
-    y_i(x) is v_i shrunk by x_i, so x solves it if and only if x_i >= 1/n in the first half and x_i = 0 in the second; the error
+    y_i(x) is v_i shrunk by x_i, so x solves it if and only if x_i >= 1/n in the first half and x_i = 0 in the
+    second; the error
     is the distance to that set. Every x with all x_i > 1/n has y = 0 nearby and is stationary, so a start there goes
     nowhere by any gradient; this one starts at x = 0.
 

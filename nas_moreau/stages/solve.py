@@ -33,7 +33,10 @@ TASKS: dict[str, Task] = {
     ),
     "lasso": Task("(20): l1 norm weighted by x; n = length of x and y, even", 100, 1000, lambda n, s: lasso(n)),
     "group-lasso": Task(
-        "(21): weights of a group lasso by validation loss; n = features", 600, 2000, lambda n, s: group_lasso(n=n, seed=s)
+        "(21): weights of a group lasso by validation loss; n = features",
+        600,
+        2000,
+        lambda n, s: group_lasso(n=n, seed=s),
     ),
 }
 """Name -> task, for the command line to list."""
@@ -60,7 +63,8 @@ def solve_task(
         polish: Solve the lower level exactly at the final x, from the final y.
 
     Returns:
-        `task n method x y error residual steps seconds peak_memory_bytes message`; `error` is |x - x*| / max(1, |x*|), null
+        `task n method x y error residual steps seconds peak_memory_bytes message`; `error` is |x - x*| / max(1,
+        |x*|), null
         where no solution is known; `residual` is R_k of (15) before polishing, null for methods without c and gamma.
 
     Raises:
@@ -81,8 +85,8 @@ def solve_task(
         chosen = method_for(method, case)
         begin = time.perf_counter()
         found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=debias)
-    except ValueError as error:
-        raise InputError(f"{task} with n = {n} by {method}: {error}") from error
+    except ValueError as refusal:
+        raise InputError(f"{task} with n = {n} by {method}: {refusal}") from refusal
     seconds = time.perf_counter() - begin
     last = None
     finite = math.isfinite(found.movement)

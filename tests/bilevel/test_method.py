@@ -19,7 +19,9 @@ def scalar(value):
 
 
 def by_hand():
-    """F_x = x-1, F_y = 2y; f_x = (x-y) + y = x at any y... so f_x differs in y only through 2xy: f = (y-x)^2/2 + x y^2."""
+    """F_x = x-1, F_y = 2y; f_x = (x-y) + y = x at any y... so f_x differs in y only through 2xy: f = (y-x)^2/2 + x
+    y^2.
+    """
     return Bilevel(
         lambda x, y, b: 0.5 * (x[0] - 1) ** 2 + y[0] ** 2, lambda x, y, b: 0.5 * (y[0] - x[0]) ** 2 + x[0] * y[0] ** 2
     )
@@ -108,9 +110,7 @@ def test_theta_is_a_constant_in_the_direction_of_y():
 
 def test_limit_of_the_sine_problem_is_the_one_with_theta_detached():
     """(19) at n=1 with the constants under which an attached theta+ ends at 2.2076; detached it nears 3 pi / 4."""
-    problem = Bilevel(
-        lambda x, y, b: (x[0] - 2) ** 2 + (y[0] - 4) ** 2, lambda x, y, b: torch.sin(x[0] + y[0] - 2)
-    )
+    problem = Bilevel(lambda x, y, b: (x[0] - 2) ** 2 + (y[0] - 4) ** 2, lambda x, y, b: torch.sin(x[0] + y[0] - 2))
     method = moreau(0.16, 0.107, 0.2286, gamma=0.4, c=10.0)
     x, y = scalar(2.2), scalar(4.2)
     state = method.init(problem, x, y)

@@ -62,7 +62,9 @@ def test_darts1():
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.1)])
 def test_darts2_is_the_gradient_through_one_step(momentum, decay):
-    """On a quadratic the central difference is exact; with momentum, a second step has the first one's direction in its buffer."""
+    """On a quadratic the central difference is exact; with momentum, a second step has the first one's direction
+    in its buffer.
+    """
     method = darts2(0.1, 0.2, momentum, decay, update_y=sgd(momentum, decay))
     state = method.init(PROBLEM, [X], [Y])
     x1, y1, state, _ = method.step(PROBLEM, [X], [Y], state)
@@ -96,7 +98,9 @@ def test_rhg_against_finite_differences(truncate):
 
 
 @pytest.mark.parametrize(
-    "method", [implicit_cg(1.0, 0.5, 400, 3), neumann(1.0, 0.5, 400, 400), rhg(1.0, 0.5, 400)], ids=["cg", "neumann", "rhg"]
+    "method",
+    [implicit_cg(1.0, 0.5, 400, 3), neumann(1.0, 0.5, 400, 400), rhg(1.0, 0.5, 400)],
+    ids=["cg", "neumann", "rhg"],
 )
 def test_hypergradients_at_the_lower_solution(method):
     """Against finite differences of F(x, y*(x)), to 1e-6."""
@@ -112,7 +116,7 @@ def test_hypergradients_at_the_lower_solution(method):
 
 def test_neumann_series_by_hand():
     """Two terms: v = s (2 I - s H) F_y at y after one inner step."""
-    x, y, _ = one_step(neumann(1.0, 0.3, 1, 2, 0.4))
+    x, _, _ = one_step(neumann(1.0, 0.3, 1, 2, 0.4))
     inner = Y - 0.3 * lower_gradient(X, Y)
     v = 0.4 * (2 * (inner - Q) - 0.4 * H @ (inner - Q))
     torch.testing.assert_close(X - x, (X - P) + B.T @ v)

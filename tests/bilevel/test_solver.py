@@ -42,18 +42,23 @@ def test_limit_at_fixed_c_is_the_penalised_solution():
 
 
 def test_residual_by_hand():
-    """At x = 1, y = 0, gamma = 2, c = 3: theta* = 2/3, R_x = 0 + 3(0 + 2/3), R_y = 0 + 3(-1 + (2/3)/2), gap = s/2 = 1/3."""
+    """At x = 1, y = 0, gamma = 2, c = 3: theta* = 2/3, R_x = 0 + 3(0 + 2/3), R_y = 0 + 3(-1 + (2/3)/2), gap = s/2
+    = 1/3.
+    """
     R = residual(quadratic(), [tensor(1.0)], zero(), 3.0, 2.0)
     assert float(R.theta[0]) == pytest.approx(2 / 3)
     assert R.x == pytest.approx(2.0) and R.y == pytest.approx(2.0) and R.gap == pytest.approx(1 / 3)
     V = merit(quadratic(), [tensor(1.0)], zero(), zero(), 3.0, 2.0, lipschitz=1.0)
-    assert V == pytest.approx(0.0 / 3 + 1 / 3 + (1 + 1 / 4) * (2 / 3) ** 2)
+    assert pytest.approx(0.0 / 3 + 1 / 3 + (1 + 1 / 4) * (2 / 3) ** 2) == V
 
 
 def test_residual_with_constraints_and_a_nonsmooth_term():
     """x = 0 on the edge of X = [0, 1] with a gradient pushing out, y = 0 in the kink of |y|: both parts vanish."""
     problem = Bilevel(
-        lambda x, y, b: 2 * x[0] + 0.3 * y[0], lambda x, y, b: 0.5 * y[0] ** 2, g=L1(1.0), project_x=project_box(0.0, 1.0)
+        lambda x, y, b: 2 * x[0] + 0.3 * y[0],
+        lambda x, y, b: 0.5 * y[0] ** 2,
+        g=L1(1.0),
+        project_x=project_box(0.0, 1.0),
     )
     assert residual(problem, zero(), zero(), 1.0, 1.0).total == pytest.approx(0, abs=1e-6)
     moved = residual(problem, [tensor(0.5)], [tensor(0.4)], 1.0, 1.0)
@@ -121,7 +126,9 @@ def merely_convex():
 
 @pytest.mark.parametrize("name", ["quadratic", "merely convex", "l1"])
 def test_merit_falls_at_every_step(name):
-    """V_k of (16), order gauss-seidel, with small steps and small eta as the theorem asks; 150 steps, no slack but rounding."""
+    """V_k of (16), order gauss-seidel, with small steps and small eta as the theorem asks; 150 steps, no slack but
+    rounding.
+    """
     if name == "quadratic":
         problem, y, lowest = quadratic(), zero(), 0.0
     elif name == "merely convex":
@@ -155,9 +162,7 @@ def test_rates(name, p):
     A constant sequence has slope 0 and fails both.
     """
     if name == "sine":
-        problem = Bilevel(
-            lambda x, y, b: (x[0] - 2) ** 2 + (y[0] - 4) ** 2, lambda x, y, b: torch.sin(x[0] + y[0] - 2)
-        )
+        problem = Bilevel(lambda x, y, b: (x[0] - 2) ** 2 + (y[0] - 4) ** 2, lambda x, y, b: torch.sin(x[0] + y[0] - 2))
         method, gamma, x, y = moreau(0.16, 0.1, 0.22, 0.4, c=4.0, p=p), 0.4, [tensor(1.0)], [tensor(4.0)]
         c = 4.0
     else:

@@ -29,7 +29,7 @@ def test_curvatures_are_the_blocks_eigenvalues():
     assert found.F_xx == pytest.approx(3, rel=1e-4) and found.F_yy == pytest.approx(2, rel=1e-4)
     assert found.f_xx == pytest.approx(1, rel=1e-4) and found.f_yy == pytest.approx(4, rel=1e-4)
     assert found.phi_xy == pytest.approx(2, rel=1e-4) and found.phi == pytest.approx(float(joint), rel=1e-3)
-    assert found.F == pytest.approx(3, rel=1e-3) and found.rho == pytest.approx(0, abs=1e-3)
+    assert pytest.approx(3, rel=1e-3) == found.F and found.rho == pytest.approx(0, abs=1e-3)
 
 
 def test_weak_convexity_is_seen():

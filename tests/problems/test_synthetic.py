@@ -1,4 +1,6 @@
-"""The exact solutions satisfy the definition of their problems: y minimises the lower level, x the reduced objective."""
+"""The exact solutions satisfy the definition of their problems: y minimises the lower level, x the reduced
+objective.
+"""
 
 import math
 
