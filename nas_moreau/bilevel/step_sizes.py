@@ -185,16 +185,24 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
         far_x = problem.onto_x(add(far_x, found.grad_x, -1 / here.F))
         far_y = add(far_y, found.grad_y, -1 / here.F)
     size = sum(t.numel() for t in [*x, *y])
-    radius = max(float(norm([*x, *y])), float(norm(subtract([*far_x, *far_y], [*x, *y])))) / math.sqrt(size)
+    moved = subtract([*far_x, *far_y], [*x, *y])
+    radius = max(float(norm([*x, *y])), float(norm(moved))) / math.sqrt(size) or 1.0
     generator = torch.Generator().manual_seed(0)
 
     def around(tensors: Tensors) -> Tensors:
-        return [
-            t + (radius or 1.0) * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors
-        ]
+        return [t + radius * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors]
 
-    places = [(far_x, far_y), (problem.onto_x(around(x)), around(y)), (problem.onto_x(around(far_x)), around(far_y))]
-    measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 6) for i, (u, v) in enumerate(places))]
+    def between(share: float) -> tuple[Tensors, Tensors]:
+        return add(x, subtract(far_x, x), share), add(y, subtract(far_y, y), share)
+
+    def shifted(distance: float) -> tuple[Tensors, Tensors]:
+        return far_x, [t + distance for t in far_y]
+
+    # on the way to the minimiser of F, with all of y moved alike, and with each element moved by itself: curvatures of
+    # many equal terms add up only where the terms are in step
+    places = [between(0.25), between(0.5), between(0.75), (far_x, far_y), shifted(radius / 2), shifted(-radius / 2)]
+    places += [(problem.onto_x(around(u)), around(v)) for u, v in ((x, y), (far_x, far_y))]
+    measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 3) for i, (u, v) in enumerate(places))]
     worst = _worst(measured)
     if not worst.phi > 0:
         raise ValueError(
