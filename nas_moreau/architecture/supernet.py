@@ -6,13 +6,14 @@ What is shared, and why the result is exact:
   (state, stride) in place of one for each edge. The affine-free BatchNorm after a pool is the same for every edge, too.
 * alpha * BN(z) is BN(z) with weight alpha, so the mixture costs no pass of its own.
 * `none` contributes nothing: it takes its share of the softmax and is never computed.
+* A caller who knows which candidates have weight can name them (`active`); the others are not computed either.
 
 `nas_moreau.architecture.literal` spells the same function out without sharing; tests hold the two together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_ce
 from nas_moreau.architecture.space import SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+# for every edge of a cell, the numbers of the operations that are computed
+Active = Sequence[Collection[int]]
 
 
 class MixedCell(nn.Module):
@@ -79,16 +83,18 @@ class MixedCell(nn.Module):
         """Returns the stride of the edges that leave state `source`."""
         return 2 if self.halves and source < self.inputs else 1
 
-    def forward(self, inputs: list[Tensor], mixture: Tensor) -> Tensor:
+    def forward(self, inputs: list[Tensor], mixture: Tensor, active: Active | None = None) -> Tensor:
         """Returns the concatenated nodes.
 
         Args:
             inputs: The input states.
             mixture: (edges, operations), the weight of every candidate, in the order of the space.
+            active: The candidates to compute, edge by edge (all by default); the others contribute nothing, whatever
+                their weight, and their running statistics stay as they are.
         """
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
-        if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
+        if active is None and self.native is not None and usable(self.native, self.kernels, inputs, self.training):
             return run_native(self.native, inputs, mixture.reshape(-1), self.training)
         states, shared = list(inputs), {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
@@ -100,12 +106,16 @@ class MixedCell(nn.Module):
                 if target != node:
                     continue
                 for k, name in enumerate(self.names):
-                    if name == "none":
+                    if name == "none" or (active is not None and k not in active[edge]):
                         continue
                     place = edge * len(self.names) + k
                     total = self._add(total, edge, source, name, states[source], shared, weights[place], scales[place])
-            states.append(total)
+            states.append(self._nothing(states[0]) if total is None else total)
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        """Returns the state of a node that no active candidate reaches."""
+        return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
 
     def _add(self, total, edge, source, name, state, shared, weight, scale):
         """Returns total + weight * operation(state), computing what edges share only once (kept in `shared`)."""
@@ -187,8 +197,21 @@ class Supernet(nn.Module):
         """Returns the softmax of the alphas by cell name, each (edges, operations)."""
         return {name: torch.softmax(logits, -1) for name, logits in self.alphas.items()}
 
-    def forward(self, images: Tensor, mixture: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Returns logits; `mixture` (cell name -> (edges, operations)) takes the place of the softmax of the alphas."""
+    def forward(
+        self,
+        images: Tensor,
+        mixture: Mapping[str, Tensor] | None = None,
+        active: Mapping[str, Active] | None = None,
+    ) -> Tensor:
+        """Returns logits.
+
+        Args:
+            images: (n, in_channels, height, width).
+            mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas.
+            active: Cell name -> for every edge the numbers of the operations to compute; by default all are. For
+                sparse mixtures: the portable path, and the work of the active ones alone.
+        """
         mixture = self.mixture() if mixture is None else mixture
-        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, mixture[cell.name]))
+        chosen = active or {}
+        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, mixture[cell.name], chosen.get(cell.name)))
         return self.classifier(pool_features(self, maps[-1]))

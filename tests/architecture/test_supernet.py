@@ -108,6 +108,34 @@ def test_one_hot_supernet_equals_the_derived_network(name, seed):
     torch.testing.assert_close(supernet(images, one_hot(space, genotype)), expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", ["toy", "darts", "nas_bench_201", "robust_darts_s3"])
+def test_only_active_candidates_are_computed(name):
+    """The mixture with zeros in place of what is inactive gives the same outputs and gradients, at more work."""
+    (first, second), space = (pair(name, seed=3)[0] for _ in range(2)), load_space(name)
+    draw = torch.Generator().manual_seed(1)
+    keep = {cell: torch.rand(space.alpha_shape, generator=draw) < 0.4 for cell in space.cells}
+    for table in keep.values():
+        table[0] = False  # a node may be left with nothing
+        if space.inputs == 2:
+            table[1] = False
+    active = {cell: [table[i].nonzero().flatten().tolist() for i in range(len(table))] for cell, table in keep.items()}
+    images = torch.randn((3, 3, 9, 12), dtype=torch.float64, generator=draw)
+    masked = {cell: weights * keep[cell] for cell, weights in first.mixture().items()}
+    before = {key: value.clone() for key, value in second.named_buffers()}
+    expected, found = first(images, masked), second(images, active=active)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    grads = torch.autograd.grad(found.logsumexp(-1).sum(), list(second.alphas.values()))
+    wanted = torch.autograd.grad(expected.logsumexp(-1).sum(), list(first.alphas.values()))
+    for a, b in zip(grads, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    idle = [key for key, value in second.named_buffers() if key.endswith("running_var") and value.equal(before[key])]
+    own = [n for n in space.operations if n.split("_")[0] not in ("none", "max", "avg")]
+    some = own[-1]
+    for edge, chosen in enumerate(active[space.cells[0]]):
+        here = [key for key in idle if key.startswith(f"cells.0.operations.{edge}.{some}.")]
+        assert bool(here) != (space.operations.index(some) in chosen)
+
+
 @pytest.mark.parametrize("layers, places", [(8, (2, 5)), (20, (6, 13)), (5, (1, 3)), (3, (1, 2)), (2, (0, 1)), (1, (0,))])
 def test_reduction_places(layers, places):
     assert reduction_places(layers) == places
