@@ -133,7 +133,7 @@ class Network(nn.Module):
         outputs = add_skeleton(
             self, tuple(genotype.cells), widths, channels, layers, num_classes, in_channels, nn.BatchNorm2d, make_cell
         )
-        self.num_features = outputs[-1]
+        self.num_features, self.cell_channels = outputs[-1], tuple(outputs)
         self.auxiliary_place = 2 * layers // 3
         self.auxiliary = None
         if auxiliary:

@@ -168,18 +168,22 @@ def check_images(images: Tensor, module: nn.Module) -> None:
         )
 
 
-def run_cells(module: nn.Module, images: Tensor, run_cell: Callable[[nn.Module, list[Tensor]], Tensor]) -> list[Tensor]:
+def run_cells(
+    module: nn.Module, images: Tensor, run_cell: Callable[[nn.Module, list[Tensor]], Tensor], count: int | None = None
+) -> list[Tensor]:
     """Returns the output of the stem and of every cell, oldest first.
 
     Args:
         module: Has been through `add_skeleton`.
         images: (n, channels, height, width), float.
         run_cell: Applies one cell to its inputs.
+        count: Run only so many cells.
     """
-    check_images(images, module)
+    if isinstance(images, Tensor):  # a symbolic trace hands in something without a shape
+        check_images(images, module)
     maps = [module.stem(images)]
     darts = not hasattr(module, "head_norm")
-    for cell in module.cells:
+    for cell in module.cells[:count]:
         if isinstance(cell, ResidualBlock):
             maps.append(cell(maps[-1]))
         else:
