@@ -138,7 +138,7 @@ class RetrainConfig(Section):
 
 
 class PerformanceConfig(Section):
-    """How to compute, not what: results agree up to rounding."""
+    """How to compute, not what: results agree up to rounding. Sampled paths are never compiled."""
 
     channels_last: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -64,14 +64,14 @@ class MixedCell(nn.Module):
             self.operations.append(own)
         self.kernels, self.native = kernels, self._native()
 
-    def _native(self):
+    def _native(self, active: Active | None = None):
         """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
         width = len(self.names)
         edges = [
             (source, target, edge * width + k, self.operation(edge, name))
             for edge, (source, target) in enumerate(self.places)
             for k, name in enumerate(self.names)
-            if name != "none"
+            if name != "none" and (active is None or k in active[edge])
         ]
         return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges)
 
@@ -94,8 +94,9 @@ class MixedCell(nn.Module):
         """
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
-        if active is None and self.native is not None and usable(self.native, self.kernels, inputs, self.training):
-            return run_native(self.native, inputs, mixture.reshape(-1), self.training)
+        if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
+            plan = self.native if active is None else self._native(active)
+            return run_native(plan, inputs, mixture.reshape(-1), self.training)
         states, shared = list(inputs), {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
         weights = mixture.reshape(-1).unbind()
@@ -209,7 +210,7 @@ class Supernet(nn.Module):
             images: (n, in_channels, height, width).
             mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas.
             active: Cell name -> for every edge the numbers of the operations to compute; by default all are. For
-                sparse mixtures: the portable path, and the work of the active ones alone.
+                sparse mixtures: the work of the active ones alone. The weights of the others get no gradient.
         """
         mixture = self.mixture() if mixture is None else mixture
         chosen = active or {}

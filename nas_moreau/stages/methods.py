@@ -1,6 +1,7 @@
 """Search methods by name: each is a bilevel method with the update rules of the configuration.
 
-A name is a method, followed by `+beta` for the beta-DARTS term in F.
+A name is a method, followed by `+beta` for the beta-DARTS term in F. Methods that mix the operations otherwise than by
+the softmax of the alphas bring a function for that along.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from nas_moreau.bilevel import Method, adam, moreau, sgd
 from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.config import SearchConfig, did_you_mean
 from nas_moreau.errors import InputError
+from nas_moreau.stages.gdas import gdas, gumbel_paths
+from nas_moreau.stages.supernet_problem import Mix
 
 
 class Rules(NamedTuple):
@@ -24,20 +27,35 @@ class Rules(NamedTuple):
     update_alphas: tuple
 
 
-METHODS: dict[str, Callable[[SearchConfig, Rules], Method]] = {}
+Build = Callable[[SearchConfig, Rules], Method]
 
 
-def register_method(name: str) -> Callable[[Callable[[SearchConfig, Rules], Method]], Callable]:
+class Registered(NamedTuple):
+    """A search method: what builds it, and how it mixes the operations (None: by the softmax of the alphas)."""
+
+    build: Build
+    mix: Mix | None = None
+
+
+METHODS: dict[str, Registered] = {}
+
+
+def register_method(name: str, mix: Mix | None = None) -> Callable[[Build], Build]:
     """Makes a search method known by name; the decorated function builds it from the configuration and the rules.
 
     The method it returns has the contract of `nas_moreau.bilevel.Method`: init(problem, x, y) and
     step(problem, x, y, state, upper_batch, lower_batch), with x the alphas and y the weights.
+
+    Args:
+        name: Free, without '+'.
+        mix: (space, logits of every cell, batch) -> `Mixing`: what takes the place of the softmax of the alphas in
+            every loss. Draw from a generator seeded by `batch.seed`, so that a resumed search repeats them.
     """
 
-    def register(build: Callable[[SearchConfig, Rules], Method]) -> Callable:
+    def register(build: Build) -> Build:
         if name in METHODS or "+" in name:
             raise InputError(f"A method cannot be named '{name}'.", "Choose a name that is free and has no '+'.")
-        METHODS[name] = build
+        METHODS[name] = Registered(build, mix)
         return build
 
     return register
@@ -82,10 +100,15 @@ def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Ru
     """Returns the method the configuration names, ready to run, and the rules it was built with."""
     base, _ = parse_method(search.method)
     made = rules(search, steps_per_epoch)
-    return METHODS[base](search, made), made
+    return METHODS[base].build(search, made), made
 
 
-def _moreau(order: str) -> Callable[[SearchConfig, Rules], Method]:
+def mix_of(name: str) -> Mix | None:
+    """Returns how the method of that name mixes the operations; None stands for the softmax of the alphas."""
+    return METHODS[parse_method(name)[0]].mix
+
+
+def _moreau(order: str) -> Build:
     def build(search: SearchConfig, made: Rules) -> Method:
         settings = search.moreau
         ratio = settings.theta_lr / search.weights.lr if settings.theta_lr else 1.0
@@ -128,3 +151,6 @@ def _darts2(search: SearchConfig, made: Rules) -> Method:
         update_x=made.update_alphas,
         update_y=made.update_weights,
     )
+
+
+register_method("gdas", gumbel_paths)(gdas)

@@ -17,7 +17,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Images, seed_for, stratified_split
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
 from nas_moreau.stages.evaluate import evaluate_model
-from nas_moreau.stages.methods import build_method, parse_method
+from nas_moreau.stages.methods import build_method, mix_of, parse_method
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
 from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
@@ -119,7 +119,7 @@ class _Search:
         self.supernet = supernet
         beta = settings.beta if parse_method(settings.method)[1] else 0.0
         transform = torch.compile if self.config.performance.compile else lambda forward: forward
-        made = supernet_problem(supernet, beta, self.config.performance.precision, transform)
+        made = supernet_problem(supernet, beta, self.config.performance.precision, transform, mix_of(settings.method))
         self.problem, self.x, self.y, self.theta_buffers = made
         self.method, self.rules = build_method(settings, self.epoch_steps)
         self.state = self.method.init(self.problem, self.x, self.y)
@@ -163,8 +163,14 @@ class _Search:
         # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
         torch.manual_seed(seed_for(self.config.seed, "step", self.step))
         progress = self.step / self.total_steps
-        upper = Batch(*self.upper.at(self.step, self.channels_last), progress)
-        lower = Batch(*self.lower.at(self.step, self.channels_last), progress)
+        upper, lower = (
+            Batch(
+                *part.at(self.step, self.channels_last),
+                progress,
+                seed_for(self.config.seed, f"mixing of {part.purpose}", self.step),
+            )
+            for part in (self.upper, self.lower)
+        )
         self.x, self.y, self.state, info = self.method.step(
             self.problem, self.x, self.y, self.state, upper_batch=upper, lower_batch=lower
         )

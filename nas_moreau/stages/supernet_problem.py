@@ -12,23 +12,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as f
 
-from nas_moreau.architecture import Supernet
+from nas_moreau.architecture import SearchSpace, Supernet
+from nas_moreau.architecture.supernet import Active
 from nas_moreau.bilevel import Bilevel
 
 
 class Batch(NamedTuple):
-    """Images (n, channels, height, width), labels (n,), and the share of the search done, 0..1 (it ramps the beta term)."""
+    """What a loss is evaluated on.
+
+    Attributes:
+        images: (n, channels, height, width).
+        labels: (n,).
+        progress: Share of the search done, 0..1 (it ramps the beta term and temperatures).
+        seed: Of what a method draws for this batch besides: the same batch always brings the same draws.
+    """
 
     images: Tensor
     labels: Tensor
     progress: float
+    seed: int = 0
+
+
+class Mixing(NamedTuple):
+    """Mixing weights, (edges, operations) for every cell, and which operations to compute (all where None)."""
+
+    weights: list[Tensor]
+    active: list[Active] | None = None
+
+
+Mix = Callable[[SearchSpace, list[Tensor], Batch], Mixing]
+"""From the logits of every cell to what takes the place of their softmax on this batch."""
 
 
 class SupernetProblem(NamedTuple):
@@ -55,6 +75,7 @@ def supernet_problem(
     beta: float = 0.0,
     precision: str = "float32",
     transform: Callable[[Callable], Callable] = lambda forward: forward,
+    mix: Mix | None = None,
 ) -> SupernetProblem:
     """Returns the bilevel problem of a search with `supernet`.
 
@@ -62,26 +83,38 @@ def supernet_problem(
         supernet: Its alphas are x, its other parameters y (both as detached lists); its buffers follow f at y.
         beta: Weight of the beta-DARTS term in F, reached linearly at the end of the search.
         precision: "float32" or "bfloat16" (autocast).
-        transform: Applied to the forward function (torch.compile, for example).
+        transform: Applied to the forward function (torch.compile, for example); not where `mix` names the operations
+            to compute, for each choice would be another function.
+        mix: How the alphas become mixing weights; their softmax where there is none.
     """
+    cells = supernet.space.cells
     alpha_names = [f"alphas.{name}" for name in supernet.alphas]
     weight_names = list(supernet.named_weights())
     own = dict(supernet.named_buffers())
     theta_buffers = {name: buffer.clone() for name, buffer in own.items()}
     scratch = {name: buffer.clone() for name, buffer in own.items()}
-    forward = transform(lambda tensors, images: functional_call(supernet, tensors, (images,)))
+
+    def plain(tensors: dict[str, Tensor], images: Tensor, *mixing: Any) -> Tensor:
+        return functional_call(supernet, tensors, (images, *mixing))
+
+    forward = transform(plain)
     device_type = supernet.classifier.weight.device.type
 
     def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
         with torch.autocast(device_type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-            logits = forward(tensors, batch.images)
+            if mix is None:
+                logits = forward(tensors, batch.images)
+            else:
+                weights, active = mix(supernet.space, x[: len(cells)], batch)
+                run = forward if active is None else plain
+                logits = run(tensors, batch.images, dict(zip(cells, weights)), active and dict(zip(cells, active)))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return f.cross_entropy(logits, batch.labels), correct_count(logits, batch.labels)
 
     def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         value, correct = loss(x, y, batch, scratch)
-        return (value + beta * batch.progress * beta_term(x) if beta else value), correct
+        return (value + beta * batch.progress * beta_term(x[: len(cells)]) if beta else value), correct
 
     def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(x, y, batch, own)

@@ -10,7 +10,7 @@ from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.stages import search as stage
-from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method
+from nas_moreau.stages.methods import METHODS, build_method, cosine, mix_of, parse_method
 from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import Interrupted, NonFinite
 from nas_moreau.stages.supernet_problem import Batch, beta_term, supernet_problem
@@ -19,6 +19,8 @@ TINY = [
     "space=toy", "search.channels=2", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
     "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
 ]  # fmt: skip
+
+EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "gdas+beta"]
 
 
 def tiny_data(seed=0):
@@ -41,7 +43,7 @@ def bytes_of(folder):
     return rows, (folder / "alphas.csv").read_bytes(), (folder / "genotype.json").read_bytes(), tensors
 
 
-@pytest.mark.parametrize("method", ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2"])
+@pytest.mark.parametrize("method", EVERY)
 def test_every_method_searches_and_repeats_itself(method, tmp_path):
     config = tiny(f"search.method={method}")
     results = [search(config, tmp_path / name, data=tiny_data()) for name in "ab"]
@@ -84,7 +86,7 @@ class StopAt:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["moreau", "darts2"])
+@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas"])
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
     config = tiny(f"search.method={method}")
     search(config, tmp_path / "whole", data=tiny_data())
@@ -153,13 +155,13 @@ def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path):
 # --- the problem -----------------------------------------------------------------------------------------------------
 
 
-def small_problem(beta=0.0):
+def small_problem(beta=0.0, mix=None):
     torch.manual_seed(0)
     supernet = Supernet(load_space("toy"), 2, 3, num_classes=3).double()
     draw = torch.Generator().manual_seed(1)
     images = torch.randn((4, 3, 8, 8), dtype=torch.float64, generator=draw)
     batch = Batch(images, torch.tensor([0, 1, 2, 1]), 0.5)
-    return supernet, supernet_problem(supernet, beta), batch
+    return supernet, supernet_problem(supernet, beta, mix=mix), batch
 
 
 def test_only_f_at_y_moves_the_running_statistics():
@@ -177,9 +179,9 @@ def test_only_f_at_y_moves_the_running_statistics():
     assert moved()
 
 
-@pytest.mark.parametrize("method", ["moreau", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2"])
+@pytest.mark.parametrize("method", EVERY)
 def test_a_step_leaves_parameters_and_inputs_alone(method):
-    supernet, made, batch = small_problem(beta=1.0)
+    supernet, made, batch = small_problem(1.0, mix_of(method))
     parameters = [p.detach().clone() for p in supernet.parameters()]
     x, y = [t.clone() for t in made.x], [t.clone() for t in made.y]
     chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
@@ -191,12 +193,12 @@ def test_a_step_leaves_parameters_and_inputs_alone(method):
     assert int(info.F_aux) in range(5) and not any(t.requires_grad for t in (*new_x, *new_y))
 
 
-@pytest.mark.parametrize("method", ["moreau", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2"])
+@pytest.mark.parametrize("method", EVERY)
 def test_a_whole_step_runs_on_the_meta_device(method):
     with torch.device("meta"):
         supernet = Supernet(load_space("toy"), 2, 3, num_classes=3)
         batch = Batch(torch.empty(4, 3, 8, 8), torch.empty(4, dtype=torch.int64), 0.5)
-    made = supernet_problem(supernet, 1.0)
+    made = supernet_problem(supernet, 1.0, mix=mix_of(method))
     chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
     state = chosen.init(made.problem, made.x, made.y)
     x, y, state, info = chosen.step(made.problem, made.x, made.y, state, upper_batch=batch, lower_batch=batch)

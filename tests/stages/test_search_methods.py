@@ -1,0 +1,96 @@
+"""The search methods that mix operations otherwise than by softmax, each against a literal account of it in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as f
+
+from nas_moreau.architecture import Supernet, load_space
+from nas_moreau.architecture.literal import LiteralSupernet, matching_state
+from nas_moreau.architecture.skeleton import pool_features, run_cells
+from nas_moreau.stages.gdas import gumbel_paths
+from nas_moreau.stages.supernet_problem import Batch, supernet_problem
+
+SPACES = {"toy": 3, "nas_bench_201": 1}
+
+
+def setting(name, mix, seed=0):
+    """A supernet in float64, its literal counterpart, the search's problem and a batch."""
+    space = load_space(name)
+    torch.manual_seed(seed)
+    supernet = Supernet(space, 4, SPACES[name], num_classes=3).double()
+    with torch.no_grad():
+        for logits in supernet.alphas.values():
+            logits.normal_()
+    literal = LiteralSupernet(space, 4, SPACES[name], num_classes=3).double()
+    literal.load_state_dict(matching_state(literal, supernet.state_dict()))
+    draw = torch.Generator().manual_seed(seed + 1)
+    images = torch.randn((4, 3, 8, 8), dtype=torch.float64, generator=draw)
+    return supernet, literal, supernet_problem(supernet, mix=mix), Batch(images, torch.tensor([0, 1, 2, 1]), 0.5, 7)
+
+
+def literal_loss(literal, batch, mixture):
+    """The loss of the literal supernet with given mixing weights by cell name."""
+    maps = run_cells(literal, batch.images, lambda cell, inputs: cell(inputs, mixture[cell.name]))
+    return f.cross_entropy(literal.classifier(pool_features(literal, maps[-1])), batch.labels)
+
+
+# --- gdas ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_gdas_draws_one_hot_weights_and_passes_the_soft_gradient_of_what_was_drawn(name):
+    supernet, literal, made, batch = setting(name, gumbel_paths)
+    x = [t.clone().requires_grad_() for t in made.x]
+    value, _ = made.problem.F(x, made.y, batch)
+    grads = torch.autograd.grad(value, x)
+
+    # the published estimator, spelled out: hard = one-hot - soft.detach() + soft, and of a sum over the operations only
+    # the drawn one's term is kept
+    generator = torch.Generator().manual_seed(batch.seed)
+    mixture, leaves = {}, [t.clone().requires_grad_() for t in made.x]
+    for cell, logits in zip(supernet.space.cells, leaves):
+        gumbel = -torch.empty(logits.shape, dtype=torch.float64).exponential_(generator=generator).log()
+        probabilities = torch.exp(logits) / torch.exp(logits).sum(-1, keepdim=True)
+        temperature = 10 - 9.9 * 0.5
+        powers = torch.exp((torch.log(probabilities) + gumbel) / temperature)
+        soft = powers / powers.sum(-1, keepdim=True)
+        drawn = (torch.log(probabilities) + gumbel).argmax(-1)
+        one_hot = torch.eye(logits.shape[-1], dtype=torch.float64)[drawn]
+        mixture[cell] = (one_hot - soft.detach() + soft) * one_hot
+    expected = literal_loss(literal, batch, mixture)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    for a, b in zip(grads, torch.autograd.grad(expected, leaves)):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+        assert b.abs().max() > 1e-4
+
+    # forward, it is the network of the drawn operations
+    one_hots = {cell: table.detach().round() for cell, table in mixture.items()}
+    assert all(table.sum(-1).eq(1).all() and set(table.unique().tolist()) == {0, 1} for table in one_hots.values())
+    torch.testing.assert_close(value.detach(), literal_loss(literal, batch, one_hots), rtol=1e-10, atol=0)
+
+
+def test_gdas_draws_as_often_as_the_softmax_says():
+    space = load_space("nas_bench_201")
+    logits = torch.randn(space.alpha_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    n = 4000
+    counts = sum(
+        gumbel_paths(space, [logits], Batch(None, None, 1.0, seed)).weights[0].detach().round() for seed in range(n)
+    )
+    probabilities = torch.softmax(logits, -1)
+    deviation = (probabilities * (1 - probabilities) / n).sqrt()
+    assert ((counts / n - probabilities).abs() < 4 * deviation).all()
+
+
+def test_gdas_grows_cold():
+    space = load_space("toy")
+    logits = [torch.zeros(space.alpha_shape, dtype=torch.float64) for _ in space.cells]
+
+    def slope(progress):
+        x = [t.clone().requires_grad_() for t in logits]
+        weights = gumbel_paths(space, x, Batch(None, None, progress, 3)).weights
+        coefficients = torch.randn(space.alpha_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        grads = torch.autograd.grad(sum((w * coefficients).sum() for w in weights), x)
+        return sum(g.abs().sum() for g in grads)
+
+    # at temperature 10 the relaxation is nearly linear with slope 1 / 10; it steepens, and at .1 most draws are settled
+    assert slope(0.0) < slope(0.5)
