@@ -86,10 +86,21 @@ def build_parser() -> Parser:
     ])  # fmt: skip
     _with_configuration(verb)
 
-    verb = _verb(
-        table, "derive", verbs.derive, "derive the genotype from a search's alphas again", ["derive checkpoints/first"]
-    )
-    verb.add_argument("run", metavar="RUN", help="a search folder, or the parent that `run` made")
+    verb = _verb(table, "derive", verbs.derive, "derive the genotype from a search's alphas again, by any rule", [
+        "derive checkpoints/first", "derive checkpoints/first --rule selection --write",
+        "derive checkpoints/first --max-parameters 3000000", "derive checkpoints/seed0 checkpoints/seed1",
+    ])  # fmt: skip
+    verb.add_argument(
+        "runs", nargs="+", metavar="RUN",
+        help="a search folder, or the parent that `run` made; of several the mean of their softmax weights is taken",
+    )  # fmt: skip
+    verb.add_argument("--rule", help="argmax, edge-normalised, perturbation or selection (default: the run's)")
+    verb.add_argument("--max-parameters", type=int, metavar="N", help="of the network that will be retrained")
+    verb.add_argument("--max-macs", type=int, metavar="N", help="multiply-adds of that network, for one image")
+    verb.add_argument("--write", action="store_true", help="put the cell into the finished search's folder")
+    verb.add_argument("--data", metavar="SPEC", help="where the run's images lie now")
+    verb.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie")
+    verb.add_argument("--device", help="auto (default), cpu, or a device of torch")
 
     verb = _verb(table, "retrain", verbs.retrain, "train the network of a genotype from scratch", [
         "retrain DARTS_V2 --preset cifar10 --data cifar10", "retrain checkpoints/first",

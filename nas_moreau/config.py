@@ -110,6 +110,24 @@ class SearchConfig(Section):
     beta: NotNegative = 10.0
 
 
+class DeriveConfig(Section):
+    """How the cell follows from a finished search: a rule, and what the retraining network may cost at most.
+
+    `images`: on at most so many images of a split the rules perturbation and selection measure cells.
+    """
+
+    rule: Literal["argmax", "edge-normalised", "perturbation", "selection"] = "argmax"
+    images: Count = 5000
+    max_parameters: Count | None = None
+    max_macs: Count | None = None
+
+    @model_validator(mode="after")
+    def _budget(self) -> DeriveConfig:
+        if self.rule == "perturbation" and (self.max_parameters or self.max_macs):
+            raise ValueError("the rule perturbation knows no budget; take another rule for max_parameters or max_macs")
+        return self
+
+
 class RetrainConfig(Section):
     """The retraining stage; optimizer, schedule, losses, mixing and EMA are timm's."""
 
@@ -167,6 +185,7 @@ class Config(Section):
     space: str = "darts"
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
+    derive: DeriveConfig = DeriveConfig()
     retrain: RetrainConfig = RetrainConfig()
     performance: PerformanceConfig = PerformanceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

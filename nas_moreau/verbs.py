@@ -138,12 +138,56 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def derive(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.stages.derive import derive_run
+    from nas_moreau.stages.derive import derive_ensemble, derive_run, write_derived
 
-    genotype = derive_run(stage_folder(args.run, "search"))
+    folders = [stage_folder(run, "search") for run in args.runs]
+    config = _derivation(args, run_config(folders[0]))
+    if args.write and len(folders) > 1:
+        raise InputError("A cell of several searches belongs to none of them.", "Leave --write out.")
+    found = derive_run(folders[0], config) if len(folders) == 1 else derive_ensemble(folders, config)
+    result = found.result()
+    if found.argmax is not None:
+        say(f"before (argmax): {found.argmax.digest()}")
+        say(f"after ({result['selection']['rule']}): {result['digest']}")
+    for line in _tried(result.get("selection", {})):
+        say(line)
+    if args.write:
+        write_derived(folders[0], found)
+        say(f"written to {folders[0] / 'genotype.json'}")
     if not args.json:
-        print(genotype.to_json())
-    return json.loads(genotype.to_json())
+        print(found.genotype.to_json())
+    return result if found.argmax is not None else result["genotype"]
+
+
+def _derivation(args: argparse.Namespace, config: Config) -> Config:
+    """Returns a run's configuration with the rule, the budget and the place of the data that the options name."""
+    changes: dict[str, Any] = {"derive": {}, "data": {}}
+    for section, key, value in (
+        ("derive", "rule", args.rule), ("derive", "max_parameters", args.max_parameters),
+        ("derive", "max_macs", args.max_macs), ("data", "name", args.data), ("data", "directory", args.data_dir),
+    ):  # fmt: skip
+        if value is not None:
+            changes[section][key] = value
+    plain = config.to_dict()
+    for section, values in changes.items():
+        plain[section] |= values
+    return make_config(plain | ({"device": args.device} if args.device else {}))
+
+
+def _tried(record: dict[str, Any]) -> list[str]:
+    """Returns what a person wants to know of a rule's record."""
+    lines = []
+    if "budget" in record:
+        budget = record["budget"]
+        how = "exactly" if budget["exact"] else "by a beam"
+        lines.append(f"{budget['parameters']:,} parameters, {budget['macs']:,} multiply-adds; chosen {how}")
+    if "candidates" in record:
+        first, chosen = record["candidates"][0], record["chosen"]
+        change = chosen["change"]
+        where = f"{change['cell']} {change['edge'][0]}-{change['edge'][1]}" if change else ""
+        what = f"{where}: {change['from']} -> {change['to']}, loss" if change else "nothing changed, loss"
+        lines.append(f"{what} {first['loss']:.4f} -> {chosen['loss']:.4f}, {len(record['candidates'])} cells measured")
+    return lines + ([record["note"]] if "note" in record else [])
 
 
 def retrain(args: argparse.Namespace) -> dict[str, Any]:

@@ -31,8 +31,18 @@ def derive(space: SearchSpace, alphas: Mapping[str, Any]) -> Genotype:
     Raises:
         InputError: A cell is missing, a shape is wrong, or a number is not finite.
     """
+    return strongest_genotype(space, mixing_weights(space, alphas))
+
+
+def strongest_genotype(space: SearchSpace, weights: Mapping[str, Table]) -> Genotype:
+    """Returns the genotype that the space's rule takes from weights that are at hand already.
+
+    Args:
+        space: Edges, operations and rule.
+        weights: Cell name -> (edges, operations), not negative; for "top_edges" comparable between the edges of a node.
+    """
     cells = {}
-    for name, table in mixing_weights(space, alphas).items():
+    for name, table in weights.items():
         kept = kept_edges(space, table)
         cells[name] = Cell(tuple((_ranked(space, table[i])[0], *space.edges[i]) for i in kept), space.concat)
     return Genotype(space.name, cells)
@@ -120,6 +130,38 @@ def mixing_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, T
                 into = [i for i, (_, target) in enumerate(space.edges) if target == node]
                 for i, share in zip(into, _softmax([logits[i] for i in into])):
                     table[i] = [share * weight for weight in table[i]]
+        weights[name] = table
+    return weights
+
+
+def node_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, Table]:
+    """Returns cell name -> (edges, operations), the softmax over all pairs of edge and operation that enter a node.
+
+    The softmax of one edge tells how its operations compare and forgets how large its logits are; here edges compete
+    too, as by the edge normalisation of PC-DARTS (Xu et al., ICLR 2020, section 3.3) but without weights of their own;
+    where a search has those, they are added to the logits. Operations of one edge rank as in `mixing_weights`, so that
+    a rule which keeps every edge chooses the same.
+
+    Args:
+        space: As for `derive`.
+        alphas: As for `derive`.
+
+    Raises:
+        InputError: As `derive`.
+    """
+    mixing_weights(space, alphas)  # for its checks
+    weights = {}
+    for name in space.cells:
+        logits = _numbers(alphas[name], space.alpha_shape, name)
+        if f"edge_{name}" in alphas:
+            extra = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
+            logits = [[logit + more for logit in row] for row, more in zip(logits, extra)]
+        table: Table = [[] for _ in space.edges]
+        for node in range(space.inputs, space.inputs + space.nodes):
+            into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+            shares = _softmax([logit for i in into for logit in logits[i]])
+            for place, i in enumerate(into):
+                table[i] = shares[place * len(space.operations) : (place + 1) * len(space.operations)]
         weights[name] = table
     return weights
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, Images, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, seed_for, stratified_split
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
+from nas_moreau.stages.candidates import Part
+from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.methods import build_method, mix_of, parse_method
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
@@ -55,7 +57,10 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     """
     space = load_space(config.space)
     method, _ = parse_method(config.search.method)
-    return None if method == "random" else _Search(config, space, data, prepare(config))
+    if method == "random":
+        return None
+    check_budget(config, space, (data.num_classes, data.channels, *data.image_size))
+    return _Search(config, space, data, prepare(config))
 
 
 def random_cell(space: SearchSpace, seed: int) -> Genotype:
@@ -97,8 +102,10 @@ class _Search:
         size, seed = self.settings.batch_size, config.seed
         self.lower = Batches(images, parts["weights"], size, augment, seed, "weights")
         self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
-        self.held_out: tuple[Images, Tensor, Augment] = (images, parts["held_out"], augment)
+        self.held_out = Part(images, parts["held_out"], augment)
+        self.architecture = Part(images, parts["architecture"], augment)
         self.num_classes = data.num_classes
+        self.shape = (data.num_classes, data.channels, *data.image_size)
         self.image_size = tuple(images.pixels.shape[-2:])
         self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
         self.total_steps = self.epoch_steps * self.settings.epochs
@@ -258,22 +265,26 @@ class _Search:
         }
 
     def _finish(self, monitor: Monitor) -> dict[str, Any]:
-        genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
+        before = time.monotonic()
         evaluation = self._evaluate()
+        trained = Trained(self.supernet, self.held_out, self.architecture)
+        derived = derive_by_rule(self.config, self.space, dict(zip(self.space.cells, self.x)), trained, self.shape)
+        self.seconds += time.monotonic() - before
+        weights = self._softmax()
         result = {
-            "method": self.settings.method, "space": self.space.name, "genotype": genotype.to_dict(),
-            "digest": genotype.digest(), "seed": self.config.seed, "steps": self.step, "wall_seconds": self.seconds,
-            "peak_memory_bytes": peak_memory_bytes(self.device), "held_out_accuracy": evaluation.accuracy,
-            "alphas": self._softmax(),
+            "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
+            "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
+            "held_out_accuracy": evaluation.accuracy, "alphas": weights,
         }  # fmt: skip
         monitor.hparams(
             {"method": result["method"], "seed": result["seed"]},
             {"final/held_out_accuracy": evaluation.accuracy},
             self.step,
         )
+        _write_genotype(self.folder, self.space, derived.genotype, weights)
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step)
-        self.folder.log(f"search: finished with cell {genotype.digest()}")
+        self.folder.log(f"search: finished with cell {result['digest']}")
         return result
 
     def _save_due(self) -> bool:

@@ -1,0 +1,60 @@
+"""The selection stage: is there a better cell one change away from the derived one?
+
+The derived cell and all its one-change neighbours (`architecture.neighbours`) are measured one-hot in the supernet that
+was trained softly, on the images that neither level of the search has seen; the lowest loss is kept. One move only: the
+measure is how well a cell fits the trained mixture, and further moves lead away from where that is informative.
+
+These images have chosen the cell then, so no loss or accuracy on them says how good it is: the retrained network's test
+accuracy does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nas_moreau.architecture import Genotype, SearchSpace, Supernet
+from nas_moreau.architecture.neighbours import neighbours
+from nas_moreau.stages.candidates import Part, measure, one_hot
+
+NOTE = "chosen by the lowest held-out loss: these losses and accuracies are no estimate of how good the cell is"
+
+
+def select(
+    space: SearchSpace,
+    supernet: Supernet,
+    genotype: Genotype,
+    held_out: Part,
+    channels_last: bool = False,
+    allowed: Callable[[Genotype], bool] = lambda genotype: True,
+) -> tuple[Genotype, dict[str, Any]]:
+    """Returns the cell to keep, and a record of what was tried: `candidates` in order, the derived cell first.
+
+    Args:
+        space: The space of `genotype`.
+        supernet: With the weights of the search.
+        genotype: The derived cell. Of equal losses it is kept, then the earlier neighbour.
+        held_out: The images to choose by.
+        channels_last: Memory layout of the batches.
+        allowed: Neighbours that it refuses are not tried.
+    """
+    tried = [neighbour for neighbour in neighbours(space, genotype) if allowed(neighbour.genotype)]
+    cells = [genotype, *(neighbour.genotype for neighbour in tried)]
+    scores = measure(
+        supernet, [one_hot(space, cell, supernet.classifier.weight) for cell in cells], held_out, channels_last
+    )
+    best = min(range(len(cells)), key=lambda i: scores[i].loss)
+    rows: list[dict[str, Any]] = []
+    for i, (cell, score) in enumerate(zip(cells, scores)):
+        row = {"digest": cell.digest(), "loss": score.loss, "accuracy": score.accuracy, "change": None}
+        if i:
+            change = tried[i - 1]
+            row["change"] = {
+                "cell": change.cell, "edge": list(change.edge), "from": change.former, "to": change.operation
+            }  # fmt: skip
+        rows.append(row)
+    record = {
+        "rule": "selection", "split": "held_out", "images": len(held_out.indices), "note": NOTE,
+        "moved": best > 0, "chosen": rows[best], "candidates": rows,
+    }  # fmt: skip
+    return cells[best], record
