@@ -14,6 +14,7 @@ from nas_moreau.bilevel import Method, adam, moreau, sgd
 from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.config import SearchConfig, did_you_mean
 from nas_moreau.errors import InputError
+from nas_moreau.stages.drnas import dirichlet_weights, drnas
 from nas_moreau.stages.gdas import gdas, gumbel_paths
 from nas_moreau.stages.supernet_problem import Mix
 
@@ -154,3 +155,4 @@ def _darts2(search: SearchConfig, made: Rules) -> Method:
 
 
 register_method("gdas", gumbel_paths)(gdas)
+register_method("drnas", dirichlet_weights)(drnas)

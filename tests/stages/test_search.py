@@ -20,7 +20,7 @@ TINY = [
     "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
 ]  # fmt: skip
 
-EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "gdas+beta"]
+EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas+beta", "drnas"]
 
 
 def tiny_data(seed=0):
@@ -86,7 +86,7 @@ class StopAt:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas"])
+@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas", "drnas"])
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
     config = tiny(f"search.method={method}")
     search(config, tmp_path / "whole", data=tiny_data())

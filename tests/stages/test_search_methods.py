@@ -7,6 +7,7 @@ from torch.nn import functional as f
 from nas_moreau.architecture import Supernet, load_space
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import pool_features, run_cells
+from nas_moreau.stages.drnas import dirichlet_weights
 from nas_moreau.stages.gdas import gumbel_paths
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
@@ -94,3 +95,52 @@ def test_gdas_grows_cold():
 
     # at temperature 10 the relaxation is nearly linear with slope 1 / 10; it steepens, and at .1 most draws are settled
     assert slope(0.0) < slope(0.5)
+
+
+# --- drnas -----------------------------------------------------------------------------------------------------------
+
+
+def test_drnas_draws_and_their_gradients_have_the_means_of_the_dirichlet():
+    """Against closed forms: E w = b / s, E w^2 = b (b + 1) / (s (s + 1)) with b = elu(alpha) + 1 and s its sum."""
+    space, n = load_space("nas_bench_201"), 20_000
+    logits = torch.randn(space.alpha_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits[0, :2] = torch.tensor([2.0, -3.0])
+    factors = torch.randn(space.alpha_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = logits.requires_grad_()
+    b = torch.where(x > 0, x + 1, torch.exp(x))
+    s = b.sum(-1, keepdim=True)
+    exact = torch.autograd.grad((factors * (b / s + b * (b + 1) / (s * (s + 1)))).sum(), x)[0]
+    # n copies of every edge in one draw
+    copies = x.detach().expand(n, -1, -1).contiguous().requires_grad_()
+    (w,) = dirichlet_weights(space, [copies], Batch(None, None, 0.0, 3)).weights
+    grads = torch.autograd.grad((factors * (w + w**2)).sum(), copies)[0]
+    for found, expected in ((w.detach(), (b / s).detach()), (grads, exact)):
+        deviation = found.std(0) / n**0.5
+        assert ((found.mean(0) - expected).abs() < 4.5 * deviation).all()
+    torch.testing.assert_close(w.sum(-1), torch.ones(w.shape[:-1], dtype=torch.float64))
+
+
+def test_drnas_mixes_with_its_draws_and_leaves_the_global_generator_alone():
+    supernet, literal, made, batch = setting("toy", dirichlet_weights)
+    torch.manual_seed(5)
+    expected_next = torch.rand(3)
+    torch.manual_seed(5)
+    value, _ = made.problem.F(made.x, made.y, batch)
+    assert torch.equal(torch.rand(3), expected_next)
+    drawn = dirichlet_weights(supernet.space, made.x, batch).weights
+    again = literal_loss(literal, batch, dict(zip(supernet.space.cells, drawn)))
+    torch.testing.assert_close(value, again.detach(), rtol=1e-10, atol=0)
+    other = dirichlet_weights(supernet.space, made.x, batch._replace(seed=8)).weights
+    assert not any(torch.equal(a, b) for a, b in zip(drawn, other))
+
+
+@pytest.mark.parametrize("level", [-60.0, 60.0])
+def test_drnas_stays_finite_for_extreme_alphas(level):
+    space = load_space("nas_bench_201")
+    x = torch.zeros(space.alpha_shape)
+    x[:, 0], x[:, 1] = level, -level
+    x.requires_grad_()
+    for seed in range(20):
+        (w,) = dirichlet_weights(space, [x], Batch(None, None, 0.0, seed)).weights
+        (grad,) = torch.autograd.grad((w**2).sum(), x)
+        assert w.isfinite().all() and grad.isfinite().all()

@@ -1,0 +1,49 @@
+"""DrNAS (Chen et al., ICLR 2021): the mixing weights are draws from Dirichlet distributions that the alphas set.
+
+Used of the paper: concentrations elu(alpha) + 1, pathwise gradients, first-order alternation, and its l2 regulariser
+towards the symmetric Dirichlet (alpha = 0), which is the weight decay of the alphas' Adam, the configuration's
+`search.alphas.weight_decay`: 1e-3 by default, as published. Not used: progressive shrinking (two stages, weak
+operations dropped, more channels let through) and the first epochs in which the alphas rest. Partial channels are
+`drnas+pc`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import Dirichlet
+from torch.nn import functional as f
+
+from nas_moreau.bilevel import Method
+from nas_moreau.bilevel.rivals import darts1
+from nas_moreau.stages.supernet_problem import Batch, Mixing
+
+if TYPE_CHECKING:
+    from nas_moreau.architecture import SearchSpace
+    from nas_moreau.config import SearchConfig
+    from nas_moreau.stages.methods import Rules
+
+SMALLEST = 1e-6
+"""Concentrations are kept above this; below, draws and their gradients are no longer finite."""
+
+
+def drnas(search: SearchConfig, rules: Rules) -> Method:
+    """Returns the method: alphas on the architecture split, then weights on the weight split, first order."""
+    return darts1(rules.alphas_lr, rules.weights_lr, update_x=rules.update_alphas, update_y=rules.update_weights)
+
+
+def dirichlet_weights(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:
+    """Returns weights drawn from Dirichlet(elu(alphas) + 1), edge by edge, with pathwise gradients."""
+    if alphas[0].is_meta:
+        # no numbers to draw with: the mean has the shape and the dependence on the alphas
+        return Mixing([(f.elu(logits) + 1) / (f.elu(logits) + 1).sum(-1, keepdim=True) for logits in alphas])
+    # on the CPU in double precision: the same draws on every device; the library draws from the global generator
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(batch.seed)
+        concentrations = [(f.elu(logits.double().cpu()) + 1).clamp(min=SMALLEST) for logits in alphas]
+        return Mixing([
+            Dirichlet(concentration, validate_args=False).rsample().to(logits)
+            for concentration, logits in zip(concentrations, alphas)
+        ])  # fmt: skip
