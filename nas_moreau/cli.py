@@ -139,16 +139,7 @@ def build_parser() -> Parser:
     )
     verb.add_argument("name", metavar="FILE-OR-NAME")
 
-    verb = _verb(table, "solve", verbs.solve, "solve a bilevel problem with known answer", [
-        "solve sine --n 100", "solve quadratic --method bome --json", "list tasks",
-    ])  # fmt: skip
-    verb.add_argument("task", metavar="TASK", help="a name of `list tasks`")
-    verb.add_argument("--n", type=int, help="size of the problem")
-    verb.add_argument("--method", default="moreau", help="moreau (default) or a rival")
-    verb.add_argument("--steps", type=int, help="at most so many steps")
-    verb.add_argument("--seed", type=int, default=0, help="seed of generated data")
-    verb.add_argument("--debias", action="store_true", help="remove the bias of the penalty")
-    verb.add_argument("--no-polish", action="store_true", help="leave y as the method left it")
+    _solve_words(table)
 
     verb = _verb(table, "bench", verbs.bench, "time the search step, supernets and methods side by side", [
         "bench", "bench --size M --threads 2 --json",
@@ -162,6 +153,34 @@ def build_parser() -> Parser:
     verb = _verb(table, "check", verbs.check, "check a configuration, space or genotype file", ["check my_space.yaml"])
     verb.add_argument("file", metavar="FILE")
     return parser
+
+
+def _solve_words(table: Any) -> None:
+    verb = _verb(table, "solve", verbs.solve, "solve a bilevel problem: small ones, data hyper-cleaning, few-shot", [
+        "solve sine --n 100", "solve quadratic --method bome --json", "list tasks",
+        "solve hyper-cleaning --data folder:photos --corrupt 0     # which of my own labels are wrong?",
+        "solve hyper-cleaning --data fashion_mnist --download --output checkpoints/clean",
+        "solve few-shot --data omniglot:DIR --ways 5 --shots 1",
+    ])  # fmt: skip
+    verb.add_argument("task", metavar="TASK", help="a name of `list tasks`")
+    verb.add_argument("--n", type=int, help="size of the problem (hyper-cleaning: training samples, default 5000)")
+    verb.add_argument("--method", help="moreau (default) or a rival")
+    verb.add_argument("--steps", type=int, help="at most so many steps")
+    verb.add_argument("--seed", type=int, help="seed of generated data and of every random draw (default 0)")
+    verb.add_argument("--debias", action="store_true", help="small problems: remove the bias of the penalty")
+    verb.add_argument("--no-polish", action="store_true", help="small problems: leave y as the method left it")
+    group = verb.add_argument_group("hyper-cleaning and few-shot")
+    group.add_argument("--data", metavar="SPEC", help="shapes (default), idx:DIR, folder:DIR, ... (see: list data)")
+    group.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie or are put")
+    group.add_argument("--download", action="store_true", help="allow torchvision to fetch the data set")
+    group.add_argument("--device", help="auto (default), cpu, or a device of torch")
+    group.add_argument(
+        "--corrupt", type=float, metavar="RATE", help="share of labels changed; 0 judges your own (default 0.5)"
+    )
+    group.add_argument("--ways", type=int, help="few-shot: classes of a task (default 5)")
+    group.add_argument("--shots", type=int, help="few-shot: images of each class to learn from (default 1)")
+    group.add_argument("--output", metavar="DIR", help="run folder (default: a new one under checkpoints/)")
+    group.add_argument("--resume", action="store_true", help="go on in --output where an earlier run stopped")
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------

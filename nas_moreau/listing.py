@@ -39,9 +39,10 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
 
         return [{"name": name} for name in [*METHODS, "random"]]
     if what == "tasks":
-        from nas_moreau.stages.solve import TASKS
+        from nas_moreau.stages import solve, solve_networks
 
-        return [{"name": name, "what": task.what} for name, task in TASKS.items()]
+        small = [{"name": name, "what": task.what} for name, task in solve.TASKS.items()]
+        return [*small, *({"name": name, "what": what} for name, what in solve_networks.TASKS.items())]
     if what == "cells":
         return [
             {"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.config import Config, load_config, make_config
+from nas_moreau.config import Config, did_you_mean, load_config, make_config
 from nas_moreau.errors import InputError
 
 
@@ -66,11 +66,15 @@ def stage_folder(run: str, *stages: str) -> Path:
 
 
 def _output(args: argparse.Namespace, verb: str, config: Config) -> Path:
+    return _folder(args, f"{verb}-{args.preset or Path(args.config or 'default').stem}-seed{config.seed}")
+
+
+def _folder(args: argparse.Namespace, stem: str) -> Path:
+    """Returns --output, or else a new folder under checkpoints/."""
     if args.output:
         return Path(args.output)
     if args.resume:
         raise InputError("--resume needs to know the run.", "Name it with --output.")
-    stem = f"{verb}-{args.preset or Path(args.config or 'default').stem}-seed{config.seed}"
     number = 1
     while (path := Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
@@ -246,7 +250,7 @@ def watch(args: argparse.Namespace) -> None:
     from nas_moreau.runs.watching import serve
 
     for run in args.runs:
-        stage_folder(run, "run", "search", "retrain")
+        stage_folder(run, "run", "search", "retrain", "solve")
     serve([Path(run) for run in args.runs], args.port, say)
 
 
@@ -284,12 +288,54 @@ def _print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 
 def solve(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.stages.solve import solve_task
+    from nas_moreau.stages import solve as small
+    from nas_moreau.stages.solve_networks import TASKS
 
-    result = solve_task(args.task, args.n, args.method, args.steps, args.seed, args.debias, not args.no_polish)
+    if args.task in TASKS:
+        return _solve_networks(args)
+    if args.task not in small.TASKS:
+        raise InputError(f"There is no task '{args.task}'.", did_you_mean(args.task, [*small.TASKS, *TASKS]))
+    for name in ("data", "data_dir", "device", "corrupt", "ways", "shots", "output"):
+        if getattr(args, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} is no option of {args.task}.", f"It is for {', '.join(TASKS)}."
+            )
+    if args.resume or args.download:
+        raise InputError(f"{args.task} has neither data nor a run folder.", "Leave --resume and --download out.")
+    method, seed = args.method or "moreau", args.seed or 0
+    result = small.solve_task(args.task, args.n, method, args.steps, seed, args.debias, not args.no_polish)
     if not args.json:
         short = {k: v for k, v in result.items() if k not in ("x", "y")}
         _print_rows([(name, str(value)) for name, value in short.items()])
+    return result
+
+
+def _solve_networks(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.stages.solve_networks import Wish, solve_networks
+
+    if args.debias or args.no_polish:
+        raise InputError(f"{args.task} has neither bias removal nor polish.", "Leave --debias and --no-polish out.")
+    wish = Wish(
+        args.data, args.data_dir, args.download, args.method, args.steps, args.seed, args.device, args.n, args.corrupt,
+        args.ways, args.shots,
+    )  # fmt: skip
+    output = _folder(args, f"solve-{args.task}-seed{args.seed or 0}")
+    say(f"run folder: {output}   (watch it: nas-moreau watch {shlex.quote(str(output))})")
+    result = solve_networks(args.task, wish, output, args.resume)
+    if not args.json:
+        spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
+        rows = [
+            ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
+            ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
+            ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
+        ]
+        if args.task == "hyper-cleaning":
+            rows.append(("flagged as wrong", f"{100 * result['flagged']:.2f} % of {result['n']} samples"))
+            if result["f1"] is not None:
+                words = f"{100 * result['f1']:.2f} %  (precision {100 * result['precision']:.2f} %, "
+                rows.append(("F1 of finding them", f"{words}recall {100 * result['recall']:.2f} %)"))
+            rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
+        _print_rows(rows)
     return result
 
 

@@ -7,6 +7,7 @@ q_x = f_x(x, y) - f_x(x, theta). All need a lower level without g; projections o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +16,23 @@ from nas_moreau.bilevel.hypergradient import scalar_of
 from nas_moreau.bilevel.method import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, subtract
+from nas_moreau.bilevel.updates import Update, gradient_descent
 
 
 class PenaltyState(NamedTuple):
-    """theta (the lower level's near-minimiser) and the steps done."""
+    """theta (the lower level's near-minimiser), the steps done, and the states of the update rules."""
 
     theta: Tensors
     k: int
+    x_rule: Any = ()
+    y_rule: Any = ()
+
+
+class Rules(NamedTuple):
+    """What acts on d_x and on d_y."""
+
+    x: Update
+    y: Update
 
 
 class Gap(NamedTuple):
@@ -33,7 +44,15 @@ class Gap(NamedTuple):
     at_theta: Evaluated
 
 
-def bome(alpha: StepSize, beta: StepSize, eta: StepSize, inner_steps: int = 10, barrier: float = 0.5) -> Method:
+def bome(
+    alpha: StepSize,
+    beta: StepSize,
+    eta: StepSize,
+    inner_steps: int = 10,
+    barrier: float = 0.5,
+    update_x: Update | None = None,
+    update_y: Update | None = None,
+) -> Method:
     """Returns BOME! (Ye et al., NeurIPS 2022, Algorithm 1): dynamic barrier gradient descent on F with the
     constraint q <= 0.
 
@@ -47,7 +66,9 @@ def bome(alpha: StepSize, beta: StepSize, eta: StepSize, inner_steps: int = 10, 
         eta: Step size of theta.
         inner_steps: T.
         barrier: eta of the paper, in (0, 1).
+        update_x, update_y: Update rules; default params - step * direction.
     """
+    rules = _rules(update_x, update_y)
 
     def step(
         problem: Bilevel, x: Tensors, y: Tensors, state: PenaltyState, upper_batch: Any = None, lower_batch: Any = None
@@ -62,13 +83,18 @@ def bome(alpha: StepSize, beta: StepSize, eta: StepSize, inner_steps: int = 10, 
         weight = (barrier - inner / square.clamp(min=torch.finfo(square.dtype).tiny)).clamp(min=0)
         d_x = [s + weight * t for s, t in zip(upper.grad_x, gap.grad_x)]
         d_y = [s + weight * t for s, t in zip(upper.grad_y, gap.grad_y)]
-        return _finish(problem, x, y, theta, state.k, d_x, d_y, (a, b, None), upper, gap)
+        return _finish(problem, x, y, theta, state, rules, d_x, d_y, (a, b, None), upper, gap)
 
-    return Method(_init, step)
+    return _method(rules, step)
 
 
 def f2sa(
-    alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = lambda k: 10.0 * (k + 1) ** 0.25
+    alpha: StepSize,
+    beta: StepSize,
+    eta: StepSize,
+    penalty: StepSize = lambda k: 10.0 * (k + 1) ** 0.25,
+    update_x: Update | None = None,
+    update_y: Update | None = None,
 ) -> Method:
     """Returns F2SA (Kwon et al., ICML 2023, Algorithm 1 with T = 1): a fully first-order method with a growing
     multiplier.
@@ -82,7 +108,9 @@ def f2sa(
         beta: Step size of y; it must fall as 1/lambda_k.
         eta: Step size of theta.
         penalty: lambda_k, as a number or a function of k.
+        update_x, update_y: Update rules; default params - step * direction.
     """
+    rules = _rules(update_x, update_y)
 
     def step(
         problem: Bilevel, x: Tensors, y: Tensors, state: PenaltyState, upper_batch: Any = None, lower_batch: Any = None
@@ -93,19 +121,29 @@ def f2sa(
         upper = evaluate(problem.F, x, y, upper_batch, False, True)
         lower = evaluate(problem.f, x, y, lower_batch, False, True)
         d_y = add(upper.grad_y, lower.grad_y, weight)
-        new_y = _onto_y(problem, add(y, d_y, -b))
+        new_y, y_rule = rules.y.apply(d_y, b, y, state.y_rule)
+        new_y = _onto_y(problem, new_y)
         upper = evaluate(problem.F, x, new_y, upper_batch, True, False)
         gap = _gap(problem, x, new_y, theta, lower_batch, wrt_y=False)
         d_x = add(upper.grad_x, gap.grad_x, weight)
-        new_x, _, state, info = _finish(
-            problem, x, new_y, theta, state.k, d_x, [torch.zeros_like(t) for t in y], (a, b, e), upper, gap
+        still = Rules(rules.x, gradient_descent())
+        new_x, _, new, info = _finish(
+            problem, x, new_y, theta, state, still, d_x, [torch.zeros_like(t) for t in y], (a, b, e), upper, gap
         )
-        return new_x, new_y, state, info._replace(norms=info.norms | {"d_y": norm(d_y)})
+        return new_x, new_y, new._replace(y_rule=y_rule), info._replace(norms=info.norms | {"d_y": norm(d_y)})
 
-    return Method(_init, step)
+    return _method(rules, step)
 
 
-def v_pbgd(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = 10.0, inner_steps: int = 1) -> Method:
+def v_pbgd(
+    alpha: StepSize,
+    beta: StepSize,
+    eta: StepSize,
+    penalty: StepSize = 10.0,
+    inner_steps: int = 1,
+    update_x: Update | None = None,
+    update_y: Update | None = None,
+) -> Method:
     """Returns V-PBGD (Shen and Chen, ICML 2023, Algorithm 1): projected gradient descent on F + penalty * q.
 
         theta <- `inner_steps` gradient steps on f(x, .) from the theta before
@@ -117,7 +155,9 @@ def v_pbgd(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = 1
         eta: Step size of theta.
         penalty: gamma of the paper, as a number or a function of k.
         inner_steps: T.
+        update_x, update_y: Update rules; default params - step * direction.
     """
+    rules = _rules(update_x, update_y)
 
     def step(
         problem: Bilevel, x: Tensors, y: Tensors, state: PenaltyState, upper_batch: Any = None, lower_batch: Any = None
@@ -128,9 +168,9 @@ def v_pbgd(alpha: StepSize, beta: StepSize, eta: StepSize, penalty: StepSize = 1
         gap = _gap(problem, x, y, theta, lower_batch)
         upper = evaluate(problem.F, x, y, upper_batch, True, True)
         d_x, d_y = add(upper.grad_x, gap.grad_x, weight), add(upper.grad_y, gap.grad_y, weight)
-        return _finish(problem, x, y, theta, state.k, d_x, d_y, (a, b, e), upper, gap)
+        return _finish(problem, x, y, theta, state, rules, d_x, d_y, (a, b, e), upper, gap)
 
-    return Method(_init, step)
+    return _method(rules, step)
 
 
 def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> Method:
@@ -166,13 +206,24 @@ def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> 
         info = Info(upper, lower, None, None, a, b, None, None, norms, None, None, None)
         return new_x, new_y, PenaltyState(new_y, state.k + 1), info
 
-    return Method(_init, step)
+    return _method(_rules(None, None), step)
 
 
-def _init(problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None) -> PenaltyState:
-    if problem.g is not None:
-        raise ValueError("This method needs a smooth lower level, and the problem has g. Use moreau(...).")
-    return PenaltyState([t.detach().clone() for t in y], 0)
+def _rules(update_x: Update | None, update_y: Update | None) -> Rules:
+    return Rules(update_x or gradient_descent(), update_y or gradient_descent())
+
+
+def _method(rules: Rules, step: Callable[..., Any]) -> Method:
+    """Returns the method with this step, whose state begins with theta at y."""
+
+    def init(
+        problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None
+    ) -> PenaltyState:
+        if problem.g is not None:
+            raise ValueError("This method needs a smooth lower level, and the problem has g. Use moreau(...).")
+        return PenaltyState([t.detach().clone() for t in y], 0, rules.x.init(x), rules.y.init(y))
+
+    return Method(init, step)
 
 
 def _onto_y(problem: Bilevel, y: Tensors) -> Tensors:
@@ -198,7 +249,8 @@ def _finish(
     x: Tensors,
     y: Tensors,
     theta: Tensors,
-    k: int,
+    state: PenaltyState,
+    rules: Rules,
     d_x: Tensors,
     d_y: Tensors,
     sizes: tuple[float, float, float | None],
@@ -206,8 +258,9 @@ def _finish(
     gap: Gap,
 ) -> tuple[Tensors, Tensors, PenaltyState, Info]:
     """Moves x and y, and says what happened; d_x and d_y are gradients of F + penalty * q, so `Info.c` stays None."""
-    new_x = problem.onto_x(add(x, d_x, -sizes[0]))
-    new_y = _onto_y(problem, add(y, d_y, -sizes[1]))
+    new_x, x_rule = rules.x.apply(d_x, sizes[0], x, state.x_rule)
+    new_y, y_rule = rules.y.apply(d_y, sizes[1], y, state.y_rule)
+    new_x, new_y = problem.onto_x(new_x), _onto_y(problem, new_y)
     norms = {
         "phi_x(y)": norm(gap.at_y.grad_x), "phi_x(theta)": norm(gap.at_theta.grad_x), "difference": norm(gap.grad_x),
         "d_x": norm(d_x), "d_y": norm(d_y), "y-theta": norm(subtract(y, theta)),
@@ -215,4 +268,4 @@ def _finish(
     info = Info(
         upper.value, gap.at_y.value, gap.at_theta.value, None, *sizes, None, norms, None, upper.aux, gap.at_y.aux
     )
-    return new_x, new_y, PenaltyState(theta, k + 1), info
+    return new_x, new_y, PenaltyState(theta, state.k + 1, x_rule, y_rule), info
