@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_moreau import __version__, verbs
+from nas_moreau import __version__, verbs, verbs_using
 from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
 from nas_moreau.verbs import say
@@ -117,6 +117,8 @@ def build_parser() -> Parser:
     verb.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie")
     verb.add_argument("--device", help="auto (default), cpu, or a device of torch")
 
+    _add_using(table)
+
     verb = _verb(table, "report", verbs.report, "write report.html of runs", ["report checkpoints/first"])
     verb.add_argument("runs", nargs="+", metavar="RUN")
 
@@ -181,6 +183,25 @@ def _solve_words(table: Any) -> None:
     group.add_argument("--shots", type=int, help="few-shot: images of each class to learn from (default 1)")
     group.add_argument("--output", metavar="DIR", help="run folder (default: a new one under checkpoints/)")
     group.add_argument("--resume", action="store_true", help="go on in --output where an earlier run stopped")
+
+
+def _add_using(table: Any) -> None:
+    """Adds the verbs that use what was found."""
+    verb = _verb(table, "export", verbs_using.export, "write a trained network as files that other programs load", [
+        "export checkpoints/first --format onnx", "export checkpoints/first --format python --output my_model",
+        "export DARTS_V2 --format onnx --untrained retrain.channels=16",
+    ])  # fmt: skip
+    verb.add_argument("run", metavar="RUN", help="a retraining, or the parent `run` made; with --untrained a genotype")
+    verb.add_argument("--format", choices=["onnx", "torch-export", "python", "safetensors"], required=True)
+    verb.add_argument("--output", metavar="DIR", help="missing or empty folder (default: export-FORMAT in the run)")
+    verb.add_argument("--untrained", action="store_true", help="random weights: to try a genotype's network elsewhere")
+    _with_configuration(verb, output=False)
+
+    verb = _verb(table, "predict", verbs_using.predict, "say what a trained network takes images for", [
+        "predict checkpoints/first photo.png other.jpg", "predict my_model photos/ --json",
+    ])  # fmt: skip
+    verb.add_argument("run", metavar="RUN-OR-EXPORT", help="a retraining, the parent that `run` made, or an export")
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------

@@ -21,12 +21,11 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nas_moreau.architecture import Genotype, Network, load_genotype, published_names
+from nas_moreau.architecture import Genotype, Network, load_genotype, published_names, published_sizes
 from nas_moreau.architecture.network import DerivedCell
 from nas_moreau.architecture.skeleton import ResidualBlock, reduction_places, run_cells
 
 DEFAULT_GENOTYPE = "DARTS_V2"
-SIZES = {"darts": (36, 20), "nas_bench_201": (16, 5)}  # published channels and layers
 MATCH_PREVIOUS = (99999,)  # timm's mark for parameters that belong to the group before them
 
 # a cell looks at the device and shape of its input, which a symbolic trace does not know
@@ -202,7 +201,7 @@ def read_genotype(genotype: str | PathLike[str] | Mapping[str, Any] | Genotype) 
 
 def sizes_of(genotype: Genotype, channels: int | None, layers: int | None) -> tuple[int, int]:
     """Returns channels and layers, the published ones of the genotype's skeleton where they are None."""
-    published = SIZES["nas_bench_201" if "cell" in genotype.cells else "darts"]
+    published = published_sizes(genotype)
     return (published[0] if channels is None else channels), (published[1] if layers is None else layers)
 
 

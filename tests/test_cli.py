@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from nas_moreau.cli import build_parser, main
 from nas_moreau.stages import stopping
@@ -67,6 +68,15 @@ def test_run_evaluate_derive_report_show_and_list(tiny, tmp_path, capsys):
     code, out, _ = call(capsys, "derive", run)
     assert code == 0 and json.loads(out) == result["search"]["genotype"]
     assert call(capsys, "report", run)[0] == 0
+    code, out, err = call(capsys, "export", run, "--format", "python", "--json")
+    exported = run / "retrain" / "export-python"
+    assert code == 0 and json.loads(out)["output"] == str(exported) and (exported / "model.py").exists(), err
+    Image.fromarray(np.zeros((9, 7, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    for source in (run, run / "retrain", exported):
+        code, out, err = call(capsys, "predict", source, tmp_path / "photo.png", tmp_path / "none.png", "--json")
+        assert code == 0 and json.loads(out)["images"][0]["class"] in ("0", "1") and "none.png: No such" in err
+    code, out, _ = call(capsys, "predict", exported, tmp_path / "photo.png")
+    assert code == 0 and "photo" in out and "probability" in out and "..." not in out
     code, out, _ = call(capsys, "show", run)
     assert code == 0 and result["search"]["digest"] in out
     code, out, _ = call(capsys, "list", "runs", "--output", tmp_path / "out")
@@ -132,6 +142,9 @@ BAD = [
     (["report", "nowhere"], "no run folder"),
     (["show", "nothing.json"], "nothing.json"),
     (["check", "nothing.yaml"], "nothing.yaml"),
+    (["export", "DARTS_V2", "--format", "onnx"], "has no weights"),
+    (["export", "nowhere", "--format", "python"], "no genotype 'nowhere'"),
+    (["predict", "nowhere", "a.png"], "no run folder"),
     (["runn"], "runn"),
     (["run", "--nonsense"], "--nonsense"),
     (["list", "everything"], "everything"),
@@ -210,7 +223,8 @@ def test_show(name, match, capsys):
 
 def test_every_verb_has_help_with_examples():
     verbs = next(a for a in build_parser()._actions if a.dest == "verb").choices
-    assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench"} <= set(verbs)
+    assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench",
+            "export", "predict"} <= set(verbs)
     for verb, parser in verbs.items():
         text = parser.format_help()
         assert "examples:" in text and f"nas-moreau {verb}" in text

@@ -21,6 +21,7 @@ _HOMES = {
     "parameter_count": "counting",
     "published_cell": "zoo",
     "published_names": "zoo",
+    "published_sizes": "zoo",
     "register_operation": "operations",
     "space_names": "space",
 }

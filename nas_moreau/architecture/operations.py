@@ -191,6 +191,7 @@ _BUILDERS: dict[str, Callable[[int, int, Norm], Parts | nn.Module]] = {
     "nor_conv_3x3": _convolution(3),
     "noise": _noise,
 }
+BUILT_IN = ("none", *_BUILDERS)
 
 
 def register_operation(name: str) -> Callable[[Callable[[int, int, Norm], nn.Module]], Callable]:

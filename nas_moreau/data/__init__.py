@@ -9,6 +9,7 @@ _HOMES = {
     "Augment": "augmentation",
     "Data": "images",
     "Images": "images",
+    "describe_data": "describing",
     "epoch_order": "splitting",
     "generator_for": "seeds",
     "load_data": "loading",

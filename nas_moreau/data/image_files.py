@@ -73,15 +73,9 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
             if path in bad:
                 continue
             try:
-                with Image.open(path) as image:
-                    flat = _flatten(image, mode)
-                if flat.size != (width, height):
-                    flat = fit_image(flat, height)
-                array = np.asarray(flat).reshape(height, width, channels)
+                pixels[index] = _decode(path, mode, (height, width))
             except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 bad[path] = _reason(error)
-                continue
-            pixels[index] = torch.from_numpy(array.copy()).permute(2, 0, 1)
     if bad:
         listed = "; ".join(f"{path} ({reason})" for path, reason in sorted(bad.items())[:_SHOWN])
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -90,6 +84,27 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
             "Mend or remove these files.",
         )
     return pixels, sentence
+
+
+def read_image(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
+    """Returns one image as uint8 (channels, height, width), brought to ``size`` (height, width) by the policy.
+
+    Raises:
+        InputError: It cannot be read; the cause names the file and the reason.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return _decode(path, "L" if channels == 1 else "RGB", size)
+        except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise InputError(f"{path} cannot be read: {_reason(error)}.", "Give an image file.") from None
+
+
+def _decode(path: Path, mode: str, size: tuple[int, int]) -> Tensor:
+    with Image.open(path) as image:
+        flat = fit_image(_flatten(image, mode), size)
+    return torch.from_numpy(np.asarray(flat).reshape(*size, len(mode)).copy()).permute(2, 0, 1)
 
 
 def _target(sizes: Counter[tuple[int, int]], image_size: int | None) -> tuple[int, int, str]:
@@ -136,4 +151,6 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image Pillow can read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error) or type(error).__name__).split("\n")[0][:100]

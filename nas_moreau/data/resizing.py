@@ -23,19 +23,21 @@ def check_image_size(image_size: int | None) -> None:
         )
 
 
-def fit_image(image: Image.Image, size: int) -> Image.Image:
-    """Returns ``image`` as size x size by the policy.
+def fit_image(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+    """Returns ``image`` as size x size, or as (height, width), by the policy.
 
-    The central square is cut before resizing, which is the same picture and keeps a very long image from
-    becoming huge.
+    The central part of that shape is cut before resizing, which is the same picture and keeps a very long
+    image from becoming huge.
     """
     width, height = image.size
-    if (width, height) == (size, size):
+    tall, wide = (size, size) if isinstance(size, int) else size
+    if (width, height) == (wide, tall):
         return image
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    scale = min(width / wide, height / tall)
+    cut_width, cut_height = max(1, round(scale * wide)), max(1, round(scale * tall))
+    left, top = (width - cut_width) // 2, (height - cut_height) // 2
+    box = (left, top, left + cut_width, top + cut_height)
+    return image.resize((wide, tall), Image.Resampling.BILINEAR, box=box)
 
 
 def fit_pixels(pixels: Tensor, size: int, chunk: int = 1024) -> Tensor:

@@ -1,7 +1,7 @@
 """The folder of one run: who writes in it, with which configuration, in what state.
 
-config.yaml, environment.json, status.json, log.txt and result.json are written here; checkpoints/ by `checkpoint`;
-metrics.csv, alphas.csv and tensorboard/ by `monitor`.
+config.yaml, environment.json, status.json, data.json, log.txt and result.json are written here; checkpoints/ by
+`checkpoint`; metrics.csv, alphas.csv and tensorboard/ by `monitor`.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes result.json: sorted keys, no NaN or infinity (ValueError)."""
         self._write_json("result.json", result)
+
+    def write_data(self, description: dict[str, Any]) -> None:
+        """Writes data.json: what the images were and how they are normalised, for whoever uses the weights."""
+        self._write_json("data.json", description)
 
     def read_result(self) -> dict[str, Any] | None:
         """Returns what result.json holds, or None where there is none."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
@@ -82,13 +82,16 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
     return _Retraining(config, genotype, network, data, device)
 
 
-def build_network(config: Config, genotype: Genotype, num_classes: int, in_channels: int) -> Network:
+def build_network(
+    config: Config, genotype: Genotype, num_classes: int, in_channels: int, kernels: str = "auto"
+) -> Network:
     """Returns the network of the configuration's `retrain` section with initial weights drawn from its seed."""
     settings = config.retrain
     torch.manual_seed(seed_for(config.seed, "initial weights of the network"))
     return Network(
-        genotype, settings.channels, settings.layers, num_classes, settings.auxiliary, settings.drop_path, in_channels
-    )
+        genotype, settings.channels, settings.layers, num_classes, settings.auxiliary, settings.drop_path, in_channels,
+        kernels,
+    )  # fmt: skip
 
 
 def training_loss(settings: Any, num_classes: int) -> tuple[nn.Module, Any]:
@@ -169,6 +172,7 @@ class _Retraining:
     def run(self, folder: RunFolder) -> dict[str, Any]:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
+        folder.write_data(describe_data(self.data))
         self._restore()
         started = time.monotonic() - self.seconds
         first_epoch = self.step // self.epoch_steps

@@ -14,7 +14,7 @@ from torch import Tensor
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
@@ -104,7 +104,7 @@ class _Search:
         self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
         self.held_out = Part(images, parts["held_out"], augment)
         self.architecture = Part(images, parts["architecture"], augment)
-        self.num_classes = data.num_classes
+        self.num_classes, self.description = data.num_classes, describe_data(data)
         self.shape = (data.num_classes, data.channels, *data.image_size)
         self.image_size = tuple(images.pixels.shape[-2:])
         self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
@@ -135,6 +135,7 @@ class _Search:
     def run(self, folder: RunFolder) -> dict[str, Any]:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
+        folder.write_data(self.description)
         self._restore()
         started = time.monotonic() - self.seconds
         first_epoch = self.step // self.epoch_steps

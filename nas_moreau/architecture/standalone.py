@@ -1,0 +1,213 @@
+"""The network of a found cell, complete in this one file: it needs torch and nothing else.
+
+from model import load, normalise
+network = load("model.safetensors")                # the weights that lie beside this file
+logits = network(normalise(pixels))                # pixels: uint8 (n, channels, height, width)
+label = CLASSES[logits[0].argmax()]
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+# --- exported values ---
+CELLS = {
+    "cell": {"edges": [["skip_connect", 0, 1], ["nor_conv_3x3", 0, 2], ["nor_conv_1x1", 1, 3]], "concat": [3]},
+}
+CHANNELS, LAYERS, IN_CHANNELS = 4, 1, 3
+CLASSES = ["no", "yes"]
+IMAGE_SIZE = (32, 32)  # height, width it was trained with; others work too
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of each channel, pixels scaled to 0..1
+# --- end of exported values ---
+
+
+class HalvedPair(nn.Module):
+    """Two 1x1 convolutions of stride 2, the second shifted by one pixel, side by side."""
+
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.even = nn.Conv2d(channels_in, channels_out // 2, 1, 2, bias=False)
+        self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, 2, bias=False)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
+        return torch.cat((self.even(x), self.odd(shifted)), 1)
+
+
+class Operation(nn.Module):
+    """What an edge does: `before` (ReLU, a pool, or nothing), then `body`, then `norm`, where there are any."""
+
+    def __init__(self, before, body=None, norm=None):
+        super().__init__()
+        self.before, self.body, self.norm = before, body, norm
+
+    def forward(self, x):
+        x = self.before(x)
+        x = x if self.body is None else self.body(x)
+        return x if self.norm is None else self.norm(x)
+
+
+def depthwise(c, kernel, stride, dilation=1):
+    return nn.Conv2d(c, c, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=c, bias=False)
+
+
+def pointwise(c):
+    return nn.Conv2d(c, c, 1, bias=False)
+
+
+def build_operation(name, c, stride):
+    """Returns the operation of that name for `c` channels."""
+    if name == "skip_connect" and stride == 1:
+        return Operation(nn.Identity())
+    if name in ("max_pool_3x3", "avg_pool_3x3"):
+        pool = nn.MaxPool2d(3, stride, 1) if name[0] == "m" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+        return Operation(pool)
+    if name == "skip_connect":
+        body = HalvedPair(c, c)
+    elif name.startswith("sep_conv"):
+        k = int(name[-1])
+        body = [depthwise(c, k, stride), pointwise(c), nn.BatchNorm2d(c), nn.ReLU(), depthwise(c, k, 1), pointwise(c)]
+        body = nn.Sequential(*body)
+    elif name.startswith("dil_conv"):
+        body = nn.Sequential(depthwise(c, int(name[-1]), stride, dilation=2), pointwise(c))
+    elif name.startswith("nor_conv"):
+        k = int(name[-1])
+        body = nn.Conv2d(c, c, k, stride, k // 2, bias=False)
+    else:  # conv_7x1_1x7, conv_3x1_1x3
+        k = int(name[5])
+        row = nn.Conv2d(c, c, (1, k), (1, stride), (0, k // 2), bias=False)
+        body = nn.Sequential(row, nn.Conv2d(c, c, (k, 1), (stride, 1), (k // 2, 0), bias=False))
+    return Operation(f.relu, body, nn.BatchNorm2d(c))
+
+
+class Cell(nn.Module):
+    """Nodes that each sum their edges; the output concatenates some of them."""
+
+    def __init__(self, edges, concat, inputs, channels, halves, preprocess):
+        super().__init__()
+        self.halves, self.concat, self.preprocess = halves, concat, nn.ModuleList(preprocess)
+        self.last_node = max([*concat, *(target for _, _, target in edges)])
+        kept = sorted((e for e in edges if e[0] != "none"), key=lambda e: (e[2], e[1], e[0]))
+        self.places = [(source, target) for _, source, target in kept]
+        self.operations = nn.ModuleList(
+            build_operation(name, channels, 2 if halves and source < inputs else 1) for name, source, _ in kept
+        )
+
+    def forward(self, inputs):
+        states = [module(x) for module, x in zip(self.preprocess, inputs)] if len(self.preprocess) else list(inputs)
+        for node in range(len(states), self.last_node + 1):
+            total = None
+            for (source, target), operation in zip(self.places, self.operations):
+                if target == node:
+                    x = operation(states[source])
+                    total = x if total is None else total + x
+            if total is None:  # a node without edges is zero
+                total = torch.zeros_like(states[0][:, :, ::2, ::2] if self.halves else states[0])
+            states.append(total)
+        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+
+def relu_conv_norm(channels_in, channels_out, kernel=1, stride=1):
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels_out))
+
+
+class ResidualBlock(nn.Module):
+    """Halves the image between two stages of the NAS-Bench-201 skeleton."""
+
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.first = relu_conv_norm(channels_in, channels_out, 3, 2)
+        self.second = relu_conv_norm(channels_out, channels_out, 3, 1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+
+    def forward(self, x):
+        return self.shortcut(f.avg_pool2d(x, 2, 2, ceil_mode=True)) + self.second(self.first(x))
+
+
+class Network(nn.Module):
+    """Images (n, channels, height, width) -> logits (n, classes)."""
+
+    def __init__(self, cells, channels, layers, in_channels, num_classes):
+        super().__init__()
+        self.cells = nn.ModuleList()
+        wide = channels if "cell" in cells else 3 * channels
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide))
+        self.head_norm = None
+        if "cell" in cells:
+            features = self._stages(cells["cell"], channels, layers)
+        else:
+            features = self._darts(cells, channels, layers, wide)
+        self.classifier = nn.Linear(features, num_classes)
+
+    def _stages(self, cell, channels, layers):
+        for stage in range(3):
+            if stage:
+                self.cells.append(ResidualBlock(channels, 2 * channels))
+                channels *= 2
+            for _ in range(layers):
+                self.cells.append(Cell(cell["edges"], cell["concat"], 1, channels, False, []))
+        self.head_norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        return channels
+
+    def _darts(self, cells, channels, layers, stem):
+        before_last, last, halved_before = stem, stem, False
+        for layer in range(layers):
+            halves = layer in (layers // 3, 2 * layers // 3)
+            channels *= 2 if halves else 1
+            older = relu_conv_norm(before_last, channels)
+            if halved_before:  # the older input is still twice as large
+                older = nn.Sequential(nn.ReLU(), HalvedPair(before_last, channels), nn.BatchNorm2d(channels))
+            cell = cells["reduce" if halves else "normal"]
+            preprocess = [older, relu_conv_norm(last, channels)]
+            self.cells.append(Cell(cell["edges"], cell["concat"], 2, channels, halves, preprocess))
+            before_last, last, halved_before = last, channels * len(cell["concat"]), halves
+        return last
+
+    def forward(self, images):
+        before = last = self.stem(images)
+        for cell in self.cells:
+            if isinstance(cell, ResidualBlock):
+                last = cell(last)
+            else:
+                before, last = last, cell([last] if self.head_norm is not None else [before, last])
+        last = last if self.head_norm is None else self.head_norm(last)
+        return self.classifier(torch.mean(last, (2, 3)))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Returns what the network takes, float32, of uint8 pixels (n, channels, height, width)."""
+    mean, std = (torch.tensor(v, device=pixels.device).reshape(1, -1, 1, 1) for v in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+def read_safetensors(path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file: eight bytes of length, a JSON header, then the numbers."""
+    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    types |= {"I64": torch.int64}
+    data = bytearray(Path(path).read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        kind = types[entry["dtype"]]
+        count = (end - begin) // kind.itemsize
+        # an offset need not be a multiple of the item's size: a copy is
+        piece = bytearray(data[8 + length + begin : 8 + length + end])
+        flat = torch.frombuffer(piece, dtype=kind, count=count) if count else torch.empty(0, dtype=kind)
+        tensors[name] = flat.reshape(entry["shape"])
+    return tensors
+
+
+def load(weights=None) -> Network:
+    """Returns the network in evaluation mode with the weights of a file (default: the one beside this file)."""
+    network = Network(CELLS, CHANNELS, LAYERS, IN_CHANNELS, len(CLASSES))
+    network.load_state_dict(read_safetensors(weights or Path(__file__).with_name("model.safetensors")))
+    return network.eval()

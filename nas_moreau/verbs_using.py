@@ -1,0 +1,87 @@
+"""What the verbs do that use what was found: export, predict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.errors import InputError
+from nas_moreau.verbs import _configuration, _print_rows, run_config, say, stage_folder
+
+SHOWN = 3  # classes in a row of `predict`
+
+
+def _trained(source: str) -> Any:
+    """Returns the trained network of a run or an exported folder."""
+    from nas_moreau.stages import trained
+
+    if trained.is_export(source):
+        return trained.from_export(source)
+    folder = stage_folder(source, "retrain")
+    return trained.from_run(folder, run_config(folder))
+
+
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.stages import trained
+    from nas_moreau.stages.export import export as write
+
+    if args.untrained:
+        from nas_moreau.architecture import load_genotype, published_sizes
+
+        genotype = load_genotype(args.run)
+        if not args.preset and not args.config:
+            channels, layers = published_sizes(genotype)
+            sizes = [f"retrain.channels={channels}", f"retrain.layers={layers}"]
+            args.overrides = [*sizes, *args.overrides]
+        network = trained.untrained(genotype, _configuration(args))
+        output = args.output or f"export-{genotype.digest()}-{args.format}"
+    else:
+        if (args.overrides or args.preset or args.config or args.data) or not Path(args.run).exists():
+            _refuse(args)
+        network = _trained(args.run)
+        folder = Path(args.run) if trained.is_export(args.run) else stage_folder(args.run, "retrain")
+        output = args.output or folder / f"export-{args.format}"
+    result = write(network, args.format, output)
+    if not args.json:
+        largest = max(check["largest_difference"] for check in result["checks"])
+        _print_rows([
+            ("written", result["output"]),
+            ("files", ", ".join(result["files"])),
+            ("checked", f"outputs at most {largest:.1e} from the network's, batches of 1 and 3"),
+            ("in timm", f"timm.create_model('local-dir:{result['output']}', pretrained=True)"),
+        ])  # fmt: skip
+    return result
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    from nas_moreau.architecture import load_genotype
+
+    if Path(args.run).exists():
+        raise InputError("A trained network is exported as it is.", "Leave the configuration out, or use --untrained.")
+    genotype = load_genotype(args.run)
+    raise InputError(
+        f"{args.run[:60]} is the genotype {genotype.digest()}: it has no weights.",
+        "Retrain it first and export the run, or use --untrained for random weights.",
+    )
+
+
+def predict(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.stages.predict import predict as classify
+
+    result = classify(_trained(args.run), args.images)
+    if not args.json:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        for column in ("image", "class", "probability", "next"):
+            table.add_column(column, overflow="fold")
+        for row in result["images"]:
+            ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])[1:SHOWN]
+            others = ", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked)
+            table.add_row(row["file"], row["class"], f"{100 * row['probability']:.1f} %", others)
+        Console().print(table)
+    for row in result["unreadable"]:
+        say(f"not read: {row['file']}: {row['reason']}")
+    return result
