@@ -69,7 +69,7 @@ class Info(NamedTuple):
     """What happened in a step; tensors are 0-dim, detached and on the device (nothing here waits for it).
 
     Attributes:
-        F: F(x, y).
+        F: F(x, y); None where a method does not look at it.
         f: f(x, y).
         f_theta: f at theta, on the batch of f (`lagged`: at the old theta).
         c: c_k.
@@ -80,7 +80,7 @@ class Info(NamedTuple):
         F_aux, f_aux: What F and f returned beside their values.
     """
 
-    F: Tensor
+    F: Tensor | None
     f: Tensor
     f_theta: Tensor | None
     c: float | None

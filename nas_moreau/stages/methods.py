@@ -10,12 +10,17 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
+from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, adam, moreau, sgd
 from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.config import SearchConfig, did_you_mean
 from nas_moreau.errors import InputError
+from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights, drnas
 from nas_moreau.stages.gdas import gdas, gumbel_paths
+from nas_moreau.stages.rsws import best_of_many, rsws, uniform_path
 from nas_moreau.stages.supernet_problem import Mix
 
 
@@ -29,19 +34,21 @@ class Rules(NamedTuple):
 
 
 Build = Callable[[SearchConfig, Rules], Method]
+Choose = Callable[[SearchSpace, Supernet, Part, int, bool], tuple[list[Tensor], str]]
 
 
 class Registered(NamedTuple):
-    """A search method: what builds it, and how it mixes the operations (None: by the softmax of the alphas)."""
+    """A search method: what builds it, and the arguments of `register_method`."""
 
     build: Build
     mix: Mix | None = None
+    choose: Choose | None = None
 
 
 METHODS: dict[str, Registered] = {}
 
 
-def register_method(name: str, mix: Mix | None = None) -> Callable[[Build], Build]:
+def register_method(name: str, mix: Mix | None = None, choose: Choose | None = None) -> Callable[[Build], Build]:
     """Makes a search method known by name; the decorated function builds it from the configuration and the rules.
 
     The method it returns has the contract of `nas_moreau.bilevel.Method`: init(problem, x, y) and
@@ -51,12 +58,14 @@ def register_method(name: str, mix: Mix | None = None) -> Callable[[Build], Buil
         name: Free, without '+'.
         mix: (space, logits of every cell, batch) -> `Mixing`: what takes the place of the softmax of the alphas in
             every loss. Draw from a generator seeded by `batch.seed`, so that a resumed search repeats them.
+        choose: For a method that learns no alphas: (space, trained supernet, architecture split, seed, channels_last)
+            -> (logits of every cell, sentence for the log), called after the last step. No addition can follow it.
     """
 
     def register(build: Build) -> Build:
-        if name in METHODS or "+" in name:
+        if name in (*METHODS, "random") or "+" in name:
             raise InputError(f"A method cannot be named '{name}'.", "Choose a name that is free and has no '+'.")
-        METHODS[name] = Registered(build, mix)
+        METHODS[name] = Registered(build, mix, choose)
         return build
 
     return register
@@ -92,7 +101,7 @@ def parse_method(name: str) -> tuple[str, bool]:
     if base not in (*METHODS, "random"):
         raise InputError(f"There is no search method '{base}'.", did_you_mean(base, [*METHODS, "random"]))
     for addition in additions:
-        if addition != "beta" or base == "random":
+        if addition != "beta" or base == "random" or METHODS[base].choose is not None:
             raise InputError(f"'+{addition}' cannot follow '{base}'.", "Only '+beta' can follow a gradient method.")
     return base, "beta" in additions
 
@@ -104,9 +113,9 @@ def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Ru
     return METHODS[base].build(search, made), made
 
 
-def mix_of(name: str) -> Mix | None:
-    """Returns how the method of that name mixes the operations; None stands for the softmax of the alphas."""
-    return METHODS[parse_method(name)[0]].mix
+def registered(name: str) -> Registered:
+    """Returns what was registered under the name of a method, its additions left aside."""
+    return METHODS[parse_method(name)[0]]
 
 
 def _moreau(order: str) -> Build:
@@ -156,3 +165,4 @@ def _darts2(search: SearchConfig, made: Rules) -> Method:
 
 register_method("gdas", gumbel_paths)(gdas)
 register_method("drnas", dirichlet_weights)(drnas)
+register_method("rsws", uniform_path, best_of_many)(rsws)

@@ -19,7 +19,7 @@ from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_ch
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
-from nas_moreau.stages.methods import build_method, mix_of, parse_method
+from nas_moreau.stages.methods import build_method, parse_method, registered
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
 from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
@@ -126,7 +126,9 @@ class _Search:
         self.supernet = supernet
         beta = settings.beta if parse_method(settings.method)[1] else 0.0
         transform = torch.compile if self.config.performance.compile else lambda forward: forward
-        made = supernet_problem(supernet, beta, self.config.performance.precision, transform, mix_of(settings.method))
+        made = supernet_problem(
+            supernet, beta, self.config.performance.precision, transform, registered(settings.method).mix
+        )
         self.problem, self.x, self.y, self.theta_buffers = made
         self.method, self.rules = build_method(settings, self.epoch_steps)
         self.state = self.method.init(self.problem, self.x, self.y)
@@ -205,13 +207,13 @@ class _Search:
         return {
             "loss": self.sums["lower_loss"].item() / count,
             "accuracy": self.sums["lower_accuracy"].item() / (count * size),
-            "upper": self.sums["upper_accuracy"].item() / (count * size),
+            **({"upper": self.sums["upper_accuracy"].item() / (count * size)} if "upper_accuracy" in self.sums else {}),
         }
 
     def _watch(self, monitor: Monitor, info: Any, seconds: float) -> None:
         """Shows the step in TensorBoard."""
         values: dict[str, Any] = {f"step/{name}": value for name, value in _terms(info).items()}
-        for name in ("lower_accuracy", "upper_accuracy"):
+        for name in _COUNTS & _terms(info).keys():
             values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
         values["step/seconds"] = seconds
         if getattr(info, "c", None) is not None:
@@ -221,11 +223,13 @@ class _Search:
     def _finish_epoch(self, monitor: Monitor, progress: Progress, info: Any) -> None:
         """Evaluates, writes the epoch's row and drawing, saves."""
         epoch = self.step // self.epoch_steps - 1
+        if self.step == self.total_steps:
+            self._choose()
         evaluation = self._evaluate()
         size = self.settings.batch_size
         names = list(self.sums)
         means = dict(zip(names, (torch.stack([self.sums[n].double() for n in names]) / self.epoch_steps).tolist()))
-        for name in ("lower_accuracy", "upper_accuracy"):
+        for name in _COUNTS & means.keys():
             means[name] /= size
         row: dict[str, Any] = {
             "epoch": epoch, **means, "held_out_loss": evaluation.loss, "held_out_accuracy": evaluation.accuracy,
@@ -251,6 +255,16 @@ class _Search:
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
             f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
         )
+
+    def _choose(self) -> None:
+        """Sets the alphas of a method that learns none."""
+        choose = registered(self.settings.method).choose
+        if choose is not None:
+            before = time.monotonic()
+            write_back(self.supernet, self.x, self.y)
+            self.x, note = choose(self.space, self.supernet, self.architecture, self.config.seed, self.channels_last)
+            self.seconds += time.monotonic() - before
+            self.folder.log(f"search: {note}")
 
     def _evaluate(self) -> Any:
         images, indices, augment = self.held_out
@@ -315,6 +329,9 @@ class _Search:
         for buffers, key in ((dict(self.supernet.named_buffers()), "buffers"), (self.theta_buffers, "theta_buffers")):
             for name, value in payload[key].items():
                 buffers[name].copy_(value)
+
+
+_COUNTS = {"lower_accuracy", "upper_accuracy"}
 
 
 def _terms(info: Any) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.stages import search as stage
-from nas_moreau.stages.methods import METHODS, build_method, cosine, mix_of, parse_method
+from nas_moreau.stages.derive import derive_run
+from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method, registered
 from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import Interrupted, NonFinite
 from nas_moreau.stages.supernet_problem import Batch, beta_term, supernet_problem
@@ -20,7 +21,7 @@ TINY = [
     "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
 ]  # fmt: skip
 
-EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas+beta", "drnas"]
+EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas+beta", "drnas", "rsws"]
 
 
 def tiny_data(seed=0):
@@ -86,7 +87,7 @@ class StopAt:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas", "drnas"])
+@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas", "drnas", "rsws"])
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
     config = tiny(f"search.method={method}")
     search(config, tmp_path / "whole", data=tiny_data())
@@ -152,6 +153,16 @@ def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path):
+    result = search(tiny("search.method=rsws"), tmp_path / "a", data=tiny_data())
+    log = (tmp_path / "a" / "log.txt").read_text()
+    assert f"{result['digest']} has the lowest loss" in log and log.count("lowest loss") == 1
+    assert derive_run(tmp_path / "a", tiny()).genotype.digest() == result["digest"]
+    assert all(max(row) > 0.99 for table in result["alphas"].values() for row in table)
+    columns = (tmp_path / "a" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "lower_accuracy" in columns and "upper_accuracy" not in columns
+
+
 # --- the problem -----------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +192,7 @@ def test_only_f_at_y_moves_the_running_statistics():
 
 @pytest.mark.parametrize("method", EVERY)
 def test_a_step_leaves_parameters_and_inputs_alone(method):
-    supernet, made, batch = small_problem(1.0, mix_of(method))
+    supernet, made, batch = small_problem(1.0, registered(method).mix)
     parameters = [p.detach().clone() for p in supernet.parameters()]
     x, y = [t.clone() for t in made.x], [t.clone() for t in made.y]
     chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
@@ -189,8 +200,9 @@ def test_a_step_leaves_parameters_and_inputs_alone(method):
     new_x, new_y, state, info = chosen.step(made.problem, made.x, made.y, state, upper_batch=batch, lower_batch=batch)
     assert all(torch.equal(a, b) for a, b in zip(x + y, made.x + made.y))
     assert all(torch.equal(a, b) for a, b in zip(parameters, supernet.parameters()))
-    assert any(not torch.equal(a, b) for a, b in zip(x, new_x)) and any(not torch.equal(a, b) for a, b in zip(y, new_y))
-    assert int(info.F_aux) in range(5) and not any(t.requires_grad for t in (*new_x, *new_y))
+    moved = [any(not torch.equal(a, b) for a, b in zip(old, new)) for old, new in ((x, new_x), (y, new_y))]
+    assert moved == [registered(method).choose is None, True]
+    assert int(info.f_aux) in range(5) and not any(t.requires_grad for t in (*new_x, *new_y))
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -198,11 +210,11 @@ def test_a_whole_step_runs_on_the_meta_device(method):
     with torch.device("meta"):
         supernet = Supernet(load_space("toy"), 2, 3, num_classes=3)
         batch = Batch(torch.empty(4, 3, 8, 8), torch.empty(4, dtype=torch.int64), 0.5)
-    made = supernet_problem(supernet, 1.0, mix=mix_of(method))
+    made = supernet_problem(supernet, 1.0, mix=registered(method).mix)
     chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
     state = chosen.init(made.problem, made.x, made.y)
     x, y, state, info = chosen.step(made.problem, made.x, made.y, state, upper_batch=batch, lower_batch=batch)
-    assert all(t.device.type == "meta" for t in (*x, *y, info.F, info.f))
+    assert all(t.device.type == "meta" for t in (*x, *y, info.f)) and (info.F is None or info.F.is_meta)
 
 
 def test_the_alphas_get_minus_the_gradient_at_theta():
@@ -248,6 +260,7 @@ def test_method_names():
         ("morau", "Did you mean 'moreau'"),
         ("darts1+gamma", "cannot follow"),
         ("random+beta", "cannot"),
+        ("rsws+beta", "cannot"),
     ):
         with pytest.raises(InputError, match=match):
             parse_method(name)

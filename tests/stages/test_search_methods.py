@@ -1,12 +1,17 @@
 """The search methods that mix operations otherwise than by softmax, each against a literal account of it in float64."""
 
+import random
+
 import pytest
 import torch
 from torch.nn import functional as f
 
-from nas_moreau.architecture import Supernet, load_space
+from nas_moreau.architecture import Supernet, derive, load_space
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import pool_features, run_cells
+from nas_moreau.data import Augment, Images
+from nas_moreau.stages import rsws
+from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights
 from nas_moreau.stages.gdas import gumbel_paths
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem
@@ -144,3 +149,46 @@ def test_drnas_stays_finite_for_extreme_alphas(level):
         (w,) = dirichlet_weights(space, [x], Batch(None, None, 0.0, seed)).weights
         (grad,) = torch.autograd.grad((w**2).sum(), x)
         assert w.isfinite().all() and grad.isfinite().all()
+
+
+# --- rsws ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SPACES, "robust_darts_s2"])
+def test_rsws_chooses_the_lowest_loss_and_the_alphas_stand_for_it(name, monkeypatch):
+    space = load_space(name)
+    torch.manual_seed(0)
+    supernet = Supernet(space, 4, SPACES.get(name, 3), num_classes=3)
+    draw = torch.Generator().manual_seed(1)
+    images = Images(torch.randint(0, 256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(40) % 3)
+    part = Part(images, torch.arange(8, 40), Augment((0.5,) * 3, (0.25,) * 3))
+    monkeypatch.setattr(rsws, "GENOTYPES", 6)
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    alphas, note = rsws.best_of_many(space, supernet, part, 3)
+    assert all(torch.equal(value, before[key]) for key, value in supernet.state_dict().items())
+
+    draws = random.Random(rsws.seed_for(3, "genotypes at the end of rsws"))
+    drawn = [space.random_genotype(draws) for _ in range(6)]
+    x = part.augment(images.pixels[8:])
+    losses = []
+    for genotype in drawn:
+        mixture = {cell: torch.zeros(space.alpha_shape) for cell in space.cells}
+        for cell, found in genotype.cells.items():
+            for operation, source, target in found.edges:
+                mixture[cell][space.edges.index((source, target)), space.operations.index(operation)] = 1
+        losses.append(f.cross_entropy(supernet(x, mixture), images.labels[8:]).item())
+    best = min(range(6), key=losses.__getitem__)
+    assert len(set(losses)) > 1 and f"{losses[best]:.4f}" in note and "of 6 genotypes" in note
+    assert derive(space, dict(zip(space.cells, alphas))) == drawn[best]
+
+
+def test_rsws_trains_uniform_paths_and_nothing_else():
+    space, n = load_space("nas_bench_201"), 3000
+    like = torch.zeros(space.alpha_shape)
+    counts = torch.zeros(space.alpha_shape)
+    for seed in range(n):
+        mixing = rsws.uniform_path(space, [like], Batch(None, None, 0.0, seed))
+        counts += mixing.weights[0]
+        assert mixing.active == [[(k,) for k in mixing.weights[0].argmax(-1).tolist()]]
+    share = 1 / len(space.operations)
+    assert ((counts / n - share).abs() < 4 * (share * (1 - share) / n) ** 0.5).all()
