@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -197,18 +197,24 @@ def hyper_cleaning(
 
 
 def cleaning_problem(training: Sequence[Part], validation: Sequence[Part], ridge: float) -> Bilevel:
-    """Returns F and f as above, summed over folds; both use all samples, so there are no batches."""
+    """Returns F and f as above, summed over folds.
 
-    def upper(x: Tensors, y: Tensors, batch: Any) -> Tensor:
-        losses = [f.cross_entropy(two_layers(net, v.images), v.labels) for net, v in zip(networks(y), validation)]
+    The batch is None for all samples, or a number m for the first m of each part, a random choice as their order is.
+    """
+
+    def upper(x: Tensors, y: Tensors, batch: int | None) -> Tensor:
+        losses = [
+            f.cross_entropy(two_layers(net, v.images[:batch]), v.labels[:batch])
+            for net, v in zip(networks(y), validation)
+        ]
         return torch.stack(losses).sum()
 
-    def lower(x: Tensors, y: Tensors, batch: Any) -> Tensor:
+    def lower(x: Tensors, y: Tensors, batch: int | None) -> Tensor:
         terms = []
         for logits, net, t in zip(x, networks(y), training):
-            losses = f.cross_entropy(two_layers(net, t.images), t.labels, reduction="none")
+            losses = f.cross_entropy(two_layers(net, t.images[:batch]), t.labels[:batch], reduction="none")
             size = net[0].square().sum() + net[2].square().sum()
-            terms.append((torch.sigmoid(logits) * losses).mean() + 0.5 * ridge * size)
+            terms.append((torch.sigmoid(logits[:batch]) * losses).mean() + 0.5 * ridge * size)
         return torch.stack(terms).sum()
 
     return Bilevel(upper, lower)

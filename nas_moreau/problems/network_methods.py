@@ -92,7 +92,9 @@ def _table(task: str, size: Sizes, c: float) -> dict[str, Callable[[], Chosen]]:
         "moreau": lambda: _moreau(size, c, "lagged", 3),
         "moreau-jacobi": lambda: _moreau(size, c, "jacobi", 4),
         "moreau-gauss-seidel": lambda: _moreau(size, c, "gauss-seidel", 6),
-        "moreau-auto": lambda: Chosen(moreau(size.x, order="lagged", update_x=adam()), 3),
+        "moreau-auto": lambda: Chosen(
+            moreau(size.x, order="lagged", update_x=adam(), update_y=rule(), update_theta=rule()), 3
+        ),
         "moreau-paper": lambda: Chosen(moreau(**PAPER[task], update_x=adam()), 6),
         "rhg": lambda: Chosen(rhg(size.x, size.inner, 2 * unrolled, update_x=adam()), 4 * unrolled + 1),
         "rhg-truncated": lambda: Chosen(

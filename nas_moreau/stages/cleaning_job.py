@@ -17,10 +17,13 @@ from nas_moreau.problems.network_methods import Chosen
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.contact_sheet import contact_sheet
-from nas_moreau.stages.learn import Job
+from nas_moreau.stages.learn import LOOKS, Job
 
 SHOWN = 60
 """Suspects on the contact sheet."""
+
+PROBE = 500
+"""Samples of each part on which automatic constants are found."""
 
 Tensors = list[Tensor]
 
@@ -53,7 +56,7 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     steps = config["steps"]
     return Job(
         "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.method, chosen.evaluations, steps,
-        max(1, steps // 10), look, finish,
+        max(1, steps // LOOKS), look, finish, probe=PROBE,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from nas_moreau.problems.few_shot import (
     pools,
 )
 from nas_moreau.problems.network_methods import Chosen
-from nas_moreau.stages.learn import Job
+from nas_moreau.stages.learn import LOOKS, Job
 
 META_BATCH = 4
 """Tasks at once (the paper: 16)."""
@@ -66,8 +66,8 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     problem = few_shot_problem()
     return Job(
         "few-shot", config["method"], problem, x, fresh, chosen.method, chosen.evaluations, steps,
-        max(STAY, steps // 10), lambda x, y: {"accuracy": measure(x, test, LOOK_TASKS, "looks")[0]},
-        lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config), episodes, renew,
+        max(STAY, steps // LOOKS), lambda x, y: {"accuracy": measure(x, test, LOOK_TASKS, "looks")[0]},
+        lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config), episodes, renew=renew,
     )  # fmt: skip
 
 

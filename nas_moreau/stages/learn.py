@@ -16,6 +16,9 @@ from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_
 from nas_moreau.stages.setting import pack, peak_memory_bytes, unpack
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
+LOOKS = 20
+"""About so many times in a run accuracy is measured and the state saved."""
+
 Tensors = list[Tensor]
 
 
@@ -32,6 +35,7 @@ class Job:
         look: (x, y) -> numbers for metrics.csv, "accuracy" among them.
         finish: (folder, x, y) -> further entries of the result; writes the task's own files.
         batches: k -> (upper_batch, lower_batch), or None.
+        probe: The batch of both levels on which automatic constants are found; None for that of step 0.
         renew: (k, y, state) -> (y, state) before step k, for a lower level that changes; or None.
     """
 
@@ -47,6 +51,7 @@ class Job:
     look: Callable[[Tensors, Tensors], dict[str, float]]
     finish: Callable[[RunFolder, Tensors, Tensors], dict[str, Any]]
     batches: Callable[[int], tuple[Any, Any]] | None = None
+    probe: Any = None
     renew: Callable[[int, Tensors, Any], tuple[Tensors, Any]] | None = None
 
 
@@ -75,7 +80,9 @@ class _Run:
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.curve: list[list[float]] = []
         begin, cpu = time.perf_counter(), time.process_time()
-        first = job.batches(0) if job.batches else (None, None)
+        first = (job.probe, job.probe)
+        if job.probe is None and job.batches:
+            first = job.batches(0)
         self.state = job.method.init(job.problem, job.x, job.y, *first)
         self.seconds, self.cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
 

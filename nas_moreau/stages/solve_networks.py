@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas_moreau.config import did_you_mean
-from nas_moreau.data import load_data
+from nas_moreau.data import Data, load_data
 from nas_moreau.errors import InputError
 from nas_moreau.problems.network_methods import METHODS, Chosen
 from nas_moreau.runs import RunFolder
@@ -19,7 +19,6 @@ from nas_moreau.stages.setting import pick_device
 
 EVALUATIONS = {"hyper-cleaning": 600, "few-shot": 6000}
 """Gradient evaluations that every method is given unless `steps` says otherwise."""
-LOOKS = 10
 
 TASKS = {
     "hyper-cleaning": "which training labels are wrong: a weight for each by validation loss (--data, --corrupt)",
@@ -62,7 +61,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 _SHARED = {"data": "shapes", "directory": "data", "method": "moreau", "seed": 0, "device": "auto"}
 
 
-def solve_networks(task: str, wish: Wish, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
+def solve_networks(
+    task: str, wish: Wish, output: str | PathLike[str], resume: bool = False, data: Data | None = None
+) -> dict[str, Any]:
     """Runs the task in a folder and returns the result (`learn.run_job`).
 
     Args:
@@ -70,6 +71,7 @@ def solve_networks(task: str, wish: Wish, output: str | PathLike[str], resume: b
         wish: What is wanted; on resuming, what it leaves open is as it was.
         output: Run folder; a missing or empty one, or one to resume.
         resume: Go on from the last checkpoint.
+        data: The images that the wish names, if they are loaded already.
 
     Raises:
         InputError: Something handed in cannot be used; nothing was written.
@@ -78,7 +80,8 @@ def solve_networks(task: str, wish: Wish, output: str | PathLike[str], resume: b
     """
     config = configuration(task, wish, Path(output) if resume else None)
     device = pick_device(config["device"])
-    data = load_data(config["data"], config["directory"], wish.download)
+    if data is None:
+        data = load_data(config["data"], config["directory"], wish.download)
     make = cleaning_job if task == "hyper-cleaning" else few_shot_job
     job = make(config, chosen(config), data, device)
     with RunFolder.open(output, config, "solve", resume) as folder:

@@ -77,6 +77,16 @@ def test_f_is_the_sum_that_it_says():
     assert float(made.problem.f(x, y, None)) == pytest.approx(float(total / 10 + ridge))
 
 
+def test_a_batch_is_the_first_samples_of_each_part():
+    large = hyper_cleaning(blobs(40, 8), 0.5, sizes=(20, 20, 8), hidden=3, dtype=torch.float64)
+    y = large.y
+    assert float(large.problem.f(large.x, y, 20)) == float(large.problem.f(large.x, y, None))
+    fold = large.training[0]
+    losses = -torch.log_softmax(two_layers(y, fold.images[:7]), 1)[torch.arange(7), fold.labels[:7]]
+    ridge = 1e-3 * (y[0].square().sum() + y[2].square().sum())
+    assert float(large.problem.f(large.x, y, 7)) == pytest.approx(float(0.5 * losses.mean() + ridge))
+
+
 def test_parts_are_disjoint_and_own_labels_are_all_judged():
     data = blobs(100, 20)
     made = hyper_cleaning(data, 0.5, sizes=(30, 30, 10))
