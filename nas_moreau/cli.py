@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from nas_moreau import __version__, verbs, verbs_using
 from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
+from nas_moreau.stages.stopping import Interrupted, NonFinite, StopAtOnce
 from nas_moreau.verbs import say
 
 DONE, FAILURE, USAGE, NON_FINITE = 0, 1, 2, 3
@@ -60,6 +62,10 @@ def _with_configuration(parser: Parser, output: bool = True) -> None:
         parser.add_argument("--output", metavar="DIR", help="run folder (default: a new one under checkpoints/)")
         parser.add_argument("--resume", action="store_true", help="go on in --output where an earlier run stopped")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+        parser.add_argument(
+            "--on-nonfinite", choices=["stop", "rollback"], metavar="stop|rollback",
+            help="when a number is not finite: stop (default), or go back to the last checkpoint with halved steps",
+        )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="single keys, e.g. search.epochs=10")
 
 
@@ -233,7 +239,8 @@ def _import(names: Sequence[str]) -> None:
 
 def _again(arguments: Sequence[str], output: str | None) -> str:
     """Returns the command that goes on with a stopped run."""
-    words = ["nas-moreau", *arguments]
+    module = Path(sys.argv[0]).parts[-2:] == ("nas_moreau", "__main__.py")
+    words = [*([sys.executable, "-m", "nas_moreau"] if module else ["nas-moreau"]), *arguments]
     if output and not any(word == "--output" or word.startswith("--output=") for word in arguments):
         words += ["--output", output]
     return shlex.join(words if "--resume" in arguments else [*words, "--resume"])
@@ -244,37 +251,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in arguments or "--verbose" in arguments
     args = argparse.Namespace(output=None)
+    stop = StopAtOnce()
     try:
-        args = _parse(arguments)
-        _import(args.imports)
-        result = args.function(args)
+        with stop:
+            args = _parse(arguments)
+            _import(args.imports)
+            result = args.function(args)
         if args.json and result is not None:
             print(json.dumps(result, indent=2, sort_keys=True, allow_nan=False))
         elif result is not None and getattr(args, "dry_run", False):
             print(json.dumps(result, indent=2))
         return DONE
-    except InputError as error:
-        if verbose:
-            traceback.print_exc()
-        say(f"nas-moreau: {error}")
-        return USAGE
-    except KeyboardInterrupt:
-        say("nas-moreau: stopped at once; what was saved before stands.")
-        return 130
     except BrokenPipeError:
         return FAILURE
-    except Exception as error:
-        return _failed(error, arguments, args, verbose)
+    except (Exception, KeyboardInterrupt) as error:
+        return _failed(error, arguments, args, verbose, stop.received)
 
 
-def _failed(error: Exception, arguments: Sequence[str], args: argparse.Namespace, verbose: bool) -> int:
-    from nas_moreau.stages.stopping import Interrupted, NonFinite
-
+def _failed(
+    error: BaseException, arguments: Sequence[str], args: argparse.Namespace, verbose: bool, received: int | None
+) -> int:
     if verbose:
         traceback.print_exc()
-    if isinstance(error, Interrupted):
-        say(f"nas-moreau: {error}\nGo on with: {_again(arguments, args.output)}")
-        return 128 + error.number
+    if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
+        # with `received`, a library may have made another error of the one that the signal raised
+        said = error if isinstance(error, Interrupted) else "stopped at once; what was saved before stands."
+        resumable = hasattr(args, "resume") and args.output
+        say(f"nas-moreau: {said}" + (f"\nGo on with: {_again(arguments, args.output)}" if resumable else ""))
+        return 128 + (received or getattr(error, "number", signal.SIGINT))
+    if isinstance(error, InputError):
+        say(f"nas-moreau: {error}")
+        return USAGE
     if isinstance(error, NonFinite):
         say(f"nas-moreau: {error}")
         return NON_FINITE

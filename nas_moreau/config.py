@@ -165,9 +165,13 @@ class PerformanceConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """A checkpoint is written after every epoch, and besides after every `every_steps` steps if that is given."""
+    """A checkpoint is written after every epoch, and besides after every `every_steps` steps if that is given.
+
+    Where a number is not finite the run stops, or goes back to its last checkpoint with the step sizes halved.
+    """
 
     every_steps: Count | None = None
+    on_nonfinite: Literal["stop", "rollback"] = "stop"
 
 
 class LoggingConfig(Section):

@@ -36,6 +36,8 @@ def _configuration(args: argparse.Namespace, base: Path | None = None) -> Config
         overrides.append(f"seed={args.seed}")
     if args.download:
         overrides.append("data.download=true")
+    if getattr(args, "on_nonfinite", None):
+        overrides.append(f"checkpoint.on_nonfinite={args.on_nonfinite}")
     if args.preset or args.config or base is None:
         return load_config(args.preset, args.config, overrides)
     return load_config(None, None, [f"{k}={json.dumps(v)}" for k, v in run_config(base).to_dict().items()] + overrides)

@@ -6,8 +6,10 @@ config.yaml, environment.json, status.json, data.json, log.txt and result.json a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from nas_moreau.config import Config
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
@@ -23,7 +26,7 @@ from nas_moreau.runs.plain_files import read_json, read_yaml
 
 STATES = ("running", "finished", "interrupted", "failed")
 # Keys, wherever they stand, that a resumed run may change; epochs only upward. None of the others moves a result.
-MAY_CHANGE = ("epochs", "logging", "device", "output", "checkpoint", "download")
+MAY_CHANGE = ("epochs", "logging", "device", "output", "checkpoint", "download", "directory")
 
 
 class RunFolder:
@@ -34,11 +37,14 @@ class RunFolder:
         stage: What runs in it, as given to `open`.
         resuming: Whether an earlier run is being continued.
         finished: Whether that earlier run had come to its end, so that its result can be read and nothing is to do.
+        digest: Of all in the configuration that a resumed run may not change.
     """
 
-    def __init__(self, path: Path, stage: str, lock: Lock, resuming: bool, finished: bool):
+    def __init__(self, path: Path, stage: str, lock: Lock, resuming: bool, finished: bool, digest: str):
         self.path, self.stage, self.resuming, self.finished = path, stage, resuming, finished
+        self.digest = digest
         self._lock = lock
+        self._state = "finished" if finished else "running"
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: dict[str, Any], stage: str, resume: bool = False) -> RunFolder:
@@ -97,7 +103,7 @@ class RunFolder:
             grown = _compare(read_yaml(folder / "config.yaml"), config, folder)
         state = status.get("state") if status is not None else None
         finished = state == "finished" and (folder / "result.json").exists() and not grown
-        run = cls(folder, stage, lock, resuming, finished)
+        run = cls(folder, stage, lock, resuming, finished, configuration_digest(config))
         if not finished:
             earlier = read_json(folder / "environment.json") if resuming else None
             run._write_json("environment.json", describe_environment(earlier))
@@ -115,6 +121,7 @@ class RunFolder:
         """Replaces status.json: the state ("running", "finished", "interrupted", "failed") and what else is given."""
         if state not in STATES:
             raise ValueError(f"Unknown state {state!r}; use one of {', '.join(STATES)}.")
+        self._state = state
         self._write_json(
             "status.json", {**fields, "state": state, "stage": self.stage, "pid": os.getpid(), "updated": _now()}
         )
@@ -152,7 +159,23 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._state == "running":
+            # whatever ended the run, its folder says so; a full disk may forbid even that
+            with suppress(OSError):
+                reason = (str(error).splitlines() or [""])[0]
+                at_once = isinstance(error, KeyboardInterrupt)
+                self.status("interrupted" if at_once else "failed", reason=reason or type(error).__name__)
         self.close()
+
+
+def configuration_digest(config: dict[str, Any]) -> str:
+    """Returns 16 hexadecimal digits of the entries that a resumed run may not change and that are not the defaults.
+
+    Leaving the defaults out, a key that a later version adds changes no digest.
+    """
+    defaults = dict(_flat(Config().to_dict()))
+    entries = {k: v for k, v in _flat(config) if not _may_change(k) and (k not in defaults or defaults[k] != v)}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -174,6 +197,8 @@ def _now() -> str:
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:
     """Returns the keys of epochs that grew; raises InputError naming the keys that may not differ."""
     before, after = dict(_flat(old)), dict(_flat(new))
+    defaults = dict(_flat(Config().to_dict()))  # a run of an earlier version lacks the keys that came after it
+    before |= {key: defaults[key] for key in after.keys() - before.keys() if key in defaults}
     refused: list[str] = []
     grown: list[str] = []
     for key in sorted(before.keys() | after.keys()):
@@ -183,7 +208,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str
         parts = key.split(".")
         if parts[-1] == "epochs" and type(a) is int and type(b) is int:
             (grown if b > a else refused).append(key)
-        elif parts[-1] == "epochs" or not any(part in MAY_CHANGE for part in parts):
+        elif parts[-1] == "epochs" or not _may_change(key):
             refused.append(key)
     if refused:
         shown = ", ".join(f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in refused[:5])
@@ -193,6 +218,10 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str
             "Resume it with the configuration it began with, or start a new folder with --output.",
         )
     return grown
+
+
+def _may_change(key: str) -> bool:
+    return any(part in MAY_CHANGE for part in key.split("."))
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,8 @@ class Monitor:
         events = folder / "tensorboard"
         # Events of a run that was killed before its first checkpoint are purged too, from step 0 on.
         purge = step if events.exists() and any(events.iterdir()) else None
+        if purge is not None:
+            _let_the_second_pass(events)
         self._board = SummaryWriter(str(events), purge_step=purge)
 
     def scalars(self, values: Mapping[str, float | int | Tensor], step: int) -> None:
@@ -62,6 +65,10 @@ class Monitor:
         if "wall_seconds" in row:
             ordered["wall_seconds"] = row["wall_seconds"]
         self._metrics.append([ordered])
+        self.flush()
+
+    def flush(self) -> None:
+        """Hands what was shown to the system; call it before a checkpoint, or a kill loses points that are done."""
         if self._board is not None:
             self._board.flush()
 
@@ -133,3 +140,15 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _let_the_second_pass(events: Path) -> None:
+    """Waits, a second at most, until a new file of events gets a later name than the ones that are there.
+
+    TensorBoard reads the files by name, which begins with the second of their making: a run that is resumed within the
+    second in which it was killed could be read before what it replaces.
+    """
+    stamps = [name.split(".")[3] for name in os.listdir(events) if name.startswith("events.out.tfevents.")]
+    newest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)
+    while int(time.time()) == newest:
+        time.sleep(0.02)

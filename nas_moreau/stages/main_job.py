@@ -12,6 +12,7 @@ from nas_moreau.runs import RunFolder, write_report
 from nas_moreau.stages.retrain import plan_retraining, retrain
 from nas_moreau.stages.search import plan_search, random_cell, search
 from nas_moreau.stages.setting import load_images
+from nas_moreau.stages.stopping import Interrupted
 
 
 def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False) -> di
             found = search(config, folder.path / "search", resume=folder.resuming, data=data)
             genotype = Genotype.from_json((folder.path / "search" / "genotype.json").read_text(encoding="utf-8"))
             trained = retrain(config, genotype, folder.path / "retrain", resume=folder.resuming, data=data)
-        except BaseException as error:
-            folder.status("interrupted", reason=str(error) or type(error).__name__)
+        except Interrupted as error:
+            folder.status("interrupted", reason=str(error))
             raise
         result = {"search": found, "retrain": trained, "report": str(Path(output) / "report.html")}
         folder.write_result(result)

@@ -23,10 +23,12 @@ from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
-from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
+from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
+from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
-from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
+from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
 
 
 def retrain(
@@ -131,21 +133,32 @@ class _Retraining:
         )
         self.epoch_steps = self.settings.steps_per_epoch or len(self.batches)
         self.total_steps = self.epoch_steps * self.settings.epochs
+        self.space = load_space(config.space)
         self._build(network.to(device))
 
     def _build(self, network: Network) -> None:
-        from timm.optim import create_optimizer_v2
-        from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
         settings = self.settings
         self.network = network.to(memory_format=torch.channels_last) if self.channels_last else network
         self.network.train()
         self.forward = torch.compile(network) if self.config.performance.compile else network
+        self._build_optimizer(0)
+        self.loss, self.mixup = training_loss(settings, self.data.num_classes)
+        self.ema = ModelEmaV3(network, settings.ema) if settings.ema else None
+        self.step, self.seconds, self.best = 0, 0.0, -1.0
+        self.sums, self.shown, self.epoch_done = self._zeros(), {}, True
+
+    def _build_optimizer(self, rollbacks: int) -> None:
+        """Makes optimizer and schedule, the learning rate halved as often as the run was rolled back."""
+        from timm.optim import create_optimizer_v2
+        from timm.scheduler import create_scheduler_v2
+
+        self.rollbacks, settings = rollbacks, self.settings
         try:
             self.optimizer = create_optimizer_v2(
-                network, settings.optimizer, settings.lr, settings.weight_decay, settings.momentum,
-                filter_bias_and_bn=False,
+                self.network, settings.optimizer, settings.lr * 0.5**rollbacks, settings.weight_decay,
+                settings.momentum, filter_bias_and_bn=False,
             )  # fmt: skip
         except (ValueError, AssertionError, KeyError) as error:
             raise InputError(
@@ -156,10 +169,6 @@ class _Retraining:
             self.optimizer, settings.schedule, settings.epochs, warmup_epochs=settings.warmup_epochs, min_lr=0.0,
             decay_epochs=max(1, settings.epochs // 3),
         )  # fmt: skip
-        self.loss, self.mixup = training_loss(settings, self.data.num_classes)
-        self.ema = ModelEmaV3(network, settings.ema) if settings.ema else None
-        self.step, self.seconds, self.best = 0, 0.0, -1.0
-        self.sums = self._zeros()
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("loss", "correct")}
@@ -173,43 +182,68 @@ class _Retraining:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
         folder.write_data(describe_data(self.data))
-        self._restore()
-        started = time.monotonic() - self.seconds
-        first_epoch = self.step // self.epoch_steps
+        return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
+
+    def _run(self) -> dict[str, Any]:
+        resumed = restore(self.folder, self.space, self._put_back)
+        self.stop = StopRequest()
+        self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
         self.folder.write_text("genotype.json", self.genotype.to_json() + "\n")
         self.folder.write_text("genotype.svg", draw_genotype(self.genotype))
+        # a signal came while the last epoch was evaluated: it has not been finished
+        due = resumed is not None and self.step % self.epoch_steps == 0 and not self.epoch_done
         with (
-            # what is shown at step n is known once n steps are done: the next one to come is n + 1
-            Monitor(self.folder.path, first_epoch, self.step + 1, self.config.logging.tensorboard) as monitor,
+            Monitor(
+                self.folder.path, self.step // self.epoch_steps - due, self.step, self.config.logging.tensorboard
+            ) as monitor,
             Progress(self.total_steps, "retrain", start=self.step) as progress,
-            StopRequest() as stop,
         ):
-            while self.step < self.total_steps:
-                loss = self._advance()
-                if self.device.type == "cpu" or self.step % self.config.logging.every_steps == 0:
-                    self._check(loss)
-                    progress.update(self.step, **self._numbers())
-                if self.step % self.config.logging.every_steps == 0:
-                    monitor.scalars({"step/train_loss": loss, "step/lr": self._lr()}, self.step)
-                self.seconds = time.monotonic() - started
-                if self.step % self.epoch_steps == 0:
-                    self._finish_epoch(monitor, progress)
-                elif stop.received or self._save_due():
-                    self._save()
-                if stop.received and self.step < self.total_steps:
-                    self.folder.status("interrupted", step=self.step)
-                    self.folder.log(f"retrain: stopped by a signal at step {self.step}")
-                    raise Interrupted(stop.received, str(self.folder.path))
+            if resumed:
+                progress.line(resumed)
+                monitor.scalars(self.shown, self.step)
+            elif self.config.checkpoint.on_nonfinite == "rollback":
+                self._save(monitor)
+            try:
+                with self.stop:
+                    self._take_steps(monitor, progress, due)
+                self.stop.give_up()
+            except Abandoned:
+                self.folder.status("interrupted", step=self.step)
+                self.folder.log(f"retrain: stopped by a signal at step {self.step}")
+                raise Interrupted(self.stop.received or 0, str(self.folder.path)) from None
+            # all is saved: from here on a signal may end it at once
             return self._finish(monitor)
+
+    def _take_steps(self, monitor: Monitor, progress: Progress, due: bool) -> None:
+        """Does what is left of the steps, and the last epoch's end before where that is due."""
+        every = self.config.logging.every_steps
+        started = time.monotonic() - self.seconds
+        if due:
+            self._finish_epoch(monitor, progress)
+        while self.step < self.total_steps:
+            loss = self._advance()
+            self.shown = {}
+            if self.device.type == "cpu" or self.step % every == 0:
+                self.guard.read()
+                progress.update(self.step, **self._numbers())
+            if self.step % every == 0:
+                self._show(monitor, {"step/train_loss": loss, "step/lr": self._lr()})
+            self.seconds = time.monotonic() - started
+            if self.step % self.epoch_steps == 0:
+                self._finish_epoch(monitor, progress)
+            elif self.stop.received or self._save_due():
+                self._save(monitor)
+            self.stop.give_up()
 
     def _advance(self) -> Tensor:
         """Does one step of training and returns its loss."""
         epoch = self.step // self.epoch_steps
         # drop-path, dropout and timm's mixup draw from the global generators: tied to the step, so a resumed run repeats
         torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.step))
-        self.network.drop_path = self.settings.drop_path * epoch / self.settings.epochs
+        self.network.drop_path = self._drop_path(epoch)
         images, labels = self.batches.at(self.step, self.channels_last)
         targets = labels
+        self.guard.before(self._written)
         if self.mixup is not None:
             np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
             images, targets = self.mixup(images, labels)
@@ -222,26 +256,37 @@ class _Retraining:
                 loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        # an infinite clip changes nothing and still gives the norm
+        clip = float("inf") if self.settings.clip is None else self.settings.clip
+        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
         self.optimizer.step()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.network, self.step)
+        terms = {"loss": loss.detach(), "gradient": gradient}
+        self.guard.after(self.step, terms, {"weights, momentum and running statistics": self._written()})
         self.sums["loss"] += loss.detach()
         self.sums["correct"] += (logits.detach().argmax(-1) == labels).sum()
         return loss.detach()
 
+    def _drop_path(self, epoch: int) -> float:
+        return self.settings.drop_path * epoch / self.settings.epochs
+
     def _lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def _check(self, loss: Tensor) -> None:
-        try:
-            check_finite({"loss": loss}, "retrain", self.step, self._lr())
-        except Exception as error:
-            self.folder.status("failed", step=self.step, reason=str(error))
-            self.folder.log(str(error))
-            raise
+    def _written(self) -> list[Tensor]:
+        """Returns all tensors that a step writes into."""
+        modules = [self.network] if self.ema is None else [self.network, self.ema.module]
+        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        for state in self.optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return [tensor.detach() for tensor in tensors]
+
+    def _show(self, monitor: Monitor, values: dict[str, Any]) -> None:
+        """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
+        monitor.scalars(values, self.step)
+        self.shown |= values
 
     def _numbers(self) -> dict[str, float]:
         count = (self.step - 1) % self.epoch_steps + 1
@@ -260,21 +305,25 @@ class _Retraining:
             "train_loss": self.sums["loss"].item() / self.epoch_steps,
             "train_accuracy": self.sums["correct"].item() / (self.epoch_steps * self.settings.batch_size),
         }
-        better = False
-        if self.validation is not None:
-            found = self._evaluate(self.data.train, self.validation)
+        better, self.epoch_done = False, False
+        try:
+            found = self._evaluate(self.data.train, self.validation) if self.validation is not None else None
+            # a curve to look at; nothing is chosen by it
+            test = self._evaluate(self.data.test) if due and self.validation is None else None
+        except Abandoned:
+            self._save(monitor)
+            raise
+        if found:
             row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
             better = found.accuracy > self.best
             self.best = max(self.best, found.accuracy)
-        # a curve to look at; nothing is chosen by it
-        test = self._evaluate(self.data.test) if due and self.validation is None else None
         row |= {"test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None}
-        row |= {"lr": self._lr(), "drop_path": self.network.drop_path}
-        monitor.scalars({f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None}, self.step)
+        row |= {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
+        self._show(monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
         monitor.epoch(row | {"wall_seconds": self.seconds})
         self.scheduler.step(epoch + 1)
-        self.sums = self._zeros()
-        self._save(best=better or (last and self.validation is None))
+        self.sums, self.epoch_done = self._zeros(), True
+        self._save(monitor, best=better or (last and self.validation is None))
         accuracy = f"  test accuracy {100 * test.accuracy:.2f} %" if test else ""
         progress.line(
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {row['train_loss']:.3f}  "
@@ -283,8 +332,9 @@ class _Retraining:
 
     def _evaluate(self, images: Any, indices: Tensor | None = None) -> Evaluation:
         return evaluate_model(
-            self.trained, images, self.augment, self.data.num_classes, indices, channels_last=self.channels_last
-        )
+            self.trained, images, self.augment, self.data.num_classes, indices, channels_last=self.channels_last,
+            give_up=self.stop.give_up,
+        )  # fmt: skip
 
     def _finish(self, monitor: Monitor) -> dict[str, Any]:
         if self.validation is not None:
@@ -313,27 +363,27 @@ class _Retraining:
         every = self.config.checkpoint.every_steps
         return bool(every) and self.step % every == 0
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self, monitor: Monitor, best: bool = False) -> None:
+        self.guard.read()
+        monitor.flush()
         payload = {
             "stage": "retrain", "step": self.step, "seconds": self.seconds, "best": self.best, "sums": self.sums,
+            "rollbacks": self.rollbacks, "epoch_done": self.epoch_done, "shown": self.shown,
             "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
         }  # fmt: skip
-        save_checkpoint(self.folder.path / "checkpoints", payload, best)
+        save(self.folder, self.space, payload, best)
 
-    def _restore(self) -> None:
-        loaded = load_checkpoint(self.folder.path / "checkpoints") if self.folder.resuming else None
-        if loaded is None:
-            return
-        payload, note = loaded
-        self.folder.log(f"retrain: resumed at step {payload['step']}; {note}")
+    def _put_back(self, payload: dict[str, Any]) -> None:
+        self._build_optimizer(payload.get("rollbacks", 0))
+        self.shown, self.epoch_done = payload.get("shown", {}), payload.get("epoch_done", True)
         self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
         self.network.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
         if self.ema is not None:
             self.ema.module.load_state_dict(payload["ema"])
-        self.scheduler.step(self.step // self.epoch_steps)
+        self.scheduler.step(self.step // self.epoch_steps - (not self.epoch_done))
 
 
 def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:

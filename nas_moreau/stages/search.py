@@ -13,15 +13,18 @@ from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
 from nas_moreau.architecture.skeleton import check_images
-from nas_moreau.config import Config
+from nas_moreau.config import Config, SearchConfig
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
-from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint, save_checkpoint
+from nas_moreau.errors import InputError
+from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.methods import build_method, parse_method, registered
+from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
-from nas_moreau.stages.stopping import Interrupted, StopRequest, check_finite
+from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
 
 
@@ -130,43 +133,70 @@ class _Search:
             supernet, beta, self.config.performance.precision, transform, registered(settings.method).mix
         )
         self.problem, self.x, self.y, self.theta_buffers = made
-        self.method, self.rules = build_method(settings, self.epoch_steps)
+        self._build_method(0)
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
+        self.c, self.shown = None, {}
+
+    def _build_method(self, rollbacks: int) -> None:
+        """Makes the method, its step sizes halved as often as the run was rolled back."""
+        self.rollbacks = rollbacks
+        self.method, self.rules = build_method(smaller_steps(self.settings, 0.5**rollbacks), self.epoch_steps)
 
     def run(self, folder: RunFolder) -> dict[str, Any]:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
         folder.write_data(self.description)
-        self._restore()
-        started = time.monotonic() - self.seconds
-        first_epoch = self.step // self.epoch_steps
-        every = self.config.logging.every_steps
+        return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
+
+    def _run(self) -> dict[str, Any]:
+        resumed = restore(self.folder, self.space, self._put_back)
+        self.stop = StopRequest()
+        self.guard = FiniteGuard("search", self.device, self.rules.weights_lr)
+        # a signal came while the last epoch was evaluated: its sums are still there
+        due = self.step % self.epoch_steps == 0 and bool(self.sums)
         with (
-            # what is shown at step n is known once n steps are done: the next one to come is n + 1
-            Monitor(self.folder.path, first_epoch, self.step + 1, self.config.logging.tensorboard) as monitor,
+            Monitor(
+                self.folder.path, self.step // self.epoch_steps - due, self.step, self.config.logging.tensorboard
+            ) as monitor,
             Progress(self.total_steps, "search", start=self.step) as progress,
-            StopRequest() as stop,
         ):
-            while self.step < self.total_steps:
-                before = time.monotonic()
-                info = self._advance()
-                if self.device.type == "cpu" or self.step % every == 0:
-                    self._check(info)
-                if self.step % every == 0 or self.step == self.total_steps:
-                    self._watch(monitor, info, time.monotonic() - before)
-                progress.update(self.step, **self._numbers())
-                self.seconds = time.monotonic() - started
-                at_end = self.step % self.epoch_steps == 0
-                if at_end:
-                    self._finish_epoch(monitor, progress, info)
-                elif stop.received or self._save_due():
-                    self._save()
-                if stop.received:
-                    self.folder.status("interrupted", step=self.step)
-                    self.folder.log(f"search: stopped by a signal at step {self.step}")
-                    raise Interrupted(stop.received, str(self.folder.path))
+            if resumed:
+                progress.line(resumed)
+                monitor.scalars(self.shown, self.step)
+            elif self.config.checkpoint.on_nonfinite == "rollback":
+                self._save(monitor)
+            try:
+                with self.stop:
+                    self._take_steps(monitor, progress, due)
+                self.stop.give_up()
+            except Abandoned:
+                self.folder.status("interrupted", step=self.step)
+                self.folder.log(f"search: stopped by a signal at step {self.step}")
+                raise Interrupted(self.stop.received or 0, str(self.folder.path)) from None
+            # all is saved: from here on a signal may end it at once
             return self._finish(monitor)
+
+    def _take_steps(self, monitor: Monitor, progress: Progress, due: bool) -> None:
+        """Does what is left of the steps, and the last epoch's end before where that is due."""
+        every = self.config.logging.every_steps
+        started = time.monotonic() - self.seconds
+        if due:
+            self._finish_epoch(monitor, progress)
+        while self.step < self.total_steps:
+            before = time.monotonic()
+            info = self._advance()
+            self.shown = {}
+            if self.step % every == 0 or self.step == self.total_steps:
+                self.guard.read()
+                self._watch(monitor, info, time.monotonic() - before)
+            progress.update(self.step, **self._numbers())
+            self.seconds = time.monotonic() - started
+            if self.step % self.epoch_steps == 0:
+                self._finish_epoch(monitor, progress)
+            elif self.stop.received or self._save_due():
+                self._save(monitor)
+            self.stop.give_up()
 
     def _advance(self) -> Any:
         """Does one step of the method."""
@@ -181,22 +211,19 @@ class _Search:
             )
             for part in (self.upper, self.lower)
         )
-        self.x, self.y, self.state, info = self.method.step(
-            self.problem, self.x, self.y, self.state, upper_batch=upper, lower_batch=lower
-        )
+        before = self.x, self.y, self.state
+        buffers = [*self.supernet.buffers(), *self.theta_buffers.values()]
+        self.guard.before(lambda: buffers)
+        *after, info = self.method.step(self.problem, *before, upper_batch=upper, lower_batch=lower)
         self.step += 1
+        terms = {name: value for name, value in _terms(info).items() if name != "cosine"}
+        x, y, state = after
+        values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
+        self.x, self.y, self.state = self.guard.after(self.step, terms, values, tuple(after), before)
+        self.c = getattr(info, "c", None)
         for name, value in _terms(info).items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         return info
-
-    def _check(self, info: Any) -> None:
-        terms = {name: value for name, value in _terms(info).items() if name != "cosine"}
-        try:
-            check_finite(terms, "search", self.step, self.rules.weights_lr(self.step - 1))
-        except Exception as error:
-            self.folder.status("failed", step=self.step, reason=str(error))
-            self.folder.log(str(error))
-            raise
 
     def _numbers(self) -> dict[str, float]:
         """Returns the epoch's running means that a person watches; read from the device only where that is free."""
@@ -216,16 +243,25 @@ class _Search:
         for name in _COUNTS & _terms(info).keys():
             values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
         values["step/seconds"] = seconds
-        if getattr(info, "c", None) is not None:
-            values["step/c_k"] = info.c
-        monitor.scalars(values, self.step)
+        if self.c is not None:
+            values["step/c_k"] = self.c
+        self._show(monitor, values)
 
-    def _finish_epoch(self, monitor: Monitor, progress: Progress, info: Any) -> None:
+    def _show(self, monitor: Monitor, values: dict[str, Any]) -> None:
+        """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
+        monitor.scalars(values, self.step)
+        self.shown |= values
+
+    def _finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates, writes the epoch's row and drawing, saves."""
         epoch = self.step // self.epoch_steps - 1
-        if self.step == self.total_steps:
-            self._choose()
-        evaluation = self._evaluate()
+        try:
+            if self.step == self.total_steps:
+                self._choose()
+            evaluation = self._evaluate()
+        except Abandoned:
+            self._save(monitor)
+            raise
         size = self.settings.batch_size
         names = list(self.sums)
         means = dict(zip(names, (torch.stack([self.sums[n].double() for n in names]) / self.epoch_steps).tolist()))
@@ -236,12 +272,12 @@ class _Search:
         }  # fmt: skip
         if "f_theta" in means:
             row["gap"] = means["lower_loss"] - means["f_theta"]
-        if getattr(info, "c", None) is not None:
-            row["c_k"] = float(info.c)
+        if self.c is not None:
+            row["c_k"] = float(self.c)
         weights = self._softmax()
         row |= _shape_of(weights, self.space)
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
-        monitor.scalars({f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, self.step)
+        self._show(monitor, {f"epoch/{name}": value for name, value in row.items() if name != "epoch"})
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
@@ -250,7 +286,7 @@ class _Search:
         self.sums = {}
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
-        self._save(best)
+        self._save(monitor, best)
         progress.line(
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
             f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
@@ -270,8 +306,9 @@ class _Search:
         images, indices, augment = self.held_out
         write_back(self.supernet, self.x, self.y)
         return evaluate_model(
-            self.supernet, images, augment, self.num_classes, indices, channels_last=self.channels_last
-        )
+            self.supernet, images, augment, self.num_classes, indices, channels_last=self.channels_last,
+            give_up=self.stop.give_up,
+        )  # fmt: skip
 
     def _softmax(self) -> dict[str, list[list[float]]]:
         return {
@@ -280,6 +317,7 @@ class _Search:
         }
 
     def _finish(self, monitor: Monitor) -> dict[str, Any]:
+        """Measures and derives; all is saved before, so that a signal may end it at once."""
         before = time.monotonic()
         evaluation = self._evaluate()
         trained = Trained(self.supernet, self.held_out, self.architecture)
@@ -306,21 +344,21 @@ class _Search:
         every = self.config.checkpoint.every_steps
         return bool(every) and self.step % every == 0
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self, monitor: Monitor, best: bool = False) -> None:
+        self.guard.read()
+        monitor.flush()
         payload = {
             "stage": "search", "step": self.step, "seconds": self.seconds, "best": self.best,
+            "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
             "alphas": dict(zip(self.space.cells, self.x)),
         }  # fmt: skip
-        save_checkpoint(self.folder.path / "checkpoints", payload, best)
+        save(self.folder, self.space, payload, best)
 
-    def _restore(self) -> None:
-        loaded = load_checkpoint(self.folder.path / "checkpoints") if self.folder.resuming else None
-        if loaded is None:
-            return
-        payload, note = loaded
-        self.folder.log(f"search: resumed at step {payload['step']}; {note}")
+    def _put_back(self, payload: dict[str, Any]) -> None:
+        self._build_method(payload.get("rollbacks", 0))
+        self.c, self.shown = payload.get("c"), payload.get("shown", {})
         self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
         self.x = [tensor.to(self.device) for tensor in payload["x"]]
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
@@ -332,6 +370,20 @@ class _Search:
 
 
 _COUNTS = {"lower_accuracy", "upper_accuracy"}
+
+
+def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
+    """Returns the settings with every step size multiplied by `factor`."""
+    if factor == 1:
+        return settings
+    weights, alphas, theta_lr = settings.weights, settings.alphas, settings.moreau.theta_lr
+    return settings.model_copy(
+        update={
+            "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
+            "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
+            "moreau": settings.moreau.model_copy(update={"theta_lr": theta_lr and factor * theta_lr}),
+        }
+    )
 
 
 def _terms(info: Any) -> dict[str, Tensor]:
@@ -358,7 +410,10 @@ def _shape_of(weights: dict[str, list[list[float]]], space: SearchSpace) -> dict
 
 def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
     """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode."""
-    payload, _ = load_checkpoint(Path(run) / "checkpoints") or ({}, "")
+    loaded = load_checkpoint(Path(run) / "checkpoints")
+    if loaded is None:
+        raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
+    payload = loaded[0]
     settings = config.search
     supernet = Supernet(load_space(config.space), settings.channels, settings.layers, data.num_classes, data.channels)
     write_back(supernet, payload["x"], payload["y"])

@@ -1,13 +1,12 @@
-"""How a stage ends before its end: a signal, or a number that is not finite."""
+"""How a stage ends before its end: by a signal. Imports no torch."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
-import torch
-from torch import Tensor
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -19,25 +18,35 @@ class Interrupted(Exception):
 
 
 class NonFinite(Exception):
-    """A loss or a direction became NaN or infinite; nothing of that step was saved."""
+    """A number became NaN or infinite; nothing of that step was saved."""
 
 
-class StopRequest:
-    """While it is open, SIGINT and SIGTERM only ask: `received` holds the signal. A second SIGINT raises at once."""
+class Abandoned(Exception):
+    """An evaluation was given up because a signal arrived; it can be made again from what is saved."""
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A signal outside the steps of a stage, or a second SIGINT: nothing is under way that is not saved already."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+class _Handlers:
+    """Puts `receive` in the place of the handlers of SIGINT and SIGTERM while it is open."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Any] = {}
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
 
-    def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def __enter__(self) -> Any:
+        for number in SIGNALS:
             try:
-                self._former[number] = signal.signal(number, self._receive)
+                self._former[number] = signal.signal(number, self.receive)
             except ValueError:  # not in the main thread (a notebook's worker): signals are somebody else's
                 break
         return self
@@ -47,12 +56,23 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def check_finite(terms: Mapping[str, Tensor], stage: str, step: int, lr: float) -> None:
-    """Raises NonFinite, naming the terms, when one of the 0-dim tensors is NaN or infinite (waits for the device)."""
-    values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
-    bad = [name for name, value in zip(terms, values) if not abs(value) < float("inf")]
-    if bad:
-        raise NonFinite(
-            f"The {stage} met a number that is not finite at step {step} (learning rate {lr:.3g}): {', '.join(bad)}. "
-            f"Lower {stage}.{'weights.lr' if stage == 'search' else 'lr'} or its clip, and resume from the last checkpoint."
-        )
+class StopAtOnce(_Handlers):
+    """While it is open, SIGINT and SIGTERM raise StoppedAtOnce; `received` holds the signal."""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        raise StoppedAtOnce(number)
+
+
+class StopRequest(_Handlers):
+    """While it is open, SIGINT and SIGTERM only ask: `received` holds the signal. A second SIGINT raises at once."""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise StoppedAtOnce(number)
+        self.received = number
+
+    def give_up(self) -> None:
+        """Raises Abandoned once a signal has arrived; long work that can be made again calls it now and then."""
+        if self.received:
+            raise Abandoned

@@ -15,7 +15,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import retrain as stage
 from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.stopping import Interrupted, NonFinite
+from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
 TINY = [
     "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
@@ -55,7 +55,7 @@ def bytes_of(folder):
 def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_after, tmp_path, monkeypatch):
     config = tiny(*overrides)
     result = retrain(config, CELL, tmp_path / "whole", data=tiny_data())
-    stop = type("Stop", (), {"received": None, "__enter__": lambda self: self, "__exit__": lambda self, *error: None})()
+    stop = StopRequest()
     advance = stage._Retraining._advance
 
     def advance_then_stop(self):
@@ -77,11 +77,11 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_a
 
 
 def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_path):
-    job = stage._Retraining(
-        tiny(), CELL, stage.build_network(tiny(), CELL, 3, 3), tiny_data(), torch.device("cpu")
-    )
+    job = stage._Retraining(tiny(), CELL, stage.build_network(tiny(), CELL, 3, 3), tiny_data(), torch.device("cpu"))
     assert type(job.optimizer) is torch.optim.SGD
-    assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in job.optimizer.param_groups] == [(False, 0.9, 3e-4)]
+    assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in job.optimizer.param_groups] == [
+        (False, 0.9, 3e-4)
+    ]
     assert sum(len(g["params"]) for g in job.optimizer.param_groups) == len(list(job.network.parameters()))
     assert job.optimizer.param_groups[0]["lr"] == 0.025
     assert type(job.loss) is nn.CrossEntropyLoss and job.ema is None and job.mixup is None
@@ -110,7 +110,9 @@ def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, mon
     seen = []
     original = stage.Batches.__init__
     monkeypatch.setattr(
-        stage.Batches, "__init__", lambda self, images, indices, *rest: (seen.append(indices), original(self, images, indices, *rest))[1]
+        stage.Batches,
+        "__init__",
+        lambda self, images, indices, *rest: (seen.append(indices), original(self, images, indices, *rest))[1],
     )
     retrain(tiny("retrain.validation=0.2"), CELL, tmp_path / "a", data=tiny_data())
     assert len(seen[0]) == 48

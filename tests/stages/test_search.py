@@ -13,7 +13,7 @@ from nas_moreau.stages import search as stage
 from nas_moreau.stages.derive import derive_run
 from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method, registered
 from nas_moreau.stages.search import search
-from nas_moreau.stages.stopping import Interrupted, NonFinite
+from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, beta_term, supernet_problem
 
 TINY = [
@@ -70,28 +70,12 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path):
         assert (tmp_path / "a" / name).exists(), name
 
 
-class StopAt:
-    """Stands for the signal handler: a signal that arrives during a given step."""
-
-    def __init__(self, step):
-        self.left, self.received = step, None
-
-    def __call__(self):
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
 @pytest.mark.parametrize("method", ["moreau", "darts2", "gdas", "drnas", "rsws"])
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
     config = tiny(f"search.method={method}")
     search(config, tmp_path / "whole", data=tiny_data())
-    stop = StopAt(stop_after)
+    stop = StopRequest()
     advance = stage._Search._advance
 
     def advance_then_stop(self):
@@ -101,7 +85,7 @@ def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, t
         return info
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "StopRequest", stop)
+        patched.setattr(stage, "StopRequest", lambda: stop)
         patched.setattr(stage._Search, "_advance", advance_then_stop)
         with pytest.raises(Interrupted, match="SIGTERM"):
             search(config, tmp_path / "parts", data=tiny_data())

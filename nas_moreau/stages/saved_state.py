@@ -1,0 +1,99 @@
+"""What both training stages do about checkpoints: whose they are, whether they fit, and going back to one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nas_moreau.architecture import SearchSpace
+from nas_moreau.errors import InputError
+from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
+from nas_moreau.stages.stopping import NonFinite
+
+MOST_ROLLBACKS = 3
+
+
+def space_digest(space: SearchSpace) -> str:
+    """Returns 16 hexadecimal digits of all that a search space says."""
+    rule = space.derivation
+    said = [space.skeleton, space.operations, space.edges, space.concat, rule.rule, rule.edges_per_node, rule.exclude]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def save(folder: RunFolder, space: SearchSpace, payload: dict[str, Any], best: bool = False) -> None:
+    """Saves a stage's payload with the digests of what it was made with."""
+    digests = {"configuration": folder.digest, "space": space_digest(space)}
+    save_checkpoint(folder.path / "checkpoints", {**payload, "digests": digests}, best)
+
+
+@contextmanager
+def _fitting(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise InputError(
+            f"The checkpoint in {folder.path} does not fit this run ({type(error).__name__}: {reason}).",
+            "Restore the folder as it was, or start again in another one.",
+        ) from error
+
+
+def restore(folder: RunFolder, space: SearchSpace, put_back: Callable[[dict[str, Any]], None]) -> str | None:
+    """Hands the newest intact payload of a resumed run to `put_back`; returns a sentence on it, None without one.
+
+    Raises:
+        InputError: All checkpoints are damaged, or they belong to another configuration, space or network.
+    """
+    loaded = load_checkpoint(folder.path / "checkpoints") if folder.resuming else None
+    if loaded is None:
+        return None
+    payload, note = loaded
+    with _fitting(folder):
+        expected = {"configuration": folder.digest, "space": space_digest(space)}
+        for name, digest in payload.get("digests", {}).items():  # the first files had none
+            if digest != expected[name]:
+                raise InputError(
+                    f"The checkpoint in {folder.path} was made with another {name} than the run has now.",
+                    "Put the run's config.yaml or the space's file back as it was, or start again in another folder.",
+                )
+        if payload["stage"] != folder.stage:
+            raise InputError(f"The checkpoint in {folder.path} is of a {payload['stage']}.", "Restore the right files.")
+        if type(payload["step"]) is not int or payload["step"] < 0:
+            raise ValueError(f"step is {payload['step']!r}")
+        put_back(payload)
+        halved = payload.get("rollbacks", 0)
+    said = f"; step sizes are halved {halved} time{'s' * (halved > 1)}" if halved else ""
+    sentence = f"{folder.stage}: resumed at step {payload['step']}; {note.rstrip('.')}{said}."
+    folder.log(sentence)
+    return sentence
+
+
+def with_rollbacks(folder: RunFolder, allowed: bool, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what `attempt` returns, which begins at the last checkpoint.
+
+    Where a number is not finite and `allowed` is true, it is called again with the step sizes halved, 3 times at most
+    in a run's life: the checkpoint keeps the count, so that a resumed run goes on with the same step sizes.
+
+    Raises:
+        NonFinite: It was not allowed, or did not help.
+    """
+    while True:
+        try:
+            return attempt()
+        except NonFinite as error:
+            folder.log(str(error))
+            loaded = load_checkpoint(folder.path / "checkpoints") if allowed else None
+            done = loaded[0].get("rollbacks", 0) if loaded else 0
+            if loaded is None or done >= MOST_ROLLBACKS:
+                folder.status("failed", reason=str(error))
+                if loaded:
+                    raise NonFinite(f"{error} Rolled back {done} times already.") from error
+                raise
+            save_checkpoint(folder.path / "checkpoints", loaded[0] | {"rollbacks": done + 1})
+            folder.resuming = True
+            folder.log(f"{folder.stage}: rolled back to step {loaded[0]['step']} with the step sizes halved")
