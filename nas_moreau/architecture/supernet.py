@@ -1,11 +1,13 @@
-"""The supernet: every candidate on every edge, mixed by softmax weights, with all work shared that edges have in common.
+"""The supernet: every candidate on every edge, mixed by softmax weights; what edges have in common is computed once.
 
 What is shared, and why the result is exact:
 
-* Edges that leave one state apply the same parameter-free work to it: one ReLU, one max pool and one average pool for each
-  (state, stride) in place of one for each edge. The affine-free BatchNorm after a pool is the same for every edge, too.
+* Edges that leave one state apply the same parameter-free work to it: one ReLU, one max pool and one average pool for
+  each (state, stride) in place of one for each edge. The affine-free BatchNorm after a pool is the same for every edge,
+  too.
 * alpha * BN(z) is BN(z) with weight alpha, so the mixture costs no pass of its own.
 * `none` contributes nothing: it takes its share of the softmax and is never computed.
+* Equal candidates on the edges that leave one state run as one wide operation (`nas_moreau.architecture.stacked`).
 * A caller who knows which candidates have weight can name them (`active`); the others are not computed either.
 
 `nas_moreau.architecture.literal` spells the same function out without sharing; tests hold the two together.
@@ -14,6 +16,7 @@ What is shared, and why the result is exact:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +25,22 @@ from nas_moreau.architecture.native import check_kernels, native_cell, run_nativ
 from nas_moreau.architecture.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
 from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
 from nas_moreau.architecture.space import SearchSpace
+from nas_moreau.architecture.stacked import Copies, Stack, gather_lattices, run_stack, stack_of, watched
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 # for every edge of a cell, the numbers of the operations that are computed
 Active = Sequence[Collection[int]]
+
+
+class Leaving(NamedTuple):
+    """The edges that leave one state and the numbers of the operations on them, by how they are computed."""
+
+    edges: list[int]
+    targets: list[int]
+    stacks: dict[int, Stack]
+    shared: list[int]  # the same for all edges: pools and identities
+    single: list[int]  # edge by edge
 
 
 class MixedCell(nn.Module):
@@ -63,6 +77,23 @@ class MixedCell(nn.Module):
                     own[name] = build_operation(name, channels, stride, PlainBatchNorm)
             self.operations.append(own)
         self.kernels, self.native = kernels, self._native()
+        self.leaving = [self._leaving(source) for source in range(self.inputs + self.nodes)]
+
+    def _leaving(self, source: int) -> Leaving:
+        edges = [edge for edge, place in enumerate(self.places) if place[0] == source]
+        found = Leaving(edges, [self.places[edge][1] for edge in edges], {}, [], [])
+        for k, name in enumerate(self.names if edges else ()):
+            operations = [self.operation(edge, name) for edge in edges if name != "none"]
+            if not operations:
+                continue
+            stack = None
+            if name in POOLS or operations[0].is_identity:
+                found.shared.append(k)
+            elif stack := stack_of(operations):
+                found.stacks[k] = stack
+            else:
+                found.single.append(k)
+        return found
 
     def _native(self, active: Active | None = None):
         """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
@@ -97,7 +128,55 @@ class MixedCell(nn.Module):
         if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
             plan = self.native if active is None else self._native(active)
             return run_native(plan, inputs, mixture.reshape(-1), self.training)
-        states, shared = list(inputs), {}
+        by_stacks = active is None and not any(watched(s) for leaving in self.leaving for s in leaving.stacks.values())
+        states = list(inputs)
+        (self._sum_wide if by_stacks else self._sum_edges)(states, mixture, active)
+        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _sum_wide(self, states: list[Tensor], mixture: Tensor, _: None) -> None:
+        """Appends the nodes to `states`, what leaves a state computed for all edges together."""
+        arrived: list[Tensor | None] = [None] * (self.inputs + self.nodes)
+        rows = mixture.unbind()
+        for i, leaving in enumerate(self.leaving):
+            if i >= self.inputs:
+                states.append(self._nothing(states[0]) if arrived[i] is None else arrived[i])
+            if not leaving.edges:
+                continue
+            weights = torch.stack([rows[edge] for edge in leaving.edges], 1)  # (operations, edges)
+            found = list(zip(leaving.targets, self._leave(leaving, states[i], weights)))
+            for edge, target in zip(leaving.edges, leaving.targets):
+                for k in leaving.single:
+                    weight = rows[edge][k]
+                    scale = weight.expand(self.channels).contiguous()
+                    found.append((target, self._add(None, edge, i, self.names[k], states[i], {}, weight, scale)))
+            for target, x in found:
+                arrived[target] = x if arrived[target] is None else arrived[target] + x
+
+    def _leave(self, leaving: Leaving, state: Tensor, weights: Tensor) -> list[Tensor]:
+        """Returns what stacks and shared operations send along each edge that leaves `state`."""
+        edges, total, apart = len(leaving.edges), None, None
+        # contiguous: batch_norm reads its weight as if it were
+        scales = weights.unsqueeze(2).expand(-1, -1, self.channels).contiguous().flatten(1).unbind()
+        copies, source, wide = Copies(state, edges), self.places[leaving.edges[0]][0], []
+        for k, stack in leaving.stacks.items():
+            x, lattices = run_stack(stack, copies, scales[k], self.training)
+            if lattices == 1:
+                wide = [wide[0].add_(x)] if wide else [x]
+            else:
+                apart = (x, lattices) if apart is None else (apart[0].add_(x), lattices)
+        if apart is not None:
+            wide.append(gather_lattices(*apart))
+        for k in leaving.shared:
+            x = self.pools[f"{source}_{self.names[k]}"](state) if self.names[k] in POOLS else state
+            total = _add_weighted(total, x.permute(0, 2, 3, 1).unsqueeze(3), weights[k].unsqueeze(1))
+        for x in wide:
+            x = x.permute(0, 2, 3, 1).unflatten(3, (edges, self.channels))
+            total = x if total is None else total + x
+        return [] if total is None else [x.permute(0, 3, 1, 2) for x in total.unbind(3)]
+
+    def _sum_edges(self, states: list[Tensor], mixture: Tensor, active: Active | None) -> None:
+        """Appends the nodes to `states`, edge by edge; only `active` candidates, if given, are computed."""
+        shared: dict = {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
         weights = mixture.reshape(-1).unbind()
         scales = mixture.reshape(-1, 1).expand(-1, self.channels).contiguous().unbind()
@@ -112,7 +191,6 @@ class MixedCell(nn.Module):
                     place = edge * len(self.names) + k
                     total = self._add(total, edge, source, name, states[source], shared, weights[place], scales[place])
             states.append(self._nothing(states[0]) if total is None else total)
-        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
 
     def _nothing(self, x: Tensor) -> Tensor:
         """Returns the state of a node that no active candidate reaches."""
