@@ -156,12 +156,22 @@ class RetrainConfig(Section):
 
 
 class PerformanceConfig(Section):
-    """How to compute, not what: results agree up to rounding. Sampled paths are never compiled."""
+    """How to compute, not what: results agree up to rounding. Sampled paths are never compiled.
+
+    `activation_checkpointing` keeps a cell's inputs alone for the backward pass and computes the cell twice.
+    """
 
     channels_last: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    activation_checkpointing: bool = False
     threads: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PerformanceConfig:
+        if self.compile and self.activation_checkpointing:
+            raise ValueError("compile and activation_checkpointing do not go together; set one of them to false")
+        return self
 
 
 class CheckpointConfig(Section):

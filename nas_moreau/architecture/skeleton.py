@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture.checkpointing import run_checkpointed
 from nas_moreau.architecture.operations import HalvedPair, Norm
 from nas_moreau.errors import InputError
 
@@ -174,7 +175,7 @@ def run_cells(
     """Returns the output of the stem and of every cell, oldest first.
 
     Args:
-        module: Has been through `add_skeleton`.
+        module: Has been through `add_skeleton`. Where it has a true `checkpointing`, cells keep their inputs alone.
         images: (n, channels, height, width), float.
         run_cell: Applies one cell to its inputs.
         count: Run only so many cells.
@@ -182,12 +183,13 @@ def run_cells(
     if isinstance(images, Tensor):  # a symbolic trace hands in something without a shape
         check_images(images, module)
     maps = [module.stem(images)]
-    darts = not hasattr(module, "head_norm")
+    darts, kept_short = not hasattr(module, "head_norm"), getattr(module, "checkpointing", False)
     for cell in module.cells[:count]:
         if isinstance(cell, ResidualBlock):
             maps.append(cell(maps[-1]))
         else:
-            maps.append(run_cell(cell, [maps[-2] if len(maps) > 1 else maps[-1], maps[-1]] if darts else [maps[-1]]))
+            inputs = [maps[-2] if len(maps) > 1 else maps[-1], maps[-1]] if darts else [maps[-1]]
+            maps.append(run_checkpointed(cell, run_cell, inputs) if kept_short else run_cell(cell, inputs))
     return maps
 
 

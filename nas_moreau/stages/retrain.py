@@ -141,6 +141,7 @@ class _Retraining:
 
         settings = self.settings
         self.network = network.to(memory_format=torch.channels_last) if self.channels_last else network
+        self.network.checkpointing = self.config.performance.activation_checkpointing
         self.network.train()
         self.forward = torch.compile(network) if self.config.performance.compile else network
         self._build_optimizer(0)

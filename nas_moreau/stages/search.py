@@ -126,6 +126,7 @@ class _Search:
         supernet = supernet.to(self.device)
         if self.channels_last:
             supernet = supernet.to(memory_format=torch.channels_last)
+        supernet.checkpointing = self.config.performance.activation_checkpointing
         self.supernet = supernet
         beta = settings.beta if parse_method(settings.method)[1] else 0.0
         transform = torch.compile if self.config.performance.compile else lambda forward: forward

@@ -267,6 +267,7 @@ def alphas_after(folder, *overrides):
 
 @pytest.mark.parametrize("overrides, tolerance", [
     (["performance.channels_last=false"], 1e-4), (["performance.precision=bfloat16"], 0.05),
+    (["performance.activation_checkpointing=true"], 1e-6),
 ])  # fmt: skip
 def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tolerance, tmp_path):
     plain, changed = alphas_after(tmp_path / "a"), alphas_after(tmp_path / "b", *overrides)
