@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_moreau import __version__, verbs, verbs_using
+from nas_moreau import __version__, verbs, verbs_compare, verbs_using
 from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopAtOnce
@@ -147,6 +147,7 @@ def build_parser() -> Parser:
     )
     verb.add_argument("name", metavar="FILE-OR-NAME")
 
+    _compare_words(table)
     _solve_words(table)
 
     verb = _verb(table, "bench", verbs.bench, "time the search step, supernets and methods side by side", [
@@ -161,6 +162,23 @@ def build_parser() -> Parser:
     verb = _verb(table, "check", verbs.check, "check a configuration, space or genotype file", ["check my_space.yaml"])
     verb.add_argument("file", metavar="FILE")
     return parser
+
+
+def _compare_words(table: Any) -> None:
+    verb = _verb(table, "compare", verbs_compare.compare, "several methods and seeds under one protocol", [
+        "compare --preset nas_bench_201_cpu --data npz:cifar10.npz --methods moreau+beta,darts1,random --seeds 0-4 "
+        "--table nb201.csv.gz",
+        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau+beta,random:0-7 --seeds 0,1,2",
+    ])  # fmt: skip
+    _with_configuration(verb)
+    verb.add_argument("--methods", required=True, metavar="A,B", help="methods; one may bring its seeds: random:0-7")
+    verb.add_argument("--seeds", default="0", metavar="0,1", help="seeds of the others: numbers and ranges (default 0)")
+    verb.add_argument("--table", metavar="FILE", help="NAS-Bench-201 as CSV (.gz): column arch, columns of numbers")
+    verb.add_argument("--column", help="its column to compare by (default c10_test_200ep, or the only one)")
+    verb.add_argument("--retrain", action="store_true", help="retrain found cells though there is a table")
+    verb.add_argument("--rank", type=int, metavar="N", help="how each supernet ranks N of 729 cells (729: all of them)")
+    verb.add_argument("--baseline", metavar="METHOD", help="p-values are against it (default random, or the first one)")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="searches side by side (default 1)")
 
 
 def _solve_words(table: Any) -> None:

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "timm_models",
     },
 }  # fmt: skip
-UNBOUND = {"cli", "verbs", "verbs_using", "listing", "__main__"}
+UNBOUND = {"cli", "verbs", "verbs_compare", "verbs_using", "listing", "__main__"}
 LIGHT = [
     "errors", "config", "architecture", "architecture.space", "architecture.genotype", "architecture.derivation",
     "architecture.zoo",

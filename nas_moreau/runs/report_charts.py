@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nas_moreau.runs.operation_look import label, look, shorten
@@ -150,6 +150,61 @@ def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Se
                     axes.text(j, i, f"{value}", ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    return _svg(figure, number)
+
+
+def dot_chart(number: int, groups: Sequence[Series], lines: Sequence[tuple[str, float]], ylabel: str) -> str:
+    """Returns a column of dots for each group, with its mean and sample standard deviation; "" where there is no dot.
+
+    Args:
+        number: As for `line_chart`.
+        groups: Names and values, shown as per cent.
+        lines: Names and heights of dashed lines across.
+        ylabel: Quantity and unit.
+    """
+    shown = [(name, [100 * value for value in values if value is not None]) for name, values in groups]
+    shown = [(name, values) for name, values in shown if values]
+    if not shown:
+        return ""
+    room = 0.25 + 0.05 * max(len(shorten(name, 40)) for name, _ in shown)
+    margins = (0.62, room, 1.7 if lines else 0.1, 0.1)
+    figure, axes = _figure(max(4.8, 0.9 * len(shown) + 2.2), 3.0 + room, margins=margins)
+    for i, (name, values) in enumerate(shown):
+        colour, middle = COLOURS[i % 6], math.fsum(values) / len(values)
+        spread = math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0
+        places = [i - 0.18 + 0.1 * (j % 3 - 1) for j in range(len(values))]
+        axes.plot(places, values, "o", color=colour, markersize=4, alpha=0.75, label=_plain(name))
+        axes.errorbar([i + 0.18], [middle], [spread], fmt="D", color=colour, markersize=4.5, capsize=4, linewidth=1.2)
+    for i, (name, height) in enumerate(lines):
+        axes.axhline(100 * height, color=_INK, linewidth=0.9, linestyle=_DASHES[1 + i % 5], alpha=0.7)
+        axes.annotate(
+            _plain(name), (1, 100 * height), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            textcoords="offset points", fontsize=6.5, color=_INK, va="center",
+        )  # fmt: skip
+    axes.set_xticks(range(len(shown)), [_plain(name) for name, _ in shown], rotation=30, ha="right")
+    axes.set_xlim(-0.6, len(shown) - 0.4)
+    axes.set_ylabel(ylabel)
+    return _svg(figure, number)
+
+
+def cost_chart(number: int, curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
+    """Returns accuracy (per cent) against seconds, a step line for each run in its name's colour; "" without any."""
+    figure, axes = _figure(6.4, 3.2, margins=(0.62, 0.42, 0.1, 0.24 + 0.16 * math.ceil(len(curves) / 4)))
+    drawn = 0
+    for i, (name, runs) in enumerate(curves.items()):
+        for j, points in enumerate(runs):
+            axes.step(
+                [seconds for seconds, _ in points], [100 * accuracy for _, accuracy in points], where="post",
+                color=COLOURS[i % 6], linestyle=_DASHES[i % 6], linewidth=1.1, alpha=0.8, marker=".", markersize=3,
+                label=_plain(name) if j == 0 else None,
+            )  # fmt: skip
+            drawn += 1
+    if not drawn:
+        return ""
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of the search")
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=7, labelcolor=_INK, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
     return _svg(figure, number)
 
 

@@ -1,0 +1,317 @@
+"""The compare stage: several methods and seeds under one protocol, resumed row by row.
+
+Every search and retraining is an ordinary run in a folder of its own and in a process of its own, so that it can be
+resumed exactly and its memory is its own. What all methods share at a seed (split, batches, initial weights) follows
+from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.config import Config
+from nas_moreau.data import Data
+from nas_moreau.errors import InputError
+from nas_moreau.runs import RunFolder
+from nas_moreau.runs.compare_page import write_page
+from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.runs.tables import read_table
+from nas_moreau.stages.child_runs import Run, run_all
+from nas_moreau.stages.comparison_rows import (
+    Row,
+    folder_name,
+    read_rows,
+    retrained_figures,
+    rows_of_search,
+    write_rows,
+)
+from nas_moreau.stages.comparison_summary import summarise
+from nas_moreau.stages.cost_curves import cost_curve
+from nas_moreau.stages.methods import parse_method
+from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table
+from nas_moreau.stages.ranking import one_hot_losses, rank_correlations, rivals_of_ranking
+from nas_moreau.stages.retrain import plan_retraining
+from nas_moreau.stages.search import plan_search, random_cell
+from nas_moreau.stages.setting import load_images
+from nas_moreau.stages.stopping import Interrupted, StopRequest
+
+
+def parse_methods(methods: str, seeds: str) -> dict[str, tuple[int, ...]]:
+    """Returns method -> seeds of texts such as "moreau+beta,random:0-7" and "0,1,2".
+
+    Args:
+        methods: Names with commas between; a name may carry seeds of its own after a colon: one, or a range.
+        seeds: Numbers and ranges with commas between, for the methods that carry none.
+
+    Raises:
+        InputError: An unknown method, one named twice, or something that is no seed.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for word in methods.split(","):
+        name, colon, own = (part.strip() for part in word.partition(":"))
+        parse_method(name)
+        if name in found:
+            raise InputError(f"The method {name} is named twice.", "Name it once, with all its seeds.")
+        found[name] = _parse_seeds(own if colon else seeds)
+    return found
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    seeds: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", word)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 10_000:
+            raise InputError(f"'{word}' is no seed.", "Write --seeds 0,1,2 or 0-4, or a method's own: random:0-7.")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"The seeds {text} hold one twice.", "Name each seed once.")
+    return tuple(seeds)
+
+
+def compare(
+    config: Config,
+    methods: Mapping[str, Sequence[int]],
+    output: str | PathLike[str],
+    resume: bool = False,
+    *,
+    table: str | PathLike[str] | None = None,
+    column: str | None = None,
+    retrain: bool = False,
+    rank: int | None = None,
+    baseline: str | None = None,
+    jobs: int = 1,
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Returns rows (one for each cell found) and their summary, after doing what is not done yet.
+
+    Args:
+        config: All sections; seed and method are set row by row.
+        methods: Method -> seeds.
+        output: Becomes the parent of searches/ and retrained/, with rows.csv, result.json and compare.html.
+        resume: Go on in a folder where an earlier comparison stopped; methods and seeds may have been added.
+        table: A table of NAS-Bench-201 to look the found cells up in.
+        column: Which column of it; see `Table.pick_column`.
+        retrain: Retrain every found cell even though there is a table (without one they always are).
+        rank: Compare each supernet's ranking of so many cells with the table.
+        baseline: The method that p-values are against: `random` by default if it takes part, else the first one.
+        jobs: Searches side by side; their times are then not those of a search alone.
+        imports: The user's modules, imported by every run.
+
+    Raises:
+        InputError: Something handed in cannot be used.
+        Interrupted: SIGINT or SIGTERM; the runs in work have saved what they had.
+        RuntimeError: Some runs failed; the others are done and reported.
+    """
+    if jobs < 1 or (rank is not None and rank < 2):
+        raise InputError("--jobs starts at 1 and --rank at 2.", "Give larger numbers.")
+    work = _plan(config, methods, Path(output), table, column, retrain, rank, imports)
+    if baseline is not None and baseline not in methods:
+        raise InputError(f"The baseline {baseline} is not among the methods.", f"Known are {', '.join(methods)}.")
+    baseline = baseline or ("random" if "random" in methods else next(iter(methods)))
+    if resume:
+        work.rows = read_rows(Path(output) / "rows.csv")
+    work.check()
+    with RunFolder.open(output, config.to_dict(), "compare", resume) as folder:
+        folder.status("running")
+        try:
+            with StopRequest() as stop:
+                work.stop = stop
+                failed = run_all(work.chains(), jobs, stop, str(folder.path))
+        except BaseException as error:
+            folder.status("interrupted", reason=str(error) or type(error).__name__)
+            raise
+        result = work.result(baseline, failed)
+        folder.write_result(result)
+        write_page(folder.path, result, work.curves())
+        if failed:
+            folder.status("failed", reason=f"{len(failed)} runs failed")
+            raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}. The others are in {folder.path}.")
+        folder.status("finished")
+        return result
+
+
+def plan_comparison(methods: Mapping[str, Sequence[int]], output: str | PathLike[str]) -> dict[str, Any]:
+    """Returns what a comparison would run and what of it is recorded as finished."""
+    done = {row["search"] for row in read_table(Path(output) / "rows.csv") if "search" in row}
+    names = [folder_name(method, seed) for method, seeds in methods.items() for seed in seeds]
+    return {"output": str(output), "searches": len(names), "finished": [name for name in names if name in done],
+            "to do": [name for name in names if name not in done]}  # fmt: skip
+
+
+def _plan(
+    config: Config, methods: Mapping[str, Sequence[int]], output: Path, table: Any, column: str | None,
+    retrain: bool, rank: int | None, imports: Sequence[str],
+) -> _Comparison:  # fmt: skip
+    """Refuses what cannot be used before anything is written."""
+    space = load_space(config.space)
+    if not methods or not all(methods.values()):
+        raise InputError("There is nothing to compare.", "Name methods and seeds.")
+    if table is None and (column is not None or rank is not None):
+        raise InputError(f"--{'rank' if rank else 'column'} needs a table.", "Give --table FILE.")
+    loaded, accuracies = (None if table is None else load_table(table)), {}
+    if loaded is not None:
+        if space.name != SPACE:
+            raise InputError(f"The table holds cells of {SPACE}, and the space is {space.name}.", f"Use space={SPACE}.")
+        column = loaded.pick_column(column)
+        accuracies = loaded.accuracies(column)
+        if rank is not None:
+            rivals_of_ranking(loaded, column, rank)
+    path = output / "config.yaml"
+    if path.exists():
+        stored = read_config(output)
+        for stage in ("search", "retrain"):
+            epochs = (stored.get(stage) or {}).get("epochs", 0)
+            if epochs != getattr(config, stage).epochs:
+                raise InputError(
+                    f"The comparison in {output} was begun with {stage}.epochs={epochs}.", "Use another --output."
+                )
+    return _Comparison(
+        config, methods, output, loaded, column, accuracies, retrain or loaded is None, rank, tuple(imports)
+    )
+
+
+@dataclass
+class _Comparison:
+    """A comparison in progress. `rows` are those recorded, by the search they come from."""
+
+    config: Config
+    methods: Mapping[str, Sequence[int]]
+    output: Path
+    table: Table | None
+    column: str | None
+    accuracies: dict[str, float]
+    retrain: bool
+    rank: int | None
+    imports: tuple[str, ...]
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    stop: StopRequest | None = None
+    data: Data | None = None
+
+    def tasks(self) -> list[tuple[str, int]]:
+        """Seed by seed, so that an unfinished comparison holds all methods at the same seeds."""
+        seeds = sorted({seed for seeds in self.methods.values() for seed in seeds})
+        return [(method, seed) for seed in seeds for method, own in self.methods.items() if seed in own]
+
+    def done(self, method: str, seed: int) -> bool:
+        """Whether the rows of this search hold all that is asked for."""
+        name = folder_name(method, seed)
+        rows = self.rows.get(name, [])
+        retrained = all(row["retrained_accuracy"] is not None for row in rows)
+        return bool(rows) and (retrained or not self.retrain) and (self._ranked(name) or not self._to_rank(method))
+
+    def _to_rank(self, method: str) -> bool:
+        return self.rank is not None and method != "random"
+
+    def _ranked(self, name: str) -> bool:
+        losses = read_json(self.output / "searches" / name / "rank.json")
+        return losses is not None and self.rank is not None and losses.get("cells") == min(self.rank, 729)
+
+    def check(self) -> None:
+        """Refuses data and networks that do not fit, unless all is done already."""
+        left = [(method, seed) for method, seed in self.tasks() if not self.done(method, seed)]
+        if not left:
+            return
+        self.data = load_images(self.config)
+        for method in dict.fromkeys(method for method, _ in left):
+            plan_search(self._config_of(method, 0), self.data)
+        if self.retrain:
+            plan_retraining(self.config, random_cell(load_space(self.config.space), 0), self.data)
+        if self.rank is None:
+            self.data = None
+
+    def _config_of(self, method: str, seed: int) -> Config:
+        search = self.config.search.model_copy(update={"method": method})
+        return self.config.model_copy(update={"seed": seed, "search": search})
+
+    def chains(self) -> Iterator[Iterator[Run]]:
+        """Yields for every search that is not done the runs it takes."""
+        return (self._chain(method, seed) for method, seed in self.tasks() if not self.done(method, seed))
+
+    def _chain(self, method: str, seed: int) -> Iterator[Run]:
+        name = folder_name(method, seed)
+        folder = self.output / "searches" / name
+        if not _finished(folder):
+            yield self._run("search", name, folder, [f"search.method={json.dumps(method)}", f"seed={seed}"])
+        rows = list(rows_of_search(method, seed, folder))
+        for i, row in enumerate(rows if self.retrain else []):
+            place = self.output / "retrained" / (name if i == 0 else f"{name}-{i}")
+            if i and row["digest"] == rows[0]["digest"]:  # the selection kept the cell
+                place = self.output / "retrained" / name
+            elif not _finished(place):
+                yield self._run("retrain", place.name, place, [json.dumps(row["genotype"]), f"seed={seed}"])
+            row |= retrained_figures(place)
+        if self._to_rank(method):
+            one_hot_losses(folder, self._config_of(method, seed), self._images(), self.rank or 0, self._go_on)
+        self.rows[name] = rows
+        self._record()
+
+    def _images(self) -> Data:
+        if self.data is None:
+            self.data = load_images(self.config)
+        return self.data
+
+    def _go_on(self) -> None:
+        if self.stop is not None and self.stop.received:
+            raise Interrupted(self.stop.received, str(self.output))
+
+    def _run(self, verb: str, name: str, folder: Path, words: list[str]) -> Run:
+        given = [word for module in self.imports for word in ("--import", module)]
+        genotype = [words.pop(0)] if verb == "retrain" else []
+        words = [verb, *genotype, "--config", str(self.output / "config.yaml"), "--output", str(folder), "--resume",
+                 *given, *words]  # fmt: skip
+        return Run(f"{verb} {name}", words, self.output / "logs" / f"{verb}-{name}.txt")
+
+    def _record(self) -> None:
+        rows = (self._looked_up(row) for rows in self.rows.values() for row in rows)
+        write_rows(self.output / "rows.csv", rows)
+
+    def _looked_up(self, row: Row) -> Row:
+        """Returns the row with what the table says now (it may be another column than before)."""
+        if self.table is None or self.column is None:
+            return row
+        genotype = Genotype.from_json(row["genotype"])
+        self.table.look_up(genotype)  # refuses a cell that it does not hold
+        row = row | {"table": self.accuracies[genotype.to_nas_bench_201()]}
+        losses = read_json(self.output / "searches" / row["search"] / "rank.json") if self.rank else None
+        return row | (rank_correlations(losses, self.table, self.column) if losses else {})
+
+    def result(self, baseline: str, failed: Sequence[str]) -> dict[str, Any]:
+        """Returns rows and summary as the command line prints them, and rewrites rows.csv."""
+        self._record()
+        wanted = [row for method, seed in self.tasks() for row in self.rows.get(folder_name(method, seed), [])]
+        rows = [self._looked_up(row) for row in wanted]
+        known = baselines(self.table, self.column) if self.table is not None and self.column is not None else []
+        ranking = None
+        if self.table is not None and self.column is not None and self.rank is not None:
+            ranking = rivals_of_ranking(self.table, self.column, self.rank)
+        return {
+            "rows": rows, "summary": summarise(rows, list(self.methods), baseline, known), "baseline": baseline,
+            "baselines": known, "column": self.column, "ranking": ranking, "failed": list(failed),
+            "space": self.config.space, "data": self.config.data.name, "report": str(self.output / "compare.html"),
+        }  # fmt: skip
+
+    def curves(self) -> dict[str, list[list[tuple[float, float]]]]:
+        """Returns method -> for each seed what the search would have returned after so many seconds."""
+        return {
+            method: [
+                curve
+                for seed in seeds
+                if (curve := cost_curve(self.output / "searches" / folder_name(method, seed), self.accuracies))
+            ]
+            for method, seeds in self.methods.items()
+            if method != "random"
+        }
+
+
+def _finished(folder: Path) -> bool:
+    status = read_json(folder / "status.json") or {}
+    return status.get("state") == "finished" and (folder / "result.json").exists()

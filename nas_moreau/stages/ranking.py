@@ -1,0 +1,132 @@
+"""How well a finished supernet ranks cells: its one-hot evaluations against a table, by Kendall's tau.
+
+The cells are those of NAS-Bench-201 made of skip_connect, nor_conv_1x1 and nor_conv_3x3 alone: 729, none of them broken
+by a missing edge or a pooled one, so that a rank says something.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from itertools import product
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
+from nas_moreau.config import Config
+from nas_moreau.data import Augment, Data, generator_for, seed_for, stratified_split
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.stages.evaluate import evaluate_model
+from nas_moreau.stages.nas_bench_table import SPACE, Table
+from nas_moreau.stages.search import restore_supernet
+from nas_moreau.stages.setting import prepare, resized
+from nas_moreau.stages.significance import kendall_tau
+
+OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
+IMAGES = 1000  # of the held-out split, the same for every cell of a search
+EARLY = "c10_valid25k_12ep"  # accuracy after 12 epochs, where the table has it
+
+
+def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
+    """Returns `count` of the 729 cells, the same ones for every search; all of them where count is 729 or more."""
+    words = list(product(OPERATIONS, repeat=len(space.edges)))
+    if count < len(words):
+        words = random.Random(seed_for(0, "cells to rank")).sample(words, count)
+    name = space.cells[0]
+    return [
+        Genotype(space.name, {name: Cell(tuple((op, *edge) for op, edge in zip(word, space.edges)), space.concat)})
+        for word in words
+    ]
+
+
+def one_hot(space: SearchSpace, genotype: Genotype) -> tuple[dict[str, torch.Tensor], dict[str, list[list[int]]]]:
+    """Returns mixing weights and active candidates of a cell that has one operation on every edge (NAS-Bench-201)."""
+    mixture, active = {}, {}
+    for name, cell in genotype.cells.items():
+        by_place = {(source, target): operation for operation, source, target in cell.edges}
+        chosen = [space.operations.index(by_place[edge]) for edge in space.edges]
+        mixture[name] = torch.eye(len(space.operations))[chosen]
+        active[name] = [[k] for k in chosen]
+    return mixture, active
+
+
+@torch.no_grad()
+def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: int, go_on: Callable) -> dict[str, Any]:
+    """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
+
+    The result: `cells` and `images` (how many), `running` and `batch`: for every cell of `ranked_cells` its loss (nats)
+    on a fixed part of the held-out images, with BatchNorm's running statistics and with those of the batch.
+
+    Args:
+        run: Folder of a finished search.
+        config: Its configuration.
+        data: The images.
+        count: How many cells.
+        go_on: Called between two cells; it may raise.
+    """
+    path = Path(run) / "rank.json"
+    space = load_space(config.space)
+    cells = ranked_cells(space, count)
+    known = read_json(path)
+    if known is not None and known.get("cells") == len(cells):
+        return known
+    device = prepare(config)
+    supernet = restore_supernet(run, config, data, device)
+    images = resized(data.train, config.search.image_size).to(device)
+    held_out = stratified_split(images.labels, config.search.split.model_dump(), config.seed)["held_out"]
+    order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"))
+    part = held_out[order[:IMAGES].to(device)]
+    augment = Augment(data.mean, data.std)
+    found: dict[str, Any] = {"cells": len(cells), "images": len(part)}
+    # the running statistics first: a pass with those of the batch moves them
+    for name, training in (("running", False), ("batch", True)):
+        supernet.train(training)
+        found[name] = []
+        for cell in cells:
+            go_on()
+            mixture, active = one_hot(space, cell)
+            mixture = {name: weights.to(device) for name, weights in mixture.items()}
+
+            def forward(batch: torch.Tensor, mixture: Any = mixture, active: Any = active) -> torch.Tensor:
+                return supernet(batch, mixture, active)
+
+            found[name].append(evaluate_model(forward, images, augment, data.num_classes, part).loss)
+    write_atomic(path, json.dumps(found).encode())
+    return found
+
+
+def rank_correlations(losses: dict[str, Any], table: Table, column: str) -> dict[str, float | None]:
+    """Returns tau_running and tau_batch of one supernet's one-hot losses: 1 is the order of the table's column."""
+    truth = _truth(table, column, losses["cells"])
+    return {f"tau_{name}": _tau([-loss for loss in losses[name]], truth) for name in ("running", "batch")}
+
+
+def rivals_of_ranking(table: Table, column: str, count: int) -> dict[str, Any]:
+    """Returns what ranks the same cells without a search: their number, parameters, early accuracy."""
+    cells = ranked_cells(load_space(SPACE), count)
+    truth = _truth(table, column, count)
+    found: dict[str, Any] = {"cells": len(cells), "parameters": _tau([_size(cell) for cell in cells], truth)}
+    if EARLY in table.columns and column != EARLY:
+        found[EARLY] = _tau([table.look_up(cell)[EARLY] for cell in cells], truth)
+    return found
+
+
+def _truth(table: Table, column: str, count: int) -> list[float]:
+    return [table.look_up(cell)[column] for cell in ranked_cells(load_space(SPACE), count)]
+
+
+def _tau(a: Sequence[float], b: Sequence[float]) -> float | None:
+    # a loss that overflowed says nothing
+    return kendall_tau(a, b) if all(map(math.isfinite, a)) else None
+
+
+def _size(genotype: Genotype) -> int:
+    """Returns a number that orders these cells as their parameter counts do: a 3x3 convolution has 9 of a 1x1's."""
+    operations = [operation for operation, _, _ in genotype.cells["cell"].edges]
+    return 9 * operations.count("nor_conv_3x3") + operations.count("nor_conv_1x1")

@@ -1,0 +1,61 @@
+"""Small statistics of a comparison: permutation test, rank correlation, improvement over random cells."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+EXACT = 200_000  # at most so many ways to divide the values are gone through one by one
+DRAWS = 20_000  # otherwise so many are drawn
+
+
+def permutation_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Returns the two-sided p-value of the difference of two means when the values could be dealt out otherwise.
+
+    The share of all ways to divide the values into groups of these sizes whose means differ at least as much as the
+    given ones (Fisher's permutation test). Exact up to 200,000 ways; beyond that 20,000 random ones, the given one
+    counted among them (Phipson & Smyth, 2010). None where a group is empty.
+
+    Example:
+        >>> permutation_p_value([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])  # two of the 20 ways are as extreme
+        0.1
+    """
+    if not a or not b:
+        return None
+    pooled, size, total = [*a, *b], len(a), math.fsum([*a, *b])
+
+    def difference(chosen: Sequence[float]) -> float:
+        part = math.fsum(chosen)
+        return abs(part / size - (total - part) / (len(pooled) - size))
+
+    # rounding must not make a way less extreme than itself
+    limit = difference(a) - 1e-12 * max(1.0, *map(abs, pooled))
+    ways = math.comb(len(pooled), size)
+    if ways <= EXACT:
+        return sum(difference(chosen) >= limit for chosen in combinations(pooled, size)) / ways
+    draw = random.Random(0)
+    as_extreme = sum(difference(draw.sample(pooled, size)) >= limit for _ in range(DRAWS))
+    return (as_extreme + 1) / (DRAWS + 1)
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Returns Kendall's tau-b of two equally long sequences, -1..1; None where one of them has a single value.
+
+    (concordant - discordant) / sqrt((pairs - ties in a) (pairs - ties in b)) (Kendall, 1945).
+
+    Example:
+        >>> kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])  # 5 pairs agree, 1 does not
+        0.6666666666666666
+    """
+    x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(a, float), np.asarray(b, float)))
+    scale = math.sqrt((x * x).sum()) * math.sqrt((y * y).sum())
+    return float((x * y).sum() / scale) if scale else None
+
+
+def relative_improvement(accuracy: float, random_mean: float) -> float:
+    """Returns by how many per cent an accuracy exceeds that of random cells (Yang et al., ICLR 2020)."""
+    return 100 * (accuracy - random_mean) / random_mean
