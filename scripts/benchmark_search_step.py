@@ -1,7 +1,10 @@
 """Prints the speed and memory of one evaluation and one search step, four supernets side by side.
 
+With --network it prints images a second in the training of a derived network instead (size C,LAYERS,BATCH).
+
     python scripts/benchmark_search_step.py [--size T] [--threads 1] [--rounds 5] [--supernets native,literal]
         [--methods evaluation,moreau-lagged] [--no-memory] [--device cpu] [--json]
+    python scripts/benchmark_search_step.py --network --size 36,20,16 [--cell DARTS_V2] [--threads 1] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import argparse
 import json
 import sys
 
-from nas_moreau.stages.bench import OUR_METHODS, SUPERNETS, benchmark
+from nas_moreau.stages.bench import OUR_METHODS, SUPERNETS, benchmark, parse_size
+from nas_moreau.stages.bench_network import benchmark_network
 
 
 def main() -> None:
@@ -24,7 +28,22 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(OUR_METHODS))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true", help="the whole result as JSON")
+    parser.add_argument("--network", action="store_true", help="training of a derived network in place of a search")
+    parser.add_argument("--cell", default="DARTS_V2", help="published cell of the derived network")
     given = parser.parse_args()
+    if given.network:
+        size = parse_size(given.size)
+        result = benchmark_network(size, given.cell, given.threads, given.rounds, given.device)
+        if given.json:
+            print(json.dumps(result, indent=1))
+            return
+        print(f"{result['hardware']}, torch {result['torch']}, {given.cell}, C,layers,batch {given.size}")
+        for row in result["rows"]:
+            print(
+                f"threads {row['threads']} {row['network']:22} {row['milliseconds']:9.1f} ms a step  n={row['n']}"
+                f"  {row['images_per_second']:7.1f} images/s"
+            )
+        return
     result = benchmark(
         given.size, given.threads, given.rounds, space=given.space, device=given.device,
         supernets=tuple(given.supernets.split(",")), methods=tuple(given.methods.split(",")),

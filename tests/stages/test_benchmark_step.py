@@ -5,7 +5,7 @@ import torch
 
 from nas_moreau.errors import InputError
 from nas_moreau.kernels.cell import available
-from nas_moreau.stages import bench, bench_cases, bench_measures
+from nas_moreau.stages import bench, bench_cases, bench_measures, bench_network
 
 CPU = torch.device("cpu")
 
@@ -57,3 +57,16 @@ def test_sizes_that_are_none_are_refused(text):
 def test_unknown_choices_are_refused():
     with pytest.raises(InputError, match="no 'quick'"):
         bench.benchmark("T", supernets=("quick",))
+
+
+def test_networks_compared_are_the_same_function():
+    size = bench_cases.Size(4, 3, 2)
+    kinds = bench_network.NETWORKS if available() else bench_network.NETWORKS[:3]
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    outputs = [bench_network.build_network(kind, size, "DARTS_V2", CPU).double()(images) for kind in kinds]
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=1e-9, atol=1e-11)
+    rows = bench_network.benchmark_network(size, rounds=1)["rows"]
+    assert [row["network"] for row in rows] == list(kinds)
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(2000 / row["milliseconds"])
