@@ -93,7 +93,11 @@ class MoreauConfig(Section):
 
 
 class SearchConfig(Section):
-    """The search stage."""
+    """The search stage.
+
+    `beta`: weight of the term of F that `+beta` adds. `partial_channels`: with `+pc`, one in so many channels of a
+    state goes through the operations.
+    """
 
     method: str = "moreau+beta"
     channels: Count = 16
@@ -108,6 +112,7 @@ class SearchConfig(Section):
     alphas: AlphasConfig = AlphasConfig()
     moreau: MoreauConfig = MoreauConfig()
     beta: NotNegative = 10.0
+    partial_channels: Annotated[int, Field(ge=2)] = 4
 
 
 class DeriveConfig(Section):

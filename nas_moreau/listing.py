@@ -35,9 +35,11 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
     if what == "presets":
         return [{"name": name, "command": _first_comment(preset_text(name))} for name in preset_names()]
     if what == "methods":
-        from nas_moreau.stages.methods import METHODS
+        from nas_moreau.stages.methods import ADDITIONS, METHODS
 
-        return [{"name": name} for name in [*METHODS, "random"]]
+        added = ", ".join(f"+{addition}" for addition in ADDITIONS)
+        named = {name: added if entry.choose is None else "-" for name, entry in METHODS.items()}
+        return [{"name": name, "additions": additions} for name, additions in (named | {"random": "-"}).items()]
     if what == "tasks":
         from nas_moreau.stages import solve, solve_networks
 

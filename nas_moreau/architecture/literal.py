@@ -31,9 +31,18 @@ class Zero(nn.Module):
 class LiteralCell(nn.Module):
     """One cell; `operations[edge][name]` are complete operations."""
 
-    def __init__(self, space: SearchSpace, name: str, channels: int, halves: bool, preprocess: nn.ModuleList):
+    def __init__(
+        self,
+        space: SearchSpace,
+        name: str,
+        channels: int,
+        halves: bool,
+        preprocess: nn.ModuleList,
+        partial_channels: int = 1,
+    ):
         super().__init__()
         self.space, self.name, self.halves, self.preprocess = space, name, halves, preprocess
+        self.share, channels = partial_channels, channels // partial_channels
         norm = partial(nn.BatchNorm2d, affine=False)
         self.operations = nn.ModuleList()
         for source, _ in space.edges:
@@ -47,7 +56,7 @@ class LiteralCell(nn.Module):
                 )
             self.operations.append(candidates)
 
-    def forward(self, inputs: list[Tensor], mixture: Tensor) -> Tensor:
+    def forward(self, inputs: list[Tensor], mixture: Tensor, edges: Tensor | None = None) -> Tensor:
         states = list(inputs)
         for i, module in enumerate(self.preprocess):
             states[i] = module(inputs[i])
@@ -55,12 +64,25 @@ class LiteralCell(nn.Module):
             incoming = []
             for edge, (source, target) in enumerate(self.space.edges):
                 if target == node:
-                    candidates = self.operations[edge]
-                    incoming.append(
-                        sum(mixture[edge, k] * candidates[name](states[source]) for k, name in enumerate(candidates))
-                    )
+                    if edges is None:
+                        incoming.append(self._mixed(edge, states[source], mixture))
+                    else:
+                        incoming.append(edges[edge] * self._partly_mixed(edge, states[source], mixture))
             states.append(sum(incoming))
         return torch.cat([states[i] for i in self.space.concat], 1)
+
+    def _mixed(self, edge: int, x: Tensor, mixture: Tensor) -> Tensor:
+        return sum(mixture[edge, k] * operation(x) for k, operation in enumerate(self.operations[edge].values()))
+
+    def _partly_mixed(self, edge: int, x: Tensor, mixture: Tensor) -> Tensor:
+        """Partial channels as PC-DARTS describes them: an edge on its own, channel shuffle by reshaping."""
+        n, channels = x.shape[:2]
+        mixed, rest = self._mixed(edge, x[:, : channels // self.share], mixture), x[:, channels // self.share :]
+        if mixed.shape[2:] != rest.shape[2:]:
+            rest = nn.functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+        whole = torch.cat([mixed, rest], 1)
+        groups = whole.reshape(n, self.share, channels // self.share, *whole.shape[2:])
+        return groups.transpose(1, 2).reshape(n, channels, *whole.shape[2:])
 
 
 class LiteralSupernet(nn.Module):
@@ -74,30 +96,50 @@ class LiteralSupernet(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         alpha_scale: float = 1e-3,
+        partial_channels: int = 1,
     ):
         super().__init__()
         widths = {name: len(space.concat) for name in space.cells}
         norm = partial(nn.BatchNorm2d, affine=False)
         add_skeleton(
-            self, space.cells, widths, channels, layers, num_classes, in_channels, norm, partial(LiteralCell, space)
-        )
+            self, space.cells, widths, channels, layers, num_classes, in_channels, norm,
+            partial(LiteralCell, space, partial_channels=partial_channels),
+        )  # fmt: skip
+        self.space = space
         device = self.classifier.weight.device
         self.alphas = nn.ParameterDict(
             {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
         )
+        if partial_channels > 1:
+            for name in space.cells:
+                logits = alpha_scale * torch.randn(len(space.edges), device=device)
+                self.alphas[f"edge_{name}"] = nn.Parameter(logits)
+
+    def _edges(self, name: str) -> Tensor | None:
+        """Returns the weight of every edge: a softmax over the edges into its node."""
+        if f"edge_{name}" not in self.alphas:
+            return None
+        powers, targets = torch.exp(self.alphas[f"edge_{name}"]), [target for _, target in self.space.edges]
+        totals = [sum(power for power, other in zip(powers, targets) if other == target) for target in targets]
+        return powers / torch.stack(totals)
 
     def weights(self) -> list[nn.Parameter]:
         """Returns all parameters but the alphas."""
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1)))
+        maps = run_cells(
+            self,
+            images,
+            lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1), self._edges(cell.name)),
+        )
         return self.classifier(pool_features(self, maps[-1]))
 
 
 def matching_state(literal: LiteralSupernet, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns a state dict for `literal` made from one of `Supernet`: the statistics after a shared pool go to every edge."""
     matched = {}
+    state = {name.replace(".mixed.", "."): value for name, value in state.items()}
     for name, value in literal.state_dict().items():
         parts = name.split(".")
         if name.endswith("num_batches_tracked"):

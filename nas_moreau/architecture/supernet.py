@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nas_moreau.architecture.native import check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
+from nas_moreau.architecture.partial_cell import PartialCell, check_share, edge_weights
 from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
 from nas_moreau.architecture.space import SearchSpace
 from nas_moreau.architecture.stacked import Copies, Stack, gather_lattices, run_stack, stack_of, watched
@@ -222,7 +223,8 @@ class Supernet(nn.Module):
     """The DARTS-style supernet of a search space: (n, in_channels, height, width) -> (n, num_classes) logits.
 
     `alphas` maps a cell's name to its Parameter of logits, shape (edges, operations), shared by all cells of that name;
-    initialised with `alpha_scale` * N(0, 1). BatchNorm within cells is affine-free, as published.
+    with partial channels also "edge_" + name to logits of the edges, shape (edges,). Both are initialised with
+    `alpha_scale` * N(0, 1). BatchNorm within cells is affine-free, as published.
 
     Args:
         space: What may exist.
@@ -233,9 +235,11 @@ class Supernet(nn.Module):
         alpha_scale: Standard deviation of the initial logits.
         kernels: "auto" takes the native operator for cells where it can (CPU, float32 or float64), "portable" never;
             "native" is "auto" that fails where there is no compiled operator.
+        partial_channels: One in so many channels goes through the candidates (`architecture.partial_cell`, always
+            portable); 1 for the plain supernet without edge weights.
 
     Raises:
-        InputError: A size is not positive.
+        InputError: A size is not positive, or the channels cannot be shared out so.
     """
 
     def __init__(
@@ -247,13 +251,19 @@ class Supernet(nn.Module):
         in_channels: int = 3,
         alpha_scale: float = 1e-3,
         kernels: str = "auto",
+        partial_channels: int = 1,
     ):
         super().__init__()
         self.space = space
         check_kernels(kernels)
+        check_share(channels, partial_channels)
 
-        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell:
-            cell = MixedCell(space, width, halves, preprocess, kernels)
+        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell | PartialCell:
+            if partial_channels == 1:
+                cell = MixedCell(space, width, halves, preprocess, kernels)
+            else:
+                narrow = MixedCell(space, width // partial_channels, halves, nn.ModuleList(), "portable")
+                cell = PartialCell(narrow, preprocess, partial_channels)
             cell.name = name
             return cell
 
@@ -263,6 +273,10 @@ class Supernet(nn.Module):
         self.alphas = nn.ParameterDict(
             {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
         )
+        if partial_channels > 1:
+            for name in space.cells:
+                logits = alpha_scale * torch.randn(len(space.edges), device=device)
+                self.alphas[f"edge_{name}"] = nn.Parameter(logits)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """Returns all parameters but the alphas, by name."""
@@ -274,7 +288,12 @@ class Supernet(nn.Module):
 
     def mixture(self) -> dict[str, Tensor]:
         """Returns the softmax of the alphas by cell name, each (edges, operations)."""
-        return {name: torch.softmax(logits, -1) for name, logits in self.alphas.items()}
+        return {name: torch.softmax(self.alphas[name], -1) for name in self.space.cells}
+
+    def edge_weights(self) -> dict[str, Tensor]:
+        """Returns the weights of the edges by cell name, each (edges,); empty without partial channels."""
+        edges = {name: f"edge_{name}" for name in self.space.cells}
+        return {name: edge_weights(self.space, self.alphas[key]) for name, key in edges.items() if key in self.alphas}
 
     def forward(
         self,
@@ -286,11 +305,18 @@ class Supernet(nn.Module):
 
         Args:
             images: (n, in_channels, height, width).
-            mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas.
+            mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas. (The weights of
+                edges, with partial channels, come on top of both.)
             active: Cell name -> for every edge the numbers of the operations to compute; by default all are. For
                 sparse mixtures: the work of the active ones alone. The weights of the others get no gradient.
         """
         mixture = self.mixture() if mixture is None else mixture
         chosen = active or {}
-        maps = run_cells(self, images, lambda cell, inputs: cell(inputs, mixture[cell.name], chosen.get(cell.name)))
+        edges = self.edge_weights()
+
+        def run_cell(cell: MixedCell | PartialCell, inputs: list[Tensor]) -> Tensor:
+            weights = (edges[cell.name],) if edges else ()
+            return cell(inputs, mixture[cell.name], chosen.get(cell.name), *weights)
+
+        maps = run_cells(self, images, run_cell)
         return self.classifier(pool_features(self, maps[-1]))

@@ -100,6 +100,8 @@ def derive_by_rule(
             )
         else:
             images = architecture.first(settings.images)
+            # the supernet weights its edges by itself
+            weights = mixing_weights(space, {cell: alphas[cell] for cell in space.cells})
             genotype, tried = perturb(space, supernet, weights, images, config.seed, last)
         record |= tried
     return Derived(genotype, argmax, record)
@@ -181,7 +183,7 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
             f"The rule {config.derive.rule} belongs to one search, and {len(runs)} were given.",
             "Give one run, or leave --rule out: several are derived by the mean of their weights.",
         )
-    tables = []
+    tables, weighted = [], False
     for run in runs:
         other = load_space(read_config(run)["space"])
         if other != space:
@@ -189,13 +191,17 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
                 f"{run} is a search of the space '{other.name}', {runs[0]} one of '{space.name}'.",
                 "Give searches of one space.",
             )
-        tables.append(mixing_weights(space, _alphas(Path(run))))
+        found = _alphas(Path(run))
+        weighted = weighted or f"edge_{space.cells[0]}" in found
+        tables.append(mixing_weights(space, found))
     mean = {
         cell: [[math.fsum(ws) / len(runs) for ws in zip(*rows)] for rows in zip(*(table[cell] for table in tables))]
         for cell in space.cells
     }
     # a logarithm of the mean, so that the softmax of it is the mean again
     alphas = {cell: [[math.log(max(w, 1e-300)) for w in row] for row in table] for cell, table in mean.items()}
+    if weighted:  # edges had weights: what a row adds up to
+        alphas |= {f"edge_{cell}": [math.log(math.fsum(row)) for row in table] for cell, table in mean.items()}
     shape = None
     if config.derive.max_parameters or config.derive.max_macs:
         data = load_images(config)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from nas_moreau.architecture import Supernet, load_space
+from nas_moreau.architecture import load_space
 from nas_moreau.config import Config
 from nas_moreau.data import stratified_split
-from nas_moreau.stages.methods import parse_method
+from nas_moreau.stages.methods import search_supernet
 from nas_moreau.stages.setting import load_images, pick_device
 
 
@@ -21,10 +21,9 @@ def describe(config: Config, output: str | PathLike[str]) -> dict[str, Any]:
         InputError: As the run itself would.
     """
     space, data = load_space(config.space), load_images(config)
-    parse_method(config.search.method)
     settings = config.search
     with torch.device("meta"):
-        supernet = Supernet(space, settings.channels, settings.layers, data.num_classes, data.channels)
+        supernet = search_supernet(space, settings, data.num_classes, data.channels)
     parts = stratified_split(data.train.labels, settings.split.model_dump(), config.seed)
     steps = settings.steps_per_epoch or max(1, len(parts["weights"]) // settings.batch_size)
     retrain_steps = config.retrain.steps_per_epoch or max(1, len(data.train) // config.retrain.batch_size)

@@ -1,7 +1,8 @@
 """Search methods by name: each is a bilevel method with the update rules of the configuration.
 
-A name is a method, followed by `+beta` for the beta-DARTS term in F. Methods that mix the operations otherwise than by
-the softmax of the alphas bring a function for that along.
+A name is a method, followed by `+beta` for the beta-DARTS term in F and `+pc` for partial channels with edge weights,
+which become part of x. Methods that mix the operations otherwise than by the softmax of the alphas bring a function for
+that along.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Registered(NamedTuple):
 
 
 METHODS: dict[str, Registered] = {}
+ADDITIONS = ("beta", "pc")
 
 
 def register_method(name: str, mix: Mix | None = None, choose: Choose | None = None) -> Callable[[Build], Build]:
@@ -91,8 +93,8 @@ def rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
     )
 
 
-def parse_method(name: str) -> tuple[str, bool]:
-    """Returns (method, whether the beta term is on) of a name such as `moreau+beta`.
+def parse_method(name: str) -> tuple[str, frozenset[str]]:
+    """Returns the method and its additions of a name such as `moreau+beta+pc`.
 
     Raises:
         InputError: Unknown method or addition.
@@ -101,9 +103,24 @@ def parse_method(name: str) -> tuple[str, bool]:
     if base not in (*METHODS, "random"):
         raise InputError(f"There is no search method '{base}'.", did_you_mean(base, [*METHODS, "random"]))
     for addition in additions:
-        if addition != "beta" or base == "random" or METHODS[base].choose is not None:
-            raise InputError(f"'+{addition}' cannot follow '{base}'.", "Only '+beta' can follow a gradient method.")
-    return base, "beta" in additions
+        if addition not in ADDITIONS or base == "random" or METHODS[base].choose is not None:
+            cure = "Only '+beta' and '+pc' can follow a method, and only one that learns alphas by gradients."
+            raise InputError(f"'+{addition}' cannot follow '{base}'.", cure)
+        if additions.count(addition) > 1:
+            raise InputError(f"'{name}' names '+{addition}' twice.", "Name it once.")
+    return base, frozenset(additions)
+
+
+def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, in_channels: int) -> Supernet:
+    """Returns the supernet that the configuration's method searches in, with initial weights from the global generator.
+
+    Raises:
+        InputError: A size does not fit.
+    """
+    return Supernet(
+        space, search.channels, search.layers, num_classes, in_channels, search.alphas.init_scale,
+        partial_channels=search.partial_channels if "pc" in parse_method(search.method)[1] else 1,
+    )  # fmt: skip
 
 
 def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Rules]:

@@ -20,7 +20,7 @@ from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_ch
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
-from nas_moreau.stages.methods import build_method, parse_method, registered
+from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
@@ -119,16 +119,14 @@ class _Search:
         """Makes the supernet, the problem and the method's state at k = 0."""
         settings = self.settings
         torch.manual_seed(seed_for(self.config.seed, "initial weights"))
-        supernet = Supernet(
-            self.space, settings.channels, settings.layers, self.num_classes, in_channels, settings.alphas.init_scale
-        )
+        supernet = search_supernet(self.space, settings, self.num_classes, in_channels)
         check_images(torch.empty((1, in_channels, *self.image_size), device="meta"), supernet)
         supernet = supernet.to(self.device)
         if self.channels_last:
             supernet = supernet.to(memory_format=torch.channels_last)
         supernet.checkpointing = self.config.performance.activation_checkpointing
         self.supernet = supernet
-        beta = settings.beta if parse_method(settings.method)[1] else 0.0
+        beta = settings.beta if "beta" in parse_method(settings.method)[1] else 0.0
         transform = torch.compile if self.config.performance.compile else lambda forward: forward
         made = supernet_problem(
             supernet, beta, self.config.performance.precision, transform, registered(settings.method).mix
@@ -282,7 +280,7 @@ class _Search:
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
-        genotype = derive(self.space, dict(zip(self.space.cells, self.x)))
+        genotype = derive(self.space, self._alphas())
         _write_genotype(self.folder, self.space, genotype, weights)
         self.sums = {}
         best = evaluation.accuracy > self.best
@@ -311,6 +309,9 @@ class _Search:
             give_up=self.stop.give_up,
         )  # fmt: skip
 
+    def _alphas(self) -> dict[str, Tensor]:
+        return dict(zip(self.supernet.alphas, self.x))
+
     def _softmax(self) -> dict[str, list[list[float]]]:
         return {
             name: torch.softmax(logits.detach().double().cpu(), -1).tolist()
@@ -322,7 +323,7 @@ class _Search:
         before = time.monotonic()
         evaluation = self._evaluate()
         trained = Trained(self.supernet, self.held_out, self.architecture)
-        derived = derive_by_rule(self.config, self.space, dict(zip(self.space.cells, self.x)), trained, self.shape)
+        derived = derive_by_rule(self.config, self.space, self._alphas(), trained, self.shape)
         self.seconds += time.monotonic() - before
         weights = self._softmax()
         result = {
@@ -330,6 +331,8 @@ class _Search:
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
             "held_out_accuracy": evaluation.accuracy, "alphas": weights,
         }  # fmt: skip
+        if edges := self.supernet.edge_weights():
+            result["edge_weights"] = {name: shares.tolist() for name, shares in edges.items()}
         monitor.hparams(
             {"method": result["method"], "seed": result["seed"]},
             {"final/held_out_accuracy": evaluation.accuracy},
@@ -353,7 +356,7 @@ class _Search:
             "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
-            "alphas": dict(zip(self.space.cells, self.x)),
+            "alphas": self._alphas(),
         }  # fmt: skip
         save(self.folder, self.space, payload, best)
 
@@ -415,8 +418,7 @@ def restore_supernet(run: str | PathLike[str], config: Config, data: Data, devic
     if loaded is None:
         raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
     payload = loaded[0]
-    settings = config.search
-    supernet = Supernet(load_space(config.space), settings.channels, settings.layers, data.num_classes, data.channels)
+    supernet = search_supernet(load_space(config.space), config.search, data.num_classes, data.channels)
     write_back(supernet, payload["x"], payload["y"])
     for name, buffer in supernet.named_buffers():
         buffer.copy_(payload["buffers"][name])

@@ -9,17 +9,18 @@ from torch.nn import functional as f
 from nas_moreau.architecture import Network, Supernet, load_space
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import reduction_places
+from nas_moreau.errors import InputError
 
 SPACES = {"toy": 3, "darts": 3, "nas_bench_201": 1, "robust_darts_s3": 3}
 
 
-def pair(name, channels=4, layers=None, seed=0):
+def pair(name, channels=4, layers=None, seed=0, partial_channels=1):
     """The two supernets in float64 with equal weights and alphas that are far from uniform."""
     torch.manual_seed(seed)
     space = load_space(name)
     layers = SPACES[name] if layers is None else layers
-    shared = Supernet(space, channels, layers, num_classes=5).double()
-    literal = LiteralSupernet(space, channels, layers, num_classes=5).double()
+    shared = Supernet(space, channels, layers, num_classes=5, partial_channels=partial_channels).double()
+    literal = LiteralSupernet(space, channels, layers, num_classes=5, partial_channels=partial_channels).double()
     with torch.no_grad():
         for logits in shared.alphas.values():
             logits.normal_()
@@ -30,8 +31,25 @@ def pair(name, channels=4, layers=None, seed=0):
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("size", [(8, 8), (11, 14)])
 def test_outputs_gradients_and_statistics_equal_the_literal_supernet(name, size):
-    shared, literal = pair(name)
-    assert [n for n, _ in shared.named_parameters()] == [n for n, _ in literal.named_parameters()]
+    assert_equal_functions(*pair(name), size)
+
+
+@pytest.mark.parametrize("name, channels, share, size", [
+    ("toy", 8, 4, (8, 8)), ("toy", 6, 3, (11, 14)), ("nas_bench_201", 8, 4, (8, 8)),
+    ("robust_darts_s2", 8, 2, (11, 14)),
+])  # fmt: skip
+def test_partial_channels_with_edge_weights_equal_the_literal_ones(name, channels, share, size):
+    shared, literal = pair(name, channels, SPACES.get(name, 3), partial_channels=share)
+    assert_equal_functions(shared, literal, size)
+    shared.train()
+    images = torch.randn((3, 3, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    grads = torch.autograd.grad(shared(images).square().sum(), list(shared.alphas.values()))
+    assert len(grads) == 2 * len(shared.space.cells) and all(grad.abs().max() > 0 for grad in grads)
+
+
+def assert_equal_functions(shared, literal, size):
+    names = [n.replace(".mixed.", ".") for n, _ in shared.named_parameters()]
+    assert names == [n for n, _ in literal.named_parameters()]
     labels = torch.tensor([0, 3, 4])
     for step in range(3):
         images = torch.randn((3, 3, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(step))
@@ -48,12 +66,13 @@ def test_outputs_gradients_and_statistics_equal_the_literal_supernet(name, size)
     torch.testing.assert_close(shared(images), literal(images), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name, channels, layers, count", [
-    ("darts", 16, 8, 1_930_618), ("darts", 8, 5, 394_210), ("darts", 4, 3, 72_854),
+@pytest.mark.parametrize("name, channels, layers, share, count", [
+    ("darts", 16, 8, 1, 1_930_618), ("darts", 8, 5, 1, 394_210), ("darts", 4, 3, 1, 72_854),
+    ("darts", 16, 8, 4, 299_578),
 ])  # fmt: skip
-def test_weights_without_alphas_have_the_published_count(name, channels, layers, count):
+def test_weights_without_alphas_have_the_published_count(name, channels, layers, share, count):
     with torch.device("meta"):
-        supernet = Supernet(load_space(name), channels, layers)
+        supernet = Supernet(load_space(name), channels, layers, partial_channels=share)
     assert sum(p.numel() for p in supernet.weights()) == count
 
 
@@ -87,7 +106,9 @@ def test_one_hot_supernet_equals_the_derived_network(name, seed):
     rng = random.Random(seed)
     genotype = space.random_genotype(rng)
     # DARTS puts a norm after pools in the supernet and none in the network, so genotypes without pools are compared
-    while space.skeleton == "darts" and any("pool" in op for cell in genotype.cells.values() for op, _, _ in cell.edges):
+    while space.skeleton == "darts" and any(
+        "pool" in op for cell in genotype.cells.values() for op, _, _ in cell.edges
+    ):
         genotype = space.random_genotype(rng)
     supernet, _ = pair(name, seed=seed)
     network = Network(genotype, 4, SPACES[name], num_classes=5).double()
@@ -139,7 +160,25 @@ def test_only_active_candidates_are_computed(name, kernels):
         assert bool(here) != (space.operations.index(some) in chosen)
 
 
-@pytest.mark.parametrize("layers, places", [(8, (2, 5)), (20, (6, 13)), (5, (1, 3)), (3, (1, 2)), (2, (0, 1)), (1, (0,))])
+def test_a_node_without_candidates_gets_what_passes_by():
+    """One-hot on nothing: the first quarter of a state's channels is zero before the shuffle."""
+    space = load_space("nas_bench_201")
+    supernet, _ = pair("nas_bench_201", 8, partial_channels=4)
+    images = torch.randn((3, 3, 8, 8), dtype=torch.float64)
+    nothing = {"cell": torch.zeros(space.alpha_shape, dtype=torch.float64)}
+    empty = {"cell": [()] * len(space.edges)}
+    torch.testing.assert_close(supernet(images, nothing, empty), supernet(images, nothing), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels, share", [(6, 4), (4, 4), (4, 0), (4, -1)])
+def test_channels_that_cannot_be_shared_out_are_refused(channels, share):
+    with pytest.raises(InputError, match="no whole number of at least two"):
+        Supernet(load_space("toy"), channels, 3, partial_channels=share)
+
+
+@pytest.mark.parametrize(
+    "layers, places", [(8, (2, 5)), (20, (6, 13)), (5, (1, 3)), (3, (1, 2)), (2, (0, 1)), (1, (0,))]
+)
 def test_reduction_places(layers, places):
     assert reduction_places(layers) == places
     assert load_space("darts").reduction_places(layers) == places

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from nas_moreau.architecture import Genotype, Supernet, load_space
+from nas_moreau.architecture import Genotype, derive, load_space
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
+from nas_moreau.stages import derive as derivation
 from nas_moreau.stages import search as stage
 from nas_moreau.stages.derive import derive_run
-from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method, registered
+from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method, registered, search_supernet
 from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, beta_term, supernet_problem
@@ -21,7 +22,18 @@ TINY = [
     "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
 ]  # fmt: skip
 
-EVERY = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas+beta", "drnas", "rsws"]
+EVERY = [
+    "moreau+beta",
+    "moreau-gauss-seidel",
+    "moreau-jacobi",
+    "darts1",
+    "darts2",
+    "gdas+beta",
+    "drnas",
+    "rsws",
+    "moreau+beta+pc",
+    "darts2+pc+beta",
+]
 
 
 def tiny_data(seed=0):
@@ -36,6 +48,12 @@ def tiny(*overrides):
     return load_config(overrides=[*TINY, *overrides])
 
 
+def tiny_for(method, *overrides):
+    """The tiny configuration with a method; partial channels need twice as many of them."""
+    wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
+    return tiny(f"search.method={method}", *wider, *overrides)
+
+
 def bytes_of(folder):
     """What must be equal between two runs: alphas, weights, genotype, metrics without their clock."""
     rows = [row.rsplit(",", 1)[0] for row in (folder / "metrics.csv").read_text().splitlines()]
@@ -46,7 +64,7 @@ def bytes_of(folder):
 
 @pytest.mark.parametrize("method", EVERY)
 def test_every_method_searches_and_repeats_itself(method, tmp_path):
-    config = tiny(f"search.method={method}")
+    config = tiny_for(method)
     results = [search(config, tmp_path / name, data=tiny_data()) for name in "ab"]
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
     for result in results:
@@ -70,10 +88,12 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path):
         assert (tmp_path / "a" / name).exists(), name
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["moreau", "darts2", "gdas", "drnas", "rsws"])
+@pytest.mark.parametrize("method, stop_after", [
+    *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
+    ("gdas", 3), ("drnas+pc", 3), ("rsws", 3), ("rsws", 5),
+])  # fmt: skip
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
-    config = tiny(f"search.method={method}")
+    config = tiny_for(method)
     search(config, tmp_path / "whole", data=tiny_data())
     stop = StopRequest()
     advance = stage._Search._advance
@@ -147,16 +167,57 @@ def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path):
     assert "lower_accuracy" in columns and "upper_accuracy" not in columns
 
 
+def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path):
+    config = tiny_for("darts1+pc")
+    result = search(config, tmp_path / "a", data=tiny_data())
+    shares = result["edge_weights"]
+    assert {name: len(row) for name, row in shares.items()} == {"normal": 5, "reduce": 5}
+    for row in shares.values():
+        assert sum(row[:2]) == pytest.approx(1) and sum(row[2:]) == pytest.approx(1)
+        assert len({round(share, 6) for share in row}) > 1  # they have been learnt
+    alphas = stage.load_checkpoint(tmp_path / "a" / "checkpoints")[0]["alphas"]
+    assert list(alphas) == ["normal", "reduce", "edge_normal", "edge_reduce"]
+    # the edge that the alphas would leave out is kept where its weight is large
+    cell = derive(load_space("toy"), {name: alphas[name] for name in ("normal", "reduce")}).cells["normal"]
+    (out,) = {0, 1, 2} - {source for _, source, target in cell.edges if target == 3}
+    alphas["edge_normal"][2 + out] = 5.0
+    again = derive(load_space("toy"), alphas).cells["normal"]
+    assert out in {source for _, source, target in again.edges if target == 3}
+
+
+@pytest.mark.parametrize("rule", ["edge-normalised", "perturbation", "selection"])
+def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeypatch):
+    rows = []
+    original = derivation.perturb
+    monkeypatch.setattr(
+        derivation,
+        "perturb",
+        lambda *given: (rows.extend(r for t in given[2].values() for r in t), original(*given))[1],
+    )
+    config = tiny_for("darts1+pc", f"derive.rule={rule}")
+    result = search(config, tmp_path / "a", data=tiny_data())
+    load_space("toy").check(Genotype.from_json(json.dumps(result["genotype"])))
+    # the supernet weights its edges by itself: what it is handed are shares of operations
+    assert all(sum(row) == pytest.approx(1) for row in rows) and bool(rows) == (rule == "perturbation")
+    ensemble = derivation.derive_ensemble([tmp_path / "a"], tiny_for("darts1+pc"))
+    assert ensemble.genotype.digest() == result["argmax_digest"]
+
+
 # --- the problem -----------------------------------------------------------------------------------------------------
 
 
-def small_problem(beta=0.0, mix=None):
+def small_supernet(method="moreau"):
+    settings = tiny_for(method, "search.layers=3").search
+    return search_supernet(load_space("toy"), settings, 3, 3)
+
+
+def small_problem(beta=0.0, method="moreau"):
     torch.manual_seed(0)
-    supernet = Supernet(load_space("toy"), 2, 3, num_classes=3).double()
+    supernet = small_supernet(method).double()
     draw = torch.Generator().manual_seed(1)
     images = torch.randn((4, 3, 8, 8), dtype=torch.float64, generator=draw)
     batch = Batch(images, torch.tensor([0, 1, 2, 1]), 0.5)
-    return supernet, supernet_problem(supernet, beta, mix=mix), batch
+    return supernet, supernet_problem(supernet, beta, mix=registered(method).mix), batch
 
 
 def test_only_f_at_y_moves_the_running_statistics():
@@ -176,10 +237,10 @@ def test_only_f_at_y_moves_the_running_statistics():
 
 @pytest.mark.parametrize("method", EVERY)
 def test_a_step_leaves_parameters_and_inputs_alone(method):
-    supernet, made, batch = small_problem(1.0, registered(method).mix)
+    supernet, made, batch = small_problem(1.0, method)
     parameters = [p.detach().clone() for p in supernet.parameters()]
     x, y = [t.clone() for t in made.x], [t.clone() for t in made.y]
-    chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
+    chosen, _ = build_method(tiny_for(method).search, 2)
     state = chosen.init(made.problem, made.x, made.y)
     new_x, new_y, state, info = chosen.step(made.problem, made.x, made.y, state, upper_batch=batch, lower_batch=batch)
     assert all(torch.equal(a, b) for a, b in zip(x + y, made.x + made.y))
@@ -192,10 +253,10 @@ def test_a_step_leaves_parameters_and_inputs_alone(method):
 @pytest.mark.parametrize("method", EVERY)
 def test_a_whole_step_runs_on_the_meta_device(method):
     with torch.device("meta"):
-        supernet = Supernet(load_space("toy"), 2, 3, num_classes=3)
+        supernet = small_supernet(method)
         batch = Batch(torch.empty(4, 3, 8, 8), torch.empty(4, dtype=torch.int64), 0.5)
     made = supernet_problem(supernet, 1.0, mix=registered(method).mix)
-    chosen, _ = build_method(tiny(f"search.method={method}").search, 2)
+    chosen, _ = build_method(tiny_for(method).search, 2)
     state = chosen.init(made.problem, made.x, made.y)
     x, y, state, info = chosen.step(made.problem, made.x, made.y, state, upper_batch=batch, lower_batch=batch)
     assert all(t.device.type == "meta" for t in (*x, *y, info.f)) and (info.F is None or info.F.is_meta)
@@ -238,13 +299,18 @@ def test_cosine_starts_at_the_base_rate_and_changes_once_an_epoch():
 
 
 def test_method_names():
-    assert parse_method("moreau+beta") == ("moreau", True)
-    assert parse_method("darts1") == ("darts1", False)
+    assert parse_method("moreau+beta") == ("moreau", {"beta"})
+    assert parse_method("darts1+pc+beta") == parse_method("darts1+beta+pc") == ("darts1", {"beta", "pc"})
+    assert parse_method("darts1") == ("darts1", set())
     for name, match in (
         ("morau", "Did you mean 'moreau'"),
         ("darts1+gamma", "cannot follow"),
         ("random+beta", "cannot"),
         ("rsws+beta", "cannot"),
+        ("rsws+pc", "cannot"),
+        ("random+pc", "cannot"),
+        ("moreau+pc+pc", "twice"),
+        ("moreau+", "cannot follow"),
     ):
         with pytest.raises(InputError, match=match):
             parse_method(name)
