@@ -67,7 +67,9 @@ def _runs(output: Path) -> list[dict[str, Any]]:
             result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
         except (OSError, ValueError):
             state, result = {"state": "unreadable"}, {}
-        accuracy = result.get("retrain", result).get("test_accuracy", result.get("held_out_accuracy"))
+        whole = result.get("retrain", result)
+        known = (whole.get(name) for name in ("test_accuracy", "held_out_accuracy", "accuracy"))
+        accuracy = next((value for value in known if value is not None), None)
         found.append({
             "run": str(status.parent), "stage": state.get("stage", "?"), "state": state.get("state", "?"),
             "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %", "updated": state.get("updated", "?"),

@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("--download", action="store_true", help="allow torchvision to fetch them")
     parser.add_argument("--methods", help="comma-separated; default: all but the other orders of moreau")
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--n", type=int, default=5000, help="training samples of hyper-cleaning, and for validation")
     parser.add_argument("--corrupt", type=float, default=0.5)
     parser.add_argument("--ways", default="5,10")
     parser.add_argument("--shots", default="1,5")
@@ -123,7 +124,7 @@ def main() -> int:
     if unknown := set(tables) - set(METHODS):
         parser.error(f"unknown tables {sorted(unknown)}; known: {', '.join(METHODS)}")
     seeds, ways, shots = ([int(word) for word in text.split(",")] for text in (given.seeds, given.ways, given.shots))
-    n, output, budgets = 5000, given.output, given.budget
+    n, output, budgets = given.n, given.output, given.budget
     if given.quick:
         given.data = given.omniglot = "shapes"
         seeds, ways, shots, n, budgets, output = [0, 1], [2], [1], 200, (60, 60), output / "quick"
@@ -134,11 +135,11 @@ def main() -> int:
     for task in tables:
         names = [name for name in METHODS[task] if name not in ("moreau-jacobi", "moreau-gauss-seidel")]
         methods = given.methods.split(",") if given.methods else names
-        which = tables_of(task, given.corrupt, ways, shots)
+        which = tables_of(task, given.corrupt, n, ways, shots)
         budget, goal = (part[list(METHODS).index(task)] for part in (budgets, given.goal))
         for name, title, own in which:
             data = given.data if task == "hyper-cleaning" else given.omniglot
-            wish = Wish(data=data, **shared, **own | ({"n": n} if task == "hyper-cleaning" else {}))
+            wish = Wish(data=data, **shared, **own)
             results = runs(task, wish, methods, seeds, output / name, budget)
             table(f"{title} on {data}", task, results, goal)
             everything[name] = results
@@ -147,13 +148,16 @@ def main() -> int:
     return 0
 
 
-def tables_of(task: str, corrupt: float, ways: list[int], shots: list[int]) -> list[tuple[str, str, dict[str, Any]]]:
+def tables_of(
+    task: str, corrupt: float, n: int, ways: list[int], shots: list[int]
+) -> list[tuple[str, str, dict[str, Any]]]:
     """Returns (folder name, title, options) of each table of a task."""
     if task == "hyper-cleaning":
-        return [(f"cleaning-{corrupt:g}", f"hyper-cleaning, {100 * corrupt:g} % corrupted", {"corrupt": corrupt})]
+        title = f"hyper-cleaning, {100 * corrupt:g} % of {n} labels corrupted"
+        return [(f"cleaning-{n}-{corrupt:g}", title, {"corrupt": corrupt, "n": n})]
     return [
-        (f"few-shot-{n}-{k}", f"{n}-way {k}-shot, held-out alphabets or classes", {"ways": n, "shots": k})
-        for n in ways
+        (f"few-shot-{w}-{k}", f"{w}-way {k}-shot, held-out alphabets or classes", {"ways": w, "shots": k})
+        for w in ways
         for k in shots
     ]
 

@@ -30,7 +30,7 @@ def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
     assert script.main() == 0
     out = capsys.readouterr().out
-    assert "hyper-cleaning, 50 % corrupted on shapes" in out and "2-way 1-shot" in out
+    assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out
     assert out.count("| moreau |") == out.count("| none |") == 2 and "| 2 | 60 |" in out
 
     def never(self):
