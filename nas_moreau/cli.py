@@ -16,6 +16,7 @@ from nas_moreau import __version__, verbs, verbs_compare, verbs_using
 from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopAtOnce
+from nas_moreau.user_modules import import_modules
 from nas_moreau.verbs import say
 
 DONE, FAILURE, USAGE, NON_FINITE = 0, 1, 2, 3
@@ -227,32 +228,22 @@ def _add_using(table: Any) -> None:
     verb.add_argument("run", metavar="RUN-OR-EXPORT", help="a retraining, the parent that `run` made, or an export")
     verb.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
 
+    verb = _verb(table, "plan", verbs_using.plan, "measure a few steps and say what a run will take", [
+        "plan --preset smoke", "plan --preset cifar10 --data cifar10 --memory 11GB --hours 6 --json",
+    ])  # fmt: skip
+    verb.add_argument("--memory", metavar="AMOUNT", help="memory that there is, e.g. 11GB (default: this machine's)")
+    verb.add_argument("--hours", type=float, help="hours that there are for search and retraining together")
+    verb.add_argument("--genotype", metavar="GENOTYPE", help="the cell to retrain (default: a random one of the space)")
+    _with_configuration(verb, output=False)
+
+    verb = _verb(table, "doctor", verbs_using.doctor, "check this machine and say what to do about what is amiss", [
+        "doctor", "doctor --json",
+    ])  # fmt: skip
+    verb.add_argument("--data-dir", metavar="DIR", default="data", help="where torchvision's data sets lie")
+    verb.add_argument("--output", metavar="DIR", default="checkpoints", help="where runs are to be written")
+
 
 # --- entry -----------------------------------------------------------------------------------------------------------
-
-
-def _import(names: Sequence[str]) -> None:
-    """Imports the user's modules; a path is imported as a module of its file's name."""
-    import importlib
-    import importlib.util
-
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    for name in names:
-        try:
-            if name.endswith(".py"):
-                spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-                module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-                sys.modules[spec.name] = module  # type: ignore[union-attr]
-                spec.loader.exec_module(module)  # type: ignore[union-attr]
-            else:
-                importlib.import_module(name)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"--import {name} failed: {type(error).__name__}: {error}.", "Mend that module."
-            ) from error
 
 
 def _again(arguments: Sequence[str], output: str | None) -> str:
@@ -273,13 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stop:
             args = _parse(arguments)
-            _import(args.imports)
+            import_modules(args.imports)
             result = args.function(args)
         if args.json and result is not None:
             print(json.dumps(result, indent=2, sort_keys=True, allow_nan=False))
         elif result is not None and getattr(args, "dry_run", False):
             print(json.dumps(result, indent=2))
-        return DONE
+        return FAILURE if args.verb == "doctor" and not result["usable"] else DONE
     except BrokenPipeError:
         return FAILURE
     except (Exception, KeyboardInterrupt) as error:

@@ -1,4 +1,4 @@
-"""What the verbs do that use what was found: export, predict."""
+"""What the verbs do that use what was found or look ahead: export, predict, plan, doctor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nas_moreau.verbs import _configuration, _print_rows, run_config, say, stage
 SHOWN = 3  # classes in a row of `predict`
 
 
-def _trained(source: str) -> Any:
+def _classifier(source: str) -> Any:
     """Returns the trained network of a run or an exported folder."""
-    from nas_moreau.stages import trained
+    from nas_moreau.stages import classifier
 
-    if trained.is_export(source):
-        return trained.from_export(source)
+    if classifier.is_export(source):
+        return classifier.from_export(source)
     folder = stage_folder(source, "retrain")
-    return trained.from_run(folder, run_config(folder))
+    return classifier.from_run(folder, run_config(folder))
 
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.stages import trained
+    from nas_moreau.stages import classifier
     from nas_moreau.stages.export import export as write
 
     if args.untrained:
@@ -34,13 +34,13 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             channels, layers = published_sizes(genotype)
             sizes = [f"retrain.channels={channels}", f"retrain.layers={layers}"]
             args.overrides = [*sizes, *args.overrides]
-        network = trained.untrained(genotype, _configuration(args))
+        network = classifier.untrained(genotype, _configuration(args))
         output = args.output or f"export-{genotype.digest()}-{args.format}"
     else:
         if (args.overrides or args.preset or args.config or args.data) or not Path(args.run).exists():
             _refuse(args)
-        network = _trained(args.run)
-        folder = Path(args.run) if trained.is_export(args.run) else stage_folder(args.run, "retrain")
+        network = _classifier(args.run)
+        folder = Path(args.run) if classifier.is_export(args.run) else stage_folder(args.run, "retrain")
         output = args.output or folder / f"export-{args.format}"
     result = write(network, args.format, output)
     if not args.json:
@@ -69,7 +69,7 @@ def _refuse(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> dict[str, Any]:
     from nas_moreau.stages.predict import predict as classify
 
-    result = classify(_trained(args.run), args.images)
+    result = classify(_classifier(args.run), args.images)
     if not args.json:
         from rich.console import Console
         from rich.table import Table
@@ -84,4 +84,50 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
         Console().print(table)
     for row in result["unreadable"]:
         say(f"not read: {row['file']}: {row['reason']}")
+    return result
+
+
+def plan(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.architecture import load_genotype
+    from nas_moreau.stages.plan import parse_memory
+    from nas_moreau.stages.plan import plan as look_ahead
+
+    memory = None if args.memory is None else parse_memory(args.memory)
+    if args.hours is not None and not args.hours > 0:
+        raise InputError(f"--hours is {args.hours:g}.", "Give the hours that there are.")
+    genotype = None if args.genotype is None else load_genotype(args.genotype)
+    result = look_ahead(_configuration(args), genotype, memory, args.hours, args.imports, say)
+    if not args.json:
+        rows = [(stage, "", result[stage]) for stage in ("search", "retrain")]
+        rows += [
+            (p["stage"], f"{' '.join(p['change'])}{'' if p['fits'] else '  (too much)'}", p)
+            for p in result["proposals"]
+        ]
+        shown = [("stage", "memory", "time", "with"), *((s, _memory(r), _time(r), text) for s, text, r in rows)]
+        _print_rows(shown)
+        if genotype is None:
+            say("The retraining is that of a random cell of the space; --genotype names the one you mean.")
+    return result
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return "more than there is" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e9:.2f} GB"
+
+
+def _time(row: dict[str, Any]) -> str:
+    hours = row["hours"]
+    if hours is None:
+        return "?"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.stages.doctor import examine
+
+    result = examine(Path(args.output), Path(args.data_dir))
+    if not args.json:
+        _print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
+        cures = [f"{row['what']}: {row['cure']}" for row in result["findings"] if row["cure"]]
+        print("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
+        print("usable" if result["usable"] else "not usable as it is")
     return result

@@ -145,6 +145,8 @@ BAD = [
     (["export", "DARTS_V2", "--format", "onnx"], "has no weights"),
     (["export", "nowhere", "--format", "python"], "no genotype 'nowhere'"),
     (["predict", "nowhere", "a.png"], "no run folder"),
+    (["plan", "--preset", "smoke", "--memory", "11XB"], "no amount of memory"),
+    (["plan", "--preset", "smoke", "--hours", "-1"], "--hours is -1"),
     (["runn"], "runn"),
     (["run", "--nonsense"], "--nonsense"),
     (["list", "everything"], "everything"),
@@ -224,7 +226,7 @@ def test_show(name, match, capsys):
 def test_every_verb_has_help_with_examples():
     verbs = next(a for a in build_parser()._actions if a.dest == "verb").choices
     assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench",
-            "export", "predict"} <= set(verbs)
+            "export", "predict", "plan", "doctor"} <= set(verbs)
     for verb, parser in verbs.items():
         text = parser.format_help()
         assert "examples:" in text and f"nas-moreau {verb}" in text

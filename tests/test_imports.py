@@ -34,8 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "timm_models": {"architecture", "errors"},
     "stages": {
         "architecture", "bilevel", "config", "data", "distributed", "errors", "kernels", "problems", "runs",
-        "timm_models",
+        "timm_models", "user_modules",
     },
+    "user_modules": {"errors"},
 }  # fmt: skip
 UNBOUND = {"cli", "verbs", "verbs_compare", "verbs_using", "listing", "__main__"}
 LIGHT = [

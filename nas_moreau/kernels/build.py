@@ -43,8 +43,7 @@ def _notice(text: str) -> None:
 def _load() -> bool:
     if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
         return False
-    compiler = _compiler()
-    library = cache_directory() / f"operators-{_key(compiler)}.so"
+    compiler, library = _compiler(), library_path()
     if not library.exists():
         if compiler is None:
             _notice("no C++ compiler found; the portable path is used (several times slower on a CPU).")
@@ -69,6 +68,11 @@ def cache_directory() -> Path:
         return Path(os.environ["NAS_MOREAU_CACHE"])
     home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
     return Path(home) / "nas_moreau"
+
+
+def library_path() -> Path:
+    """Returns where the library compiled for this machine lies, or will lie."""
+    return cache_directory() / f"operators-{_key(_compiler())}.so"
 
 
 def _compiler() -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import nas_moreau
 from nas_moreau.architecture import multiply_adds, parameter_count
-from nas_moreau.stages.trained import Trained
+from nas_moreau.stages.classifier import Classifier
 
 SHOWN_CLASSES = 20
 
@@ -35,27 +35,27 @@ logits = network(normalise(pixels))                         # pixels: uint8 (n, 
 }
 
 
-def model_card(trained: Trained, form: str, checks: list[dict[str, Any]]) -> str:
+def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) -> str:
     """Returns the card's text."""
-    data, network = trained.data, trained.network
-    channels, height, width = trained.input_size
+    data, network = classifier.data, classifier.network
+    channels, height, width = classifier.input_size
     classes = data["classes"]
     names = ", ".join(classes[:SHOWN_CLASSES]) + (", ..." if len(classes) > SHOWN_CLASSES else "")
     size = f"{channels} x {height} x {width}"
     lines = [
         "---", "library_name: timm", "pipeline_tag: image-classification", "tags: [image-classification, timm, nas]",
-        "---", f"# Network of the cell {trained.genotype.digest()}", "",
-        f"An image classifier whose cells came out of an architecture search (space {trained.genotype.space}).", "",
+        "---", f"# Network of the cell {classifier.genotype.digest()}", "",
+        f"An image classifier whose cells came out of an architecture search (space {classifier.genotype.space}).", "",
         "| | |", "|---|---|",
         f"| parameters | {parameter_count(network):,} |",
-        f"| multiply-adds | {multiply_adds(network, trained.input_size):,} for one {size} image (convolutions and "
+        f"| multiply-adds | {multiply_adds(network, classifier.input_size):,} for one {size} image (convolutions and "
         "linear layers) |",
-        f"| network | {trained.channels} channels, {trained.layers} layers |",
+        f"| network | {classifier.channels} channels, {classifier.layers} layers |",
         f"| classes | {len(classes)}: {names} |",
         f"| images | {size}; the centre cut to that shape, then resized (bilinear, antialiased) |",
         f"| normalised | (pixels / 255 - mean) / std, mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
         f"| trained on | {data['name']}: {sum(data['train']):,} training and {sum(data['test']):,} test images |",
-        "", "## How good it is", "", *_quality(trained), "", "## How to use it", "",
+        "", "## How good it is", "", *_quality(classifier), "", "## How to use it", "",
     ]  # fmt: skip
     for part in dict.fromkeys((form if form in USAGE else "timm", "timm")):
         text = USAGE[part].replace("CHANNELS", str(channels)).replace("HEIGHT", str(height))
@@ -67,20 +67,20 @@ def model_card(trained: Trained, form: str, checks: list[dict[str, Any]]) -> str
     ]
     if data["notes"]:
         lines += ["", "## Notes on the images", "", *(f"* {note}" for note in data["notes"])]
-    return "\n".join([*lines, "", "## The cell", "", "```json", trained.genotype.to_json(), "```", ""])
+    return "\n".join([*lines, "", "## The cell", "", "```json", classifier.genotype.to_json(), "```", ""])
 
 
 def _numbers(values: list[float]) -> str:
     return "(" + ", ".join(f"{value:.4f}" for value in values) + ")"
 
 
-def _quality(trained: Trained) -> list[str]:
-    if not trained.record:
+def _quality(classifier: Classifier) -> list[str]:
+    if not classifier.record:
         return ["**Its weights are random**: it was exported without training."]
-    result, environment = trained.record["result"], trained.record["environment"]
-    settings, versions = trained.record["config"]["retrain"], environment.get("packages", {})
+    result, environment = classifier.record["result"], classifier.record["environment"]
+    settings, versions = classifier.record["config"]["retrain"], environment.get("packages", {})
     return [
-        f"Test accuracy {100 * result['test_accuracy']:.2f} % on {sum(trained.data['test']):,} images; one training "
+        f"Test accuracy {100 * result['test_accuracy']:.2f} % on {sum(classifier.data['test']):,} images; one training "
         f"run (n = 1, seed {result['seed']}), epochs {result['epochs']}, batch {settings['batch_size']}, optimizer "
         f"{settings['optimizer']}, learning rate {settings['lr']:g}.",
         "",

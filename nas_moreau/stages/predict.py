@@ -12,23 +12,23 @@ import torch
 from nas_moreau.data import Augment
 from nas_moreau.data.image_files import is_image, read_image
 from nas_moreau.errors import InputError
-from nas_moreau.stages.trained import Trained
+from nas_moreau.stages.classifier import Classifier
 
 BATCH = 64
 
 
 @torch.no_grad()
-def predict(trained: Trained, paths: Sequence[str | PathLike[str]]) -> dict[str, Any]:
+def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dict[str, Any]:
     """Returns `images`, each with file, class, probability and the probabilities of all classes, and `unreadable`.
 
     Args:
-        trained: The network with the class names, size and statistics of the images it was trained on.
+        classifier: The network with the class names, size and statistics of the images it was trained on.
         paths: Image files, and folders whose images are meant. What cannot be read is listed; the rest is done.
 
     Raises:
         InputError: There is no image that can be read.
     """
-    data = trained.data
+    data = classifier.data
     augment = Augment(tuple(data["mean"]), tuple(data["std"]))
     rows: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
@@ -43,7 +43,7 @@ def predict(trained: Trained, paths: Sequence[str | PathLike[str]]) -> dict[str,
                 reason = error.cause.removeprefix(f"{path} cannot be read: ")
                 unreadable.append({"file": str(path), "reason": reason})
         if kept:
-            logits = trained.network(augment(torch.stack(pixels)))
+            logits = classifier.network(augment(torch.stack(pixels)))
             for path, row in zip(kept, logits.double().softmax(-1).tolist()):
                 best = max(range(len(row)), key=row.__getitem__)
                 rows.append({

@@ -21,7 +21,7 @@ from nas_moreau.stages import export as stage
 from nas_moreau.stages.export import ExportFailed, export, write_python
 from nas_moreau.stages.predict import predict
 from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.trained import from_export, from_run, untrained
+from nas_moreau.stages.classifier import from_export, from_run, untrained
 
 BENCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 EMPTY = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
 
 
 def without_training(genotype, monkeypatch, *overrides, data=None):
-    monkeypatch.setattr("nas_moreau.stages.trained.load_images", lambda config: data or tiny_data())
+    monkeypatch.setattr("nas_moreau.stages.classifier.load_images", lambda config: data or tiny_data())
     config = load_config(overrides=[*TINY, "retrain.auxiliary=false", *overrides])
     return untrained(load_genotype(genotype), config)
 
@@ -231,5 +231,5 @@ def test_predictions_of_a_run_and_its_export_are_equal_and_name_classes(run, tmp
 def test_a_run_without_data_json_reads_its_images_again(run, tmp_path, monkeypatch):
     shutil.copytree(run[0], tmp_path / "old")
     (tmp_path / "old" / "data.json").unlink()
-    monkeypatch.setattr("nas_moreau.stages.trained.load_images", lambda config: tiny_data())
+    monkeypatch.setattr("nas_moreau.stages.classifier.load_images", lambda config: tiny_data())
     assert from_run(tmp_path / "old", run[1]).data == from_run(*run).data

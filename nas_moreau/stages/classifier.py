@@ -20,7 +20,7 @@ from nas_moreau.stages.setting import load_images
 
 
 @dataclass(frozen=True)
-class Trained:
+class Classifier:
     """A network and what belongs to it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Trained:
         return self.data["channels"], height, width
 
 
-def from_run(folder: str | PathLike[str], config: Config) -> Trained:
+def from_run(folder: str | PathLike[str], config: Config) -> Classifier:
     """Returns the network of a retraining folder with the weights its result was measured with.
 
     Raises:
@@ -65,7 +65,7 @@ def from_run(folder: str | PathLike[str], config: Config) -> Trained:
     return _finished(network, config, data, files | {"config": config.to_dict()})
 
 
-def untrained(genotype: Genotype, config: Config) -> Trained:
+def untrained(genotype: Genotype, config: Config) -> Classifier:
     """Returns the network of a genotype with the initial weights that a retraining by `config` would begin with.
 
     Raises:
@@ -76,9 +76,9 @@ def untrained(genotype: Genotype, config: Config) -> Trained:
     return _finished(network, config, data, {})
 
 
-def _finished(network: Network, config: Config, data: dict[str, Any], record: dict[str, Any]) -> Trained:
+def _finished(network: Network, config: Config, data: dict[str, Any], record: dict[str, Any]) -> Classifier:
     network.auxiliary = None
-    return Trained(network.eval(), config.retrain.channels, config.retrain.layers, data, record)
+    return Classifier(network.eval(), config.retrain.channels, config.retrain.layers, data, record)
 
 
 def is_export(folder: str | PathLike[str]) -> bool:
@@ -86,7 +86,7 @@ def is_export(folder: str | PathLike[str]) -> bool:
     return (Path(folder) / "config.json").is_file() and (Path(folder) / "model.safetensors").is_file()
 
 
-def from_export(folder: str | PathLike[str]) -> Trained:
+def from_export(folder: str | PathLike[str]) -> Classifier:
     """Returns the network of an exported folder.
 
     Raises:
@@ -112,32 +112,32 @@ def from_export(folder: str | PathLike[str]) -> Trained:
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder / 'model.safetensors'} cannot be used: {reason}.", "Export again.") from None
-    return Trained(network.eval(), options["channels"], options["layers"], data, record)
+    return Classifier(network.eval(), options["channels"], options["layers"], data, record)
 
 
-def timm_configuration(trained: Trained) -> dict[str, Any]:
+def timm_configuration(classifier: Classifier) -> dict[str, Any]:
     """Returns config.json of an exported folder: what timm needs to rebuild the network, and what we add."""
     from nas_moreau.timm_models import CONFIGURATION
 
-    channels, height, width = trained.input_size
+    channels, height, width = classifier.input_size
     with torch.no_grad():
-        maps = trained.network.forward_maps(torch.zeros(1, channels, height, width))
+        maps = classifier.network.forward_maps(torch.zeros(1, channels, height, width))
     about = {
         "input_size": [channels, height, width], "pool_size": list(maps[-1].shape[-2:]), "crop_pct": 1.0,
-        "crop_mode": "center", "interpolation": "bilinear", "fixed_input_size": False, "mean": trained.data["mean"],
-        "std": trained.data["std"], "num_classes": len(trained.data["classes"]),
+        "crop_mode": "center", "interpolation": "bilinear", "fixed_input_size": False, "mean": classifier.data["mean"],
+        "std": classifier.data["std"], "num_classes": len(classifier.data["classes"]),
         "first_conv": CONFIGURATION["first_conv"], "classifier": CONFIGURATION["classifier"],
     }  # fmt: skip
     return {
         "architecture": "nas_moreau",
-        "num_classes": len(trained.data["classes"]),
-        "num_features": trained.network.num_features,
+        "num_classes": len(classifier.data["classes"]),
+        "num_features": classifier.network.num_features,
         "global_pool": "avg",
-        "label_names": trained.data["classes"],
+        "label_names": classifier.data["classes"],
         "model_args": {
-            "genotype": json.loads(trained.genotype.to_json()), "channels": trained.channels, "layers": trained.layers,
-            "num_classes": len(trained.data["classes"]), "in_chans": channels,
+            "genotype": json.loads(classifier.genotype.to_json()), "channels": classifier.channels,
+            "layers": classifier.layers, "num_classes": len(classifier.data["classes"]), "in_chans": channels,
         },
         "pretrained_cfg": about,
-        "nas_moreau": {"digest": trained.genotype.digest(), "data": trained.data, "record": trained.record},
+        "nas_moreau": {"digest": classifier.genotype.digest(), "data": classifier.data, "record": classifier.record},
     }  # fmt: skip
