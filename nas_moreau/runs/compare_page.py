@@ -113,7 +113,7 @@ def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
     )
     chart = cost_chart(9, curves, "accuracy (%)")
     if chart:
-        parts.append(section("Cost", figure("", chart, f"{what} A line is a seed.")))
+        parts.append(section("Cost", figure("", chart, f"{what} Thin: a seed. Thick: the mean after the same epoch.")))
     parts += [_words(result), _cells(result), _record(folder)]
     body = "\n".join(part for part in parts if part)
     return (
@@ -150,6 +150,7 @@ def _words(result: Mapping[str, Any]) -> str:
             "values counted; with few seeds it cannot be small",
         ),
         ("search s", "wall-clock seconds of the search, held-out evaluations and checkpoints included; mean"),
+        ("+selection", "the cell after another rule than the space's own; the row above it is the cell before"),
         ("peak memory", "the most that a search's process used, images and libraries included; largest of the seeds"),
         ("skip share", "skip connections among the edges of the found cell; mean"),
     ]

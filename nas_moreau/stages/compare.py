@@ -36,8 +36,8 @@ from nas_moreau.stages.comparison_rows import (
 from nas_moreau.stages.comparison_summary import summarise
 from nas_moreau.stages.cost_curves import cost_curve
 from nas_moreau.stages.methods import parse_method
-from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table
-from nas_moreau.stages.ranking import one_hot_losses, rank_correlations, rivals_of_ranking
+from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table, name_of, same_cells
+from nas_moreau.stages.ranking import CELLS, one_hot_losses, rank_correlations, rivals_of_ranking
 from nas_moreau.stages.retrain import plan_retraining
 from nas_moreau.stages.search import plan_search, random_cell
 from nas_moreau.stages.setting import load_images
@@ -159,7 +159,7 @@ def _plan(
         raise InputError(f"--{'rank' if rank else 'column'} needs a table.", "Give --table FILE.")
     loaded, accuracies = (None if table is None else load_table(table)), {}
     if loaded is not None:
-        if space.name != SPACE:
+        if not same_cells(space):
             raise InputError(f"The table holds cells of {SPACE}, and the space is {space.name}.", f"Use space={SPACE}.")
         column = loaded.pick_column(column)
         accuracies = loaded.accuracies(column)
@@ -213,7 +213,7 @@ class _Comparison:
 
     def _ranked(self, name: str) -> bool:
         losses = read_json(self.output / "searches" / name / "rank.json")
-        return losses is not None and self.rank is not None and losses.get("cells") == min(self.rank, 729)
+        return losses is not None and self.rank is not None and losses.get("cells") == min(self.rank, CELLS)
 
     def check(self) -> None:
         """Refuses data and networks that do not fit, unless all is done already."""
@@ -280,7 +280,7 @@ class _Comparison:
             return row
         genotype = Genotype.from_json(row["genotype"])
         self.table.look_up(genotype)  # refuses a cell that it does not hold
-        row = row | {"table": self.accuracies[genotype.to_nas_bench_201()]}
+        row = row | {"table": self.accuracies[name_of(genotype) or ""]}
         losses = read_json(self.output / "searches" / row["search"] / "rank.json") if self.rank else None
         return row | (rank_correlations(losses, self.table, self.column) if losses else {})
 

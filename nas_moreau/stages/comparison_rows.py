@@ -14,10 +14,9 @@ from typing import Any
 from nas_moreau.architecture import Genotype
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import read_table
-from nas_moreau.stages.nas_bench_table import SPACE
+from nas_moreau.stages.nas_bench_table import name_of
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -43,20 +42,24 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
         folder: Its run folder.
     """
     result = read_json(folder / "result.json") or {}
-    cells = [(method, result["genotype"])]
+    seconds = result["wall_seconds"]
+    cells = [(method, result["genotype"], seconds)]
     if "argmax_genotype" in result:
-        rule = (read_config(folder).get("derive") or {}).get("rule", "selection")
-        cells = [(method, result["argmax_genotype"]), (f"{method} +{rule}", result["genotype"])]
-    for label, data in cells:
+        rule = (result.get("selection") or {}).get("rule", "selection")
+        rule = "budget" if rule == "argmax" else rule
+        # the last epoch's end: the result's seconds hold what the rule took
+        before = next((float(row["wall_seconds"]) for row in reversed(read_table(folder / "metrics.csv"))), seconds)
+        cells = [(method, result["argmax_genotype"], before), (f"{method} +{rule}", result["genotype"], seconds)]
+    for label, data, seconds in cells:
         genotype = Genotype.from_json(data)
         operations = [edge[0] for cell in genotype.cells.values() for edge in cell.edges]
         yield dict.fromkeys(COLUMNS) | {
             "method": label, "seed": seed, "digest": genotype.digest(), "genotype": genotype.to_dict(),
-            "arch": genotype.to_nas_bench_201() if genotype.space == SPACE else None,
+            "arch": name_of(genotype),
             "held_out_accuracy": result["held_out_accuracy"],
             "skip_share": operations.count("skip_connect") / len(operations),
             "noise_share": operations.count("noise") / len(operations),
-            "search_seconds": result["wall_seconds"],
+            "search_seconds": seconds,
             "search_peak_memory_bytes": result["peak_memory_bytes"], "search": folder.name,
         }  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from nas_moreau.architecture import derive, load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs.report_data import Stage, read_run
+from nas_moreau.stages.nas_bench_table import name_of
 
 Curve = list[tuple[float, float]]  # (seconds, accuracy 0..1) after every epoch
 
@@ -55,4 +56,4 @@ def _cells_by_epoch(stage: Stage) -> list[str]:
         return []
     final = stage.result.get("argmax_digest", stage.result.get("digest"))
     # a method may derive by more than the weights in the file
-    return [cell.to_nas_bench_201() for cell in found] if found and found[-1].digest() == final else []
+    return [name_of(cell) or "" for cell in found] if found and found[-1].digest() == final else []

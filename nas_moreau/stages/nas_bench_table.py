@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.architecture import Genotype, SearchSpace, load_space
 from nas_moreau.architecture.genotype_text import read_nas_bench_201
 from nas_moreau.config import did_you_mean
 from nas_moreau.errors import InputError
@@ -49,12 +49,12 @@ class Table:
         Raises:
             InputError: The genotype is of another space, or the table does not hold it.
         """
-        if genotype.space != SPACE:
+        name = name_of(genotype)
+        if name is None:
             raise InputError(
                 f"The genotype is of space '{genotype.space}', and the table holds cells of {SPACE}.",
                 f"Search with space={SPACE}, or leave --table out.",
             )
-        name = genotype.to_nas_bench_201()
         if name not in self.cells:
             raise InputError(
                 f"The table {self.path} does not hold the cell {name}.", "Give a table of the whole benchmark."
@@ -99,6 +99,20 @@ class Table:
                 f"Name another one with --column: {', '.join(self.columns)}.",
             )
         return {name: number / 100 for name, number in numbers.items()} if high > 1 else numbers
+
+
+def name_of(genotype: Genotype) -> str | None:
+    """Returns the NAS-Bench-201 string of a cell of three nodes with one edge between any two; None of another one."""
+    cell = genotype.cells.get("cell")
+    if cell is None or cell.concat != (3,) or {(a, b) for _, a, b in cell.edges} != set(load_space(SPACE).edges):
+        return None
+    return genotype.to_nas_bench_201() if len(cell.edges) == 6 else None
+
+
+def same_cells(space: SearchSpace) -> bool:
+    """Returns whether a space holds the cells of NAS-Bench-201, whatever its name and the order of its operations."""
+    own = load_space(SPACE)
+    return (space.skeleton, space.edges, set(space.choices)) == (own.skeleton, own.edges, set(own.choices))
 
 
 def load_table(path: str | PathLike[str]) -> Table:

@@ -29,6 +29,7 @@ from nas_moreau.stages.setting import prepare, resized
 from nas_moreau.stages.significance import kendall_tau
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
+CELLS = 3**6
 IMAGES = 1000  # of the held-out split, the same for every cell of a search
 EARLY = "c10_valid25k_12ep"  # accuracy after 12 epochs, where the table has it
 

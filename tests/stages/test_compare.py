@@ -229,13 +229,14 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
     folder = tmp_path / "moreau-seed0"
     folder.mkdir()
     before, after = (SPACE.random_genotype(random.Random(seed)).to_dict() for seed in (1, 2))
-    (folder / "config.yaml").write_text("derive: {rule: selection}\n")
+    (folder / "metrics.csv").write_text("epoch,wall_seconds\n0,0.25\n1,0.75\n")
     (folder / "result.json").write_text(json.dumps({
         "genotype": after, "argmax_genotype": before, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
-        "peak_memory_bytes": 7,
+        "peak_memory_bytes": 7, "selection": {"rule": "selection"},
     }))  # fmt: skip
     rows = list(rows_of_search("moreau", 0, folder))
     assert [(line["method"], line["genotype"]) for line in rows] == [("moreau", before), ("moreau +selection", after)]
+    assert [line["search_seconds"] for line in rows] == [0.75, 1.0]  # the selection's time is its own
     assert {line["search"] for line in rows} == {"moreau-seed0"}
 
 

@@ -3,14 +3,15 @@
 import gzip
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.architecture import Genotype, derive, load_space
 from nas_moreau.errors import InputError
-from nas_moreau.stages.nas_bench_table import baselines, load_table, operations_of
+from nas_moreau.stages.nas_bench_table import baselines, load_table, name_of, operations_of, same_cells
 
 SPACE = load_space("nas_bench_201")
 CELLS = [SPACE.random_genotype(random.Random(seed)).to_nas_bench_201() for seed in range(8)]
@@ -95,6 +96,18 @@ def test_what_the_table_does_not_hold_is_refused(tmp_path):
         table.look_up(Genotype.parse(THREE))
     with pytest.raises(InputError, match="of space 'toy'"):
         table.look_up(load_space("toy").random_genotype(random.Random(0)))
+    with pytest.raises(InputError, match="of space 'nas_bench_201'"):
+        table.look_up(Genotype.parse("|skip_connect~0|+|skip_connect~0|skip_connect~1|"))
+
+
+def test_a_space_may_turn_the_operations_round_but_not_leave_one_out(tmp_path):
+    table = load_table(written(tmp_path / "t.csv", f"arch,acc\n{SKIP},54.3\n"))
+    for name, operations, same in [("turned", SPACE.operations[::-1], True), ("fewer", SPACE.operations[1:], False)]:
+        space = replace(SPACE, name=name, operations=operations)
+        assert same_cells(space) is same
+        found = derive(space, {"cell": [[float(op == "skip_connect") for op in operations]] * 6})
+        assert found.space == name and table.look_up(found) == {"acc": 54.3}
+    assert not same_cells(load_space("toy")) and name_of(load_space("toy").random_genotype(random.Random(0))) is None
 
 
 def test_the_column_is_named_or_plain(tmp_path):
