@@ -29,7 +29,17 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.step_sizes import LONGEST, Tuning, at_top, climb, penalty, sizes, start
+from nas_moreau.bilevel.step_sizes import (
+    LONGEST,
+    Tuning,
+    at_top,
+    climb,
+    measured_again,
+    penalty,
+    sizes,
+    start,
+    steeper,
+)
 from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, grad_x_of_g, norm, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
@@ -178,6 +188,7 @@ def moreau(
         for i in range(theta_steps):
             inner = first if i == 0 else evaluate(problem.at_theta, x, theta, lower_batch, False, True)
             d_theta = add(inner.grad_y, subtract(theta, y), 1 / gamma_k)
+            last_theta = theta
             moved, theta_rule = rule_theta.apply(d_theta, eta_k, theta, theta_rule)
             theta = problem.prox_y(x, moved, eta_k)
 
@@ -226,20 +237,27 @@ def moreau(
             upper.aux, lower.aux,
         )  # fmt: skip
         new = State(theta, k + 1, x_rule, y_rule, theta_rule, state.tuning)
-        old = state.tuning
-        look = isinstance(c, str) and new.k % CHECK_EVERY == 0
+        tuning = state.tuning
+        if tuning is None:
+            return new_x, new_y, new, info
+        # between the steps at which others look whether the iteration has come to rest
+        if new.k < CHECK_EVERY or new.k % CHECK_EVERY == CHECK_EVERY // 2:
+            move, theta_move = (x, new_x, d_x), (last_theta, theta, inner.grad_y)
+            shorter = steeper(tuning, problem, move, theta_move, y, c_k, alpha_k, upper_batch, lower_batch)
+            if shorter is not None:
+                return x, y, state._replace(k=new.k, tuning=shorter), info
         if (
-            old is not None
-            and look
-            and not at_top(old, c_k)
+            isinstance(c, str)
+            and new.k % CHECK_EVERY == 0
+            and not at_top(tuning, c_k)
             and (
-                new.k - old.since >= LONGEST
-                or settled(x, y, state.theta, new_x, new_y, theta, info, old.curvature.phi_xy)
+                new.k - tuning.since >= LONGEST
+                or settled(x, y, state.theta, new_x, new_y, theta, info, tuning.curvature.phi_xy)
             )
         ):
-            tuning = climb(old, problem, new_x, new_y, upper_batch, lower_batch, new.k, c_k)
+            tuning = measured_again(tuning, problem, new_x, new_y, upper_batch, lower_batch, new.k)
             near = _near_prox(problem, new_x, new_y, gamma_k, eta_k, 0.1 * float(norms["F_y/c"]), lower_batch)
-            new = new._replace(theta=near, theta_rule=rule_theta.init(near), tuning=tuning)
+            new = new._replace(theta=near, theta_rule=rule_theta.init(near), tuning=climb(tuning, new.k, c_k))
         return new_x, new_y, new, info
 
     def at_penalty(value: float) -> Method:

@@ -29,6 +29,10 @@ steps have passed, c_k is doubled, theta is found anew from y, and the curvature
 150 L_F / L_phi. On every rung c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the
 minimiser from small c is what finds the right basin where a fixed constant does not.
 
+Where the lower level is convex the curvatures in use are those of the place where the iteration is, measured on every
+rung; where it is not, the largest met, far from the way too. In the first steps, and then now and then, the secants of
+the steps of x and theta are looked at: a step that was too long is taken back, and the next ones are shorter.
+
 The theory asks for gamma < 1/(2 rho), with rho the weak convexity of f(x, .). At first gamma may be larger (below that
 bound a maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds where the
 iteration is.
@@ -48,6 +52,9 @@ FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
 """c on the first rung (by whether the lower level was seen to be convex in y) and on the last, in units of L_F /
 L_phi.
 """
+
+ON_THE_WAY = 4
+"""How many of the places at which curvatures are measured at the start lie between it and the minimiser of F."""
 
 PROBES = 32
 """Points at which a nonconvex lower level is looked for at the start, one gradient each."""
@@ -94,16 +101,7 @@ class Tuning(NamedTuple):
     c_last: float
     gamma: float
     rungs: int
-
-
-class Sizes(NamedTuple):
-    """The constants of one step."""
-
-    alpha: float
-    beta: float
-    eta: float
-    gamma: float
-    c: float
+    convex: bool
 
 
 def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, seed: int, iterations: int) -> Curvature:
@@ -203,7 +201,11 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     places = [between(0.25), between(0.5), between(0.75), (far_x, far_y), shifted(radius / 2), shifted(-radius / 2)]
     places += [(problem.onto_x(around(u)), around(v)) for u, v in ((x, y), (far_x, far_y))]
     measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 3) for i, (u, v) in enumerate(places))]
-    worst = _worst(measured)
+    rho = _nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
+    rho = max(rho, _worst(measured).rho)
+    # a convex lower level has no valley to be missed, so what is far from the way need not slow the steps on it
+    convex = rho < 0.01 * _worst(measured).f_yy
+    worst = _worst(measured[: 1 + ON_THE_WAY] if convex else measured)._replace(rho=rho)
     if not worst.phi > 0:
         raise ValueError(
             "No curvature was found in the lower level, so its step sizes cannot be chosen. "
@@ -212,11 +214,8 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     unit = worst.F / worst.phi
     if unit < 1e-8:
         unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
-    rho = _nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
-    worst = worst._replace(rho=max(worst.rho, rho))
-    convex = worst.rho < 0.01 * worst.f_yy
     first, envelope = (FIRST_CONVEX, ENVELOPE) if convex else (FIRST_NONCONVEX, ENVELOPE_NONCONVEX)
-    return Tuning(worst, first * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0)
+    return Tuning(worst, first * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0, convex)
 
 
 def _nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around: Any, batch: Any) -> float:
@@ -268,17 +267,67 @@ def at_top(tuning: Tuning, c_k: float) -> bool:
     return c_k >= tuning.c_last
 
 
-def climb(
-    tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, k: int, c_k: float
-) -> Tuning:
-    """Returns the constants of the next rung, from step k on: c doubled, curvatures measured anew (they never fall)."""
-    here = measure(problem, x, y, upper, lower, k, 4)
-    return tuning._replace(
-        curvature=_worst([here, tuning.curvature])._replace(rho=here.rho, answer=here.answer),
-        c=min(2 * c_k, tuning.c_last),
-        since=k,
-        rungs=tuning.rungs + 1,
-    )
+def measured_again(tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, k: int) -> Tuning:
+    """Returns the tuning with the curvatures of (x, y); where the lower level is not convex they never fall."""
+    here = measure(problem, x, y, upper, lower, k, 6 if tuning.convex else 4)
+    if not all(math.isfinite(value) for value in here):
+        return tuning
+    if not tuning.convex:
+        here = _worst([here, tuning.curvature])._replace(rho=here.rho, answer=here.answer)
+    return tuning._replace(curvature=here)
+
+
+def climb(tuning: Tuning, k: int, c_k: float) -> Tuning:
+    """Returns the constants of the next rung, from step k on: c doubled."""
+    return tuning._replace(c=min(2 * c_k, tuning.c_last), since=k, rungs=tuning.rungs + 1)
+
+
+def steeper(
+    tuning: Tuning,
+    problem: Bilevel,
+    x: tuple[Tensors, Tensors, Tensors],
+    theta: tuple[Tensors, Tensors, Tensors],
+    y: Tensors,
+    c_k: float,
+    alpha: float,
+    upper: Any,
+    lower: Any,
+) -> Tuning | None:
+    """Returns the tuning with longer curvatures if the directions of x or theta changed more than those in use allow.
+
+    An iteration whose steps are too long swings along the steepest direction, so that its own secants find it.
+
+    Args:
+        tuning: What is in use.
+        problem: F and f.
+        x: Before the step, after it, and the direction d_x before.
+        theta: Before its last step, after it, and grad_y f before.
+        y: Before the step.
+        c_k, alpha: Of the step.
+        upper, lower: The step's batches. Four evaluations are made of them.
+    """
+    old, new, gradient = theta
+    at_theta = evaluate(problem.at_theta, x[0], new, lower, False, True).grad_y
+    bend_theta = _secant(old, new, gradient, at_theta)
+    parts = [
+        evaluate(smooth, x[1], point, batch, True, False).grad_x
+        for smooth, point, batch in ((problem.F, y, upper), (problem.f, y, lower), (problem.at_theta, new, lower))
+    ]
+    d_x = add(subtract(parts[1], parts[2]), parts[0], 1 / c_k)
+    if problem.g is not None:
+        d_x = add(d_x, subtract(grad_x_of_g(problem.g, x[1], y), grad_x_of_g(problem.g, x[1], new)))
+    bend_x = _secant(x[0], x[1], x[2], d_x)
+    L = tuning.curvature
+    if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / alpha:
+        return None
+    return tuning._replace(curvature=L._replace(f_yy=max(L.f_yy, 1.5 * bend_theta), f_xx=max(L.f_xx, 1.5 * bend_x)))
+
+
+def _secant(old: Tensors, new: Tensors, before: Tensors, after: Tensors) -> float:
+    """Returns |after - before| / |new - old|, 0 where nothing moved."""
+    apart = float(norm(subtract(new, old)))
+    value = float(norm(subtract(after, before))) / apart if apart > 0 else 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def explain(tuning: Tuning, gamma: float | None = None) -> str:

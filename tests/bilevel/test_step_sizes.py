@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, explain, moreau
+from nas_moreau.bilevel import Bilevel, explain, moreau, solve
 from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, FIRST_NONCONVEX, LAST, at_top, measure, start
 
 
@@ -108,3 +108,28 @@ def test_a_lower_level_without_curvature_is_refused():
     problem = Bilevel(lambda x, y, b: (x[0] - y[0]) ** 2, lambda x, y, b: 2 * x[0] + y[0])
     with pytest.raises(ValueError, match="No curvature"):
         start(problem, [tensor(0.0)], [tensor(1.0)])
+
+
+def test_a_lower_level_that_grows_steeper_on_the_way_is_followed():
+    """f = e^x y^2/2 - y, so y* = e^-x and f_yy = e^x; F = (y - .3)^2/2, so x* = log(1/.3)."""
+    problem = Bilevel(lambda x, y, b: 0.5 * (y[0] - 0.3) ** 2, lambda x, y, b: 0.5 * x[0].exp() * y[0] ** 2 - y[0])
+    best = math.log(1 / 0.3)
+    from_below = solve(problem, [tensor(-1.0)], [tensor(1.0)], steps=2000)
+    assert -1 < best - 0.5 < float(from_below.x[0]) < best + 0.1
+    from_above = solve(problem, [tensor(2.0)], [tensor(1.0)], steps=2000)
+    assert float(from_above.x[0]) == pytest.approx(best, abs=1e-4)
+
+
+def test_a_step_that_was_too_long_is_taken_back():
+    """Curvatures measured as a thousandth of the true ones: without a look at the secants the first steps diverge."""
+    problem = quadratic()
+    x, y = [tensor(0.3)], [tensor([1.0, -2.0])]
+    method = moreau()
+    state = method.init(problem, x, y)
+    L = state.tuning.curvature
+    state = state._replace(tuning=state.tuning._replace(curvature=L._replace(f_yy=L.f_yy / 1000, f_xx=L.f_xx / 1000)))
+    start_at = y
+    for _ in range(40):
+        x, y, state, _ = method.step(problem, x, y, state)
+    assert state.tuning.curvature.f_yy > 0.5 * L.f_yy
+    assert float(y[0].norm()) < 2 * float(start_at[0].norm())
