@@ -243,7 +243,7 @@ def moreau(
         # between the steps at which others look whether the iteration has come to rest
         if new.k < CHECK_EVERY or new.k % CHECK_EVERY == CHECK_EVERY // 2:
             move, theta_move = (x, new_x, d_x), (last_theta, theta, inner.grad_y)
-            shorter = steeper(tuning, problem, move, theta_move, y, c_k, alpha_k, upper_batch, lower_batch)
+            shorter = steeper(tuning, problem, move, theta_move, y, place, c_k, alpha_k, upper_batch, lower_batch)
             if shorter is not None:
                 return x, y, state._replace(k=new.k, tuning=shorter), info
         if (

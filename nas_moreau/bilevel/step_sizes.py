@@ -288,6 +288,7 @@ def steeper(
     x: tuple[Tensors, Tensors, Tensors],
     theta: tuple[Tensors, Tensors, Tensors],
     y: Tensors,
+    place: Tensors,
     c_k: float,
     alpha: float,
     upper: Any,
@@ -303,6 +304,7 @@ def steeper(
         x: Before the step, after it, and the direction d_x before.
         theta: Before its last step, after it, and grad_y f before.
         y: Before the step.
+        place: The theta at which d_x was taken.
         c_k, alpha: Of the step.
         upper, lower: The step's batches. Four evaluations are made of them.
     """
@@ -311,11 +313,11 @@ def steeper(
     bend_theta = _secant(old, new, gradient, at_theta)
     parts = [
         evaluate(smooth, x[1], point, batch, True, False).grad_x
-        for smooth, point, batch in ((problem.F, y, upper), (problem.f, y, lower), (problem.at_theta, new, lower))
+        for smooth, point, batch in ((problem.F, y, upper), (problem.f, y, lower), (problem.at_theta, place, lower))
     ]
     d_x = add(subtract(parts[1], parts[2]), parts[0], 1 / c_k)
     if problem.g is not None:
-        d_x = add(d_x, subtract(grad_x_of_g(problem.g, x[1], y), grad_x_of_g(problem.g, x[1], new)))
+        d_x = add(d_x, subtract(grad_x_of_g(problem.g, x[1], y), grad_x_of_g(problem.g, x[1], place)))
     bend_x = _secant(x[0], x[1], x[2], d_x)
     L = tuning.curvature
     if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / alpha:
