@@ -144,9 +144,10 @@ def build_parser() -> Parser:
         "show",
         verbs.show,
         "print a preset, space, genotype or run",
-        ["show cifar10", "show darts", "show DARTS_V2"],
+        ["show cifar10", "show darts", "show DARTS_V2", "show checkpoints/first --why"],
     )
     verb.add_argument("name", metavar="FILE-OR-NAME")
+    verb.add_argument("--why", action="store_true", help="of a search: for every edge what was chosen, and by how much")
 
     _compare_words(table)
     _solve_words(table)

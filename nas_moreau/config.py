@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_moreau.errors import InputError
 
@@ -97,6 +97,10 @@ class SearchConfig(Section):
 
     `beta`: weight of the term of F that `+beta` adds. `partial_channels`: with `+pc`, one in so many channels of a
     state goes through the operations.
+    `guard`: "stop" ends a search after three epochs in a row whose derived cell is collapsed (more than half of its
+    edges are skip_connect, none or noise); "best" derives from the epoch whose derived cell was best one-hot on the
+    held-out images. `eigenvalue`: after every epoch the dominant eigenvalue of the Hessian, in the alphas, of the loss
+    on a batch of the architecture split.
     """
 
     method: str = "moreau+beta"
@@ -113,6 +117,13 @@ class SearchConfig(Section):
     moreau: MoreauConfig = MoreauConfig()
     beta: NotNegative = 10.0
     partial_channels: Annotated[int, Field(ge=2)] = 4
+    guard: Literal["off", "stop", "best"] = "off"
+    eigenvalue: bool = False
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a plain `off` as false
 
 
 class DeriveConfig(Section):

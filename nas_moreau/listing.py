@@ -11,6 +11,7 @@ from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_na
 from nas_moreau.architecture.zoo import load_genotype, published_names, source
 from nas_moreau.config import load_config, preset_names, preset_text
 from nas_moreau.errors import InputError
+from nas_moreau.runs.searched import choice_lines, choices, search_lines
 
 DATA = {
     "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",
@@ -77,12 +78,19 @@ def _runs(output: Path) -> list[dict[str, Any]]:
     return found
 
 
-def show(name: str) -> tuple[str, Any]:
+def show(name: str, why: bool = False) -> tuple[str, Any]:
     """Returns (text, data) of a preset, a space, a genotype or a run's genotype.
 
+    Args:
+        name: What to show.
+        why: Of a search: for every edge what was chosen, and by how much.
+
     Raises:
-        InputError: `name` is none of them.
+        InputError: `name` is none of them, or no search where `why` is asked.
     """
+    if why:
+        rows = choices(name)
+        return "\n".join([*search_lines(name), *choice_lines(rows)]), {"genotype": show(name)[1], "edges": rows}
     if name in preset_names():
         return preset_text(name) + "\n# with all defaults:\n" + load_config(name).to_yaml(), load_config(name).to_dict()
     if name in space_names() or name.endswith((".yaml", ".yml")):
@@ -99,7 +107,7 @@ def show(name: str) -> tuple[str, Any]:
     for cell, content in genotype.cells.items():
         lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
         lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
-    return "\n".join(lines), json.loads(genotype.to_json())
+    return "\n".join(lines + search_lines(name)), json.loads(genotype.to_json())
 
 
 def _genotype_file(name: str) -> str:

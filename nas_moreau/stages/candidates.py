@@ -9,7 +9,7 @@ reach .09 to .26 and differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,7 +69,11 @@ def one_hot(space: SearchSpace, genotype: Genotype, like: Tensor) -> Candidate:
 
 @torch.no_grad()
 def measure(
-    supernet: Supernet, candidates: Sequence[Candidate], part: Part, channels_last: bool = False
+    supernet: Supernet,
+    candidates: Sequence[Candidate],
+    part: Part,
+    channels_last: bool = False,
+    give_up: Callable[[], None] = lambda: None,
 ) -> list[Score]:
     """Returns each candidate's score; the supernet is left as it was, its running statistics included.
 
@@ -81,6 +85,7 @@ def measure(
         candidates: What to measure.
         part: The images.
         channels_last: Memory layout of the batches.
+        give_up: Called before every batch; may raise to end the work.
     """
     order = epoch_order(part.indices, 0, "images that candidates are measured on", 0)
     batches = order.tensor_split(math.ceil(len(order) / BATCH))
@@ -90,6 +95,7 @@ def measure(
     supernet.train()
     try:
         for number, indices in enumerate(batches):
+            give_up()
             batch = part.images.take(indices)
             x = part.augment(batch.pixels).to(supernet.classifier.weight.dtype)
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x

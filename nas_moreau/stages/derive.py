@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """What came out; with another rule than the space's own or a budget also what that one gives (`argmax`), and how."""
+    """What came out; by another rule than the space's own, or in a budget, also what that gives (`argmax`), and how."""
 
     genotype: Genotype
     argmax: Genotype | None = None
@@ -108,7 +108,7 @@ def derive_by_rule(
 
 
 def check_budget(config: Config, space: SearchSpace, shape: tuple[int, int, int, int]) -> None:
-    """Raises InputError when no cell of the space is within the configuration's budget: before the search, not after."""
+    """Raises InputError when no cell of the space is within the configuration's budget: before a search, not after."""
     settings = config.derive
     if settings.max_parameters or settings.max_macs:
         alike = {cell: [[1.0] * len(space.operations) for _ in space.edges] for cell in space.cells}

@@ -17,7 +17,9 @@ from nas_moreau.config import Config, SearchConfig
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
-from nas_moreau.stages.candidates import Part
+from nas_moreau.runs.stability import read_history, stability
+from nas_moreau.stages.candidates import Part, Score, measure, one_hot
+from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet
@@ -135,7 +137,9 @@ class _Search:
         self._build_method(0)
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
-        self.c, self.shown = None, {}
+        self.c, self.shown, self.watch = None, {}, Watch()
+        # a method that learns no alphas has none to guard
+        self.collapse_guard = "off" if registered(settings.method).choose else settings.guard
 
     def _build_method(self, rollbacks: int) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back."""
@@ -182,7 +186,7 @@ class _Search:
         started = time.monotonic() - self.seconds
         if due:
             self._finish_epoch(monitor, progress)
-        while self.step < self.total_steps:
+        while self.step < self.total_steps and not self.watch.stops(self.collapse_guard):
             before = time.monotonic()
             info = self._advance()
             self.shown = {}
@@ -252,12 +256,14 @@ class _Search:
         self.shown |= values
 
     def _finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
-        """Evaluates, writes the epoch's row and drawing, saves."""
+        """Evaluates, looks for signs of collapse, writes the epoch's row and drawing, saves."""
         epoch = self.step // self.epoch_steps - 1
         try:
             if self.step == self.total_steps:
                 self._choose()
             evaluation = self._evaluate()
+            genotype = derive(self.space, self._alphas(self.x))
+            derived = self._one_hot(genotype)
         except Abandoned:
             self._save(monitor)
             raise
@@ -273,16 +279,20 @@ class _Search:
             row["gap"] = means["lower_loss"] - means["f_theta"]
         if self.c is not None:
             row["c_k"] = float(self.c)
-        weights = self._softmax()
-        row |= _shape_of(weights, self.space)
+        row |= {"one_hot_loss": derived.loss, "one_hot_accuracy": derived.accuracy}
+        row["discretisation_gap"] = evaluation.accuracy - derived.accuracy
+        weights = self._softmax(self.x)
+        row |= signs(self.space, weights, genotype)
+        if self.settings.eigenvalue:
+            row["hessian_eigenvalue"] = self._eigenvalue()
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
         self._show(monitor, {f"epoch/{name}": value for name, value in row.items() if name != "epoch"})
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
-        genotype = derive(self.space, self._alphas())
         _write_genotype(self.folder, self.space, genotype, weights)
         self.sums = {}
+        self.watch = self.watch.after(epoch, genotype, derived.accuracy, self.x)
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
         self._save(monitor, best)
@@ -309,13 +319,27 @@ class _Search:
             give_up=self.stop.give_up,
         )  # fmt: skip
 
-    def _alphas(self) -> dict[str, Tensor]:
-        return dict(zip(self.supernet.alphas, self.x))
+    def _one_hot(self, genotype: Genotype) -> Score:
+        """Returns the derived cell's score on the held-out images, with the weights that `_evaluate` wrote back."""
+        candidate = one_hot(self.space, genotype, self.supernet.classifier.weight)
+        return measure(self.supernet, [candidate], self.held_out, self.channels_last, self.stop.give_up)[0]
 
-    def _softmax(self) -> dict[str, list[list[float]]]:
+    def _eigenvalue(self) -> float:
+        """Returns the dominant eigenvalue for the architecture split's first batch and the weights written back."""
+        loss = loss_of_alphas(self.supernet, *self.upper.at(0, self.channels_last))
+        return dominant_eigenvalue(loss, self.x)
+
+    def _alphas(self, x: list[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.supernet.alphas, x))
+
+    def _kept(self) -> list[Tensor]:
+        """Returns the alphas that the cell is derived from: the last ones, or those that the guard kept."""
+        return self.watch.alphas if self.collapse_guard == "best" and self.watch.alphas else self.x
+
+    def _softmax(self, x: list[Tensor]) -> dict[str, list[list[float]]]:
         return {
             name: torch.softmax(logits.detach().double().cpu(), -1).tolist()
-            for name, logits in zip(self.space.cells, self.x)
+            for name, logits in zip(self.space.cells, x)
         }
 
     def _finish(self, monitor: Monitor) -> dict[str, Any]:
@@ -323,16 +347,20 @@ class _Search:
         before = time.monotonic()
         evaluation = self._evaluate()
         trained = Trained(self.supernet, self.held_out, self.architecture)
-        derived = derive_by_rule(self.config, self.space, self._alphas(), trained, self.shape)
+        derived = derive_by_rule(self.config, self.space, self._alphas(self._kept()), trained, self.shape)
         self.seconds += time.monotonic() - before
-        weights = self._softmax()
+        weights = self._softmax(self._kept())
         result = {
             "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
             "held_out_accuracy": evaluation.accuracy, "alphas": weights,
+            "verdict": verdict(self.space, weights, derived.argmax or derived.genotype),
+            "stability": stability(self.space, read_history(self.folder.path, self.space)),
         }  # fmt: skip
         if edges := self.supernet.edge_weights():
             result["edge_weights"] = {name: shares.tolist() for name, shares in edges.items()}
+        if self.collapse_guard != "off":
+            result["guard"] = self.watch.summary(self.collapse_guard)
         monitor.hparams(
             {"method": result["method"], "seed": result["seed"]},
             {"final/held_out_accuracy": evaluation.accuracy},
@@ -356,7 +384,7 @@ class _Search:
             "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
-            "alphas": self._alphas(),
+            "alphas": self._alphas(self._kept()), "watch": pack(self.watch),
         }  # fmt: skip
         save(self.folder, self.space, payload, best)
 
@@ -368,6 +396,7 @@ class _Search:
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
         self.state = unpack(self.state, payload["state"], self.device)
         self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
+        self.watch = unpack(Watch(), payload["watch"], self.device) if "watch" in payload else Watch()
         for buffers, key in ((dict(self.supernet.named_buffers()), "buffers"), (self.theta_buffers, "theta_buffers")):
             for name, value in payload[key].items():
                 buffers[name].copy_(value)
@@ -399,17 +428,6 @@ def _terms(info: Any) -> dict[str, Tensor]:
     if "y-theta" in named:
         named["distance"] = named.pop("y-theta")
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-
-def _shape_of(weights: dict[str, list[list[float]]], space: SearchSpace) -> dict[str, float]:
-    """Returns, for each cell, the mean entropy of its edges (nats) and the share of edges whose strongest is a skip."""
-    row = {}
-    for cell, table in weights.items():
-        tensor = torch.tensor(table, dtype=torch.float64, device="cpu")
-        row[f"alpha_entropy_{cell}"] = torch.special.entr(tensor).sum(-1).mean().item()
-        strongest = [space.operations[i] for i in tensor.argmax(-1).tolist()]
-        row[f"skip_share_{cell}"] = strongest.count("skip_connect") / len(strongest)
-    return row
 
 
 def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:

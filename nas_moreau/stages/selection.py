@@ -10,6 +10,7 @@ accuracy does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,10 +44,12 @@ def select(
     scores = measure(
         supernet, [one_hot(space, cell, supernet.classifier.weight) for cell in cells], held_out, channels_last
     )
-    best = min(range(len(cells)), key=lambda i: scores[i].loss)
+    # a loss that is not finite is the worst, and result.json cannot hold it
+    losses = [score.loss if math.isfinite(score.loss) else None for score in scores]
+    best = min(range(len(cells)), key=lambda i: math.inf if losses[i] is None else losses[i])
     rows: list[dict[str, Any]] = []
     for i, (cell, score) in enumerate(zip(cells, scores)):
-        row = {"digest": cell.digest(), "loss": score.loss, "accuracy": score.accuracy, "change": None}
+        row = {"digest": cell.digest(), "loss": losses[i], "accuracy": score.accuracy, "change": None}
         if i:
             change = tried[i - 1]
             row["change"] = {

@@ -241,3 +241,16 @@ def test_an_ensemble_is_the_mean_of_softmax_weights(tmp_path):
     assert found.genotype == derive(load_space("toy"), {c: m.log() for c, m in mean.items()})
     with pytest.raises(InputError, match="belongs to one search"):
         derive_ensemble(runs, tiny("derive.rule=selection"))
+
+
+@pytest.mark.parametrize("kernels", ["portable", "auto"])
+def test_a_cell_of_nothing_is_measured_too(kernels):
+    """All `none`: the network is a constant, its loss that of the classifier's bias."""
+    space = load_space("nas_bench_201")
+    torch.manual_seed(0)
+    supernet = Supernet(space, 4, 1, 3, kernels=kernels)
+    nothing = Genotype.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    part = Part(images_of(60), torch.arange(60), Augment((0.5,) * 3, (0.25,) * 3))
+    _, record = select(space, supernet, nothing, part)
+    losses = [row["loss"] for row in record["candidates"]]
+    assert len(losses) == 1 + 6 * 4 and all(math.isfinite(loss) for loss in losses)

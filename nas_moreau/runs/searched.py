@@ -1,0 +1,69 @@
+"""What a search's folder says about its cell: how it looks, how long it stood, why each edge is what it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture.derivation import explain
+from nas_moreau.architecture.space import load_space
+from nas_moreau.errors import InputError
+from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.runs.stability import read_history
+
+
+def search_lines(name: str) -> list[str]:
+    """Returns sentences on the search in folder `name` (or its part `search`); [] where there is no finished one."""
+    folder = _search_folder(name)
+    result = (read_json(folder / "result.json") if folder else None) or {}
+    lines = [result["verdict"]] if "verdict" in result else []
+    if "stability" in result:
+        found = result["stability"]
+        lines.append(
+            f"unchanged for the last {found['epochs_unchanged']} of {found['epochs']} epochs; "
+            f"{100 * found['edges_unchanged']:.0f} % of its edges stood in all of the last {found['window']}"
+        )
+    if "argmax_digest" in result:
+        lines.append(
+            f"before (argmax): {result['argmax_digest']}, after ({result['selection']['rule']}): {result['digest']}"
+        )
+    if "guard" in result:
+        lines.append("guard: " + ", ".join(f"{key} {value}" for key, value in result["guard"].items()))
+    return lines
+
+
+def choices(name: str) -> list[dict[str, Any]]:
+    """Returns `explain`'s rows for the search in folder `name`, from its result or else its last epoch.
+
+    Raises:
+        InputError: It is no search, or one without alphas.
+    """
+    folder = _search_folder(name)
+    if folder is None:
+        raise InputError(f"{name} is no search, so nothing was chosen there.", "Give a search's folder with --why.")
+    space = load_space(read_config(folder)["space"])
+    weights = (read_json(folder / "result.json") or {}).get("alphas") or (read_history(folder, space) or [None])[-1]
+    if weights is None:
+        raise InputError(f"{folder} has no alphas.", "Give a search by gradients that has finished an epoch.")
+    return explain(
+        space, {cell: [[math.log(max(w, 1e-300)) for w in row] for row in weights[cell]] for cell in weights}
+    )
+
+
+def choice_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns one line an edge: what is strongest, the runner-up, the margin, and whether the edge was kept."""
+    lines = []
+    for row in rows:
+        second = f", before {row['runner_up']} by {row['margin']:.3f}" if row["runner_up"] else ""
+        kept = "" if row["kept"] else "  (edge not kept)"
+        lines.append(f"{row['cell']} {row['edge']}  {row['operation']} {row['weight']:.3f}{second}{kept}")
+    return lines
+
+
+def _search_folder(name: str) -> Path | None:
+    for place in (Path(name), Path(name) / "search"):
+        if (place / "alphas.csv").exists() and (place / "config.yaml").exists():
+            return place
+    return None

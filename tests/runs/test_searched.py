@@ -1,0 +1,70 @@
+"""What `show` says about a search: verdict, stability, before and after selection, and why each edge is what it is."""
+
+import json
+
+import pytest
+
+from nas_moreau.architecture import derive, load_space
+from nas_moreau.cli import main
+from nas_moreau.errors import InputError
+from nas_moreau.runs.searched import choices, search_lines
+
+SPACE = load_space("nas_bench_201")
+TABLE = [[0.1, 0.2, 0.3, 0.25, 0.15] for _ in SPACE.edges]
+
+
+@pytest.fixture
+def run(tmp_path):
+    genotype = derive(SPACE, {"cell": TABLE})
+    lines = ["epoch,cell,edge,operation,weight"]
+    for a, b in SPACE.edges:
+        lines += [f"0,cell,{a}-{b},{name},{w}" for name, w in zip(SPACE.operations, TABLE[0])]
+    (tmp_path / "alphas.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "config.yaml").write_text("space: nas_bench_201\n")
+    (tmp_path / "genotype.json").write_text(genotype.to_json())
+    return tmp_path
+
+
+def write_result(run):
+    (run / "result.json").write_text(json.dumps({
+        "verdict": "healthy: 0 of 6 edges are skip_connect", "alphas": {"cell": TABLE}, "digest": "b" * 16,
+        "stability": {"epochs": 9, "epochs_unchanged": 4, "edges_unchanged": 0.5, "window": 5},
+        "argmax_digest": "a" * 16, "selection": {"rule": "selection"}, "guard": {"rule": "best", "epoch": 3},
+    }))  # fmt: skip
+
+
+def test_a_finished_search_is_described(run, capsys):
+    write_result(run)
+    lines = search_lines(str(run))
+    assert lines == [
+        "healthy: 0 of 6 edges are skip_connect",
+        "unchanged for the last 4 of 9 epochs; 50 % of its edges stood in all of the last 5",
+        f"before (argmax): {'a' * 16}, after (selection): {'b' * 16}",
+        "guard: rule best, epoch 3",
+    ]
+    assert main(["show", str(run)]) == 0
+    assert all(line in capsys.readouterr().out for line in lines[:1])
+    assert main(["show", str(run), "--why", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["genotype"]["space"] == "nas_bench_201" and len(shown["edges"]) == 6
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_why_an_edge_is_what_it_is(run, capsys, finished):
+    if finished:
+        write_result(run)
+    rows = choices(str(run))
+    assert [row["edge"] for row in rows] == ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"]
+    assert rows[0]["operation"] == "nor_conv_1x1" and rows[0]["margin"] == pytest.approx(0.05)
+    assert main(["show", str(run), "--why"]) == 0
+    assert "cell 0-1  nor_conv_1x1 0.300, before nor_conv_3x3 by 0.050" in capsys.readouterr().out
+
+
+def test_what_is_no_search_has_no_why(run, capsys):
+    assert search_lines("DARTS_V2") == [] and search_lines(str(run)) == []
+    with pytest.raises(InputError, match="is no search"):
+        choices("DARTS_V2")
+    assert main(["show", "DARTS_V2", "--why"]) == 2
+    (run / "alphas.csv").write_text("epoch,cell,edge,operation,weight\n0,cell,7-8,none,1\n")
+    with pytest.raises(InputError, match="does not hold weights of the space"):
+        choices(str(run))
