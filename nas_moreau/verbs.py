@@ -195,7 +195,10 @@ def _tried(record: dict[str, Any]) -> list[str]:
         change = chosen["change"]
         where = f"{change['cell']} {change['edge'][0]}-{change['edge'][1]}" if change else ""
         what = f"{where}: {change['from']} -> {change['to']}, loss" if change else "nothing changed, loss"
-        lines.append(f"{what} {first['loss']:.4f} -> {chosen['loss']:.4f}, {len(record['candidates'])} cells measured")
+        before, after = (
+            "not finite" if row["loss"] is None else f"{row['loss']:.4f}" for row in (first, chosen)
+        )  # fmt: skip
+        lines.append(f"{what} {before} -> {after}, {len(record['candidates'])} cells measured")
     return lines + ([record["note"]] if "note" in record else [])
 
 
