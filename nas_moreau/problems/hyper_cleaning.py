@@ -176,8 +176,10 @@ def hyper_cleaning(
     for train, _ in folds:
         training.append(part(data.train.pixels[train], labels[begin : begin + len(train)]))
         begin += len(train)
-    # own labels: each half judges by the labels it bears itself
-    checks = [part(data.train.pixels[held], data.train.labels[held]) for _, held in folds]
+    # own labels: each half judges the other by the labels it bears itself
+    checks = training[::-1]
+    if corrupt:
+        checks = [part(data.train.pixels[held], data.train.labels[held]) for _, held in folds]
     inputs = training[0].images.shape[1]
     y = [
         t.to(device)

@@ -42,8 +42,11 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     train, test = pools(data, seed, device, ways)
     x = backbone(data.channels, seed, HIDDEN, device)
     fresh = heads(META_BATCH, ways, HIDDEN, x[0])
-    queries = min(TEST_QUERIES, min(len(found) for found in test.members) - shots)
-    test.draw(1, ways, shots, max(1, queries), seed, "test", 0)  # refuses what cannot be drawn before a step is taken
+    spare = [len(found) - shots for found in test.members if len(found) > shots]
+    queries = min([TEST_QUERIES, *spare])
+    # what cannot be drawn is refused before anything is written
+    train.draw(1, ways, shots, QUERIES, seed, "training", 0)
+    test.draw(1, ways, shots, queries, seed, "test", 0)
 
     def episodes(k: int) -> tuple[Episodes, Episodes]:
         drawn = train.draw(META_BATCH, ways, shots, QUERIES, seed, "training", k // STAY)

@@ -107,6 +107,10 @@ def configuration(task: str, wish: Wish, resumed: Path | None = None) -> dict[st
     if resumed is not None and (resumed / "config.yaml").exists():
         earlier = read_config(resumed)
     config = {"task": task, **_SHARED, **own, **{k: v for k, v in earlier.items() if k != "task"}, **given}
+    if "n" in given and config["corrupt"] == 0:
+        raise InputError(
+            "With --corrupt 0 all training images are judged, so there is no --n.", "Leave one of them out."
+        )
     if config["method"] not in METHODS[task]:
         raise InputError(
             f"There is no method '{config['method']}' for {task}.", did_you_mean(config["method"], list(METHODS[task]))

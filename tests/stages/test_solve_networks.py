@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas_moreau import cli
 from nas_moreau.bilevel import moreau
+from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.problems.network_methods import METHODS
 from nas_moreau.runs.contact_sheet import contact_sheet
@@ -145,6 +146,19 @@ def test_the_table_of_few_shot(tmp_path, capsys):
     assert result["test_tasks"] == 20 and 0 < result["interval"] < 0.2 and 0.1 < result["accuracy"] < 1
 
 
+def test_a_class_of_one_image_is_passed_over():
+    labels = torch.arange(8).repeat_interleave(12)[:-11]  # seven classes of 12 images, one of a single one
+    pixels = torch.randint(
+        0, 255, (len(labels), 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    images = Images(pixels, labels)
+    data = Data("rare", tuple("abcdefgh"), images, images.take(torch.arange(0)), (0.5,), (0.3,))
+    for seed in range(4):  # the rare class is on either side
+        config = configuration("few-shot", Wish(ways=2, shots=3, steps=5, seed=seed))
+        job = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"](), data, torch.device("cpu"))
+        assert 0 <= job.look(job.x, job.y)["accuracy"] <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -157,6 +171,7 @@ def test_the_table_of_few_shot(tmp_path, capsys):
         (["hyper-cleaning", "--corrupt", "1.5"], "rate of corruption"),
         (["hyper-cleaning", "--steps", "0"], "at least 1"),
         (["hyper-cleaning", "--debias"], "neither"),
+        (["hyper-cleaning", "--n", "40", "--corrupt", "0"], "all training images are judged"),
         (["sine", "--data", "shapes"], "--data is no option of sine"),
         (["sine", "--resume"], "Leave"),
     ],
