@@ -25,7 +25,7 @@ from nas_moreau.runs.compare_page import FIGURE_NAMES, ranking_table, summary_ta
 from nas_moreau.runs.plain_files import read_json
 
 COLUMN = "c10_test_200ep"
-METHODS = "moreau+beta,moreau,darts1,darts1+beta,darts2,rsws,random"
+METHODS = "moreau+beta,darts1+beta,darts1,moreau,darts2,rsws,gdas,drnas,random"
 DARTS_METHODS = "moreau+beta,darts1,random:0-7"
 
 
@@ -45,7 +45,7 @@ def parts(spaces: Path, selection: bool) -> list[Part]:
     one = [*table, "--methods", "moreau+beta", "--seeds", "0", *rule]
     found = [
         Part("table", "NAS-Bench-201", "Seeds 0-4, every method with the same splits, batches and initial weights.",
-             [*table, "--methods", METHODS, "--seeds", "0-4", "--baseline", "darts1", "--rank", "729", *rule]),
+             [*table, "--methods", METHODS, "--seeds", "0-4", "--baseline", "darts1", "--rank", "150", *rule]),
         Part("long", "Five times the steps", "One seed each: does the search still end in a good cell?",
              [*table, "--methods", "moreau+beta,darts1", "--seeds", "0", *rule, "search.steps_per_epoch=500"]),
         Part("scale-1e-2", "Initial alphas ten times as large", "One seed.", [*one, "search.alphas.init_scale=0.01"]),
