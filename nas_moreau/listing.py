@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
-from nas_moreau.architecture.zoo import load_genotype, published_names, source
+from nas_moreau.architecture.zoo import cell_names, load_genotype, source
 from nas_moreau.config import load_config, preset_names, preset_text
 from nas_moreau.errors import InputError
 from nas_moreau.runs.searched import choice_lines, choices, search_lines
@@ -47,9 +47,7 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
         small = [{"name": name, "what": task.what} for name, task in solve.TASKS.items()]
         return [*small, *({"name": name, "what": what} for name, what in solve_networks.TASKS.items())]
     if what == "cells":
-        return [
-            {"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in published_names()
-        ]
+        return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
     if what == "data":
         return [{"name": name, "what": text} for name, text in DATA.items()]
     return _runs(output)

@@ -21,7 +21,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nas_moreau.architecture import Genotype, Network, load_genotype, published_names, published_sizes
+from nas_moreau.architecture import Genotype, Network, cell_names, load_genotype, published_sizes
 from nas_moreau.architecture.network import DerivedCell
 from nas_moreau.architecture.skeleton import ResidualBlock, reduction_places, run_cells
 
@@ -242,7 +242,7 @@ CONFIGURATION: dict[str, Any] = {
     "interpolation": "bilinear", "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616),
     "first_conv": "stem.0", "classifier": "classifier",
 }  # fmt: skip
-default_cfgs = generate_default_cfgs({name: dict(CONFIGURATION) for name in ["nas_moreau", *published_names()]})
+default_cfgs = generate_default_cfgs({name: dict(CONFIGURATION) for name in ["nas_moreau", *cell_names()]})
 
 
 @register_model
@@ -260,5 +260,5 @@ def _entry(name: str) -> Callable[..., nn.Module]:
     return create
 
 
-for _name in published_names():
+for _name in cell_names():
     globals()[_name] = register_model(_entry(_name))

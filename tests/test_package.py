@@ -20,7 +20,7 @@ except ModuleNotFoundError:  # Python 3.10
 def test_every_package_and_every_kind_of_data_file_is_listed():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in ROOT.glob("nas_moreau/**/__init__.py")}
-    assert set(tool["packages"]) == packages | {"nas_moreau.search_spaces"}
+    assert set(tool["packages"]) == packages | {"nas_moreau.released", "nas_moreau.search_spaces"}
     for path in [*ROOT.glob("nas_moreau/**/*"), *ROOT.glob("search_spaces/*")]:
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             package = ".".join(path.relative_to(ROOT).parts[:-1]).replace("search_spaces", "nas_moreau.search_spaces")

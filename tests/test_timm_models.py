@@ -14,13 +14,13 @@ from timm.layers import create_feature_extractor, get_graph_node_names  # noqa: 
 from timm.models import FeatureInfo, group_modules, group_parameters  # noqa: E402
 
 import nas_moreau.timm_models as ours  # noqa: E402
-from nas_moreau.architecture import Network, parameter_count, published_cell, published_names  # noqa: E402
+from nas_moreau.architecture import Network, cell_names, parameter_count, published_cell  # noqa: E402
 from nas_moreau.errors import InputError  # noqa: E402
 
 BENCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 SMALL = {"channels": 4, "layers": 6}
 # name, further arguments
-MODELS = [(name, SMALL) for name in ["nas_moreau", *published_names()]]
+MODELS = [(name, SMALL) for name in ["nas_moreau", *cell_names()]]
 MODELS += [("nas_moreau", {"genotype": BENCH, "channels": 4, "layers": 1})]
 MODELS += [("nas_moreau", {"genotype": "PDARTS", "channels": 4, "layers": layers}) for layers in (1, 2, 3)]
 IDS = [f"{name}-{options.get('genotype', '')[:6]}-{options['layers']}" for name, options in MODELS]
@@ -37,7 +37,7 @@ def images(model, count=2):
 
 
 def test_each_cell_is_a_model_by_its_name_and_the_names_can_be_imported():
-    assert timm.list_models(module="timm_models") == sorted(["nas_moreau", *published_names()], key=str.lower)
+    assert timm.list_models(module="timm_models") == sorted(["nas_moreau", *cell_names()], key=str.lower)
     assert all(callable(getattr(ours, name)) for name in ours.__all__)
 
 

@@ -1,9 +1,11 @@
-"""Published cells by name, and genotypes from wherever they lie. Imports no torch."""
+"""Published and released cells by name, and genotypes from wherever they lie. Imports no torch."""
 
 from __future__ import annotations
 
+import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from nas_moreau.architecture.genotype import Cell, Genotype
 from nas_moreau.architecture.genotype_text import Edge
@@ -81,6 +83,26 @@ def published_names() -> list[str]:
     return list(_CELLS)
 
 
+def _released() -> dict[str, Path]:
+    """Returns the folders of the cells that this project found, by name."""
+    package = Path(__file__).resolve().parents[1]
+    # inside the package when installed from a wheel, beside it in a checkout
+    for folder in (package / "released", package.parent / "checkpoints" / "released"):
+        if found := sorted(folder.glob("*/genotype.json")):
+            return {path.parent.name: path.parent for path in found}
+    return {}
+
+
+def released_names() -> list[str]:
+    """Returns the names of the cells that this project found and released."""
+    return list(_released())
+
+
+def cell_names() -> list[str]:
+    """Returns all names that `load_genotype` knows: published cells, then released ones."""
+    return [*published_names(), *released_names()]
+
+
 def published_cell(name: str) -> Genotype:
     """Returns a published genotype. All bear the space "darts", whose topology they have or (NASNet, AmoebaNet) extend.
 
@@ -98,12 +120,28 @@ def published_sizes(genotype: Genotype) -> tuple[int, int]:
 
 
 def source(name: str) -> str:
-    """Returns where a published cell comes from: authors, paper, venue and year.
+    """Returns where a cell comes from: authors, paper, venue and year, or what search of this project found it.
 
     Raises:
         InputError: There is no cell of that name.
     """
-    return _entry(name)[0]
+    released = _released()
+    return provenance(name)["source"] if name in released else _entry(name)[0]
+
+
+def provenance(name: str) -> dict[str, Any]:
+    """Returns how a released cell was made: command, seed, commit, hardware, metrics and configuration.
+
+    Raises:
+        InputError: No cell of that name was released.
+    """
+    released = _released()
+    if name not in released:
+        raise InputError(
+            f"There is no released cell {shorten(name)}{did_you_mean(name, released)}.",
+            f"Name one of {', '.join(released)}.",
+        )
+    return json.loads(read_text(released[name] / "provenance.json", "Provenance file"))
 
 
 def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
@@ -116,11 +154,12 @@ def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
 
 
 def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
-    """Returns a genotype from the name of a published cell, a file, a run folder, or the text itself.
+    """Returns a genotype from the name of a cell, a file, a run folder, or the text itself.
 
     Args:
         text_path_or_name: Tried in this order: a name of `published_names()`; genotype text in any form that
-            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file.
+            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file; a name of
+            `released_names()`.
 
     Raises:
         InputError: It is none of these, or the file holds no genotype.
@@ -138,9 +177,11 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
         exists = path.exists()
     except (OSError, ValueError):  # a name too long, or with a null character
         exists = False
-    if not exists:
+    if not exists and text in (released := _released()):
+        path = released[text] / "genotype.json"
+    elif not exists:
         raise InputError(
-            f"There is no genotype {shorten(text, 200)}{did_you_mean(text, _CELLS)}.",
+            f"There is no genotype {shorten(text, 200)}{did_you_mean(text, cell_names())}.",
             "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
         )
     try:

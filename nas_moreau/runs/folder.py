@@ -133,6 +133,8 @@ class RunFolder:
     def write_data(self, description: dict[str, Any]) -> None:
         """Writes data.json: what the images were and how they are normalised, for whoever uses the weights."""
         self._write_json("data.json", description)
+        for note in description["notes"]:
+            self.log(f"images: {note}")
 
     def read_result(self) -> dict[str, Any] | None:
         """Returns what result.json holds, or None where there is none."""

@@ -1,4 +1,4 @@
-"""The part of the report for the record: cost, how to make it again, environment, configuration."""
+"""The part of the report for the record: images, cost, how to make it again, environment, configuration."""
 
 from __future__ import annotations
 
@@ -7,15 +7,44 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.report_data import Run, Stage
 from nas_moreau.runs.report_page import definition_list, section, table
 from nas_moreau.runs.report_words import duration, memory
 
+SHOWN_CLASSES = 40
+
 
 def record_sections(run: Run) -> list[str]:
-    """Returns the sections on cost, reproduction, environment and configuration."""
+    """Returns the sections on images, cost, reproduction, environment and configuration."""
     source = run.parent if run.parent is not None and run.parent.config else run.stages[0]
-    return [_cost(run), _reproduce(run, source), _environment(source), _configuration(run, source)]
+    made = [_reproduce(run, source), _environment(source), _configuration(run, source)]
+    return [_images(run.stages[-1]), _cost(run), *made]
+
+
+def _images(stage: Stage) -> str:
+    data = read_json(stage.path / "data.json")
+    if data is None:  # a run of an earlier version
+        return ""
+    height, width = data["image_size"]
+    mean, std = (", ".join(f"{value:.4f}" for value in data[key]) for key in ("mean", "std"))
+    facts = [
+        ("data", data["name"]),
+        ("images", f"{sum(data['train']):,} for training, {sum(data['test']):,} for the test"),
+        ("size", f"{data['channels']} x {height} x {width}"),
+        ("normalised by", f"mean {mean}; standard deviation {std}; pixels scaled to 0..1"),
+    ]
+    counts = list(zip(data["classes"], data["train"], data["test"]))
+    rows = [[name, f"{train:,}", f"{test:,}"] for name, train, test in counts[:SHOWN_CLASSES]]
+    more = f"<p>{len(counts) - SHOWN_CLASSES} more classes are left out.</p>" if len(counts) > SHOWN_CLASSES else ""
+    notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
+    return section(
+        "Images",
+        definition_list(facts)
+        + (f"<ul>{notes}</ul>" if notes else "")
+        + table(["class", "training images", "test images"], rows, numbers=(1, 2))
+        + more,
+    )
 
 
 def _cost(run: Run) -> str:

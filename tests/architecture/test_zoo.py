@@ -6,7 +6,15 @@ import pytest
 
 from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import load_space
-from nas_moreau.architecture.zoo import load_genotype, published_cell, published_names, source
+from nas_moreau.architecture.zoo import (
+    cell_names,
+    load_genotype,
+    provenance,
+    published_cell,
+    published_names,
+    released_names,
+    source,
+)
 from nas_moreau.errors import InputError
 
 NAMES = [
@@ -57,6 +65,26 @@ def test_unknown_names_get_the_nearest():
     for read in (published_cell, source, load_genotype):
         with pytest.raises(InputError, match="did you mean 'DARTS_V2'"):
             read("DARTS_V3" if read is not load_genotype else "DARTSV2")
+
+
+@pytest.mark.parametrize("name", released_names())
+def test_released_cells_have_a_provenance_and_load_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = provenance(name)
+    assert load_genotype(name).digest() == made["digest"] and source(name) == made["source"]
+    assert {"command", "seed", "commit", "hardware", "torch", "metrics", "configuration"} <= set(made)
+    assert name in cell_names() and made["configuration"]["seed"] == made["seed"]
+    load_space(made["configuration"]["space"]).check(load_genotype(name))
+    # a folder of that name here is what is meant
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "genotype.json").write_text(published_cell("PDARTS").to_json(), encoding="utf-8")
+    assert load_genotype(name) == published_cell("PDARTS")
+
+
+def test_there_are_released_cells_and_no_provenance_of_others():
+    assert released_names() and not {*released_names()} & {*published_names()}
+    with pytest.raises(InputError, match="no released cell"):
+        provenance("DARTS_V2")
 
 
 def test_loading_from_names_texts_files_and_runs(tmp_path):
