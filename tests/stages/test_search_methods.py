@@ -1,7 +1,9 @@
 """The search methods that mix operations otherwise than by softmax, each against a literal account of it in float64."""
 
+import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as f
@@ -9,8 +11,9 @@ from torch.nn import functional as f
 from nas_moreau.architecture import Supernet, derive, load_space
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import pool_features, run_cells
+from nas_moreau.cli import main
 from nas_moreau.data import Augment, Images
-from nas_moreau.stages import rsws
+from nas_moreau.stages import methods, rsws
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights
 from nas_moreau.stages.gdas import gumbel_paths
@@ -192,3 +195,33 @@ def test_rsws_trains_uniform_paths_and_nothing_else():
         assert mixing.active == [[(k,) for k in mixing.weights[0].argmax(-1).tolist()]]
     share = 1 / len(space.operations)
     assert ((counts / n - share).abs() < 4 * (share * (1 - share) / n) ** 0.5).all()
+
+
+# --- yours -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_method_of_your_own_brings_its_mixing_weights_and_takes_the_additions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    (tmp_path / "my_methods.py").write_text(
+        "import torch\n"
+        "from nas_moreau.bilevel.rivals import darts1\n"
+        "from nas_moreau.stages.methods import register_method\n"
+        "from nas_moreau.stages.supernet_problem import Mixing\n"
+        "def sigmoids(space, alphas, batch):\n"
+        "    return Mixing([torch.sigmoid(logits) for logits in alphas])\n"
+        "@register_method('test-sigmoid', mix=sigmoids)\n"
+        "def build(search, rules):\n"
+        "    return darts1(rules.alphas_lr, rules.weights_lr, rules.update_alphas, rules.update_weights)\n"
+    )
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = [
+        "search", "--import", tmp_path / "my_methods.py", "search.method=test-sigmoid+beta+pc", "--data",
+        f"npz:{tmp_path / 'data.npz'}", "--output", tmp_path / "out", "--json", "space=toy", "search.channels=4",
+        "search.partial_channels=2", "search.layers=3", "search.epochs=1", "search.steps_per_epoch=1",
+        "search.batch_size=4", "search.augment.crop=1",
+    ]  # fmt: skip
+    assert main([str(word) for word in words]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["method"] == "test-sigmoid+beta+pc" and set(result["edge_weights"]) == {"normal", "reduce"}
