@@ -90,6 +90,7 @@ def run(part: Part, args: argparse.Namespace) -> tuple[str, dict[str, Any], dict
     shutil.copyfile(folder / "rows.csv", Path(args.results) / f"{part.name}.csv")
     shown = shlex.join(["nas-moreau", "compare", *words[: words.index("--data")], "--data", "npz:cifar10.npz",
                         *(["--table", "nb201.csv.gz"] if "--column" in words else []), *args.overrides])  # fmt: skip
+    shown = shown.replace(f"{folder.parent}/", "")  # the file of a space
     return shown, read_json(folder / "result.json") or {}, read_json(folder / "environment.json") or {}
 
 

@@ -159,11 +159,12 @@ def _words(result: Mapping[str, Any]) -> str:
 
 def _cells(result: Mapping[str, Any]) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
-    head = ["method", "seed", *(FIGURE_NAMES[key] + " %" for key in keys), "supernet, held out %", "skip share", "cell"]
+    head = ["method", "seed", *(FIGURE_NAMES[key] + " %" for key in keys), "supernet, held out %", "skip share",
+            "noise share", "cell"]  # fmt: skip
     rows = [
         [
             row["method"], str(row["seed"]), *(cent(row[key]) for key in keys), cent(row["held_out_accuracy"]),
-            _number(row["skip_share"]), row["arch"] or row["digest"],
+            _number(row["skip_share"]), _number(row["noise_share"]), row["arch"] or row["digest"],
         ]
         for row in result["rows"]
     ]  # fmt: skip
