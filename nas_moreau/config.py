@@ -16,8 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_moreau.errors import InputError
-
-MAX_BYTES = 1_000_000  # no configuration written by hand comes near this
+from nas_moreau.plain_yaml import parse_yaml, read_text
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -271,7 +270,7 @@ def load_config(preset: str | None = None, path: str | Path | None = None, overr
     if preset is not None:
         data, origin = _parse(preset_text(preset), f"preset {preset}"), f"preset {preset}"
     elif path is not None:
-        data, origin = _parse(_read(Path(path)), str(path)), str(path)
+        data, origin = _parse(read_text(Path(path), "The configuration"), str(path)), str(path)
     for override in overrides:
         _set(data, override)
     return make_config(data, origin)
@@ -292,28 +291,8 @@ def make_config(data: Any, origin: str = "the configuration") -> Config:
         ) from None
 
 
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes.", "Give a configuration in YAML.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"The configuration {path} cannot be read: {reason}.", "Check the path.") from None
-
-
 def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        # aliases could blow a small file up to any size, and no configuration needs them
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{origin} uses YAML aliases.", "Write the values out.")
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise InputError(f"{origin} is not valid YAML{place}.", "Mend that line.") from None
+    data = parse_yaml(text, origin, "Mend that line.")
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -10,7 +10,7 @@ from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
 from nas_moreau.config import load_config, preset_names, preset_text
-from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import read_text
 from nas_moreau.runs.searched import choice_lines, choices, search_lines
 
 DATA = {
@@ -123,11 +123,7 @@ def check(file: str) -> str:
     """
     path = Path(file)
     if path.suffix in (".yaml", ".yml"):
-        try:
-            is_space = any(line.startswith("operations:") for line in path.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} cannot be read: {error}.", "Check the path.") from None
-        if is_space:
+        if any(line.startswith("operations:") for line in read_text(path, "The file").splitlines()):
             load_space(file)
             return "search space"
         load_config(None, file)

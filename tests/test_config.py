@@ -54,8 +54,8 @@ def test_mistakes_in_overrides(overrides, match):
 
 
 @pytest.mark.parametrize("text, match", [
-    ("- a\n", "does not hold keys"), ("a: [1\n", "not valid YAML"), ("a: &x 1\nb: *x\n", "aliases"),
-    ("searching: {}\n", "is no key"), ("seed: !!python/object:os.system 1\n", "not valid YAML"),
+    ("- a\n", "does not hold keys"), ("a: [1\n", "no valid YAML"), ("a: &x 1\nb: *x\n", "uses a YAML alias"),
+    ("searching: {}\n", "is no key"), ("seed: !!python/object:os.system 1\n", "no valid YAML"),
 ])  # fmt: skip
 def test_mistakes_in_files(text, match, tmp_path):
     path = tmp_path / "c.yaml"

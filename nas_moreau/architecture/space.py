@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations, did_you_mean, shorten
-from nas_moreau.architecture.space_file import CURE, parse_yaml, read_text, space_fields
+from nas_moreau.architecture.space_file import CURE, parse_space, space_fields
 from nas_moreau.architecture.space_rules import SKELETONS, Edge, space_problems
 from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import read_text
 
 if TYPE_CHECKING:
     from nas_moreau.architecture.genotype import Genotype
@@ -167,7 +168,7 @@ class SearchSpace:
 
 
 def _space_from(text: str, where: str) -> SearchSpace:
-    fields = space_fields(parse_yaml(text, where), where)
+    fields = space_fields(parse_space(text, where), where)
     cells, inputs = SKELETONS[fields["skeleton"]]
     rule = Derivation(fields.pop("rule"), fields.pop("edges_per_node"), fields.pop("exclude"))
     return SearchSpace(cells=cells, inputs=inputs, derivation=rule, **fields)

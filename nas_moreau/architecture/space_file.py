@@ -1,86 +1,29 @@
-"""Reads a search space's YAML file as plain data: bounded in size and depth, without aliases, tags or doubled keys."""
+"""Reads a search space's YAML file: every field checked, all problems reported together."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from nas_moreau.architecture.known_operations import did_you_mean, shorten
 from nas_moreau.architecture.space_rules import REDUCTION, SKELETONS, all_edges, is_count, space_problems
 from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import parse_yaml
 
-MAX_BYTES, MAX_DEPTH = 64 * 1024, 8
 KEYS = ("name", "skeleton", "nodes", "operations", "derivation", "edges", "concat", "reduction")
 DERIVATION_KEYS = ("rule", "edges_per_node", "exclude")
 CURE = "Correct the file; `nas-moreau show darts` prints a whole space."
 
 
-def read_text(path: Path, what: str) -> str:
-    """Returns the text of a small UTF-8 file.
-
-    Raises:
-        InputError: It is missing, no plain file, larger than 64 KiB, unreadable or not UTF-8.
-    """
-    try:
-        if not path.is_file():
-            reason = "is no plain file" if path.exists() else "does not exist"
-            raise InputError(f"{what} {path} {reason}.", "Check the path.")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(
-                f"{what} {path} is larger than {MAX_BYTES // 1024} KiB.", "Check that it is the right file."
-            )
-        return data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {path} cannot be read: {error}.", "Check the file and its permissions.") from None
-
-
-def parse_yaml(text: str, where: str) -> dict[Any, Any]:
-    """Returns the mapping that a YAML text holds.
+def parse_space(text: str, where: str) -> dict[Any, Any]:
+    """Returns the mapping that a space's YAML text holds.
 
     Raises:
         InputError: The text is no YAML mapping, or is larger, deeper or more tangled than a space can be.
     """
-    if len(text) > MAX_BYTES:
-        raise InputError(f"{where} is larger than {MAX_BYTES // 1024} KiB.", CURE)
-    try:
-        depth = 0
-        # events come one by one and build nothing, so that depth and aliases are known before anything is made of them
-        for event in yaml.parse(text, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise InputError(f"{where} is nested more than {MAX_DEPTH} deep.", CURE)
-            if isinstance(event, yaml.AliasEvent):
-                raise InputError(f"{where} uses a YAML alias (*{event.anchor}).", "Write the value out.")
-        node = yaml.compose(text, yaml.SafeLoader)
-        doubled = _doubled_keys(node)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, for one
-        if isinstance(error, InputError):
-            raise
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise InputError(f"{where} is no valid YAML: {reason}{line}.", CURE) from None
-    if doubled:
-        raise InputError(f"{where} has the key {', '.join(doubled)} twice.", "Keep one of them.")
+    data = parse_yaml(text, where, CURE)
     if not isinstance(data, dict):
         raise InputError(f"{where} holds {shorten(data)}, not a mapping of keys to values.", CURE)
     return data
-
-
-def _doubled_keys(node: yaml.Node | None) -> list[str]:
-    """Returns the keys that stand twice in one mapping, anywhere under `node` (its depth is bounded already)."""
-    if isinstance(node, yaml.SequenceNode):
-        return [key for child in node.value for key in _doubled_keys(child)]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    found = [shorten(key) for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    return found + [key for _, child in node.value for key in _doubled_keys(child)]
 
 
 def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:

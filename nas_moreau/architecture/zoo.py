@@ -10,8 +10,8 @@ from typing import Any
 from nas_moreau.architecture.genotype import Cell, Genotype
 from nas_moreau.architecture.genotype_text import Edge
 from nas_moreau.architecture.known_operations import did_you_mean, shorten
-from nas_moreau.architecture.space_file import read_text
 from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import read_text
 
 _SHORT = {
     "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "s7": "sep_conv_7x7", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5",

@@ -17,7 +17,7 @@ from nas_moreau.bilevel.step_sizes import at_top, explain
 from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 
 LOOK_EVERY = 10
-"""Steps between two looks at the stopping rule and the NaN guard; each waits for the device once."""
+"""Steps between two looks at the stopping rule; each waits for the device once, as does the guard at every step."""
 
 
 @dataclass(frozen=True)
@@ -121,25 +121,25 @@ def _run(
 ) -> Solution:
     """The loop."""
     rows: list[dict[str, Any]] = []
-    finite, movement, converged, k = (x, y, state), math.inf, False, -1
+    movement, converged, k = math.inf, False, -1
     message = f"Stopped after {steps} steps without meeting the tolerance {tolerance:.0e}."
     for k in range(steps):
         batch = batches(k) if batches else (None, None)
         new_x, new_y, new_state, info = method.step(problem, x, y, state, *batch)
         rows.append({"F": info.F, "f": info.f, "f_theta": info.f_theta, "c": info.c, **info.norms})
         look = (k + 1) % LOOK_EVERY == 0 or k + 1 == steps
-        if look:
+        bad = _not_finite(info, new_x, new_y, new_state)
+        if look and not bad:
             movement = _movement(x, y, state, new_x, new_y, new_state, info)
-            if not math.isfinite(movement):
-                x, y, state = finite
-                message = (
-                    f"Diverged by step {k + 1}: the iterate is no longer finite, and the last finite one is returned. "
-                    "Use smaller step sizes, or 'auto'."
-                )
-                return Solution(x, y, state, False, message, _history(rows), k + 1, movement)
+            bad = [] if math.isfinite(movement) else ["the movement"]
+        if bad:
+            message = (
+                f"Diverged at step {k + 1} (step sizes {info.alpha:.3g} and {info.beta:.3g}): {', '.join(bad[:3])} "
+                "not finite; the last finite iterate is returned. Use smaller step sizes, or 'auto'."
+            )
+            return Solution(x, y, state, False, message, _history(rows), k + 1, math.nan)
         x, y, state = new_x, new_y, new_state
         if look:
-            finite = (x, y, state)
             tuning = getattr(state, "tuning", None)
             on_the_way = tuning is not None and method.climbs and not at_top(tuning, info.c)
             if batches is None and movement <= tolerance and not on_the_way:
@@ -151,6 +151,22 @@ def _run(
     if batches is not None and not message.startswith("Stopped by"):
         message = f"Took {k + 1} steps on minibatches."
     return Solution(x, y, state, converged, message, _history(rows), k + 1, movement)
+
+
+def _not_finite(info: Any, x: Tensors, y: Tensors, state: Any) -> list[str]:
+    """Returns the names of the terms of a step, and of the iterates it gave, that are not finite (a single wait)."""
+    named = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
+    named |= {"x": _largest(x), "y": _largest(y), "theta": _largest(getattr(state, "theta", []))}
+    values = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    return [name for name, value in zip(values, torch.stack(list(values.values())).tolist()) if not math.isfinite(value)]
+
+
+def _largest(tensors: Tensors) -> torch.Tensor | None:
+    """Returns the largest absolute value, NaN where there is one; None of nothing."""
+    filled = [t for t in tensors if t.numel()]
+    if len(filled) < 2:
+        return torch.linalg.vector_norm(filled[0], math.inf) if filled else None
+    return torch.stack(torch._foreach_norm(filled, math.inf)).max()
 
 
 def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Any) -> float:

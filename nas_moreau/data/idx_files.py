@@ -22,6 +22,8 @@ FILES = {
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
 _CURE = "Copy or download the file again."
+_DENSE = 64 << 20
+_HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
 
 
 def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
@@ -91,6 +93,11 @@ def _parse(stream: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) 
     count, height, width = (*shape, 1, 1)[:3]
     refuse_too_large(count, 1, height, width, str(path))
     needed = count * height * width
+    if needed > _DENSE and needed > _HIGHEST_RATIO * path.stat().st_size:
+        raise InputError(
+            f"{path} claims {needed} bytes in a file of {path.stat().st_size}, which no photographs fit in.",
+            "Check where the file comes from.",
+        )
     blocks, left = [], needed
     while left:  # in blocks: a forged header cannot ask for more memory than the file fills
         block = stream.read(min(left, 1 << 24))

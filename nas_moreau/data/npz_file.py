@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,11 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = _arrays(archive, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except MemoryError:
+        raise InputError(f"There is not enough memory for {path}.", "Use fewer or smaller images.") from None
+    except Exception as error:  # zipfile and its decompressors have no list of what they raise
+        if isinstance(error, (InputError, PermissionError)):
+            raise
         raise InputError(
             f"{path} cannot be read as an npz file ({error}).", "Copy or write it again."
         ) from error
@@ -100,6 +103,11 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
     if needed != info.file_size - header.tell():
         raise InputError(
             f"{path}: {key} claims {needed} bytes by its header and holds {info.file_size - header.tell()}.",
+            "Copy or write the file again.",
+        )
+    if info.compress_size > path.stat().st_size:
+        raise InputError(
+            f"{path}: {key} claims {info.compress_size} bytes of a file of {path.stat().st_size}.",
             "Copy or write the file again.",
         )
     if needed > _DENSE and needed > _HIGHEST_RATIO * info.compress_size:

@@ -14,9 +14,9 @@ import io
 import os
 import struct
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -118,15 +118,43 @@ def decode(file: BinaryIO, size: int) -> dict[str, Any]:
     data = file.read(length)
     if _checksum(schema, data) != checksum:
         raise Damaged("fails its checksum")
+    # From here on the checksum is right: what does not fit was made by other means than `encode`, by accident or not.
+    _check_archive(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch talks about odd pickles; they are refused or plain data
             payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return plain(payload, "payload")
-    except (UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, KeyError, AttributeError) as error:
-        # The checksum is right, so somebody made this file by other means.
+        _check_sizes(payload, len(data))
+        payload = plain(payload, "payload")
+    except Exception as error:  # torch's reader has no list of what it raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Damaged(f"holds no plain data ({reason})") from error
+        raise Damaged(f"holds no plain data ({reason[:200]})") from error
+    if type(payload) is not dict:
+        raise Damaged(f"holds a {type(payload).__name__} where a dict should be")
+    return payload
+
+
+def _check_archive(data: bytes) -> None:
+    """Refuses an archive that `torch.save` does not write: compressed, so that it could unpack to any size, or none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = archive.infolist()
+    except Exception as error:  # zipfile has no list of what it raises either
+        raise Damaged("holds no plain data (no archive of torch)") from error
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise Damaged("holds no plain data (its archive is compressed)")
+    if sum(part.file_size for part in parts) > len(data):
+        raise Damaged("holds no plain data (its archive claims more bytes than it has)")
+
+
+def _check_sizes(value: Any, limit: int) -> None:
+    """Refuses a tensor that claims more elements than the file has bytes for, as one with strides of zero can."""
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.numel() * value.element_size() > limit:
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} in {limit:,} bytes")
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_sizes(part, limit)
 
 
 def encode(payload: dict[str, Any]) -> bytes:

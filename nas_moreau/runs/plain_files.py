@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import parse_yaml, read_text
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -26,11 +25,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file; InputError when it is damaged."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not YAML ({reason}).", "Restore it, or start again in another folder.") from error
+    value = parse_yaml(read_text(path, "The file"), str(path), "Restore it, or start again in another folder.")
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no configuration.", "Restore it, or start again in another folder.")
     return value

@@ -150,6 +150,8 @@ def load_table(path: str | PathLike[str]) -> Table:
 
 
 def _read(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"The table {path} cannot be read: it is no plain file.", CURE)
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

@@ -18,8 +18,8 @@ from nas_moreau.architecture.derivation import derive
 from nas_moreau.architecture.genotype import Cell, Genotype
 from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations
 from nas_moreau.architecture.space import Derivation, SearchSpace, load_space, space_names
-from nas_moreau.architecture.space_file import parse_yaml
 from nas_moreau.errors import InputError
+from nas_moreau.plain_yaml import parse_yaml
 
 VALID = """\
 name: mine
@@ -208,7 +208,7 @@ def test_an_alias_bomb_is_refused_before_anything_is_built():
     for last, this in itertools.pairwise("abcdefghij"):
         bomb += f"{this}: &{this} [{', '.join([f'*{last}'] * 10)}]\n"
     with pytest.raises(InputError, match="alias"):
-        parse_yaml(bomb, "bomb")
+        parse_yaml(bomb, "bomb", "Mend it.")
 
 
 def test_large_files_binary_files_folders_and_pipes_are_refused(tmp_path):

@@ -93,7 +93,7 @@ def test_bias_of_given_constants_is_removed_too():
 def test_divergence_is_reported_and_the_last_finite_point_returned():
     method = moreau(50.0, 50.0, 50.0, gamma=2.0, c=5.0)
     found = solve(quadratic(), [tensor(1.0)], zero(), method, steps=2000)
-    assert not found.converged and found.message.startswith("Diverged by step")
+    assert not found.converged and found.message.startswith("Diverged at step")
     assert math.isfinite(float(found.x[0])) and found.steps < 2000
 
 

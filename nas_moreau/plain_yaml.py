@@ -1,0 +1,108 @@
+"""YAML files of users as plain data: bounded in size and depth, without aliases, tags or doubled keys.
+
+All that could make a small file large or slow is refused while it is read piece by piece, before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from nas_moreau.errors import InputError
+
+MAX_BYTES, MAX_DEPTH = 64 * 1024, 8
+_MAX_DIGITS = 400  # in one number: more are no number that anybody means, and Python is slow on them
+# libyaml's parser is ten times faster; it recurses on deep files, which is why the depth is known before it builds
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_text(path: Path, what: str) -> str:
+    """Returns the text of a small UTF-8 file.
+
+    Raises:
+        InputError: It is missing, no plain file, larger than 64 KiB, unreadable or not UTF-8.
+    """
+    try:
+        if not path.is_file():
+            reason = "is no plain file" if path.exists() else "does not exist"
+            raise InputError(f"{what} {path} cannot be read: it {reason}.", "Check the path.")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError(
+                f"{what} {path} is larger than {MAX_BYTES // 1024} KiB.", "Check that it is the right file."
+            )
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what} {path} cannot be read: {error}.", "Check the file and its permissions.") from None
+
+
+def parse_yaml(text: str, where: str, cure: str) -> Any:
+    """Returns the plain data that a YAML text holds.
+
+    Args:
+        text: One document, at most 64 KiB.
+        where: What messages call it.
+        cure: Second sentence of messages that have no better one.
+
+    Raises:
+        InputError: It is no valid YAML, or is larger, deeper or more tangled than a file of ours can be.
+    """
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{where} is larger than {MAX_BYTES // 1024} KiB.", cure)
+    try:
+        depth = 0
+        # events come one by one and build nothing, so that depth and aliases are known before anything is made of them
+        for event in yaml.parse(text, _LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise InputError(f"{where} is nested more than {MAX_DEPTH} deep.", cure)
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{where} uses a YAML alias (*{event.anchor}).", "Write the value out.")
+        loader = _LOADER(text)
+        try:
+            node = loader.get_single_node()
+            _check_numbers(node, where, cure)
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+        doubled = list(_doubled_keys(node))
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # an impossible date, a list as a key
+        if isinstance(error, InputError):
+            raise
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise InputError(f"{where} is no valid YAML: {reason[:200]}{line}.", cure) from None
+    if doubled:
+        raise InputError(f"{where} has the key {', '.join(doubled[:5])} twice.", "Keep one of them.")
+    return data
+
+
+def _check_numbers(node: Any, where: str, cure: str) -> None:
+    """Refuses numbers of absurd length (1:1:1:... is a number, too)."""
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > _MAX_DIGITS and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            raise InputError(f"{where} holds a number of {len(node.value):,} characters.", cure)
+    elif node is not None:
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                _check_numbers(part, where, cure)
+
+
+def _doubled_keys(node: Any) -> Iterator[str]:
+    """Yields the keys that stand twice in one mapping, anywhere under `node` (its depth is bounded already)."""
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _doubled_keys(child)
+    elif isinstance(node, yaml.MappingNode):
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        yield from (repr(key[:60]) for key, count in counts.items() if count > 1)
+        for _, child in node.value:
+            yield from _doubled_keys(child)
