@@ -56,9 +56,7 @@ def linear(classes: int = 10) -> nn.Sequential:
 MODELS = {"linear": linear, "poor": lambda: stack(False), "convnet": lambda: stack(True)}
 
 
-def train_and_score(
-    name: str, data: Data, seed: int, epochs: int, batch: int = 64
-) -> tuple[float, float, float]:
+def train_and_score(name: str, data: Data, seed: int, epochs: int, batch: int = 64) -> tuple[float, float, float]:
     """Returns training accuracy, test accuracy (fractions, without augmentation) and seconds of training."""
     torch.manual_seed(seed_for(seed, f"benchmark {name}"))
     model = MODELS[name]()
@@ -94,9 +92,7 @@ def train_and_score(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument("--epochs", type=int, default=10, help="of training, each model (default 10)")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default all)")

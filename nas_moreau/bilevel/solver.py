@@ -158,7 +158,8 @@ def _not_finite(info: Any, x: Tensors, y: Tensors, state: Any) -> list[str]:
     named = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
     named |= {"x": _largest(x), "y": _largest(y), "theta": _largest(getattr(state, "theta", []))}
     values = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    return [name for name, value in zip(values, torch.stack(list(values.values())).tolist()) if not math.isfinite(value)]
+    numbers = torch.stack(list(values.values())).tolist()
+    return [name for name, number in zip(values, numbers) if not math.isfinite(number)]
 
 
 def _largest(tensors: Tensors) -> torch.Tensor | None:

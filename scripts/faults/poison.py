@@ -1,0 +1,185 @@
+"""NaN and infinity put into every place where a stage computes, at a known step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from faults.toy import Row, make_toy
+
+STEP = 5  # of 9, two steps into the second epoch
+NAN, INF = math.nan, math.inf
+
+
+class _Poison(torch.autograd.Function):
+    """Passes a tensor on as it is; its gradient comes back not finite."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient * NAN
+
+
+def _objective(original: Callable, place: str, now: Callable[[], bool], value: float) -> Callable:
+    """Returns the objective with its value, or its gradient for x or y, poisoned whenever `now()`."""
+
+    def poisoned(x: list[Tensor], y: list[Tensor], batch: Any) -> Any:
+        if now() and place in "xy":
+            x = [_Poison.apply(t) for t in x] if place == "x" else x
+            y = [_Poison.apply(y[0]), *y[1:]] if place == "y" else y
+        returned = original(x, y, batch)
+        if now() and place == "value":
+            returned = (returned[0] * value, *returned[1:]) if isinstance(returned, tuple) else returned * value
+        return returned
+
+    return poisoned
+
+
+def _spoil(tensors: Any) -> None:
+    """Puts NaN into the first number of the first tensor in nested lists."""
+    while not isinstance(tensors, Tensor):
+        tensors = next(iter(tensors))
+    tensors.view(-1)[0] = NAN
+
+
+SEARCH_PLACES = {
+    **{f"{name}, {place}": (name, place) for name in ("F", "f", "f_theta") for place in ("value", "x", "y")},
+    "alphas": lambda job: _spoil(job.x),
+    "weights": lambda job: _spoil(job.y),
+    "theta": lambda job: _spoil(job.state.theta),
+    "momentum of the weights": lambda job: _spoil(job.state.y_rule.buffers),
+    "momentum of theta": lambda job: _spoil(job.state.theta_rule.buffers),
+    "Adam's second moment of the alphas": lambda job: _spoil(job.state.x_rule.second),
+    "running statistics": lambda job: _spoil([b for b in job.supernet.buffers() if b.is_floating_point()]),
+}
+RETRAIN_PLACES = {
+    "a weight": lambda job: _spoil(next(job.network.parameters()).data),
+    "a gradient": lambda job: next(job.network.parameters()).register_hook(lambda gradient: gradient * NAN),
+    "an image": None,
+    "the moving average": lambda job: _spoil(next(job.ema.module.parameters()).data),
+    "a momentum": lambda job: _spoil(next(iter(job.optimizer.state.values()))["momentum_buffer"]),
+}
+
+
+def everywhere(folder: Path) -> list[Row]:
+    """Poisons search, retraining and solve at each place; the same step must stop, and what is saved must be sound."""
+    begin, wrong, count = time.monotonic(), [], 0
+    for name, place in SEARCH_PLACES.items():
+        count += 1
+        wrong += [] if _search(folder / f"s{count}", place) else [f"search: {name}"]
+    for name, place in RETRAIN_PLACES.items():
+        count += 1
+        wrong += [] if _retrain(folder / f"r{count}", place) else [f"retrain: {name}"]
+    for place in ("value", "x", "y"):
+        for objective in ("F", "f"):
+            count += 1
+            wrong += [] if _solve(objective, place) else [f"solve: {objective}, {place}"]
+    note = f"wrong: {wrong}" if wrong else (
+        f"{len(SEARCH_PLACES)} places of search, {len(RETRAIN_PLACES)} of retraining, 6 of solve; stopped in that "
+        "step, which is named; nothing of it saved"
+    )  # fmt: skip
+    return [Row("NaN at a place", count, count - len(wrong), note, time.monotonic() - begin)]
+
+
+def _sound(folder: Path, status: str) -> bool:
+    """Returns whether the checkpoint is of the step before the poisoned one and all of it finite."""
+    from nas_moreau.runs import load_checkpoint
+    from nas_moreau.stages.nonfinite import _tensors
+
+    found = load_checkpoint(folder / "checkpoints")
+    finite = found is not None and all(t.isfinite().all() for t in _tensors(found[0]) if t.is_floating_point())
+    return finite and found[0]["step"] == STEP - 1 and f"at step {STEP} " in status
+
+
+def _search(folder: Path, place: Any) -> bool:
+    from nas_moreau.config import load_config
+    from nas_moreau.stages import search as stage
+    from nas_moreau.stages.stopping import NonFinite
+
+    folder.mkdir()
+    config = load_config(path=make_toy(folder)["search"][2], overrides=["logging.tensorboard=false"])
+    advance, pose, held = stage._Search._advance, stage.supernet_problem, []
+
+    def now() -> bool:
+        return bool(held) and held[0].step == STEP - 1
+
+    def posed(*arguments: Any) -> Any:
+        made = pose(*arguments)
+        if isinstance(place, tuple):
+            name = place[0]
+            changed = _objective(getattr(made.problem, name), place[1], now, INF)
+            kept = {n: getattr(made.problem, n) for n in ("F", "f", "f_theta")} | {name: changed}
+            made = made._replace(problem=type(made.problem)(**kept))
+        return made
+
+    def poisoned(self: Any) -> Any:
+        held[:] = [self]
+        if now() and not isinstance(place, tuple):
+            place(self)
+        return advance(self)
+
+    stage._Search._advance, stage.supernet_problem = poisoned, posed
+    try:
+        stage.search(config, folder / "run")
+        return False
+    except NonFinite as error:
+        return _sound(folder / "run", str(error))
+    finally:
+        stage._Search._advance, stage.supernet_problem = advance, pose
+
+
+def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
+    from nas_moreau.architecture.zoo import published_cell
+    from nas_moreau.config import load_config
+    from nas_moreau.stages import retrain as stage
+    from nas_moreau.stages.stopping import NonFinite
+
+    folder.mkdir()
+    overrides = ["logging.tensorboard=false", "retrain.mixup=0"]
+    config = load_config(path=make_toy(folder)["retrain"][3], overrides=overrides)
+    advance, at = stage._Retraining._advance, stage.Batches.at
+
+    def poisoned(self: Any) -> Any:
+        if self.step == STEP - 1:
+            if place is None:
+                stage.Batches.at = lambda batches, *rest: (at(batches, *rest)[0] * NAN, at(batches, *rest)[1])
+            else:
+                place(self)
+        return advance(self)
+
+    stage._Retraining._advance = poisoned
+    try:
+        stage.retrain(config, published_cell("DARTS_V2"), folder / "run")
+        return False
+    except NonFinite as error:
+        return _sound(folder / "run", str(error))
+    finally:
+        stage._Retraining._advance, stage.Batches.at = advance, at
+
+
+def _solve(objective: str, place: str) -> bool:
+    from nas_moreau.bilevel import Bilevel, moreau, solve
+
+    step, seen = 7, [0]
+    functions = {
+        "F": lambda x, y, batch: 0.5 * (x[0] - 1) ** 2 + 0.5 * y[0] ** 2,
+        "f": lambda x, y, batch: 0.5 * y[0] ** 2 - x[0] * y[0],
+    }
+    functions[objective] = _objective(functions[objective], place, lambda: seen[0] == step - 1, NAN)
+    start = [torch.zeros((), dtype=torch.float64)]
+
+    def count(k: int, x: Any, y: Any, info: Any) -> None:
+        seen[0] = k + 1
+
+    found = solve(Bilevel(functions["F"], functions["f"]), start, start, moreau(0.1, 0.1, 0.1, 1.0, 1.0), watch=count)
+    finite = all(t.isfinite().all() for t in (*found.x, *found.y))
+    return found.steps == step and f"Diverged at step {step} " in found.message and finite and not found.converged
