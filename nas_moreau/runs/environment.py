@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "tensorboard", "pydantic", "matplotlib")
 
 
@@ -22,6 +20,8 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
     Args:
         earlier: What this function gave when the run began, on resuming; it is kept under "earlier", oldest first.
     """
+    import torch  # seconds, which those who only read a folder need not wait
+
     import nas_moreau
 
     accelerator = None
