@@ -235,6 +235,7 @@ class _Retraining:
             elif self.stop.received or self._save_due():
                 self._save(monitor)
             self.stop.give_up()
+        self.seconds = time.monotonic() - started
 
     def _advance(self) -> Tensor:
         """Does one step of training and returns its loss."""
@@ -338,9 +339,11 @@ class _Retraining:
         )  # fmt: skip
 
     def _finish(self, monitor: Monitor) -> dict[str, Any]:
+        before = time.monotonic()
         if self.validation is not None:
             load_weights(self.trained, self.folder.path)
         test = self._evaluate(self.data.test)
+        self.seconds += time.monotonic() - before
         self.folder.write_text(
             "evaluation.json", json.dumps(evaluation_result("test", test) | detail(test, self.data.classes), indent=1)
         )

@@ -200,6 +200,7 @@ class _Search:
             elif self.stop.received or self._save_due():
                 self._save(monitor)
             self.stop.give_up()
+        self.seconds = time.monotonic() - started
 
     def _advance(self) -> Any:
         """Does one step of the method."""
