@@ -161,6 +161,16 @@ def build_parser() -> Parser:
     verb.add_argument("--space", default="darts", help="search space (default darts)")
     verb.add_argument("--device", default="cpu", help="where to run (default cpu)")
 
+    verb = _verb(
+        table, "check-hypergradient", verbs_using.check_hypergradient,
+        "hold every method's direction of the alphas against the exact hypergradient of a tiny supernet", [
+            "check-hypergradient", "check-hypergradient --method moreau,darts2 --json",
+            "check-hypergradient --import mine.py --method my_method",
+        ],
+    )  # fmt: skip
+    verb.add_argument("--method", metavar="NAMES", help="methods, with commas between (default: all there are)")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the supernet and its images (default 0)")
+
     verb = _verb(table, "check", verbs.check, "check a configuration, space or genotype file", ["check my_space.yaml"])
     verb.add_argument("file", metavar="FILE")
     return parser
@@ -271,7 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(result, indent=2, sort_keys=True, allow_nan=False))
         elif result is not None and getattr(args, "dry_run", False):
             print(json.dumps(result, indent=2))
-        return FAILURE if args.verb == "doctor" and not result["usable"] else DONE
+        # `doctor` and `check-hypergradient` say themselves whether what they looked at is in order
+        found_wrong = isinstance(result, dict) and (result.get("usable") is False or result.get("passed") is False)
+        return FAILURE if found_wrong else DONE
     except BrokenPipeError:
         return FAILURE
     except (Exception, KeyboardInterrupt) as error:

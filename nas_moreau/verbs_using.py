@@ -131,3 +131,33 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
         print("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
         print("usable" if result["usable"] else "not usable as it is")
     return result
+
+
+def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
+    from nas_moreau.stages.check_hypergradient import check_hypergradient as check
+
+    names = args.method and [name.strip() for name in args.method.split(",")]
+    result = check(names or None, args.seed, note=say)
+    if not args.json:
+        _print_directions(result)
+    return result
+
+
+def _print_directions(result: dict[str, Any]) -> None:
+    """Prints the table of the rows, and what each check says."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['alphas']} alphas, {result['weights']} weights, seed {result['seed']}, float64")
+    for name in ("part", "method", "c", "cosine", "relative error", "norm", "seconds", "kept bytes", "in words"):
+        table.add_column(name, justify="left" if name in ("part", "method", "in words") else "right")
+    formats = (
+        ("c", "{:.3g}"), ("cosine", "{:.4f}"), ("relative_error", "{:.2e}"), ("norm", "{:.2e}"), ("seconds", "{:.3f}"),
+        ("memory_bytes", "{:,}"),
+    )  # fmt: skip
+    for row in result["rows"]:
+        numbers = ["-" if row[key] is None else form.format(row[key]) for key, form in formats]
+        table.add_row(row["part"], row["method"], *numbers, row["verdict"])
+    Console(width=None if Console().is_terminal else 160).print(table)
+    for check in result["checks"]:
+        print(check["verdict"])

@@ -14,6 +14,7 @@ _HOMES = {
     "moreau": "method",
     "sgd": "updates",
     "Solution": "solver",
+    "exact_hypergradient": "exact",
     "explain": "step_sizes",
     "lower_solution": "stationarity",
     "merit": "stationarity",
