@@ -12,5 +12,10 @@ class InputError(ValueError):
     """
 
     def __init__(self, cause: str, cure: str = ""):
-        self.cause, self.cure = cause, cure
-        super().__init__(f"{cause} {cure}".strip())
+        self.cause, self.cure = _one_line(cause), _one_line(cure)
+        super().__init__(f"{self.cause} {self.cure}".strip())
+
+
+def _one_line(text: str) -> str:
+    """Returns the text with line ends and control characters, which may come from what was handed in, written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
