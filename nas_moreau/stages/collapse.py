@@ -93,8 +93,8 @@ def verdict(space: SearchSpace, weights: Weights, genotype: Genotype) -> str:
 class Watch(NamedTuple):
     """What the guard remembers from epoch to epoch; checkpoints carry it.
 
-    `streak`: collapsed epochs in a row until now. `accuracy`, `epoch`, `alphas`: of the epoch whose derived cell had the
-    best one-hot accuracy on the held-out images, the first among equals.
+    `streak`: collapsed epochs in a row until now. `accuracy`, `epoch`, `alphas`: of the epoch whose derived cell had
+    the best one-hot accuracy on the held-out images, the first among equals.
     """
 
     streak: int = 0

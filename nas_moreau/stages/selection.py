@@ -5,10 +5,11 @@ was trained softly, on the images that neither level of the search has seen; the
 measure is how well a cell fits the trained mixture, and further moves lead away from where that is informative.
 
 It does not measure accuracy, and prefers skips. On 25 searches by moreau+beta in NAS-Bench-201 (8 channels, 16x16
-CIFAR-10 images, 1,000 steps, seeds 100 to 104, seven settings; table's accuracy after training on half the data)
-one-hot accuracies were .07 to .27, 18 moves led to a skip, and the cells went from 89.79 to 90.03 % (14 better, 11
-worse). Where the skip went on the edge from the cell's input to its output (12) they gained: 89.73 to 90.68; elsewhere (13) they
-lost: 89.84 to 89.43. That skip put in unasked gives 90.53. Nothing of this is shown for the DARTS space.
+CIFAR-10 images, 1,000 steps, seeds 100 to 104, seven settings; table's accuracy after training on half the data) one-
+hot accuracies were .07 to .27, 18 moves led to a skip, and the cells went from 89.79 to 90.03 % (14 better, 11
+worse). Where the skip went on the edge from the cell's input to its output (12) they gained: 89.73 to 90.68;
+elsewhere (13) they lost: 89.84 to 89.43. That skip put in unasked gives 90.53. Nothing of this is shown for the DARTS
+space.
 
 These images have chosen the cell then, so no loss or accuracy on them says how good it is: the retrained network's test
 accuracy does.
