@@ -211,6 +211,12 @@ def test_an_alias_bomb_is_refused_before_anything_is_built():
         parse_yaml(bomb, "bomb", "Mend it.")
 
 
+@pytest.mark.parametrize("value", ["!!int ''", "!!int _", "!!float ''", "!!timestamp 2024-99-99"])
+def test_numbers_without_digits_are_refused(value):
+    with pytest.raises(InputError, match="no valid YAML"):
+        parse_yaml(f"a: {value}", "a file", "Mend it.")
+
+
 def test_large_files_binary_files_folders_and_pipes_are_refused(tmp_path):
     assert "larger than 64 KiB" in refusal(tmp_path, "#" * 70_000)
     binary = tmp_path / "binary.yaml"
