@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,9 @@ def _failed(
     if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
         # with `received`, a library may have made another error of the one that the signal raised
         said = error if isinstance(error, Interrupted) else "stopped at once; what was saved before stands."
+        if not hasattr(args, "verb"):  # it came while the words were read
+            with suppress(InputError, SystemExit):
+                args = _parse(arguments)
         resumable = hasattr(args, "resume") and args.output
         say(f"nas-moreau: {said}" + (f"\nGo on with: {_again(arguments, args.output)}" if resumable else ""))
         return 128 + (received or getattr(error, "number", signal.SIGINT))

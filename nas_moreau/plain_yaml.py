@@ -73,8 +73,7 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
         finally:
             loader.dispose()
         doubled = list(_doubled_keys(node))
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError, IndexError) as error:
-        # an impossible date, a list as a key, a number without digits
+    except Exception as error:  # an impossible date, a list as a key, a number without digits, !!bool maybe
         if isinstance(error, InputError):
             raise
         mark = getattr(error, "problem_mark", None)

@@ -208,6 +208,22 @@ def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
         assert f"nas-moreau search --config {tiny} --output '{tmp_path}/a b' seed=3 --resume" in err
 
 
+def test_a_signal_while_the_words_are_read_tells_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+    from nas_moreau import cli
+
+    original, calls = cli._parse, []
+
+    def parse(arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise stopping.StoppedAtOnce(15)
+        return original(arguments)
+
+    monkeypatch.setattr(cli, "_parse", parse)
+    code, _, err = call(capsys, "search", "--config", tiny, "--output", tmp_path / "run")
+    assert code == 143 and f"Go on with: nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err
+
+
 @pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "data", "tasks", "runs"])
 def test_lists(what, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,10 @@ from typing import Any
 
 from faults.toy import Row, differences, fork, left_behind, make_toy, remove, run, start, wait
 
+# Moments are drawn from the length of a run, which follows the load of the machine: longer after a run that was met,
+# shorter after one that had come to its end before.
+LONGER, SHORTER = 1.03, 0.9
+
 
 def _reference(words: list[str], folder: Path) -> tuple[dict[str, Any], float]:
     """Runs a command undisturbed; returns what it left and how long it took."""
@@ -39,7 +43,9 @@ def kill(stage: str, count: int, folder: Path, seed: int = 0) -> Row:
         child = start(words, output)
         time.sleep(draw.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
-        if wait(child) != -signal.SIGKILL:  # it had come to its end
+        ended = wait(child) != -signal.SIGKILL
+        seconds *= LONGER if not ended else SHORTER
+        if ended:
             remove(output)
             continue
         killed += 1
@@ -120,20 +126,21 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
     draw, commands = random.Random(seed), make_toy(folder)
     begin, slowest, well, done = time.monotonic(), 0.0, 0, 0
     references = {stage: _reference(words, folder) for stage, words in commands.items()}
+    times = {stage: seconds for stage, (_, seconds) in references.items()}
     wrong: Counter[str] = Counter()
     while done < count:
         stage = draw.choice(sorted(commands))
-        _, seconds = references[stage]
         number = draw.choice((signal.SIGTERM, signal.SIGINT))
         output = folder / f"signal-{done}"
         child = start(commands[stage], output)
         while not _listens(child):
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, seconds))
+        time.sleep(draw.uniform(0, times[stage]))
         sent = time.monotonic()
         os.kill(child, number)
         code = wait(child)
-        if code == 0:  # it had come to its end
+        times[stage] *= LONGER if code else SHORTER
+        if code == 0:
             remove(output)
             continue
         done += 1

@@ -182,3 +182,10 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     with pytest.raises(InputError, match="y_train is object, not integer"):
         load_data(f"npz:{path}")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_name_with_a_line_break_makes_no_second_line(tmp_path):
+    np.savez(tmp_path / "a.npz", **{"x\ntrain": np.zeros(1)})
+    with pytest.raises(InputError, match=r"it holds x\\ntrain") as caught:
+        load_data(f"npz:{tmp_path / 'a.npz'}")
+    assert "\n" not in str(caught.value)
