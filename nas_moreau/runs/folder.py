@@ -105,9 +105,10 @@ class RunFolder:
         finished = state == "finished" and (folder / "result.json").exists() and not grown
         run = cls(folder, stage, lock, resuming, finished, configuration_digest(config))
         if not finished:
+            # first of all: a folder with anything else and without it could not be resumed
+            run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             earlier = read_json(folder / "environment.json") if resuming else None
             run._write_json("environment.json", describe_environment(earlier))
-            run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             run.status("running")
             run.log(f"{stage}: {'resumed' if resuming else 'started'}")
         return run

@@ -69,6 +69,31 @@ def test_resume_without_a_run_starts_from_the_beginning(tmp_path):
         assert not run.resuming and not run.finished
 
 
+def test_a_run_that_died_while_its_folder_was_made_can_be_resumed(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    for point in range(20):
+        left = [point]
+
+        def replace(*arguments, left=left, original=os.replace):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                begin(tmp_path / str(point)).close()
+            except Killed:
+                pass
+            else:
+                break
+        begin(tmp_path / str(point), resume=True).close()
+    assert point == 3  # config.yaml, environment.json, status.json
+
+
 def test_resume_knows_whether_the_run_was_finished(tmp_path):
     with begin(tmp_path) as run:
         run.status("interrupted", step=4)
