@@ -16,7 +16,7 @@ from typing import Any
 from nas_moreau import __version__, verbs, verbs_compare, verbs_using
 from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
-from nas_moreau.stages.stopping import Interrupted, NonFinite, StopAtOnce
+from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.user_modules import import_modules
 from nas_moreau.verbs import say
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in arguments or "--verbose" in arguments
     args = argparse.Namespace(output=None)
-    stop = StopAtOnce()
+    stop = StopRequest(at_once=True)
     try:
         with stop:
             args = _parse(arguments)

@@ -1,6 +1,6 @@
 """What a run survives: it is killed, stopped, damaged, filled up, poisoned and lied to, and the outcomes are counted.
 
-    python scripts/benchmark_faults.py                      # the full counts: an hour or two of one core
+    python scripts/benchmark_faults.py                      # the full counts: some minutes of one core
     python scripts/benchmark_faults.py --quick              # a few of each: a minute
     python scripts/benchmark_faults.py --only kill,bits     # some of them
 
@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from faults import damage, deaths, mutations, poison
 from faults.toy import Row, import_everything
+
+from nas_moreau.runs.environment import processor_name
 
 # name -> full count, quick count, what is done
 EXPERIMENTS: dict[str, tuple[int, int, Callable[[int, Path], list[Row]]]] = {
@@ -50,7 +52,7 @@ def main() -> int:
 
     place = args.folder or ("/dev/shm" if Path("/dev/shm").is_dir() else None)
     command = shlex.join(["python", "scripts/benchmark_faults.py", *sys.argv[1:]])
-    print(f"`{command}`, torch {torch.__version__}, Python {platform.python_version()}, {_processor()}\n")
+    print(f"`{command}`, torch {torch.__version__}, Python {platform.python_version()}, {processor_name()}\n")
     print("| what | n | as it should be | notes | seconds |\n|---|---|---|---|---|", flush=True)
     rows = []
     for name in names:
@@ -60,12 +62,6 @@ def main() -> int:
                 print(f"| {row.name} | {row.count:,} | {row.well:,} | {row.note} | {row.seconds:.0f} |", flush=True)
                 rows.append(row)
     return int(any(row.well != row.count for row in rows))
-
-
-def _processor() -> str:
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 
 from nas_moreau.data import load_data
 from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.runs.environment import processor_name
 from nas_moreau.stages.solve_networks import Wish, solve_networks
 
 PUBLISHED = {
@@ -89,17 +90,6 @@ def table(title: str, task: str, results: list[Row], goal: float) -> None:
         )
 
 
-def processor() -> str:
-    """Returns the model of the processor, where the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown processor"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor"
-    )
-
-
 def main() -> int:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +119,7 @@ def main() -> int:
         given.data = given.omniglot = "shapes"
         seeds, ways, shots, n, budgets, output = [0, 1], [2], [1], 200, (60, 60), output / "quick"
     torch.set_num_threads(1)
-    print(f"{processor()}, {os.cpu_count()} cores, 1 thread used, torch {torch.__version__}, seeds {seeds}")
+    print(f"{processor_name()}, {os.cpu_count()} cores, 1 thread used, torch {torch.__version__}, seeds {seeds}")
     everything: dict[str, list[Row]] = {}
     shared = {"directory": given.data_dir, "download": given.download, "device": "cpu"}
     for task in tables:

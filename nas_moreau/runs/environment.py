@@ -38,7 +38,7 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
@@ -61,7 +61,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Returns the processor's model, or what the system calls it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from nas_moreau.architecture import LiteralSupernet, load_space, multiply_adds
+from nas_moreau.runs.environment import processor_name
 from nas_moreau.stages.bench_cases import (
     CLASSES,
     IMAGE,
@@ -26,6 +26,7 @@ from nas_moreau.stages.bench_cases import (
     evaluate,
     parse_size,
 )
+from nas_moreau.stages.setting import peak_memory_bytes
 
 
 def clock(run: Callable[[], None], device: torch.device) -> float:
@@ -125,16 +126,14 @@ def added_memory(space: str, size: str, supernet: str, method: str, threads: int
     before = int(status.read_text().split()[1]) * resource.getpagesize()
     for _ in range(2):
         run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return peak_memory_bytes(torch.device("cpu")) - before
 
 
 def hardware(device: torch.device) -> str:
     """Returns the name of the processor or accelerator."""
     if device.type != "cpu":
         return torch.get_device_module(device).get_device_name(device)
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return processor_name()
 
 
 if __name__ == "__main__":

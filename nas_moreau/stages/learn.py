@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel import Bilevel, Method
 from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_checkpoint
+from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.setting import pack, peak_memory_bytes, unpack
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
@@ -64,7 +64,7 @@ def run_job(job: Job, folder: RunFolder) -> dict[str, Any]:
         every look) and what `job.finish` adds. `seconds` are those of the method's steps, without the looks.
 
     Raises:
-        NonFinite: F or f became NaN or infinite; the last checkpoint stands.
+        NonFinite: F, f, a direction or what is solved for became NaN or infinite; the last checkpoint stands.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     return _Run(job, folder).go()
@@ -87,8 +87,17 @@ class _Run:
         self.seconds, self.cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
 
     def go(self) -> dict[str, Any]:
+        try:
+            return self._go()
+        except NonFinite as error:
+            self.folder.status("failed", reason=str(error))
+            self.folder.log(str(error))
+            raise
+
+    def _go(self) -> dict[str, Any]:
         job = self.job
         self._restore()
+        self.guard = FiniteGuard(job.task, self.device, None)
         with (
             Monitor(self.folder.path, len(self.curve), self.step + 1) as monitor,
             Progress(job.steps, job.task, start=self.step) as progress,
@@ -97,6 +106,7 @@ class _Run:
             while self.step < job.steps:
                 info = self._advance()
                 if self.step % job.every == 0 or self.step == job.steps:
+                    self.guard.read()
                     accuracy = self._look(monitor, info)
                     progress.update(self.step, F=float(info.F), accuracy=accuracy)
                     self._save()
@@ -114,25 +124,18 @@ class _Run:
         begin, cpu = time.perf_counter(), time.process_time()
         if job.renew:
             self.y, self.state = job.renew(k, self.y, self.state)
-        self.x, self.y, self.state, info = job.method.step(job.problem, self.x, self.y, self.state, *batch)
+        before = self.x, self.y, self.state
+        *after, info = job.method.step(job.problem, *before, *batch)
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - cpu
         self.step += 1
+        values = dict(zip(("x", "y", "state"), after))
+        self.x, self.y, self.state = self.guard.after(self.step, _terms(info), values, tuple(after), before)
         return info
 
     def _look(self, monitor: Monitor, info: Any) -> float:
         """Measures, writes a row of metrics.csv and TensorBoard's curves, and returns the accuracy."""
-        named = {"F": info.F, "f": info.f, "f_theta": info.f_theta, **info.norms}
-        row = {name: float(value) for name, value in named.items() if isinstance(value, Tensor)}
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
-        if bad:
-            error = NonFinite(
-                f"{self.job.task} met numbers that are not finite by step {self.step}: {', '.join(bad)}. "
-                "Use another --method, or other data."
-            )
-            self.folder.status("failed", step=self.step, reason=str(error))
-            self.folder.log(str(error))
-            raise error
+        row = {name: float(value) for name, value in _terms(info).items()}
         if row.get("f_theta") is not None:
             row["gap"] = row["f"] - row["f_theta"]
         if info.c is not None:
@@ -171,6 +174,7 @@ class _Run:
         return result
 
     def _save(self) -> None:
+        self.guard.read()
         payload = {
             "stage": "solve", "step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
             "x": self.x, "y": self.y, "state": pack(self.state), "curve": self.curve,
@@ -188,6 +192,11 @@ class _Run:
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
         self.state = unpack(self.state, payload["state"], self.device)
         self.curve = payload["curve"]
+
+
+def _terms(info: Any) -> dict[str, Tensor]:
+    named = {"F": info.F, "f": info.f, "f_theta": info.f_theta, **info.norms}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def summary(tensors: Tensors) -> dict[str, float]:

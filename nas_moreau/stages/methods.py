@@ -60,8 +60,9 @@ def register_method(name: str, mix: Mix | None = None, choose: Choose | None = N
         name: Free, without '+'.
         mix: (space, logits of every cell, batch) -> `Mixing`: what takes the place of the softmax of the alphas in
             every loss. Draw from a generator seeded by `batch.seed`, so that a resumed search repeats them.
-        choose: For a method that learns no alphas: (space, trained supernet, architecture split, seed, channels_last)
-            -> (logits of every cell, sentence for the log), called after the last step. No addition can follow it.
+        choose: For a method that learns no alphas: (space, trained supernet, architecture split, seed, channels_last,
+            give_up) -> (logits of every cell, sentence for the log), called after the last step; give_up() is to be
+            called now and then, and may raise. No addition can follow such a method.
     """
 
     def register(build: Build) -> Build:
@@ -121,6 +122,20 @@ def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, 
         space, search.channels, search.layers, num_classes, in_channels, search.alphas.init_scale,
         partial_channels=search.partial_channels if "pc" in parse_method(search.method)[1] else 1,
     )  # fmt: skip
+
+
+def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
+    """Returns the settings with every step size multiplied by `factor`."""
+    if factor == 1:
+        return settings
+    weights, alphas, theta_lr = settings.weights, settings.alphas, settings.moreau.theta_lr
+    return settings.model_copy(
+        update={
+            "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
+            "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
+            "moreau": settings.moreau.model_copy(update={"theta_lr": theta_lr and factor * theta_lr}),
+        }
+    )
 
 
 def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Rules]:

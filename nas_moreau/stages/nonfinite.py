@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nas_moreau.stages.stopping import NonFinite
 
+_STEP_KEYS = {"search": "search.weights.lr (or search.alphas.lr)", "retrain": "retrain.lr"}
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -22,13 +23,15 @@ class FiniteGuard:
     """Watches the numbers of one stage.
 
     Args:
-        stage: "search" or "retrain", for messages.
+        stage: "search", "retrain" or the name of what is solved, for messages.
         device: Where the numbers are.
-        lr: The weights' learning rate at a step (counted from 0).
+        lr: The weights' learning rate at a step (counted from 0), None where there is no one number.
         at_once: Read the flag after every step; by default on the CPU alone.
     """
 
-    def __init__(self, stage: str, device: torch.device, lr: Callable[[int], float], at_once: bool | None = None):
+    def __init__(
+        self, stage: str, device: torch.device, lr: Callable[[int], float] | None, at_once: bool | None = None
+    ):
         self.stage, self._lr = stage, lr
         self.at_once = device.type == "cpu" if at_once is None else at_once
         self._names: list[str] = []
@@ -97,11 +100,16 @@ class FiniteGuard:
 
     def _message(self, step: int, bad: list[str]) -> str:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        key = "search.weights.lr (or search.alphas.lr)" if self.stage == "search" else "retrain.lr"
+        rate = "" if self._lr is None else f" (learning rate {self._lr(step - 1):.3g})"
+        advice = "Use another --method, or other data."
+        if self.stage in _STEP_KEYS:
+            advice = (
+                f"Start again with a smaller {_STEP_KEYS[self.stage]} or clip, or resume with --on-nonfinite rollback, "
+                "which halves the steps."
+            )
         return (
-            f"The {self.stage} met a number that is not finite at step {step} "
-            f"(learning rate {self._lr(step - 1):.3g}): {', '.join(bad[:3])}{more}; nothing of that step is saved. "
-            f"Start again with a smaller {key} or clip, or resume with --on-nonfinite rollback, which halves the steps."
+            f"The {self.stage} met a number that is not finite at step {step}{rate}: "
+            f"{', '.join(bad[:3])}{more}; nothing of that step is saved. {advice}"
         )
 
 

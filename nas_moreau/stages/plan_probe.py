@@ -47,9 +47,9 @@ class Clock:
         job.step = max(0, job.settings.epochs // 2) * job.epoch_steps
         job.total_steps = job.step + WARM_STEPS + MOST_STEPS + 1
         self.called = self.first = self.mark = self.now()
-        advance, finish, evaluate = job._advance, job._finish_epoch, job._evaluate
-        job._advance = lambda: self._step(advance)
-        job._finish_epoch = lambda *given: self._end(finish, *given)
+        advance, finish, evaluate = job.advance, job.finish_epoch, job._evaluate
+        job.advance = lambda: self._step(advance)
+        job.finish_epoch = lambda *given: self._end(finish, *given)
         job._evaluate = lambda *given: self._evaluation(evaluate, *given)
         if hasattr(job, "_choose"):
             choose = job._choose

@@ -22,6 +22,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, generator_for, seed_for, stratified_split
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
+from nas_moreau.stages.candidates import Candidate, Part, measure, one_hot
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.nas_bench_table import SPACE, Table
 from nas_moreau.stages.search import restore_supernet
@@ -46,17 +47,6 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
     ]
 
 
-def one_hot(space: SearchSpace, genotype: Genotype) -> tuple[dict[str, torch.Tensor], dict[str, list[list[int]]]]:
-    """Returns mixing weights and active candidates of a cell that has one operation on every edge (NAS-Bench-201)."""
-    mixture, active = {}, {}
-    for name, cell in genotype.cells.items():
-        by_place = {(source, target): operation for operation, source, target in cell.edges}
-        chosen = [space.operations.index(by_place[edge]) for edge in space.edges]
-        mixture[name] = torch.eye(len(space.operations))[chosen]
-        active[name] = [[k] for k in chosen]
-    return mixture, active
-
-
 @torch.no_grad()
 def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: int, go_on: Callable) -> dict[str, Any]:
     """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
@@ -69,7 +59,7 @@ def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: 
         config: Its configuration.
         data: The images.
         count: How many cells.
-        go_on: Called between two cells; it may raise.
+        go_on: Called now and then; it may raise.
     """
     path = Path(run) / "rank.json"
     space = load_space(config.space)
@@ -82,22 +72,18 @@ def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: 
     images = resized(data.train, config.search.image_size).to(device)
     held_out = stratified_split(images.labels, config.search.split.model_dump(), config.seed)["held_out"]
     order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"))
-    part = held_out[order[:IMAGES].to(device)]
-    augment = Augment(data.mean, data.std)
-    found: dict[str, Any] = {"cells": len(cells), "images": len(part)}
-    # the running statistics first: a pass with those of the batch moves them
-    for name, training in (("running", False), ("batch", True)):
-        supernet.train(training)
-        found[name] = []
-        for cell in cells:
-            go_on()
-            mixture, active = one_hot(space, cell)
-            mixture = {name: weights.to(device) for name, weights in mixture.items()}
+    part = Part(images, held_out[order[:IMAGES].to(device)], Augment(data.mean, data.std))
+    candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
+    running = []
+    for candidate in candidates:
+        go_on()
 
-            def forward(batch: torch.Tensor, mixture: Any = mixture, active: Any = active) -> torch.Tensor:
-                return supernet(batch, mixture, active)
+        def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
+            return supernet(batch, candidate.mixture, candidate.active)
 
-            found[name].append(evaluate_model(forward, images, augment, data.num_classes, part).loss)
+        running.append(evaluate_model(forward, images, part.augment, data.num_classes, part.indices).loss)
+    batch = [score.loss for score in measure(supernet, candidates, part, give_up=go_on)]
+    found = {"cells": len(cells), "images": len(part.indices), "running": running, "batch": batch}
     write_atomic(path, json.dumps(found).encode())
     return found
 

@@ -28,7 +28,8 @@ from nas_moreau.stages.evaluate import Evaluation, evaluate_model
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
-from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
+from nas_moreau.stages.stepping import show, take_steps
+from nas_moreau.stages.stopping import Abandoned
 
 
 def retrain(
@@ -187,57 +188,18 @@ class _Retraining:
 
     def _run(self) -> dict[str, Any]:
         resumed = restore(self.folder, self.space, self._put_back)
-        self.stop = StopRequest()
         self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
         self.folder.write_text("genotype.json", self.genotype.to_json() + "\n")
         self.folder.write_text("genotype.svg", draw_genotype(self.genotype))
         # a signal came while the last epoch was evaluated: it has not been finished
         due = resumed is not None and self.step % self.epoch_steps == 0 and not self.epoch_done
-        with (
-            Monitor(
-                self.folder.path, self.step // self.epoch_steps - due, self.step, self.config.logging.tensorboard
-            ) as monitor,
-            Progress(self.total_steps, "retrain", start=self.step) as progress,
-        ):
-            if resumed:
-                progress.line(resumed)
-                monitor.scalars(self.shown, self.step)
-            elif self.config.checkpoint.on_nonfinite == "rollback":
-                self._save(monitor)
-            try:
-                with self.stop:
-                    self._take_steps(monitor, progress, due)
-                self.stop.give_up()
-            except Abandoned:
-                self.folder.status("interrupted", step=self.step)
-                self.folder.log(f"retrain: stopped by a signal at step {self.step}")
-                raise Interrupted(self.stop.received or 0, str(self.folder.path)) from None
-            # all is saved: from here on a signal may end it at once
-            return self._finish(monitor)
+        return take_steps(self, resumed, due)
 
-    def _take_steps(self, monitor: Monitor, progress: Progress, due: bool) -> None:
-        """Does what is left of the steps, and the last epoch's end before where that is due."""
-        every = self.config.logging.every_steps
-        started = time.monotonic() - self.seconds
-        if due:
-            self._finish_epoch(monitor, progress)
-        while self.step < self.total_steps:
-            loss = self._advance()
-            self.shown = {}
-            if self.device.type == "cpu" or self.step % every == 0:
-                self.guard.read()
-                progress.update(self.step, **self._numbers())
-            if self.step % every == 0:
-                self._show(monitor, {"step/train_loss": loss, "step/lr": self._lr()})
-            self.seconds = time.monotonic() - started
-            if self.step % self.epoch_steps == 0:
-                self._finish_epoch(monitor, progress)
-            elif self.stop.received or self._save_due():
-                self._save(monitor)
-            self.stop.give_up()
-        self.seconds = time.monotonic() - started
+    def over(self) -> bool:
+        """Returns whether all steps are done."""
+        return self.step >= self.total_steps
 
-    def _advance(self) -> Tensor:
+    def advance(self) -> Tensor:
         """Does one step of training and returns its loss."""
         epoch = self.step // self.epoch_steps
         # drop-path, dropout and timm's mixup draw from the global generators: tied to the step, so a resumed run repeats
@@ -285,10 +247,14 @@ class _Retraining:
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return [tensor.detach() for tensor in tensors]
 
-    def _show(self, monitor: Monitor, values: dict[str, Any]) -> None:
-        """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
-        monitor.scalars(values, self.step)
-        self.shown |= values
+    def look(self, monitor: Monitor, progress: Progress, loss: Tensor, seconds: float) -> None:
+        """Shows the running means, on the CPU always, and every now and then the step in TensorBoard."""
+        due = self.step % self.config.logging.every_steps == 0
+        if self.device.type == "cpu" or due:
+            self.guard.read()
+            progress.update(self.step, **self._numbers())
+        if due:
+            show(self, monitor, {"step/train_loss": loss, "step/lr": self._lr()})
 
     def _numbers(self) -> dict[str, float]:
         count = (self.step - 1) % self.epoch_steps + 1
@@ -297,7 +263,7 @@ class _Retraining:
             "accuracy": self.sums["correct"].item() / (count * self.settings.batch_size),
         }
 
-    def _finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
+    def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates where that is due, writes the epoch's row, moves the schedule, saves."""
         epoch = self.step // self.epoch_steps - 1
         last = self.step == self.total_steps
@@ -313,7 +279,7 @@ class _Retraining:
             # a curve to look at; nothing is chosen by it
             test = self._evaluate(self.data.test) if due and self.validation is None else None
         except Abandoned:
-            self._save(monitor)
+            self.save(monitor)
             raise
         if found:
             row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
@@ -321,11 +287,11 @@ class _Retraining:
             self.best = max(self.best, found.accuracy)
         row |= {"test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None}
         row |= {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
-        self._show(monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
+        show(self, monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
         monitor.epoch(row | {"wall_seconds": self.seconds})
         self.scheduler.step(epoch + 1)
         self.sums, self.epoch_done = self._zeros(), True
-        self._save(monitor, best=better or (last and self.validation is None))
+        self.save(monitor, best=better or (last and self.validation is None))
         accuracy = f"  test accuracy {100 * test.accuracy:.2f} %" if test else ""
         progress.line(
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {row['train_loss']:.3f}  "
@@ -338,7 +304,7 @@ class _Retraining:
             give_up=self.stop.give_up,
         )  # fmt: skip
 
-    def _finish(self, monitor: Monitor) -> dict[str, Any]:
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
         before = time.monotonic()
         if self.validation is not None:
             load_weights(self.trained, self.folder.path)
@@ -363,11 +329,7 @@ class _Retraining:
         self.folder.log(f"retrain: finished with test accuracy {test.accuracy:.4f}")
         return result
 
-    def _save_due(self) -> bool:
-        every = self.config.checkpoint.every_steps
-        return bool(every) and self.step % every == 0
-
-    def _save(self, monitor: Monitor, best: bool = False) -> None:
+    def save(self, monitor: Monitor, best: bool = False) -> None:
         self.guard.read()
         monitor.flush()
         payload = {

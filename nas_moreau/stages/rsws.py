@@ -22,6 +22,7 @@ from nas_moreau.stages.candidates import Part, measure, one_hot
 from nas_moreau.stages.supernet_problem import Batch, Mixing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from nas_moreau.bilevel import Bilevel
@@ -70,7 +71,12 @@ def uniform_path(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixi
 
 
 def best_of_many(
-    space: SearchSpace, supernet: Supernet, architecture: Part, seed: int, channels_last: bool = False
+    space: SearchSpace,
+    supernet: Supernet,
+    architecture: Part,
+    seed: int,
+    channels_last: bool = False,
+    give_up: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], str]:
     """Returns the alphas that stand for the best of `GENOTYPES` genotypes, and a sentence on how it was found.
 
@@ -80,13 +86,14 @@ def best_of_many(
         architecture: The architecture split.
         seed: Of the draws.
         channels_last: Memory layout of the batches.
+        give_up: Called between batches; it may raise.
     """
     like = supernet.classifier.weight
     draws = random.Random(seed_for(seed, "genotypes at the end of rsws"))
     drawn = {genotype.digest(): genotype for genotype in (space.random_genotype(draws) for _ in range(GENOTYPES))}
     tried: list[Genotype] = list(drawn.values())
     part = architecture.first(IMAGES)
-    scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last)
+    scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last, give_up)
     # a loss that is not finite is the worst
     best = min(range(len(tried)), key=lambda i: scores[i].loss if scores[i].loss == scores[i].loss else float("inf"))
     chosen = one_hot(space, tried[best], like)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
 from nas_moreau.architecture.skeleton import check_images
-from nas_moreau.config import Config, SearchConfig
+from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
@@ -22,11 +22,12 @@ from nas_moreau.stages.candidates import Part, Score, measure, one_hot
 from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
-from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet
+from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet, smaller_steps
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
-from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
+from nas_moreau.stages.stepping import show, take_steps
+from nas_moreau.stages.stopping import Abandoned
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
 
 
@@ -154,55 +155,15 @@ class _Search:
 
     def _run(self) -> dict[str, Any]:
         resumed = restore(self.folder, self.space, self._put_back)
-        self.stop = StopRequest()
         self.guard = FiniteGuard("search", self.device, self.rules.weights_lr)
         # a signal came while the last epoch was evaluated: its sums are still there
-        due = self.step % self.epoch_steps == 0 and bool(self.sums)
-        with (
-            Monitor(
-                self.folder.path, self.step // self.epoch_steps - due, self.step, self.config.logging.tensorboard
-            ) as monitor,
-            Progress(self.total_steps, "search", start=self.step) as progress,
-        ):
-            if resumed:
-                progress.line(resumed)
-                monitor.scalars(self.shown, self.step)
-            elif self.config.checkpoint.on_nonfinite == "rollback":
-                self._save(monitor)
-            try:
-                with self.stop:
-                    self._take_steps(monitor, progress, due)
-                self.stop.give_up()
-            except Abandoned:
-                self.folder.status("interrupted", step=self.step)
-                self.folder.log(f"search: stopped by a signal at step {self.step}")
-                raise Interrupted(self.stop.received or 0, str(self.folder.path)) from None
-            # all is saved: from here on a signal may end it at once
-            return self._finish(monitor)
+        return take_steps(self, resumed, due=self.step % self.epoch_steps == 0 and bool(self.sums))
 
-    def _take_steps(self, monitor: Monitor, progress: Progress, due: bool) -> None:
-        """Does what is left of the steps, and the last epoch's end before where that is due."""
-        every = self.config.logging.every_steps
-        started = time.monotonic() - self.seconds
-        if due:
-            self._finish_epoch(monitor, progress)
-        while self.step < self.total_steps and not self.watch.stops(self.collapse_guard):
-            before = time.monotonic()
-            info = self._advance()
-            self.shown = {}
-            if self.step % every == 0 or self.step == self.total_steps:
-                self.guard.read()
-                self._watch(monitor, info, time.monotonic() - before)
-            progress.update(self.step, **self._numbers())
-            self.seconds = time.monotonic() - started
-            if self.step % self.epoch_steps == 0:
-                self._finish_epoch(monitor, progress)
-            elif self.stop.received or self._save_due():
-                self._save(monitor)
-            self.stop.give_up()
-        self.seconds = time.monotonic() - started
+    def over(self) -> bool:
+        """Returns whether all steps are done, or the guard ends the search."""
+        return self.step >= self.total_steps or self.watch.stops(self.collapse_guard)
 
-    def _advance(self) -> Any:
+    def advance(self) -> Any:
         """Does one step of the method."""
         # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
         torch.manual_seed(seed_for(self.config.seed, "step", self.step))
@@ -220,12 +181,14 @@ class _Search:
         self.guard.before(lambda: buffers)
         *after, info = self.method.step(self.problem, *before, upper_batch=upper, lower_batch=lower)
         self.step += 1
-        terms = {name: value for name, value in _terms(info).items() if name != "cosine"}
+        terms = _terms(info)
         x, y, state = after
         values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
-        self.x, self.y, self.state = self.guard.after(self.step, terms, values, tuple(after), before)
+        self.x, self.y, self.state = self.guard.after(
+            self.step, {name: value for name, value in terms.items() if name != "cosine"}, values, tuple(after), before
+        )
         self.c = getattr(info, "c", None)
-        for name, value in _terms(info).items():
+        for name, value in terms.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         return info
 
@@ -241,22 +204,21 @@ class _Search:
             **({"upper": self.sums["upper_accuracy"].item() / (count * size)} if "upper_accuracy" in self.sums else {}),
         }
 
-    def _watch(self, monitor: Monitor, info: Any, seconds: float) -> None:
-        """Shows the step in TensorBoard."""
-        values: dict[str, Any] = {f"step/{name}": value for name, value in _terms(info).items()}
-        for name in _COUNTS & _terms(info).keys():
-            values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
-        values["step/seconds"] = seconds
-        if self.c is not None:
-            values["step/c_k"] = self.c
-        self._show(monitor, values)
+    def look(self, monitor: Monitor, progress: Progress, info: Any, seconds: float) -> None:
+        """Shows the running means, and every now and then the step in TensorBoard."""
+        if self.step % self.config.logging.every_steps == 0 or self.step == self.total_steps:
+            self.guard.read()
+            terms = _terms(info)
+            values: dict[str, Any] = {f"step/{name}": value for name, value in terms.items()}
+            for name in _COUNTS & terms.keys():
+                values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
+            values["step/seconds"] = seconds
+            if self.c is not None:
+                values["step/c_k"] = self.c
+            show(self, monitor, values)
+        progress.update(self.step, **self._numbers())
 
-    def _show(self, monitor: Monitor, values: dict[str, Any]) -> None:
-        """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
-        monitor.scalars(values, self.step)
-        self.shown |= values
-
-    def _finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
+    def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates, looks for signs of collapse, writes the epoch's row and drawing, saves."""
         epoch = self.step // self.epoch_steps - 1
         try:
@@ -266,7 +228,7 @@ class _Search:
             genotype = derive(self.space, self._alphas(self.x))
             derived = self._one_hot(genotype)
         except Abandoned:
-            self._save(monitor)
+            self.save(monitor)
             raise
         size = self.settings.batch_size
         names = list(self.sums)
@@ -287,7 +249,7 @@ class _Search:
         if self.settings.eigenvalue:
             row["hessian_eigenvalue"] = self._eigenvalue()
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
-        self._show(monitor, {f"epoch/{name}": value for name, value in row.items() if name != "epoch"})
+        show(self, monitor, {f"epoch/{name}": value for name, value in row.items() if name != "epoch"})
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
@@ -296,7 +258,7 @@ class _Search:
         self.watch = self.watch.after(epoch, genotype, derived.accuracy, self.x)
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
-        self._save(monitor, best)
+        self.save(monitor, best)
         progress.line(
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
             f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
@@ -308,7 +270,9 @@ class _Search:
         if choose is not None:
             before = time.monotonic()
             write_back(self.supernet, self.x, self.y)
-            self.x, note = choose(self.space, self.supernet, self.architecture, self.config.seed, self.channels_last)
+            self.x, note = choose(
+                self.space, self.supernet, self.architecture, self.config.seed, self.channels_last, self.stop.give_up
+            )
             self.seconds += time.monotonic() - before
             self.folder.log(f"search: {note}")
 
@@ -343,7 +307,7 @@ class _Search:
             for name, logits in zip(self.space.cells, x)
         }
 
-    def _finish(self, monitor: Monitor) -> dict[str, Any]:
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
         """Measures and derives; all is saved before, so that a signal may end it at once."""
         before = time.monotonic()
         evaluation = self._evaluate()
@@ -373,11 +337,7 @@ class _Search:
         self.folder.log(f"search: finished with cell {result['digest']}")
         return result
 
-    def _save_due(self) -> bool:
-        every = self.config.checkpoint.every_steps
-        return bool(every) and self.step % every == 0
-
-    def _save(self, monitor: Monitor, best: bool = False) -> None:
+    def save(self, monitor: Monitor, best: bool = False) -> None:
         self.guard.read()
         monitor.flush()
         payload = {
@@ -404,20 +364,6 @@ class _Search:
 
 
 _COUNTS = {"lower_accuracy", "upper_accuracy"}
-
-
-def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
-    """Returns the settings with every step size multiplied by `factor`."""
-    if factor == 1:
-        return settings
-    weights, alphas, theta_lr = settings.weights, settings.alphas, settings.moreau.theta_lr
-    return settings.model_copy(
-        update={
-            "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
-            "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
-            "moreau": settings.moreau.model_copy(update={"theta_lr": theta_lr and factor * theta_lr}),
-        }
-    )
 
 
 def _terms(info: Any) -> dict[str, Tensor]:

@@ -33,20 +33,22 @@ class StoppedAtOnce(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
 
 
-class _Handlers:
-    """Puts `receive` in the place of the handlers of SIGINT and SIGTERM while it is open."""
+class StopRequest:
+    """While it is open, SIGINT and SIGTERM only ask: `received` holds the signal. A second SIGINT raises StoppedAtOnce.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: The first signal raises already.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
         self.received: int | None = None
+        self._at_once = at_once
         self._former: dict[int, Any] = {}
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Any:
+    def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             try:
-                self._former[number] = signal.signal(number, self.receive)
+                self._former[number] = signal.signal(number, self._receive)
             except ValueError:  # not in the main thread (a notebook's worker): signals are somebody else's
                 break
         return self
@@ -55,22 +57,11 @@ class _Handlers:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-
-class StopAtOnce(_Handlers):
-    """While it is open, SIGINT and SIGTERM raise StoppedAtOnce; `received` holds the signal."""
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again = number == signal.SIGINT and self.received == signal.SIGINT
         self.received = number
-        raise StoppedAtOnce(number)
-
-
-class StopRequest(_Handlers):
-    """While it is open, SIGINT and SIGTERM only ask: `received` holds the signal. A second SIGINT raises at once."""
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if self._at_once or again:
             raise StoppedAtOnce(number)
-        self.received = number
 
     def give_up(self) -> None:
         """Raises Abandoned once a signal has arrived; long work that can be made again calls it now and then."""

@@ -107,7 +107,7 @@ def _search(folder: Path, place: Any) -> bool:
 
     folder.mkdir()
     config = load_config(path=make_toy(folder)["search"][2], overrides=["logging.tensorboard=false"])
-    advance, pose, held = stage._Search._advance, stage.supernet_problem, []
+    advance, pose, held = stage._Search.advance, stage.supernet_problem, []
 
     def now() -> bool:
         return bool(held) and held[0].step == STEP - 1
@@ -127,14 +127,14 @@ def _search(folder: Path, place: Any) -> bool:
             place(self)
         return advance(self)
 
-    stage._Search._advance, stage.supernet_problem = poisoned, posed
+    stage._Search.advance, stage.supernet_problem = poisoned, posed
     try:
         stage.search(config, folder / "run")
         return False
     except NonFinite as error:
         return _sound(folder / "run", str(error))
     finally:
-        stage._Search._advance, stage.supernet_problem = advance, pose
+        stage._Search.advance, stage.supernet_problem = advance, pose
 
 
 def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
@@ -146,7 +146,7 @@ def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
     folder.mkdir()
     overrides = ["logging.tensorboard=false", "retrain.mixup=0"]
     config = load_config(path=make_toy(folder)["retrain"][3], overrides=overrides)
-    advance, at = stage._Retraining._advance, stage.Batches.at
+    advance, at = stage._Retraining.advance, stage.Batches.at
 
     def poisoned(self: Any) -> Any:
         if self.step == STEP - 1:
@@ -156,14 +156,14 @@ def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
                 place(self)
         return advance(self)
 
-    stage._Retraining._advance = poisoned
+    stage._Retraining.advance = poisoned
     try:
         stage.retrain(config, published_cell("DARTS_V2"), folder / "run")
         return False
     except NonFinite as error:
         return _sound(folder / "run", str(error))
     finally:
-        stage._Retraining._advance, stage.Batches.at = advance, at
+        stage._Retraining.advance, stage.Batches.at = advance, at
 
 
 def _solve(objective: str, place: str) -> bool:

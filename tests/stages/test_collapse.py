@@ -13,6 +13,7 @@ from nas_moreau.data import Data, Images
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import search as stage
+from nas_moreau.stages import stepping
 from nas_moreau.stages.collapse import (
     PATIENCE,
     Watch,
@@ -215,8 +216,8 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_
     config = tiny(f"search.guard={guard}", "search.eigenvalue=true")
     whole = search(config, tmp_path / "whole", data=tiny_data())
 
-    stop = stage.StopRequest()
-    advance = stage._Search._advance
+    stop = stepping.StopRequest()
+    advance = stage._Search.advance
 
     def advance_then_stop(job):
         info = advance(job)
@@ -224,8 +225,8 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_
         return info
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "StopRequest", lambda: stop)
-        patch.setattr(stage._Search, "_advance", advance_then_stop)
+        patch.setattr(stepping, "StopRequest", lambda: stop)
+        patch.setattr(stage._Search, "advance", advance_then_stop)
         with pytest.raises(Interrupted):
             search(config, tmp_path / "parts", data=tiny_data())
     parts = search(config, tmp_path / "parts", resume=True, data=tiny_data())

@@ -13,9 +13,10 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import retrain as retrain_stage
 from nas_moreau.stages import search as search_stage
+from nas_moreau.stages.methods import smaller_steps
 from nas_moreau.stages.nonfinite import FiniteGuard, keep, select
 from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.search import search, smaller_steps
+from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import NonFinite
 
 CPU = torch.device("cpu")
@@ -115,7 +116,7 @@ def test_a_guard_that_may_not_wait_never_does():
 def poison_search(monkeypatch, steps, times=None):
     """Makes f infinite at the given steps (counted from 1), in the first `times` attempts at each."""
     left = {step: times if times is not None else 10**9 for step in steps}
-    original = search_stage._Search._advance
+    original = search_stage._Search.advance
 
     def advance(self):
         if left.get(self.step + 1, 0) > 0:
@@ -123,7 +124,7 @@ def poison_search(monkeypatch, steps, times=None):
             self.y = [self.y[0] * INF, *self.y[1:]]
         return original(self)
 
-    monkeypatch.setattr(search_stage._Search, "_advance", advance)
+    monkeypatch.setattr(search_stage._Search, "advance", advance)
 
 
 def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, monkeypatch):
@@ -190,7 +191,7 @@ def test_smaller_steps_halve_every_step_size_and_nothing_else():
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch):
-    original, left = retrain_stage._Retraining._advance, [2]
+    original, left = retrain_stage._Retraining.advance, [2]
 
     def advance(self):
         if self.step == 3 and left[0]:
@@ -198,7 +199,7 @@ def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch):
             next(self.network.parameters()).data.mul_(INF)
         return original(self)
 
-    monkeypatch.setattr(retrain_stage._Retraining, "_advance", advance)
+    monkeypatch.setattr(retrain_stage._Retraining, "advance", advance)
     retrain(config(f"retrain.ema={ema}"), published_cell("DARTS_V2"), tmp_path / "a", data=data())
     rates = [float(row["lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
     assert rates == pytest.approx([0.025, 0.25 * 0.025 * 0.75, 0.25 * 0.025 * 0.25])

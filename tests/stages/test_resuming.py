@@ -14,6 +14,7 @@ from nas_moreau.runs import load_checkpoint, save_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import retrain as retrain_stage
 from nas_moreau.stages import search as search_stage
+from nas_moreau.stages import stepping
 from nas_moreau.stages.evaluate_run import evaluate_run
 from nas_moreau.stages.retrain import retrain
 from nas_moreau.stages.search import search
@@ -74,7 +75,7 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(stage, eval
         return original(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "StopRequest", lambda: stop)
+        patch.setattr(stepping, "StopRequest", lambda: stop)
         patch.setattr(module, "evaluate_model", evaluate)
         with pytest.raises(Interrupted, match="SIGTERM"):
             run(config(), tmp_path / "parts")

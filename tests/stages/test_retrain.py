@@ -14,6 +14,7 @@ from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import retrain as stage
+from nas_moreau.stages import stepping
 from nas_moreau.stages.retrain import retrain
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
@@ -56,7 +57,7 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_a
     config = tiny(*overrides)
     result = retrain(config, CELL, tmp_path / "whole", data=tiny_data())
     stop = StopRequest()
-    advance = stage._Retraining._advance
+    advance = stage._Retraining.advance
 
     def advance_then_stop(self):
         loss = advance(self)
@@ -64,8 +65,8 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_a
         return loss
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "StopRequest", lambda: stop)
-        patched.setattr(stage._Retraining, "_advance", advance_then_stop)
+        patched.setattr(stepping, "StopRequest", lambda: stop)
+        patched.setattr(stage._Retraining, "advance", advance_then_stop)
         with pytest.raises(Interrupted, match="SIGINT"):
             retrain(config, CELL, tmp_path / "parts", data=tiny_data())
     resumed = retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data())

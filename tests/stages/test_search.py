@@ -11,6 +11,7 @@ from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.stages import derive as derivation
 from nas_moreau.stages import search as stage
+from nas_moreau.stages import stepping
 from nas_moreau.stages.derive import derive_run
 from nas_moreau.stages.methods import METHODS, build_method, cosine, parse_method, registered, search_supernet
 from nas_moreau.stages.search import search
@@ -96,7 +97,7 @@ def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, t
     config = tiny_for(method)
     search(config, tmp_path / "whole", data=tiny_data())
     stop = StopRequest()
-    advance = stage._Search._advance
+    advance = stage._Search.advance
 
     def advance_then_stop(self):
         info = advance(self)
@@ -105,8 +106,8 @@ def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, t
         return info
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "StopRequest", lambda: stop)
-        patched.setattr(stage._Search, "_advance", advance_then_stop)
+        patched.setattr(stepping, "StopRequest", lambda: stop)
+        patched.setattr(stage._Search, "advance", advance_then_stop)
         with pytest.raises(Interrupted, match="SIGTERM"):
             search(config, tmp_path / "parts", data=tiny_data())
     assert json.loads((tmp_path / "parts" / "status.json").read_text())["state"] == "interrupted"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nas_moreau.stages import methods, rsws
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights
 from nas_moreau.stages.gdas import gumbel_paths
+from nas_moreau.stages.stopping import Abandoned, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
 SPACES = {"toy": 3, "nas_bench_201": 1}
@@ -155,6 +157,22 @@ def test_drnas_stays_finite_for_extreme_alphas(level):
 
 
 # --- rsws ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_choice_of_rsws_is_given_up_when_a_signal_has_arrived():
+    supernet = Supernet(load_space("toy"), 4, 3, num_classes=3)
+    images = Images(torch.zeros((8, 3, 8, 8), dtype=torch.uint8), torch.arange(8) % 3)
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    with pytest.raises(Abandoned):
+        rsws.best_of_many(
+            supernet.space,
+            supernet,
+            Part(images, torch.arange(8), Augment((0.5,) * 3, (0.25,) * 3)),
+            3,
+            False,
+            stop.give_up,
+        )
 
 
 @pytest.mark.parametrize("name", [*SPACES, "robust_darts_s2"])

@@ -15,9 +15,10 @@ from nas_moreau.bilevel import moreau
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.contact_sheet import contact_sheet
 from nas_moreau.runs.tables import read_table
-from nas_moreau.stages import few_shot_job, learn
+from nas_moreau.stages import cleaning_job, few_shot_job, learn
 from nas_moreau.stages.solve_networks import Wish, configuration, solve_networks
 
 TINY = ["--data", "shapes", "--n", "40", "--steps", "6"]
@@ -191,6 +192,31 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch)
     code, _, err = run(capsys, "hyper-cleaning", *TINY, "--output", str(tmp_path / "run"))
     assert code == 3 and "not finite" in err
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, capsys, monkeypatch, small, signalled):
+    """With 6 steps there is a look after every step, so the looks are put further apart."""
+    monkeypatch.setattr(cleaning_job, "LOOKS", 1)
+    made, poisoned = METHODS["hyper-cleaning"]["moreau"](), []
+
+    def step(problem, x, y, state, *batches):
+        x, y, state, info = made.method.step(problem, x, y, state, *batches)
+        poisoned.append(1)
+        if len(poisoned) == 3:
+            y = [y[0] * float("nan"), *y[1:]]
+            if signalled:
+                signal.raise_signal(signal.SIGTERM)
+        return x, y, state, info
+
+    wild = made._replace(method=made.method._replace(step=step))
+    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", lambda: wild)
+    code, _, err = run(capsys, "hyper-cleaning", *small, "--output", str(tmp_path / "run"))
+    assert "at step 3" in err and len(poisoned) == 3 and "y" in err
+    assert code == 3
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
+    loaded = load_checkpoint(tmp_path / "run/checkpoints")
+    assert loaded is None or all(tensor.isfinite().all() for tensor in loaded[0]["y"])
 
 
 def test_equal_budgets_by_default():

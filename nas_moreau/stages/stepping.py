@@ -1,0 +1,106 @@
+"""How both training stages take their steps: progress shown, signals heeded, saved when due, resumable at each."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from nas_moreau.config import Config
+from nas_moreau.runs import Monitor, Progress, RunFolder
+from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
+
+
+class Stepper(Protocol):
+    """What a stage in progress offers.
+
+    Attributes:
+        config, folder: Of the run.
+        step, total_steps, epoch_steps: Steps done, to do in all, and of an epoch.
+        seconds: Wall-clock time of the run so far, earlier parts of it included.
+        shown: The numbers shown in TensorBoard at this step; a resumed run shows them again.
+        stop: The signal asked for; set here.
+    """
+
+    config: Config
+    folder: RunFolder
+    step: int
+    total_steps: int
+    epoch_steps: int
+    seconds: float
+    shown: dict[str, Any]
+    stop: StopRequest
+
+    def over(self) -> bool:
+        """Returns whether no step is to follow."""
+
+    def advance(self) -> Any:
+        """Does one step and returns what there is to see of it."""
+
+    def look(self, monitor: Monitor, progress: Progress, seen: Any, seconds: float) -> None:
+        """Shows a step that took `seconds`."""
+
+    def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
+        """Evaluates, writes the epoch's row and saves; may raise Abandoned once what is needed to repeat it is saved."""
+
+    def save(self, monitor: Monitor) -> None:
+        """Writes a checkpoint."""
+
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
+        """Returns the result, which it writes; all is saved before, so that a signal may end it at once."""
+
+
+def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
+    """Takes the steps that are left and returns the stage's result.
+
+    Args:
+        job: The stage, at the step where it begins or goes on.
+        resumed: A sentence on what it goes on from; None at the beginning.
+        due: Whether the last epoch's end is still to come: a signal arrived while it was evaluated.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    job.stop, folder = StopRequest(), job.folder
+    with (
+        Monitor(folder.path, job.step // job.epoch_steps - due, job.step, job.config.logging.tensorboard) as monitor,
+        Progress(job.total_steps, folder.stage, start=job.step) as progress,
+    ):
+        if resumed:
+            progress.line(resumed)
+            monitor.scalars(job.shown, job.step)
+        elif job.config.checkpoint.on_nonfinite == "rollback":
+            job.save(monitor)  # what a fault in the first epoch goes back to
+        try:
+            with job.stop:
+                _loop(job, monitor, progress, due)
+            job.stop.give_up()
+        except Abandoned:
+            folder.status("interrupted", step=job.step)
+            folder.log(f"{folder.stage}: stopped by a signal at step {job.step}")
+            raise Interrupted(job.stop.received or 0, str(folder.path)) from None
+        return job.finish(monitor)
+
+
+def _loop(job: Stepper, monitor: Monitor, progress: Progress, due: bool) -> None:
+    every = job.config.checkpoint.every_steps
+    started = time.monotonic() - job.seconds
+    if due:
+        job.finish_epoch(monitor, progress)
+    while not job.over():
+        before = time.monotonic()
+        seen = job.advance()
+        job.shown = {}
+        job.look(monitor, progress, seen, time.monotonic() - before)
+        job.seconds = time.monotonic() - started
+        if job.step % job.epoch_steps == 0:
+            job.finish_epoch(monitor, progress)
+        elif job.stop.received or (every and job.step % every == 0):
+            job.save(monitor)
+        job.stop.give_up()
+    job.seconds = time.monotonic() - started
+
+
+def show(job: Stepper, monitor: Monitor, values: dict[str, Any]) -> None:
+    """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
+    monitor.scalars(values, job.step)
+    job.shown |= values
