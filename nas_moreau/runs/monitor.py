@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,6 +43,11 @@ class Monitor:
         if purge is not None:
             _let_the_second_pass(events)
         self._board = SummaryWriter(str(events), purge_step=purge)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything is shown in TensorBoard; pictures need not be made where not."""
+        return self._board is not None
 
     def scalars(self, values: Mapping[str, float | int | Tensor], step: int) -> None:
         """Shows numbers at a step in TensorBoard; tensors are fetched from their device together, in one wait."""
@@ -100,22 +105,32 @@ class Monitor:
         if self._board is not None:
             self._board.add_text(tag, text, step)
 
-    def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
+    def hparams(
+        self,
+        values: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        step: int = 0,
+        blank: Collection[str] = (),
+    ) -> None:
         """Shows a configuration and final numbers on TensorBoard's HPARAMS page, in the same run as its curves.
 
         Args:
             values: Names and numbers, strings or booleans; nested keys joined by dots, anything else as its text.
-            metrics: Names and final numbers.
+            metrics: Names and final numbers; None where there is none.
             step: The step at which the final numbers stand.
+            blank: Names in `values` that say nothing of this run. The page has the columns of the first run it finds:
+                runs that are to stand in one table need the same names.
         """
         if self._board is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
         simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
-        numbers = {k: float(v) for k, v in metrics.items()}
+        numbers = {k: float(v) for k, v in metrics.items() if v is not None}
         # Not SummaryWriter.add_hparams: that opens a second run named after the time of day.
-        for summary in hparams(simple, numbers):
+        columns, _, _ = hparams(simple, dict.fromkeys(metrics, 0.0))
+        _, start, end = hparams({k: v for k, v in simple.items() if k not in blank}, numbers)
+        for summary in (columns, start, end):
             self._board.file_writer.add_summary(summary)
         self.scalars(numbers, step)
 

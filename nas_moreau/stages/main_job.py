@@ -8,7 +8,8 @@ from typing import Any
 
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config
-from nas_moreau.runs import RunFolder, write_report
+from nas_moreau.runs import Monitor, RunFolder, write_report
+from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.retrain import plan_retraining, retrain
 from nas_moreau.stages.search import plan_search, random_cell, search
 from nas_moreau.stages.setting import load_images
@@ -42,6 +43,12 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False) -> di
             raise
         result = {"search": found, "retrain": trained, "report": str(Path(output) / "report.html")}
         folder.write_result(result)
+        with Monitor(folder.path, tensorboard=config.logging.tensorboard) as monitor:
+            show_outcome(
+                monitor, config, "run", trained["digest"], held_out_accuracy=found["held_out_accuracy"],
+                test_accuracy=trained["test_accuracy"], parameters=trained["parameters"],
+                search_seconds=found["wall_seconds"],
+            )  # fmt: skip
         write_report(folder.path)
         folder.status("finished")
         return result

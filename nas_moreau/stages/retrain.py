@@ -24,7 +24,9 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype
+from nas_moreau.runs.board_layout import retraining_charts
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
+from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
@@ -256,6 +258,10 @@ class _Retraining:
         if due:
             show(self, monitor, {"step/train_loss": loss, "step/lr": self._lr()})
 
+    def show_again(self, monitor: Monitor) -> None:
+        """Shows what the last step before a stop had shown."""
+        monitor.scalars(self.shown, self.step)
+
     def _numbers(self) -> dict[str, float]:
         count = (self.step - 1) % self.epoch_steps + 1
         return {
@@ -287,6 +293,8 @@ class _Retraining:
             self.best = max(self.best, found.accuracy)
         row |= {"test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None}
         row |= {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
+        if epoch == 0:
+            monitor.layout(retraining_charts(row))
         show(self, monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
         monitor.epoch(row | {"wall_seconds": self.seconds})
         self.scheduler.step(epoch + 1)
@@ -321,9 +329,10 @@ class _Retraining:
             "epochs": self.settings.epochs, "seed": self.config.seed, "wall_seconds": self.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device), "test_accuracy": test.accuracy,
         }  # fmt: skip
-        monitor.hparams(
-            {"digest": result["digest"], "seed": result["seed"]}, {"final/test_accuracy": test.accuracy}, self.step
-        )
+        show_outcome(
+            monitor, self.config, "retrain", result["digest"], self.step, test_accuracy=test.accuracy,
+            parameters=result["parameters"],
+        )  # fmt: skip
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step)
         self.folder.log(f"retrain: finished with test accuracy {test.accuracy:.4f}")

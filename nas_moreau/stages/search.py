@@ -17,11 +17,14 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
+from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
+from nas_moreau.runs.board_pictures import cell_picture, heat_map
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.stages.candidates import Part, Score, measure, one_hot
 from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
+from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet, smaller_steps
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
@@ -139,6 +142,7 @@ class _Search:
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
         self.c, self.shown, self.watch = None, {}, Watch()
+        self.drawn: tuple[str, int] = ("", -1)  # digest of the last cell in TensorBoard, and its step
         # a method that learns no alphas has none to guard
         self.collapse_guard = "off" if registered(settings.method).choose else settings.guard
 
@@ -209,9 +213,8 @@ class _Search:
         if self.step % self.config.logging.every_steps == 0 or self.step == self.total_steps:
             self.guard.read()
             terms = _terms(info)
-            values: dict[str, Any] = {f"step/{name}": value for name, value in terms.items()}
-            for name in _COUNTS & terms.keys():
-                values[f"step/{name}"] = values[f"step/{name}"] / self.settings.batch_size
+            size = {name: self.settings.batch_size for name in _COUNTS}
+            values: dict[str, Any] = {tag("step", name): value / size.get(name, 1) for name, value in terms.items()}
             values["step/seconds"] = seconds
             if self.c is not None:
                 values["step/c_k"] = self.c
@@ -249,7 +252,12 @@ class _Search:
         if self.settings.eigenvalue:
             row["hessian_eigenvalue"] = self._eigenvalue()
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
-        show(self, monitor, {f"epoch/{name}": value for name, value in row.items() if name != "epoch"})
+        if epoch == 0:
+            cells = self.space.cells if registered(self.settings.method).choose is None else ()
+            monitor.layout(search_charts(row, cells, self.space.edges, self.space.operations))
+        show(self, monitor, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
+        show(self, monitor, edge_curves(weights, self.space.edges, self.space.operations))
+        self._picture(monitor, genotype, weights)
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
@@ -263,6 +271,24 @@ class _Search:
             f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
             f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
         )
+
+    def _picture(self, monitor: Monitor, genotype: Genotype, weights: dict[str, list[list[float]]]) -> None:
+        """Shows the softmax weights as heat maps, and the cell if it is another one than before."""
+        if not monitor.watched:
+            return
+        for name, table in weights.items():
+            picture = heat_map(table, self.space.edges, self.space.operations, genotype.cells[name].edges)
+            monitor.image(f"softmax_weights/{name}", picture, self.step)
+        if genotype.digest() != self.drawn[0]:
+            self.drawn = genotype.digest(), self.step
+        if self.drawn[1] == self.step:
+            monitor.image("cell", cell_picture(genotype, weights, self.space), self.step)
+
+    def show_again(self, monitor: Monitor) -> None:
+        """Shows what the last step before a stop had shown."""
+        monitor.scalars(self.shown, self.step)
+        if self.step and self.step % self.epoch_steps == 0 and not self.sums:
+            self._picture(monitor, derive(self.space, self._alphas(self.x)), self._softmax(self.x))
 
     def _choose(self) -> None:
         """Sets the alphas of a method that learns none."""
@@ -326,11 +352,10 @@ class _Search:
             result["edge_weights"] = {name: shares.tolist() for name, shares in edges.items()}
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)
-        monitor.hparams(
-            {"method": result["method"], "seed": result["seed"]},
-            {"final/held_out_accuracy": evaluation.accuracy},
-            self.step,
-        )
+        show_outcome(
+            monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy,
+            search_seconds=self.seconds,
+        )  # fmt: skip
         _write_genotype(self.folder, self.space, derived.genotype, weights)
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step)
@@ -343,6 +368,7 @@ class _Search:
         payload = {
             "stage": "search", "step": self.step, "seconds": self.seconds, "best": self.best,
             "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
+            "drawn": list(self.drawn),
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
             "alphas": self._alphas(self._kept()), "watch": pack(self.watch),
@@ -352,6 +378,8 @@ class _Search:
     def _put_back(self, payload: dict[str, Any]) -> None:
         self._build_method(payload.get("rollbacks", 0))
         self.c, self.shown = payload.get("c"), payload.get("shown", {})
+        digest, step = payload.get("drawn", self.drawn)
+        self.drawn = digest, step
         self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
         self.x = [tensor.to(self.device) for tensor in payload["x"]]
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
@@ -374,6 +402,8 @@ def _terms(info: Any) -> dict[str, Tensor]:
     }  # fmt: skip
     if "y-theta" in named:
         named["distance"] = named.pop("y-theta")
+        # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
+        named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 

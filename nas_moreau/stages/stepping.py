@@ -17,7 +17,7 @@ class Stepper(Protocol):
         config, folder: Of the run.
         step, total_steps, epoch_steps: Steps done, to do in all, and of an epoch.
         seconds: Wall-clock time of the run so far, earlier parts of it included.
-        shown: The numbers shown in TensorBoard at this step; a resumed run shows them again.
+        shown: The numbers shown in TensorBoard at this step.
         stop: The signal asked for; set here.
     """
 
@@ -38,6 +38,9 @@ class Stepper(Protocol):
 
     def look(self, monitor: Monitor, progress: Progress, seen: Any, seconds: float) -> None:
         """Shows a step that took `seconds`."""
+
+    def show_again(self, monitor: Monitor) -> None:
+        """Shows in TensorBoard what the last step before a stop had shown: a resumed run drops it."""
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates, writes the epoch's row and saves; may raise Abandoned once what is needed to repeat it is saved."""
@@ -67,7 +70,7 @@ def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
     ):
         if resumed:
             progress.line(resumed)
-            monitor.scalars(job.shown, job.step)
+            job.show_again(monitor)
         elif job.config.checkpoint.on_nonfinite == "rollback":
             job.save(monitor)  # what a fault in the first epoch goes back to
         try:
@@ -101,6 +104,6 @@ def _loop(job: Stepper, monitor: Monitor, progress: Progress, due: bool) -> None
 
 
 def show(job: Stepper, monitor: Monitor, values: dict[str, Any]) -> None:
-    """Shows numbers in TensorBoard; a resumed run shows those of its first step again."""
+    """Shows numbers in TensorBoard and keeps them, to be shown again by a run that is resumed here."""
     monitor.scalars(values, job.step)
     job.shown |= values

@@ -47,14 +47,16 @@ STAGES = {
 
 
 def left_behind(folder):
-    """What must not differ between two runs: tensors, the table without its clock, all points of TensorBoard."""
+    """What must not differ between two runs: tensors, the table without its clock, all that TensorBoard shows."""
     payload = load_checkpoint(folder / "checkpoints")[0]
     tensors = [t.numpy().tobytes() for key in ("x", "y", "buffers", "model") for t in flat(payload.get(key, []))]
     table = [{k: v for k, v in row.items() if k != "wall_seconds"} for row in read_table(folder / "metrics.csv")]
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if tag != "step/seconds"]
-    return tensors, table, {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags}
+    tags = [tag for tag in board.Tags()["scalars"] if not tag.endswith("seconds")]
+    points = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags}
+    pictures = {tag: [(e.step, e.encoded_image_string) for e in board.Images(tag)] for tag in board.Tags()["images"]}
+    return tensors, table, points, pictures
 
 
 def flat(value):
