@@ -127,8 +127,13 @@ def build_parser() -> Parser:
 
     _add_using(table)
 
-    verb = _verb(table, "report", verbs.report, "write report.html of runs", ["report checkpoints/first"])
+    verb = _verb(table, "report", verbs.report, "write report.html of runs, and of several a comparison", [
+        "report checkpoints/first", "report checkpoints/seed0 checkpoints/seed1 --output comparison.html",
+    ])  # fmt: skip
     verb.add_argument("runs", nargs="+", metavar="RUN")
+    verb.add_argument(
+        "--output", metavar="FILE", help="the comparison of several runs (default: comparison.html beside them)"
+    )
 
     verb = _verb(
         table, "watch", verbs.watch, "open TensorBoard on runs, on this machine only", ["watch checkpoints/first"]

@@ -243,15 +243,21 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.runs import write_report
+    from nas_moreau.runs import write_comparison, write_report
 
-    paths = []
+    if args.output and len(args.runs) == 1:
+        raise InputError("--output is for the comparison of several runs.", "A single run's report lies in its folder.")
     for run in args.runs:
         stage_folder(run, "run", "search", "retrain")
-        paths.append(str(write_report(Path(run))))
-        if not args.json:
-            print(paths[-1])
-    return {"reports": paths}
+    paths = [str(write_report(Path(run))) for run in args.runs]
+    result: dict[str, Any] = {"reports": paths}
+    if len(args.runs) > 1:
+        place = os.path.commonpath([os.path.abspath(os.path.dirname(os.path.abspath(run))) for run in args.runs])
+        result["comparison"] = str(write_comparison(args.runs, args.output or Path(place) / "comparison.html"))
+        paths = [*paths, result["comparison"]]
+    if not args.json:
+        print("\n".join(paths))
+    return result
 
 
 def watch(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ _HOMES = {
     "draw_genotype": "drawing",
     "draw_png": "drawing",
     "write_report": "report",
+    "write_comparison": "several_page",
 }
 
 __all__ = sorted(_HOMES)

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json, read_yaml
 from nas_moreau.runs.report_charts import Series, cost_chart, dot_chart
-from nas_moreau.runs.report_page import STYLE, definition_list, figure, section, table
+from nas_moreau.runs.report_page import definition_list, figure, page, section, table
 from nas_moreau.runs.report_words import memory
 
 FIGURE_NAMES = {
@@ -115,19 +115,12 @@ def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
     if chart:
         parts.append(section("Cost", figure("", chart, f"{what} Thin: a seed. Thick: the mean after the same epoch.")))
     parts += [_words(result), _cells(result), _record(folder)]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(name)} · nas_moreau comparison</title>{STYLE}</head>\n<body><main>\n"
-        f"{body}\n</main></body></html>\n"
-    )
+    return page(f"{name} · nas_moreau comparison", parts)
 
 
 def _header(result: Mapping[str, Any], name: str) -> str:
     seeds = sorted({row["seed"] for row in result["rows"]})
-    facts = f"space {result['space']} · data {result['data']} · {len(result['rows'])} cells · seeds {_ranges(seeds)}"
+    facts = f"space {result['space']} · data {result['data']} · {len(result['rows'])} cells · seeds {ranges(seeds)}"
     said = f"{len(result['failed'])} runs failed: {'; '.join(result['failed'])}" if result["failed"] else ""
     failed = f"<p class=verdict>{escape(said)}</p>" if said else ""
     return (
@@ -190,7 +183,7 @@ def _record(folder: Path) -> str:
     return section("For the record", definition_list(pairs) + details)
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """Returns 0-3, 7 for 0, 1, 2, 3, 7."""
     parts: list[list[int]] = []
     for number in numbers:

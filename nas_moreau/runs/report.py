@@ -16,7 +16,7 @@ from nas_moreau.runs.drawing import draw_genotype
 from nas_moreau.runs.operation_look import label
 from nas_moreau.runs.report_charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.runs.report_data import Run, Stage, choices, final_weights, read_run
-from nas_moreau.runs.report_page import STYLE, definition_list, figure, section, table
+from nas_moreau.runs.report_page import definition_list, figure, page, section, table
 from nas_moreau.runs.report_record import record_sections
 from nas_moreau.runs.report_words import duration, indicators, memory, millions, percent, verdict
 
@@ -45,14 +45,7 @@ def render(run: Run) -> str:
     if run.retrain is not None:
         parts += [_retraining(run.retrain), _evaluation(run.retrain)]
     parts += record_sections(run)
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(name)} · nas_moreau report</title>{STYLE}</head>\n<body><main>\n"
-        f"{body}\n</main></body></html>\n"
-    )
+    return page(f"{name} · nas_moreau report", parts)
 
 
 def _header(run: Run, name: str) -> str:

@@ -57,13 +57,25 @@ dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
 pre{margin:0 0 14px;padding:12px 14px;border-radius:8px;background:var(--ground);overflow-x:auto;font-size:13px;
 white-space:pre-wrap;overflow-wrap:anywhere}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}
+a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}
 @media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
 </style>"""
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Returns the whole page; parts (HTML) that are empty are left out."""
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title>{STYLE}</head>\n<body><main>\n"
+        f"{body}\n</main></body></html>\n"
+    )
 
 
 def section(title: str, inside: str) -> str:
@@ -80,17 +92,32 @@ def figure(title: str, svg: str, note: str) -> str:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), bold: Sequence[bool] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Sequence[int] = (),
+    bold: Sequence[bool] = (),
+    links: Sequence[str | None] = (),
 ) -> str:
-    """Returns a table of texts; `numbers` are the columns set flush right, `bold` marks the rows that matter."""
+    """Returns a table of texts.
 
-    def cells(tag: str, row: Sequence[str]) -> str:
+    Args:
+        head, rows: The texts.
+        numbers: The columns set flush right.
+        bold: For every row whether it matters.
+        links: For every row the address, already quoted, that its first text leads to, or None.
+    """
+
+    def cells(tag: str, row: Sequence[str], link: str | None = None) -> str:
+        texts = [escape(text) for text in row]
+        if link is not None:
+            texts[0] = f'<a href="{escape(link)}">{texts[0]}</a>'
         return "".join(
-            f"<{tag}{' class=number' if i in numbers else ''}>{escape(text)}</{tag}>" for i, text in enumerate(row)
+            f"<{tag}{' class=number' if i in numbers else ''}>{text}</{tag}>" for i, text in enumerate(texts)
         )
 
     body = "\n".join(
-        f"<tr{(' class=kept' if bold[i] else ' class=lost') if bold else ''}>{cells('td', row)}</tr>"
+        f"<tr{(' class=kept' if bold[i] else ' class=lost') if bold else ''}>"
+        f"{cells('td', row, links[i] if links else None)}</tr>"
         for i, row in enumerate(rows)
     )
     return (
