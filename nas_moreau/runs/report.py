@@ -6,6 +6,7 @@ the same for the same files.
 
 from __future__ import annotations
 
+import base64
 import os
 from html import escape
 from pathlib import Path
@@ -15,10 +16,12 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.drawing import draw_genotype
 from nas_moreau.runs.operation_look import label
 from nas_moreau.runs.report_charts import Series, alpha_panels, confusion_chart, line_chart
-from nas_moreau.runs.report_data import Run, Stage, choices, final_weights, read_run
+from nas_moreau.runs.report_data import WORST_FILE, Run, Stage, choices, final_weights, read_run
 from nas_moreau.runs.report_page import definition_list, figure, page, section, table
 from nas_moreau.runs.report_record import record_sections
 from nas_moreau.runs.report_words import duration, indicators, memory, millions, percent, verdict
+
+_LARGEST_PICTURE = 1 << 20  # bytes; what this package draws is far smaller
 
 
 def write_report(run_path: str | os.PathLike[str]) -> Path:
@@ -144,10 +147,12 @@ def _search(search: Stage) -> str:
         )
     cells = [column.removeprefix("alpha_entropy_") for column in search.metrics if column.startswith("alpha_entropy_")]
     charts = [
-        _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "upper_loss": "upper F", "held_out_loss": "held out",
-               "f_theta": "f(θ)"}, "cross-entropy (nats)", "Means over an epoch. F holds its regularising term."),
+        _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "f_theta": "f(θ)", "held_out_loss": "held out",
+               "one_hot_loss": "derived cell, held out"}, "cross-entropy (nats)", "Means over an epoch."),
+        _chart(search, 10, "Upper objective F", {"upper_loss": "F(y)"}, "nats",
+               "Cross-entropy on the architecture split, with the regularising term where there is one (+beta)."),
         _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
-               "held_out_accuracy": "held out"}, "accuracy (%)",
+               "held_out_accuracy": "held out", "one_hot_accuracy": "derived cell, held out"}, "accuracy (%)",
                "Only the held-out images are seen by neither level.", percent=True),
         _chart(search, 3, "Entropy of the alphas", {f"alpha_entropy_{c}": c for c in cells}, "mean entropy (nats)",
                "High: undecided. It should fall slowly."),
@@ -161,6 +166,10 @@ def _search(search: Stage) -> str:
                "The correction is the difference of two nearly equal gradients.", log=True),
         _chart(search, 8, "Cosine of ∇ₓF and the correction", {"cosine": "cosine"}, "",
                "Negative: the correction opposes the first-order direction."),
+        _chart(search, 11, "Residual", {"residual": "c_k ‖(d_x, d_y)‖"}, "",
+               "Of the reformulated problem, (15) of the paper, with θ in place of the minimiser.", log=True),
+        _chart(search, 12, "Dominant eigenvalue of the Hessian in the alphas", {"hessian_eigenvalue": "eigenvalue"}, "",
+               "A steep rise often comes before a collapse."),
         _chart(search, 9, "Learning rates", {"weights_lr": "weights", "alphas_lr": "alphas"}, "", "", log=True),
     ]  # fmt: skip
     signs = "".join(
@@ -253,4 +262,16 @@ def _evaluation(retrain: Stage) -> str:
         else "<p>Not one image was misclassified.</p>"
     )
     parts.append(f"<div>{side}<h3 class=apart>Most frequent confusions</h3>{mixed}</div>")
-    return section("Where it errs", f'<div class="charts">{"".join(parts)}</div>')
+    return section("Where it errs", f'<div class="charts">{"".join(parts)}</div>{_worst(retrain)}')
+
+
+def _worst(retrain: Stage) -> str:
+    path = retrain.path / WORST_FILE
+    if not path.is_file() or path.stat().st_size > _LARGEST_PICTURE:
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        '<h3 class=apart>Test images it is most wrong about</h3><div class="wide">'
+        f'<img src="data:image/png;base64,{data}" alt="misclassified test images"></div>'
+        "<p>First line: the true class. Second line: what the network said, and how sure it was.</p>"
+    )

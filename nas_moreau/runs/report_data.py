@@ -11,6 +11,9 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_json, read_yaml
 from nas_moreau.runs.tables import read_table
 
+WORST_FILE = "worst.png"
+"""The test images that a retrained network is most wrong about, in the folder of the retraining."""
+
 
 @dataclass
 class Choice:

@@ -36,7 +36,8 @@ section>:last-child{margin-bottom:0}
 section>p{max-width:70em;margin:0 0 14px}
 .wide,.scroll{overflow-x:auto}
 .wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}
-.scroll table{min-width:540px}.scroll th,.scroll td{overflow-wrap:break-word}
+.scroll table.broad{min-width:540px}.wide img{max-width:none;border-radius:6px}
+.scroll th,.scroll td{overflow-wrap:break-word}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
 figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:13px}
 svg.chart{display:block;width:100%;height:auto;color:var(--ink);max-width:1100px}
@@ -52,15 +53,17 @@ th,td{padding:4px 0 4px 14px;border-bottom:1px solid var(--grid);vertical-align:
 tr.kept td{font-weight:600}tr.lost td{color:var(--faint)}
 .bars td{overflow-wrap:anywhere;vertical-align:middle}.bar{width:38%}.bars td:first-child{min-width:6.5em}
 .bar span{display:block;height:10px;border-radius:5px;background:var(--accent);min-width:2px}
-dl{display:grid;grid-template-columns:minmax(130px,max-content) 1fr;gap:3px 18px;margin:0;font-size:14px}
-dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:3px 18px;margin:0;font-size:14px}
+dt{color:var(--faint);min-width:min(130px,100%);overflow-wrap:anywhere}dd{margin:0;overflow-wrap:anywhere}
 pre{margin:0 0 14px;padding:12px 14px;border-radius:8px;background:var(--ground);overflow-x:auto;font-size:13px;
 white-space:pre-wrap;overflow-wrap:anywhere}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}
 @media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
-.signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}}
+.signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
+.wide img{max-width:100%}.wide svg,.scroll table.broad{min-width:0}th,td{overflow-wrap:anywhere!important}
+.scroll .number{white-space:normal}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
 </style>"""
@@ -120,9 +123,9 @@ def table(
         f"{cells('td', row, links[i] if links else None)}</tr>"
         for i, row in enumerate(rows)
     )
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-    )
+    broad = " class=broad" if len(head) > 3 else ""
+    top = f"<thead><tr>{cells('th', head)}</tr></thead>"
+    return f'<div class="scroll"><table{broad}>{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> str:

@@ -49,9 +49,11 @@ def _images(stage: Stage) -> str:
 
 def _cost(run: Run) -> str:
     rows, total = [], 0.0
+    evaluated = sum(_evaluation(stage) or 0.0 for stage in run.stages)
     for stage in run.stages:
         seconds = stage.number("wall_seconds")
         seconds = stage.last("wall_seconds") if seconds is None else seconds
+        evaluation = _evaluation(stage)
         total += seconds or 0.0
         epochs, steps, peak = (
             len(stage.metrics.get("epoch", [])),
@@ -61,18 +63,26 @@ def _cost(run: Run) -> str:
         rows.append([
             stage.name if stage.finished else f"{stage.name} (not finished)",
             duration(seconds) if seconds is not None else "–",
+            duration(evaluation) if evaluation is not None else "–",
             f"{epochs}",
             f"{steps:,.0f}" if steps is not None else "–",
             memory(peak) if peak is not None else "–",
         ])  # fmt: skip
     if len(rows) > 1:
-        rows.append(["together", duration(total), "", "", ""])
+        rows.append(["together", duration(total), duration(evaluated) if evaluated else "", "", "", ""])
+    head = ["stage", "wall-clock time", "of it evaluations", "epochs", "steps", "peak memory"]
     return section(
         "What it cost",
-        "<p>The times hold everything that a stage does: steps, evaluations on held-out or test images, checkpoints. "
-        "No cells were trained for comparison within this run.</p>"
-        + table(["stage", "wall-clock time", "epochs", "steps", "peak memory"], rows, numbers=(1, 2, 3, 4)),
+        "<p>The wall-clock times hold everything that a stage does: steps, checkpoints, and the evaluations on "
+        "held-out, validation or test images, which stand beside them once more. No cells were trained for comparison "
+        "within this run.</p>" + table(head, rows, numbers=range(1, 6)),
     )
+
+
+def _evaluation(stage: Stage) -> float | None:
+    """Returns the seconds of a finished stage's evaluations."""
+    seconds = stage.status.get("evaluation_seconds")
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _reproduce(run: Run, source: Stage) -> str:

@@ -83,6 +83,11 @@ def indicators(search: Stage) -> list[Indicator]:
     if edges:
         found.append(_margins(edges))
         found.append(_entropy(search))
+    lost = search.last("discretisation_gap")
+    if lost is not None:
+        found.append(_discretisation(lost, search.last("held_out_accuracy")))
+    if isinstance(stood := search.result.get("stability"), dict):
+        found.append(_stability(stood))
     gap = search.last("gap")
     if gap is not None:
         found.append(_gap(gap, search.last("lower_loss")))
@@ -149,6 +154,28 @@ def _entropy(search: Stage) -> Indicator:
         WATCH if mean > 0.98 or mean < 0.02 else GOOD,
         "100 % means that all operations still weigh the same (nothing was decided), 0 % that every edge has one "
         "operation left (nothing can change any more). A search should come down from 100 %, not fall at once.",
+    )
+
+
+def _discretisation(lost: float, mixed: float | None) -> Indicator:
+    return Indicator(
+        "Discretisation gap",
+        f"{100 * lost:.1f} points" + (f" of {percent(mixed, 1)}" if mixed is not None else ""),
+        GOOD if lost < 0.1 else WATCH,
+        "What the supernet's accuracy on held-out images loses when the mixture is replaced by the derived cell alone. "
+        "A wide gap means that the cell owes its choice to company that it will not have; after retraining it may be "
+        "good all the same.",
+    )
+
+
+def _stability(stood: dict[str, Any]) -> Indicator:
+    unchanged, epochs = stood["epochs_unchanged"], stood["epochs"]
+    return Indicator(
+        "Stability of the cell",
+        f"unchanged for the last {unchanged} of {epochs} epochs",
+        GOOD if unchanged >= min(3, epochs) or unchanged >= 0.1 * epochs else WATCH,
+        f"Of its edges {percent(stood['edges_unchanged'], 0)} stood in all of the last {stood['window']} epochs. A "
+        "cell that still changes at the end would have been another one a little earlier or later.",
     )
 
 

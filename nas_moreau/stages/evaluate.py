@@ -12,13 +12,26 @@ from torch.nn import functional as f
 from nas_moreau.data import Augment, Images
 
 
+class Mistake(NamedTuple):
+    """A misclassified image: its place in the set, the two classes, and the softmax share of the wrong one."""
+
+    image: int
+    true: int
+    predicted: int
+    confidence: float
+
+
 class Evaluation(NamedTuple):
-    """Means over all images: `loss` (cross-entropy, nats), `accuracy` (0..1), `confusion` (true class, predicted class)."""
+    """Means over all images: `loss` (cross-entropy, nats), `accuracy` (0..1), `confusion` (true class, predicted class).
+
+    `worst`: the misclassified images of the highest loss, worst first, if they were asked for.
+    """
 
     loss: float
     accuracy: float
     confusion: list[list[int]]
     samples: int
+    worst: tuple[Mistake, ...] = ()
 
 
 @torch.no_grad()
@@ -31,6 +44,7 @@ def evaluate_model(
     batch_size: int = 250,
     channels_last: bool = False,
     give_up: Callable[[], None] = lambda: None,
+    worst: int = 0,
 ) -> Evaluation:
     """Returns how well `model` does in evaluation mode; its mode is put back afterwards.
 
@@ -43,12 +57,13 @@ def evaluate_model(
         batch_size: Images evaluated at a time.
         channels_last: Memory layout of the batches.
         give_up: Called before every batch; what it raises ends the evaluation.
+        worst: How many misclassified images to name.
     """
     training = getattr(model, "training", False)
     if training:
         model.eval()
     try:
-        return _measure(model, images, augment, num_classes, indices, batch_size, channels_last, give_up)
+        return _measure(model, images, augment, num_classes, indices, batch_size, channels_last, give_up, worst)
     finally:
         if training:
             model.train()
@@ -56,12 +71,13 @@ def evaluate_model(
 
 def _measure(
     model: Any, images: Images, augment: Augment, num_classes: int, indices: Tensor | None, batch_size: int,
-    channels_last: bool, give_up: Callable[[], None],
+    channels_last: bool, give_up: Callable[[], None], worst: int,
 ) -> Evaluation:  # fmt: skip
     device = images.labels.device
     indices = torch.arange(len(images), device=device) if indices is None else indices
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
+    seen: list[Tensor] = []  # (loss, true, predicted, confidence) of every image
     for part in indices.split(batch_size):
         give_up()
         batch = images.take(part)
@@ -70,6 +86,24 @@ def _measure(
         loss += f.cross_entropy(logits, batch.labels, reduction="sum")
         pairs = batch.labels * num_classes + logits.argmax(-1)
         confusion += torch.bincount(pairs, minlength=num_classes * num_classes)
+        if worst:
+            share, predicted = logits.softmax(-1).max(-1)
+            each = f.cross_entropy(logits, batch.labels, reduction="none")
+            seen.append(torch.stack([each.double(), batch.labels.double(), predicted.double(), share.double()], 1))
     table = confusion.reshape(num_classes, num_classes)
     samples = len(indices)
-    return Evaluation(loss.item() / samples, table.diagonal().sum().item() / samples, table.tolist(), samples)
+    accuracy = table.diagonal().sum().item() / samples
+    return Evaluation(loss.item() / samples, accuracy, table.tolist(), samples, _worst(indices, seen, worst))
+
+
+def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ...]:
+    """Returns the misclassified images of the highest loss; the earlier one first among equals."""
+    if not seen:
+        return ()
+    rows = torch.cat(seen)
+    wrong = (rows[:, 1] != rows[:, 2]).nonzero().flatten()
+    order = wrong[rows[wrong, 0].sort(descending=True, stable=True).indices][:count]
+    return tuple(
+        Mistake(int(index), int(true), int(predicted), confidence)
+        for index, (_, true, predicted, confidence) in zip(indices[order].tolist(), rows[order].tolist())
+    )

@@ -24,7 +24,10 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype
+from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import retraining_charts
+from nas_moreau.runs.contact_sheet import contact_sheet
+from nas_moreau.runs.report_data import WORST_FILE
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
 from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.nonfinite import FiniteGuard
@@ -32,6 +35,9 @@ from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
 from nas_moreau.stages.stepping import show, take_steps
 from nas_moreau.stages.stopping import Abandoned
+
+WORST_IMAGES = 20
+"""So many misclassified test images are drawn for the report."""
 
 
 def retrain(
@@ -150,7 +156,7 @@ class _Retraining:
         self._build_optimizer(0)
         self.loss, self.mixup = training_loss(settings, self.data.num_classes)
         self.ema = ModelEmaV3(network, settings.ema) if settings.ema else None
-        self.step, self.seconds, self.best = 0, 0.0, -1.0
+        self.step, self.seconds, self.evaluating, self.best = 0, 0.0, 0.0, -1.0
         self.sums, self.shown, self.epoch_done = self._zeros(), {}, True
 
     def _build_optimizer(self, rollbacks: int) -> None:
@@ -306,17 +312,32 @@ class _Retraining:
             f"training accuracy {100 * row['train_accuracy']:.2f} %{accuracy}"
         )
 
-    def _evaluate(self, images: Any, indices: Tensor | None = None) -> Evaluation:
-        return evaluate_model(
+    def _evaluate(self, images: Any, indices: Tensor | None = None, worst: int = 0) -> Evaluation:
+        before = time.monotonic()
+        found = evaluate_model(
             self.trained, images, self.augment, self.data.num_classes, indices, channels_last=self.channels_last,
-            give_up=self.stop.give_up,
+            give_up=self.stop.give_up, worst=worst,
         )  # fmt: skip
+        self.evaluating += time.monotonic() - before
+        return found
+
+    def _write_mistakes(self, test: Evaluation) -> None:
+        """Draws the images that the network is most wrong about; what an earlier run of the folder drew goes."""
+        target = self.folder.path / WORST_FILE
+        if not test.worst:
+            target.unlink(missing_ok=True)
+            return
+        names = self.data.classes
+        captions = [f"{names[m.true]}\n{100 * m.confidence:.0f} % {names[m.predicted]}" for m in test.worst]
+        pixels = self.data.test.pixels[torch.tensor([m.image for m in test.worst], device=self.data.test.pixels.device)]
+        write_atomic(target, contact_sheet(pixels, captions))
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
         before = time.monotonic()
         if self.validation is not None:
             load_weights(self.trained, self.folder.path)
-        test = self._evaluate(self.data.test)
+        test = self._evaluate(self.data.test, worst=WORST_IMAGES)
+        self._write_mistakes(test)
         self.seconds += time.monotonic() - before
         self.folder.write_text(
             "evaluation.json", json.dumps(evaluation_result("test", test) | detail(test, self.data.classes), indent=1)
@@ -334,7 +355,7 @@ class _Retraining:
             parameters=result["parameters"],
         )  # fmt: skip
         self.folder.write_result(result)
-        self.folder.status("finished", step=self.step)
+        self.folder.status("finished", step=self.step, evaluation_seconds=self.evaluating)
         self.folder.log(f"retrain: finished with test accuracy {test.accuracy:.4f}")
         return result
 
@@ -343,7 +364,8 @@ class _Retraining:
         monitor.flush()
         payload = {
             "stage": "retrain", "step": self.step, "seconds": self.seconds, "best": self.best, "sums": self.sums,
-            "rollbacks": self.rollbacks, "epoch_done": self.epoch_done, "shown": self.shown,
+            "evaluating": self.evaluating, "rollbacks": self.rollbacks, "epoch_done": self.epoch_done,
+            "shown": self.shown,
             "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
         }  # fmt: skip
@@ -353,6 +375,7 @@ class _Retraining:
         self._build_optimizer(payload.get("rollbacks", 0))
         self.shown, self.epoch_done = payload.get("shown", {}), payload.get("epoch_done", True)
         self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
+        self.evaluating = payload.get("evaluating", 0.0)
         self.network.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}

@@ -140,7 +140,7 @@ class _Search:
         self.problem, self.x, self.y, self.theta_buffers = made
         self._build_method(0)
         self.state = self.method.init(self.problem, self.x, self.y)
-        self.step, self.sums, self.best, self.seconds = 0, {}, -1.0, 0.0
+        self.step, self.sums, self.best, self.seconds, self.evaluating = 0, {}, -1.0, 0.0, 0.0
         self.c, self.shown, self.watch = None, {}, Watch()
         self.drawn: tuple[str, int] = ("", -1)  # digest of the last cell in TensorBoard, and its step
         # a method that learns no alphas has none to guard
@@ -227,9 +227,11 @@ class _Search:
         try:
             if self.step == self.total_steps:
                 self._choose()
+            before = time.monotonic()
             evaluation = self._evaluate()
             genotype = derive(self.space, self._alphas(self.x))
             derived = self._one_hot(genotype)
+            self.evaluating += time.monotonic() - before
         except Abandoned:
             self.save(monitor)
             raise
@@ -250,7 +252,9 @@ class _Search:
         weights = self._softmax(self.x)
         row |= signs(self.space, weights, genotype)
         if self.settings.eigenvalue:
+            before = time.monotonic()
             row["hessian_eigenvalue"] = self._eigenvalue()
+            self.evaluating += time.monotonic() - before
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
         if epoch == 0:
             cells = self.space.cells if registered(self.settings.method).choose is None else ()
@@ -340,6 +344,7 @@ class _Search:
         trained = Trained(self.supernet, self.held_out, self.architecture)
         derived = derive_by_rule(self.config, self.space, self._alphas(self._kept()), trained, self.shape)
         self.seconds += time.monotonic() - before
+        self.evaluating += time.monotonic() - before
         weights = self._softmax(self._kept())
         result = {
             "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
@@ -358,7 +363,7 @@ class _Search:
         )  # fmt: skip
         _write_genotype(self.folder, self.space, derived.genotype, weights)
         self.folder.write_result(result)
-        self.folder.status("finished", step=self.step)
+        self.folder.status("finished", step=self.step, evaluation_seconds=self.evaluating)
         self.folder.log(f"search: finished with cell {result['digest']}")
         return result
 
@@ -368,7 +373,7 @@ class _Search:
         payload = {
             "stage": "search", "step": self.step, "seconds": self.seconds, "best": self.best,
             "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
-            "drawn": list(self.drawn),
+            "drawn": list(self.drawn), "evaluating": self.evaluating,
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
             "alphas": self._alphas(self._kept()), "watch": pack(self.watch),
@@ -380,6 +385,7 @@ class _Search:
         self.c, self.shown = payload.get("c"), payload.get("shown", {})
         digest, step = payload.get("drawn", self.drawn)
         self.drawn = digest, step
+        self.evaluating = payload.get("evaluating", 0.0)
         self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
         self.x = [tensor.to(self.device) for tensor in payload["x"]]
         self.y = [tensor.to(self.device) for tensor in payload["y"]]

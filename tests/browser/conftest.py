@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -177,3 +178,25 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     main_job.run(load_config("smoke"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison page of three short runs of one configuration, whose folders and classes have hostile names."""
+    from nas_moreau.config import load_config
+    from nas_moreau.data import load_data
+    from nas_moreau.runs import write_comparison
+    from nas_moreau.stages import main_job
+
+    short = ["search.epochs=2", "search.steps_per_epoch=4", "retrain.epochs=2", "retrain.steps_per_epoch=4"]
+    place = tmp_path_factory.mktemp("seeds")
+    names = ["<script>alert(1)</script>".replace("/", "|"), "x" * 200, "\U0001f600 'q' \"&amp; #%41?"]
+    classes = ["<script>document.title='hit'</script>", "y" * 300, "\U0001f600" * 20]
+    for seed, name in enumerate(names):
+        config = load_config("smoke", None, [*short, f"seed={seed}"])
+        data = load_data("shapes")
+        hostile = dataclasses.replace(data, classes=(*classes, *data.classes[3:]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(main_job, "load_images", lambda config, hostile=hostile: hostile)
+            main_job.run(config, place / name)
+    return write_comparison([place / name for name in names], place / "comparison.html")

@@ -167,7 +167,7 @@ def test_a_whole_run_is_told_from_verdict_to_configuration(tmp_path):
         "2 min 22 s", "torch 2.9",
     ):  # fmt: skip
         assert expected in text, expected
-    assert page.count('<svg class="chart"') == 9 + 2 + 3 + 1  # no drop-path in this run
+    assert page.count('<svg class="chart"') == 10 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page
 
 
@@ -292,6 +292,42 @@ def test_indicators_see_a_collapse_and_a_lagging_theta(tmp_path):
         found["Skip connections in the normal cell"] == BAD and found["Operations that learn in the normal cell"] == BAD
     )
     assert "There are signs that the search went wrong" in verdict(read_run(tmp_path / "collapsed"))
+
+
+def test_the_discretisation_gap_and_stability_are_told(tmp_path):
+    write_search(tmp_path)
+    path = tmp_path / "metrics.csv"
+    head, *rows = path.read_text().splitlines()
+    for lost, level in ((0.02, GOOD), (0.3, WATCH)):
+        lines = [f"{head},discretisation_gap", *(f"{row},{lost}" for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+        assert levels(tmp_path)["Discretisation gap"] == level
+        path.write_text("\n".join([head, *rows]) + "\n")
+    for unchanged, level in ((1, WATCH), (4, GOOD)):
+        found = {"stability": {"epochs": 40, "epochs_unchanged": unchanged, "window": 5, "edges_unchanged": 0.75}}
+        (tmp_path / "result.json").write_text(json.dumps(found))
+        assert levels(tmp_path)["Stability of the cell"] == level
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert f"unchanged for the last {unchanged} of 40 epochs" in page and "75 % stood in all of the last 5" in page
+
+
+def test_the_cost_tells_evaluations_apart_and_the_worst_images_are_inside_the_page(tmp_path):
+    import base64
+
+    write_search(tmp_path / "search")
+    write_retrain(tmp_path / "retrain")
+    for stage, seconds in (("search", 5.0), ("retrain", 2.5)):
+        (tmp_path / stage / "status.json").write_text(
+            json.dumps({"state": "finished", "stage": stage, "evaluation_seconds": seconds})
+        )
+    picture = b"\x89PNG of some images"
+    (tmp_path / "retrain" / "worst.png").write_bytes(picture)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert all(f"<td class=number>{text}</td>" in page for text in ("5.0 s", "2.5 s", "7.5 s"))
+    assert f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in page
+    (tmp_path / "retrain" / "worst.png").write_bytes(bytes(2 << 20))  # nothing that this package drew
+    assert "base64," not in write_report(tmp_path).read_text(encoding="utf-8").partition("most wrong")[2]
+    assert "most wrong" not in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_numbers_in_words():
