@@ -37,6 +37,13 @@ def draw_png(genotype: Any, alphas: Weights | Tables | None = None, space: Any =
     return paint_png(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)
 
 
+def draw_pixels(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None, scale: float = 2.0) -> Any:
+    """Returns the picture of `draw_png` as an array, uint8 (height, width, 3)."""
+    from nas_moreau.runs.scene_png import paint_pixels
+
+    return paint_pixels(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)
+
+
 def _chosen(genotype: Any, alphas: Any, space: Any) -> Weights | None:
     """Returns the weights of the edges of `genotype`, picked out of tables where tables are given."""
     if not alphas or all(isinstance(weights, Mapping) for weights in alphas.values()):

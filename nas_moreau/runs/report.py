@@ -14,7 +14,7 @@ from typing import Any
 
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.drawing import draw_genotype
-from nas_moreau.runs.operation_look import label
+from nas_moreau.runs.operation_look import label, shorten
 from nas_moreau.runs.report_charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.runs.report_data import WORST_FILE, Run, Stage, choices, final_weights, read_run
 from nas_moreau.runs.report_page import definition_list, figure, page, section, table
@@ -239,7 +239,7 @@ def _evaluation(retrain: Stage) -> str:
     classes, confusion = data.get("classes"), data.get("confusion")
     if not classes or not confusion:
         return ""
-    names = [str(name) for name in classes]
+    names = [shorten(str(name), 60) for name in classes]
     parts = [
         figure("Confusion matrix", confusion_chart(50, confusion, names), "Rows: true class. Columns: prediction.")
     ]

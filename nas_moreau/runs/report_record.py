@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from nas_moreau.runs.operation_look import shorten
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.report_data import Run, Stage
 from nas_moreau.runs.report_page import definition_list, section, table
@@ -35,7 +36,7 @@ def _images(stage: Stage) -> str:
         ("normalised by", f"mean {mean}; standard deviation {std}; pixels scaled to 0..1"),
     ]
     counts = list(zip(data["classes"], data["train"], data["test"]))
-    rows = [[name, f"{train:,}", f"{test:,}"] for name, train, test in counts[:SHOWN_CLASSES]]
+    rows = [[shorten(name, 60), f"{train:,}", f"{test:,}"] for name, train, test in counts[:SHOWN_CLASSES]]
     more = f"<p>{len(counts) - SHOWN_CLASSES} more classes are left out.</p>" if len(counts) > SHOWN_CLASSES else ""
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     return section(

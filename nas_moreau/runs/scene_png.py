@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nas_moreau.runs.scene import LIGHT, VEIL, Path, Scene, Text
@@ -11,6 +13,30 @@ from nas_moreau.runs.scene import LIGHT, VEIL, Path, Scene, Text
 
 def paint_png(scene: Scene, scale: float = 2.0) -> bytes:
     """Returns the scene as PNG bytes with `scale` pixels a unit and a white ground."""
+    picture = io.BytesIO()
+    with _known_glyphs():
+        _figure(scene, scale).savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
+def paint_pixels(scene: Scene, scale: float = 2.0) -> Any:
+    """Returns the same picture as an array, uint8 (height, width, 3)."""
+    import numpy as np
+
+    figure = _figure(scene, scale)
+    with _known_glyphs():
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextmanager
+def _known_glyphs() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # such a name shows boxes
+        yield
+
+
+def _figure(scene: Scene, scale: float) -> Any:
     # Figure and Agg canvas without pyplot: no global state, no display, nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,11 +53,7 @@ def paint_png(scene: Scene, scale: float = 2.0) -> bytes:
             _text(axes, part, order)
         else:
             _path(axes, part, order)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # such a name shows boxes
-        figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return figure
 
 
 def _text(axes: Any, part: Text, order: int) -> None:

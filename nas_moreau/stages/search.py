@@ -18,7 +18,8 @@ from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_s
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
-from nas_moreau.runs.board_pictures import cell_picture, heat_map
+from nas_moreau.runs.drawing import draw_pixels
+from nas_moreau.runs.heat_map import draw_heat_map
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.stages.candidates import Part, Score, measure, one_hot
 from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
@@ -281,12 +282,12 @@ class _Search:
         if not monitor.watched:
             return
         for name, table in weights.items():
-            picture = heat_map(table, self.space.edges, self.space.operations, genotype.cells[name].edges)
+            picture = draw_heat_map(table, self.space.edges, self.space.operations, genotype.cells[name].edges)
             monitor.image(f"softmax_weights/{name}", picture, self.step)
         if genotype.digest() != self.drawn[0]:
             self.drawn = genotype.digest(), self.step
         if self.drawn[1] == self.step:
-            monitor.image("cell", cell_picture(genotype, weights, self.space), self.step)
+            monitor.image("cell", draw_pixels(genotype, weights, self.space, scale=1.25), self.step)
 
     def show_again(self, monitor: Monitor) -> None:
         """Shows what the last step before a stop had shown."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nas_moreau.architecture import derive, load_space
 from nas_moreau.runs.board_layout import edge_curves, retraining_charts, search_charts, tag
-from nas_moreau.runs.board_pictures import cell_picture, heat_map
+from nas_moreau.runs.drawing import draw_pixels, draw_png
+from nas_moreau.runs.heat_map import draw_heat_map
 
 SPACE = load_space("toy")
 COLUMNS = ["epoch", "lower_loss", "upper_loss", "f_theta", "d_x", "d_y", "phi_x(y)", "phi_x(theta)", "F_x/c", "gap",
@@ -69,20 +72,21 @@ def test_a_heat_map_is_blue_where_the_weight_is_large_and_framed_where_it_was_ch
     edges = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
     table = [[0.25] * 4 for _ in edges]
     table[strong] = [1.0, 0.0, 0.0, 0.0]
-    plain = heat_map(table, edges, operations, [])
+    plain = draw_heat_map(table, edges, operations, [])
     assert plain.dtype == np.uint8 and plain.shape[2] == 3
     blue, orange = rows_of_colour(plain, (0, 92, 158)), rows_of_colour(plain, (196, 84, 0))
     assert blue == orange and 18 < len(blue) < 24  # one row of the table, and only that
-    assert min(blue) == min(rows_of_colour(heat_map([table[strong], *table], [(9, 9), *edges], operations, []),
+    assert min(blue) == min(rows_of_colour(draw_heat_map([table[strong], *table], [(9, 9), *edges], operations, []),
                                            (0, 92, 158))) + 24 * strong  # fmt: skip
-    framed = heat_map(table, edges, operations, [("none", *edges[strong])])
+    framed = draw_heat_map(table, edges, operations, [("none", *edges[strong])])
     changed = set(np.flatnonzero((plain != framed).any(-1).any(-1)).tolist())
     assert changed and changed <= blue
 
 
-def test_the_cell_is_drawn_with_its_weights():
+def test_a_cell_has_the_same_pixels_in_tensorboard_as_in_a_file():
     weights = uniform()
     genotype = derive(SPACE, {cell: np.log(table) for cell, table in weights.items()})
-    picture = cell_picture(genotype, weights, SPACE)
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.std() > 10
-    assert (picture[0, 0] == 255).all()
+    pixels = draw_pixels(genotype, weights, SPACE, scale=1.0)
+    file = np.asarray(Image.open(io.BytesIO(draw_png(genotype, weights, SPACE, scale=1.0))).convert("RGB"))
+    assert pixels.dtype == np.uint8 and pixels.std() > 10
+    assert np.array_equal(pixels, file)

@@ -1,16 +1,14 @@
-"""Pictures of a search for TensorBoard: the cell, and heat maps of the softmax weights."""
+"""Heat maps of the softmax weights, for TensorBoard."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nas_moreau.runs.drawing import draw_png
 from nas_moreau.runs.operation_look import label, shorten
 
 Table = Sequence[Sequence[float]]
@@ -20,18 +18,7 @@ _OCTAVES = 2.0  # 4 times (or a quarter of) the uniform weight has the full colo
 _CELL, _ROW, _PAD = 62, 24, 10  # pixels
 
 
-def cell_picture(genotype: Any, weights: Mapping[str, Table], space: Any) -> np.ndarray:
-    """Returns the drawing of a genotype as uint8 (height, width, 3).
-
-    Args:
-        genotype: A `Genotype`.
-        weights: Cell name -> (edges, operations) softmax weights.
-        space: Their `SearchSpace`.
-    """
-    return np.asarray(Image.open(io.BytesIO(draw_png(genotype, weights, space, scale=1.5))).convert("RGB"))
-
-
-def heat_map(
+def draw_heat_map(
     table: Table, edges: Sequence[tuple[int, int]], operations: Sequence[str], chosen: Iterable[tuple[str, int, int]]
 ) -> np.ndarray:
     """Returns the softmax weights of a cell as a picture, uint8 (height, width, 3): blue above uniform, orange below.
