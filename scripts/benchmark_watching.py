@@ -2,10 +2,10 @@
 
     python scripts/benchmark_watching.py [--preset smoke] [--rounds 5] [key=value ...]
 
-Prints the median of the ratios of wall-clock times of neighbouring searches, and the share of the watched search that is
-spent in writing to TensorBoard (curves, heat maps, drawings), which the machine's noise hardly touches. The first search
-of all is not counted: it loads the libraries. Use settings whose epochs are as long as those you mean to run: curves of
-single steps come every `logging.every_steps` steps, everything else once an epoch.
+Prints the median of the ratios of wall-clock times of neighbouring searches, and the share of the watched search that
+is spent in writing to TensorBoard (curves, heat maps, drawings), which the machine's noise hardly touches. The first
+search of all is not counted: it loads the libraries. Use settings whose epochs are as long as those you mean to run:
+curves of single steps come every `logging.every_steps` steps, everything else once an epoch.
 """
 
 from __future__ import annotations

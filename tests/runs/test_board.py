@@ -35,7 +35,7 @@ def test_every_chart_finds_its_curves_and_no_others():
             hits = [[name for name in tags if re.match(pattern, name)] for pattern in patterns]
             assert all(len(hit) == 1 for hit in hits), (category, title, hits)
             found[category, title] = [hit[0] for hit in hits]
-    assert found["Search", "losses"] == ["epoch/lower_loss", "epoch/upper_loss"]
+    assert found["Search", "losses"] == ["epoch/lower_loss", "epoch/f_theta"]
     assert found["Moreau envelope", "terms of the alphas' direction d_x"] == [
         "epoch/F_x/c", "epoch/phi_x_y", "epoch/phi_x_theta", "epoch/d_x"]  # fmt: skip
     assert found["Is the cell sound?", "entropy of the alphas"] == [
