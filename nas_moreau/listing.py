@@ -11,7 +11,7 @@ from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_na
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
 from nas_moreau.config import load_config, preset_names, preset_text
 from nas_moreau.plain_yaml import read_text
-from nas_moreau.runs.searched import choice_lines, choices, search_lines
+from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, choices, search_lines
 
 DATA = {
     "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",
@@ -88,7 +88,9 @@ def show(name: str, why: bool = False) -> tuple[str, Any]:
     """
     if why:
         rows = choices(name)
-        return "\n".join([*search_lines(name), *choice_lines(rows)]), {"genotype": show(name)[1], "edges": rows}
+        others = alternatives(load_genotype(_genotype_file(name)), rows)
+        lines = [*search_lines(name), *choice_lines(rows), *alternative_lines(others)]
+        return "\n".join(lines), {"genotype": show(name)[1], "edges": rows, "alternatives": others}
     if name in preset_names():
         return preset_text(name) + "\n# with all defaults:\n" + load_config(name).to_yaml(), load_config(name).to_dict()
     if name in space_names() or name.endswith((".yaml", ".yml")):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from nas_moreau.architecture.genotype_text import (
@@ -90,6 +91,11 @@ class Genotype:
     def to_json(self) -> str:
         """Returns the JSON text (one line)."""
         return json.dumps(self.to_dict())
+
+    def _repr_svg_(self) -> str:
+        """Returns the drawing that notebooks show."""
+        # Looked up when it is asked for: drawings build on genotypes, and not the other way round.
+        return str(import_module("nas_moreau.runs.drawing").draw_genotype(self))
 
     def _canonical(self) -> str:
         data = self.to_dict()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from nas_moreau.architecture.derivation import explain
+from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs.folder import read_config
@@ -50,6 +52,40 @@ def choices(name: str) -> list[dict[str, Any]]:
     return explain(
         space, {cell: [[math.log(max(w, 1e-300)) for w in row] for row in weights[cell]] for cell in weights}
     )
+
+
+def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:
+    """Returns the cells one operation away whose change costs the least margin, the closest first.
+
+    Each row: `cell`, `edge` ("0-2"), `from`, `to`, `margin`, and the changed cell's `digest` and `genotype`.
+
+    Args:
+        genotype: The derived cell.
+        rows: Of `choices`; edges that the genotype does not hold with their strongest operation are left out.
+        count: At most so many.
+    """
+    found = []
+    for row in sorted((row for row in rows if row["kept"] and row["runner_up"]), key=lambda row: row["margin"]):
+        data = genotype.to_dict()
+        source, target = map(int, row["edge"].split("-"))
+        edges, old = data["cells"][row["cell"]]["edges"], [row["operation"], source, target]
+        if old not in edges or len(found) == count:
+            continue
+        edges[edges.index(old)] = [row["runner_up"], source, target]
+        changed = Genotype.from_json(json.dumps(data))
+        found.append({
+            "cell": row["cell"], "edge": row["edge"], "from": row["operation"], "to": row["runner_up"],
+            "margin": row["margin"], "digest": changed.digest(), "genotype": changed.to_dict(),
+        })  # fmt: skip
+    return found
+
+
+def alternative_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a heading and one line for each of `alternatives`."""
+    return (["closest other cells, one operation changed:"] if rows else []) + [
+        f"  {row['digest']}  {row['cell']} {row['edge']}  {row['from']} -> {row['to']}, margin {row['margin']:.3f}"
+        for row in rows
+    ]
 
 
 def choice_lines(rows: list[dict[str, Any]]) -> list[str]:

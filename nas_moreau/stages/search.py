@@ -17,8 +17,9 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
+from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
-from nas_moreau.runs.drawing import draw_pixels
+from nas_moreau.runs.drawing import draw_pixels, draw_png
 from nas_moreau.runs.heat_map import draw_heat_map
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.stages.candidates import Part, Score, measure, one_hot
@@ -87,6 +88,7 @@ def _random_cell(config: Config, folder: RunFolder) -> dict[str, Any]:
         "alphas": {},
     }  # fmt: skip
     _write_genotype(folder, space, genotype, None)
+    write_atomic(folder.path / "genotype.png", draw_png(genotype))
     folder.write_result(result)
     folder.status("finished")
     return result
@@ -363,6 +365,7 @@ class _Search:
             search_seconds=self.seconds,
         )  # fmt: skip
         _write_genotype(self.folder, self.space, derived.genotype, weights)
+        write_atomic(self.folder.path / "genotype.png", draw_png(derived.genotype, weights, self.space))
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step, evaluation_seconds=self.evaluating)
         self.folder.log(f"search: finished with cell {result['digest']}")

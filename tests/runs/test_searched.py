@@ -68,3 +68,35 @@ def test_what_is_no_search_has_no_why(run, capsys):
     (run / "alphas.csv").write_text("epoch,cell,edge,operation,weight\n0,cell,7-8,none,1\n")
     with pytest.raises(InputError, match="does not hold weights of the space"):
         choices(str(run))
+
+
+def test_the_closest_other_cells_change_one_operation_each_by_the_least_margin():
+    from nas_moreau.architecture import Genotype
+    from nas_moreau.runs.searched import alternative_lines, alternatives
+
+    genotype = Genotype.parse("|nor_conv_3x3~0|+|skip_connect~0|none~1|+|nor_conv_3x3~0|none~1|nor_conv_1x1~2|")
+    chosen = {f"{a}-{b}": operation for operation, a, b in genotype.cells["cell"].edges}
+    margins = {"0-1": 0.3, "0-2": 0.1, "1-2": 0.2, "0-3": None, "1-3": 0.05, "2-3": 0.4}
+    rows = [
+        {"cell": "cell", "edge": edge, "operation": chosen[edge], "kept": edge != "1-3",
+         "runner_up": None if margin is None else "avg_pool_3x3", "margin": margin}
+        for edge, margin in margins.items()
+    ]  # fmt: skip
+    found = alternatives(genotype, rows, 3)
+    assert [(row["edge"], row["margin"]) for row in found] == [("0-2", 0.1), ("1-2", 0.2), ("0-1", 0.3)]
+    for row in found:
+        other = {f"{a}-{b}": operation for operation, a, b in row["genotype"]["cells"]["cell"]["edges"]}
+        assert other == chosen | {row["edge"]: "avg_pool_3x3"}
+    assert len({row["digest"] for row in found} | {genotype.digest()}) == 4
+    assert alternative_lines(found)[1] == (
+        f"  {found[0]['digest']}  cell 0-2  skip_connect -> avg_pool_3x3, margin 0.100"
+    )
+    assert alternative_lines([]) == []
+
+
+def test_a_notebook_shows_the_drawing():
+    from nas_moreau.architecture.zoo import published_cell
+    from nas_moreau.runs.drawing import draw_genotype
+
+    genotype = published_cell("NASNet")
+    assert genotype._repr_svg_() == draw_genotype(genotype) and "<svg" in genotype._repr_svg_()

@@ -83,6 +83,7 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path):
         "status.json",
         "log.txt",
         "genotype.svg",
+        "genotype.png",
         "result.json",
         "tensorboard",
     ):
