@@ -173,7 +173,7 @@ def _stability(stood: dict[str, Any]) -> Indicator:
     return Indicator(
         "Stability of the cell",
         f"unchanged for the last {unchanged} of {epochs} epochs",
-        GOOD if unchanged >= min(3, epochs) or unchanged >= 0.1 * epochs else WATCH,
+        GOOD if unchanged >= max(min(3, epochs), 0.1 * epochs) else WATCH,
         f"Of its edges {percent(stood['edges_unchanged'], 0)} stood in all of the last {stood['window']} epochs. A "
         "cell that still changes at the end would have been another one a little earlier or later.",
     )

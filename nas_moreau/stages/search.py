@@ -361,9 +361,8 @@ class _Search:
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)
         show_outcome(
-            monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy,
-            search_seconds=self.seconds,
-        )  # fmt: skip
+            monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy
+        )
         _write_genotype(self.folder, self.space, derived.genotype, weights)
         write_atomic(self.folder.path / "genotype.png", draw_png(derived.genotype, weights, self.space))
         self.folder.write_result(result)
