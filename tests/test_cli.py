@@ -93,7 +93,9 @@ def test_retrain_takes_a_zoo_name_a_file_a_text_and_a_run(tiny, tmp_path, capsys
     cell.write_text(published_cell("GDAS_V1").to_json())
     digests = set()
     for number, genotype in enumerate(("GDAS_V1", cell, published_cell("GDAS_V1").to_printed())):
-        code, out, err = call(capsys, "retrain", genotype, "--config", tiny, "--output", tmp_path / str(number), "--json")
+        code, out, err = call(
+            capsys, "retrain", genotype, "--config", tiny, "--output", tmp_path / str(number), "--json"
+        )
         assert code == 0, err
         digests.add(json.loads(out)["digest"])
     assert digests == {published_cell("GDAS_V1").digest()}
@@ -122,7 +124,16 @@ def test_your_own_operation_and_space(tiny, tmp_path, capsys):
     )
     code, _, err = call(capsys, "check", space)
     assert code == 2 and "cli_test_conv" in err
-    words = ("--import", tmp_path / "mine.py", "--config", tiny, "--output", tmp_path / "own", "--json", f"space={space}")
+    words = (
+        "--import",
+        tmp_path / "mine.py",
+        "--config",
+        tiny,
+        "--output",
+        tmp_path / "own",
+        "--json",
+        f"space={space}",
+    )
     code, out, err = call(capsys, "run", *words)
     assert code == 0, err
     assert json.loads(out)["search"]["space"] == "mine"
@@ -174,7 +185,9 @@ def test_corrupt_npz_labels_out_of_range_and_a_genotype_of_another_space(tiny, t
     with np.load(tmp_path / "data.npz") as arrays:
         content = dict(arrays)
     np.savez(tmp_path / "labels.npz", **content | {"y_train": content["y_train"] - 5})
-    code, _, err = call(capsys, "run", "--config", tiny, "--data", f"npz:{tmp_path / 'labels.npz'}", "--output", tmp_path / "o")
+    code, _, err = call(
+        capsys, "run", "--config", tiny, "--data", f"npz:{tmp_path / 'labels.npz'}", "--output", tmp_path / "o"
+    )
     assert code == 2 and "label" in err
     code, _, err = call(capsys, "retrain", '{"version": 1, "space": "x", "cells": {}}', "--config", tiny)
     assert code == 2 and "cells" in err
@@ -233,7 +246,9 @@ def test_lists(what, capsys, tmp_path, monkeypatch):
     assert code == 0 and isinstance(json.loads(out), list)
 
 
-@pytest.mark.parametrize("name, match", [("darts", "1,076,746,950"), ("cifar10", "with all defaults"), ("NASNet", "sep_conv_7x7")])
+@pytest.mark.parametrize(
+    "name, match", [("darts", "1,076,746,950"), ("cifar10", "with all defaults"), ("NASNet", "sep_conv_7x7")]
+)
 def test_show(name, match, capsys):
     code, out, _ = call(capsys, "show", name)
     assert code == 0 and match in out
@@ -241,8 +256,24 @@ def test_show(name, match, capsys):
 
 def test_every_verb_has_help_with_examples():
     verbs = next(a for a in build_parser()._actions if a.dest == "verb").choices
-    assert {"run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench",
-            "export", "predict", "plan", "doctor"} <= set(verbs)
+    assert {
+        "run",
+        "search",
+        "derive",
+        "retrain",
+        "evaluate",
+        "report",
+        "list",
+        "show",
+        "check",
+        "watch",
+        "solve",
+        "bench",
+        "export",
+        "predict",
+        "plan",
+        "doctor",
+    } <= set(verbs)
     for verb, parser in verbs.items():
         text = parser.format_help()
         assert "examples:" in text and f"nas-moreau {verb}" in text

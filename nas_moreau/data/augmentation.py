@@ -83,9 +83,7 @@ class Augment:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Returns ``(pixels / 255 - mean) / std`` as float32."""
         if pixels.shape[1] != len(self.mean):
-            raise ValueError(
-                f"{pixels.shape[1]} channels do not fit {len(self.mean)} means; give as many"
-            )
+            raise ValueError(f"{pixels.shape[1]} channels do not fit {len(self.mean)} means; give as many")
         mean, std = self._on(pixels.device)
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
@@ -97,8 +95,6 @@ class Augment:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._constants:
-            mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)[
-                :, :, None, None
-            ]
+            mean, std = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)[:, :, None, None]
             self._constants[device] = (mean, std)
         return self._constants[device]

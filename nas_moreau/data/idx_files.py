@@ -38,23 +38,17 @@ def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
     paths = {key: path for key, path in found.items() if path is not None}
     missing = [f"{FILES[key]}.gz" for key in FILES if key not in paths]
     if missing:
-        raise InputError(
-            f"{directory} lacks {', '.join(missing)}.", "Put the four files of the data set there."
-        )
+        raise InputError(f"{directory} lacks {', '.join(missing)}.", "Put the four files of the data set there.")
     parts = []
     for part in ("train", "test"):
         image_path, label_path = paths[part, "images"], paths[part, "labels"]
         pixels, labels = _read(image_path, 3), _read(label_path, 1)
         if len(pixels) != len(labels) or not len(pixels):
-            raise InputError(
-                f"{image_path} has {len(pixels)} images, {label_path} {len(labels)} labels.", _CURE
-            )
+            raise InputError(f"{image_path} has {len(pixels)} images, {label_path} {len(labels)} labels.", _CURE)
         parts.append(Images(pixels[:, None], labels.to(torch.int64)))
     train, test = parts
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise InputError(
-            f"Training and test images in {directory} differ in size.", "Use files of one data set."
-        )
+        raise InputError(f"Training and test images in {directory} differ in size.", "Use files of one data set.")
     count = int(train.labels.max()) + 1
     absent = sorted(set(range(count)) - set(torch.unique(train.labels).tolist()))
     if absent or int(test.labels.max()) >= count:

@@ -29,8 +29,7 @@ class Images:
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
             raise ValueError(
-                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; "
-                "give uint8 (n, channels, height, width)"
+                f"pixels are {self.pixels.dtype} {tuple(self.pixels.shape)}; give uint8 (n, channels, height, width)"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise ValueError(
@@ -136,7 +135,4 @@ def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]
     if most < 1.5 * least:
         return ()
     low, high = classes[counts.index(least)], classes[counts.index(most)]
-    return (
-        f"Classes are imbalanced: '{high}' has {most} training images, "
-        f"'{low}' {least}; accuracy counts images.",
-    )
+    return (f"Classes are imbalanced: '{high}' has {most} training images, '{low}' {least}; accuracy counts images.",)

@@ -59,9 +59,7 @@ def load_data(
         test = generate_shapes(TEST_SHAPES, seed, "test", size)
         classes = CLASSES
     elif spec in NAMES:
-        train, test, classes, notes = read_torchvision(
-            spec, Path(directory).expanduser(), download, image_size, seed
-        )
+        train, test, classes, notes = read_torchvision(spec, Path(directory).expanduser(), download, image_size, seed)
     elif colon and kind in _PLACES and rest:
         train, test, classes, notes = _read_files(kind, Path(rest).expanduser(), image_size, seed)
     else:
@@ -99,12 +97,8 @@ def _unknown(spec: str) -> InputError:
         return InputError(f"The data '{spec}' is a folder without its kind.", f"Write folder:{spec}.")
     if spec and path.is_file():
         return InputError(f"The data '{spec}' is a file without its kind.", f"Write npz:{spec}.")
-    close = difflib.get_close_matches(
-        kind.lower().replace("-", "_"), ["shapes", *NAMES, *_PLACES], n=1, cutoff=0.5
-    )
+    close = difflib.get_close_matches(kind.lower().replace("-", "_"), ["shapes", *NAMES, *_PLACES], n=1, cutoff=0.5)
     if not close:
         return InputError(f"There is no data '{spec}'.", f"Use one of {', '.join(SPECIFICATIONS)}.")
     meant = f"{close[0]}:{rest or _PLACES[close[0]]}" if close[0] in _PLACES else close[0]
-    return InputError(
-        f"There is no data '{spec}'.", f"Did you mean {meant}? Known: {', '.join(SPECIFICATIONS)}."
-    )
+    return InputError(f"There is no data '{spec}'.", f"Did you mean {meant}? Known: {', '.join(SPECIFICATIONS)}.")

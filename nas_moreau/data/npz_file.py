@@ -42,9 +42,7 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
     except Exception as error:  # zipfile and its decompressors have no list of what they raise
         if isinstance(error, (InputError, PermissionError)):
             raise
-        raise InputError(
-            f"{path} cannot be read as an npz file ({error}).", "Copy or write it again."
-        ) from error
+        raise InputError(f"{path} cannot be read as an npz file ({error}).", "Copy or write it again.") from error
     train = _images(arrays, "train", path)
     test = _images(arrays, "test", path)
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
@@ -112,8 +110,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
         )
     if needed > _DENSE and needed > _HIGHEST_RATIO * info.compress_size:
         raise InputError(
-            f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, "
-            "which no photographs do.",
+            f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, which no photographs do.",
             "Check where the file comes from, or save it by numpy.savez without compression.",
         )
     with archive.open(info) as stream:
@@ -148,26 +145,18 @@ def _check_kind(shape: tuple[int, ...], dtype: np.dtype, key: str, path: Path) -
             )
     else:
         if dtype.kind not in "iu":
-            raise InputError(
-                f"{path}: {key} is {dtype}, not integer.", "Store labels as integers, for example int64."
-            )
+            raise InputError(f"{path}: {key} is {dtype}, not integer.", "Store labels as integers, for example int64.")
         if len(shape) != 1:
             raise InputError(f"{path}: {key} has the shape {shape}, not (n,).", "Flatten it: y.reshape(-1).")
     if min(shape) <= 0:
-        raise InputError(
-            f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class."
-        )
+        raise InputError(f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class.")
 
 
 def _images(arrays: dict[str, np.ndarray], part: str, path: Path) -> Images:
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
     if len(x) != len(y):
-        raise InputError(
-            f"{path}: x_{part} has {len(x)} images, y_{part} {len(y)} labels.", "Give one label an image."
-        )
+        raise InputError(f"{path}: x_{part} has {len(x)} images, y_{part} {len(y)} labels.", "Give one label an image.")
     if y.dtype.kind == "u" and int(y.max()) > np.iinfo(np.int64).max:
-        raise InputError(
-            f"{path}: y_{part} holds the label {int(y.max())}.", "Number the classes 0, 1, 2, ...."
-        )
+        raise InputError(f"{path}: y_{part} holds the label {int(y.max())}.", "Number the classes 0, 1, 2, ....")
     pixels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     return Images(pixels, torch.from_numpy(y.astype(np.int64)))

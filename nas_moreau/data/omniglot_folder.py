@@ -40,9 +40,7 @@ def read_omniglot(
     for folder, subfolders, names in os.walk(directory):
         here = Path(folder)
         below = len(here.parts) - depth
-        subfolders[:] = (
-            sorted(name for name in subfolders if not name.startswith(".")) if below < _DEEPEST else []
-        )
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if below < _DEEPEST else []
         if below >= 2:
             for name in sorted(names):
                 if is_image(here / name) and (here / name).is_file():

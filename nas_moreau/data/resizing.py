@@ -10,17 +10,13 @@ from torch.nn import functional
 from nas_moreau.data.images import refuse_too_large
 from nas_moreau.errors import InputError
 
-POLICY = (
-    "the shorter side resized to {size} pixels (bilinear, antialiased), then the centre {size}x{size} kept"
-)
+POLICY = "the shorter side resized to {size} pixels (bilinear, antialiased), then the centre {size}x{size} kept"
 
 
 def check_image_size(image_size: int | None) -> None:
     """Raises InputError unless ``image_size`` is None or from 1 to 4096."""
     if image_size is not None and not 1 <= image_size <= 4096:
-        raise InputError(
-            f"The image size {image_size} is not within 1 to 4096.", "Give it in pixels, for example 32."
-        )
+        raise InputError(f"The image size {image_size} is not within 1 to 4096.", "Give it in pixels, for example 32.")
 
 
 def fit_image(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
@@ -52,8 +48,6 @@ def fit_pixels(pixels: Tensor, size: int, chunk: int = 1024) -> Tensor:
     fitted = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8, device=pixels.device)
     for start in range(0, len(pixels), chunk):
         part = square[start : start + chunk].to(torch.float32)
-        part = functional.interpolate(
-            part, (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
+        part = functional.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
         fitted[start : start + chunk] = part.round_().clamp_(0, 255).to(torch.uint8)
     return fitted

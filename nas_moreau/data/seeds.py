@@ -21,8 +21,6 @@ def seed_for(seed: int, purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
-def generator_for(
-    seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator_for(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Returns a fresh generator on ``device``, seeded by `seed_for`."""
     return torch.Generator(device=device).manual_seed(seed_for(seed, purpose, *numbers))

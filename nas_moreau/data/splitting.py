@@ -61,10 +61,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
                 "Use more images or a larger fraction.",
             )
     empty = torch.empty(0, dtype=torch.int64, device=on_cpu.device)
-    return {
-        name: torch.cat([empty, *part]).sort().values.to(labels.device)
-        for name, part in zip(fractions, parts)
-    }
+    return {name: torch.cat([empty, *part]).sort().values.to(labels.device) for name, part in zip(fractions, parts)}
 
 
 def epoch_order(indices: Tensor, seed: int, purpose: str, epoch: int) -> Tensor:

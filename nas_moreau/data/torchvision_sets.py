@@ -55,9 +55,7 @@ def read_torchvision(
     for part in parts:
         pixels = torch.as_tensor(np.asarray(part.data))
         pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-        images.append(
-            Images(pixels.contiguous(), torch.as_tensor(np.asarray(part.targets), dtype=torch.int64))
-        )
+        images.append(Images(pixels.contiguous(), torch.as_tensor(np.asarray(part.targets), dtype=torch.int64)))
     return images[0], images[1], tuple(parts[0].classes), ()
 
 

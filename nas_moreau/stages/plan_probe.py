@@ -50,7 +50,7 @@ class Clock:
         advance, finish, evaluate = job.advance, job.finish_epoch, job._evaluate
         job.advance = lambda: self._step(advance)
         job.finish_epoch = lambda *given: self._end(finish, *given)
-        job._evaluate = lambda *given: self._evaluation(evaluate, *given)
+        job._evaluate = lambda *given, **named: self._evaluation(evaluate, *given, **named)
         if hasattr(job, "_choose"):
             choose = job._choose
             job._choose = lambda: self._choice(choose)
@@ -85,9 +85,9 @@ class Clock:
         self.ends += 1
         self.spent["end"] += self.last - began - (self.spent["evaluation"] + self.spent["choice"] - before)
 
-    def _evaluation(self, evaluate: Callable[..., Any], *given: Any) -> Any:
+    def _evaluation(self, evaluate: Callable[..., Any], *given: Any, **named: Any) -> Any:
         began = self.now()
-        found = evaluate(*given)
+        found = evaluate(*given, **named)
         self.spent["evaluation"] += self.now() - began
         self.evaluations += found.samples
         return found

@@ -360,9 +360,7 @@ class _Search:
             result["edge_weights"] = {name: shares.tolist() for name, shares in edges.items()}
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)
-        show_outcome(
-            monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy
-        )
+        show_outcome(monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy)
         _write_genotype(self.folder, self.space, derived.genotype, weights)
         write_atomic(self.folder.path / "genotype.png", draw_png(derived.genotype, weights, self.space))
         self.folder.write_result(result)

@@ -28,7 +28,9 @@ def test_counts_of_published_cells(name):
     assert multiply_adds(with_head) == macs
 
 
-@pytest.mark.parametrize("channels, layers, count", [(4, 3, 2_858), (16, 8, 246_106), (36, 8, 1_154_926), (16, 20, 710_682)])
+@pytest.mark.parametrize(
+    "channels, layers, count", [(4, 3, 2_858), (16, 8, 246_106), (36, 8, 1_154_926), (16, 20, 710_682)]
+)
 def test_counts_of_small_networks(channels, layers, count):
     with torch.device("meta"):
         assert parameter_count(Network(published_cell("DARTS_V2"), channels, layers)) == count
@@ -38,7 +40,7 @@ def test_counts_of_small_networks(channels, layers, count):
     ("nor_conv_3x3", 1_531_546, 220_119_680), ("skip_connect", 73_306, 7_783_040),
 ])  # fmt: skip
 def test_counts_of_nas_bench_201_networks(operation, parameters, macs):
-    text = "|{0}~0|+|{0}~0|{0}~1|+|{0}~0|{0}~1|{0}~2|".format(operation)
+    text = f"|{operation}~0|+|{operation}~0|{operation}~1|+|{operation}~0|{operation}~1|{operation}~2|"
     with torch.device("meta"):
         network = Network(Genotype.parse(text), 16, 5)
     assert (parameter_count(network), multiply_adds(network)) == (parameters, macs)

@@ -79,18 +79,14 @@ class Browser:
     def open(self, address: str, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
         """Opens an address in a window of that size and waits until it has loaded."""
         self.resize(width, height)
-        self.call(
-            "Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}]
-        )
+        self.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
 
     def resize(self, width: int, height: int) -> None:
         """Sets the size of the window in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def run(self, script: str) -> Any:
         """Returns the value of a JavaScript expression in the page; promises are waited for."""

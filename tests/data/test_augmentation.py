@@ -42,9 +42,7 @@ def one_by_one(augment, pixels, draws):
 def test_equals_the_loop(shape, options):
     crop, flip, cutout = options
     channels = shape[1]
-    augment = Augment(
-        (0.4914, 0.4822, 0.4465)[:channels], (0.247, 0.2435, 0.2616)[:channels], crop, flip, cutout
-    )
+    augment = Augment((0.4914, 0.4822, 0.4465)[:channels], (0.247, 0.2435, 0.2616)[:channels], crop, flip, cutout)
     pixels = pixels_of(shape)
     draws = augment.draw(len(pixels), *shape[2:], generator_for(1, "draws"))
     found = augment(pixels, generator_for(1, "draws"))

@@ -15,10 +15,7 @@ from nas_moreau.errors import InputError
 
 
 def encode(array):
-    return (
-        struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
-        + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture

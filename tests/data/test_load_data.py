@@ -58,9 +58,7 @@ def test_resized_data_has_the_statistics_of_what_is_trained_on(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_statistics_against_numpy(chunk):
-    pixels = torch.randint(
-        0, 256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
+    pixels = torch.randint(0, 256, (50, 3, 7, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = channel_statistics(pixels, chunk)
     scaled = pixels.numpy().astype(np.float64) / 255
     assert mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-13)

@@ -76,9 +76,7 @@ FAULTS = {
     "y_test holds the label 3, outside 0 to 2": {"y_test": np.array([0, 1, 2, 3, 0, 0])},
     "y_test holds the label -7, outside 0 to 2": {"y_test": np.array([0, 1, 2, -7, 0, 0])},
     "holds the label 18446744073709551615": {"y_test": np.full(6, 2**64 - 1, np.uint64)},
-    "training images are \\(5, 4, 3\\), test images \\(4, 4, 3\\)": {
-        "x_test": np.zeros((6, 4, 4, 3), np.uint8)
-    },
+    "training images are \\(5, 4, 3\\), test images \\(4, 4, 3\\)": {"x_test": np.zeros((6, 4, 4, 3), np.uint8)},
 }
 
 

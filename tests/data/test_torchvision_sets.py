@@ -71,9 +71,7 @@ def test_fashion_mnist_in_torchvisions_layout(tmp_path):
 
 def test_cifar_arrays_become_channels_first(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    part = types.SimpleNamespace(
-        data=pixels, targets=[i % 10 for i in range(20)], classes=[str(i) for i in range(10)]
-    )
+    part = types.SimpleNamespace(data=pixels, targets=[i % 10 for i in range(20)], classes=[str(i) for i in range(10)])
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda *_, **__: part)
     data = load_data("cifar10")
     assert np.array_equal(data.train.pixels.permute(0, 2, 3, 1).numpy(), pixels)

@@ -18,10 +18,10 @@ from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.runs.checkpoint import read_checkpoint
 from nas_moreau.stages import export as stage
+from nas_moreau.stages.classifier import from_export, from_run, untrained
 from nas_moreau.stages.export import ExportFailed, export, write_python
 from nas_moreau.stages.predict import predict
 from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.classifier import from_export, from_run, untrained
 
 BENCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 EMPTY = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
