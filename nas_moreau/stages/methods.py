@@ -48,6 +48,7 @@ class Registered(NamedTuple):
 
 METHODS: dict[str, Registered] = {}
 ADDITIONS = ("beta", "pc")
+MOREAU_LRS = {"weights_lr", "theta_lr"}
 
 
 def register_method(name: str, mix: Mix | None = None, choose: Choose | None = None) -> Callable[[Build], Build]:
@@ -128,12 +129,12 @@ def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
     """Returns the settings with every step size multiplied by `factor`."""
     if factor == 1:
         return settings
-    weights, alphas, theta_lr = settings.weights, settings.alphas, settings.moreau.theta_lr
+    weights, alphas, moreau_lrs = settings.weights, settings.alphas, settings.moreau.model_dump(include=MOREAU_LRS)
     return settings.model_copy(
         update={
             "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
             "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
-            "moreau": settings.moreau.model_copy(update={"theta_lr": theta_lr and factor * theta_lr}),
+            "moreau": settings.moreau.model_copy(update={name: lr and factor * lr for name, lr in moreau_lrs.items()}),
         }
     )
 
@@ -153,11 +154,12 @@ def registered(name: str) -> Registered:
 def _moreau(order: str) -> Build:
     def build(search: SearchConfig, made: Rules) -> Method:
         settings = search.moreau
-        ratio = settings.theta_lr / search.weights.lr if settings.theta_lr else 1.0
+        of_y = (settings.weights_lr or search.weights.lr) / search.weights.lr
+        of_theta = settings.theta_lr / search.weights.lr if settings.theta_lr else of_y
         return moreau(
             alpha=made.alphas_lr,
-            beta=made.weights_lr,
-            eta=lambda k: ratio * made.weights_lr(k),
+            beta=lambda k: of_y * made.weights_lr(k),
+            eta=lambda k: of_theta * made.weights_lr(k),
             gamma=settings.gamma,
             c=settings.c,
             p=settings.p,

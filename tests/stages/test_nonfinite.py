@@ -181,10 +181,10 @@ def test_without_the_option_the_first_fault_ends_the_run(tmp_path, monkeypatch):
 
 
 def test_smaller_steps_halve_every_step_size_and_nothing_else():
-    settings = config("search.moreau.theta_lr=0.01").search
+    settings = config("search.moreau.theta_lr=0.01", "search.moreau.weights_lr=0.02").search
     half = smaller_steps(settings, 0.5)
     assert (half.weights.lr, half.weights.lr_min) == (settings.weights.lr / 2, settings.weights.lr_min / 2)
-    assert (half.alphas.lr, half.moreau.theta_lr) == (settings.alphas.lr / 2, 0.005)
+    assert (half.alphas.lr, half.moreau.theta_lr, half.moreau.weights_lr) == (settings.alphas.lr / 2, 0.005, 0.01)
     assert half.weights.momentum == settings.weights.momentum and half.alphas.betas == settings.alphas.betas
     assert smaller_steps(config().search, 0.5).moreau.theta_lr is None
 
