@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,24 @@ def _runs(output: Path) -> list[dict[str, Any]]:
         accuracy = next((value for value in known if value is not None), None)
         found.append({
             "run": str(status.parent), "stage": state.get("stage", "?"), "state": state.get("state", "?"),
-            "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %", "updated": state.get("updated", "?"),
+            "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+            "age": age(state.get("updated", "")), "updated": state.get("updated", "?"),
         })  # fmt: skip
     return found
+
+
+def age(moment: str, now: datetime | None = None) -> str:
+    """Returns how long ago `moment` (ISO 8601, with its zone) was, "3 h ago" for example; "?" for anything else."""
+    try:
+        then = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        seconds = ((now or datetime.now(timezone.utc)) - then).total_seconds()
+    except (AttributeError, TypeError, ValueError):
+        return "?"
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit.rstrip('s') if count == 1 else unit} ago"
+    return "just now"
 
 
 def show(name: str, why: bool = False) -> tuple[str, Any]:

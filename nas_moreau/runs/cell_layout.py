@@ -146,6 +146,8 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
             crossings = _crossings(tried, right)
             if best is None or crossings < best[0]:
                 best = crossings, [list(column) for column in tried]
+        if best[0] == 0:
+            break
     assert best is not None
     columns[:] = best[1]
     if [item.state for item in columns[0]] > sorted(item.state for item in columns[0]):
@@ -155,7 +157,13 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
 
 def _pair(a: Item, b: Item, near: dict[int, list[Item]], rank: dict[int, int]) -> int:
     """Crossings between the lines of `a` and of `b` when `a` stands above `b`."""
-    return sum(rank[id(m)] > rank[id(n)] for m in near[id(a)] for n in near[id(b)])
+    above, below = near[id(a)], near[id(b)]
+    if not above or not below:
+        return 0
+    ranks = [rank[id(n)] for n in below]
+    if len(ranks) == 1:
+        return sum([rank[id(m)] > ranks[0] for m in above])
+    return sum([place > other for place in [rank[id(m)] for m in above] for other in ranks])
 
 
 def _exchange(columns: list[list[Item]], left: dict[int, list[Item]], right: dict[int, list[Item]]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 TILE, GAP, LINE = 64, 6, 11
 """Side of an image, space between two, height of a line of text, in pixels."""
+WIDEST, SHEET = 150, 720  # of a column and, where columns are wider than an image, of the whole
 
 
 def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) -> bytes:
@@ -17,8 +20,8 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
 
     Args:
         pixels: uint8 (n, 1 or 3 or more channels, height, width); of more than three the first is shown in grey.
-        captions: n texts; lines that are too long are cut.
-        columns: Images in a row.
+        captions: n texts; a line that is longer than 150 pixels is cut and ends in "...".
+        columns: Images in a row; fewer where long captions make the columns wide.
 
     Raises:
         ValueError: There is no image, or another number of captions.
@@ -26,27 +29,37 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
     if not len(pixels) or len(pixels) != len(captions):
         raise ValueError(f"There are {len(pixels)} images and {len(captions)} captions; give one caption an image.")
     font = ImageFont.load_default(size=LINE - 1)
-    lines = [caption.splitlines() or [""] for caption in captions]
+    lines = [[_cut(line, font) for line in caption.splitlines() or [""]] for caption in captions]
     high = TILE + LINE * max(map(len, lines)) + GAP
+    wide = max(TILE, *(math.ceil(font.getlength(line)) for texts in lines for line in texts))
     columns = min(columns, len(lines))
+    if wide > TILE:
+        columns = max(1, min(columns, (SHEET - GAP) // (wide + GAP)))
     rows = -(-len(lines) // columns)
-    sheet = Image.new("RGB", (columns * (TILE + GAP) + GAP, rows * high + GAP), "white")
+    sheet = Image.new("RGB", (columns * (wide + GAP) + GAP, rows * high + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     grey = pixels.shape[1] != 3
     for i, image in enumerate(pixels.cpu()):
-        left, top = GAP + i % columns * (TILE + GAP), GAP + i // columns * high
+        left, top = GAP + i % columns * (wide + GAP), GAP + i // columns * high
         array = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
         tile = Image.fromarray(array).convert("RGB")
         # whole multiples keep the pixels of small images sharp
         way = Image.Resampling.NEAREST if max(tile.size) <= TILE else Image.Resampling.BILINEAR
         scale = TILE / max(tile.size)
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), way)
-        sheet.paste(tile, (left + (TILE - tile.width) // 2, top + (TILE - tile.height) // 2))
+        sheet.paste(tile, (left, top + (TILE - tile.height) // 2))
         for j, line in enumerate(lines[i]):
-            while line and font.getlength(line) > TILE + GAP - 2:
-                line = line[:-1]
             draw.text((left, top + TILE + j * LINE), line, "black", font)
     buffer = io.BytesIO()
     # 64 colours are enough to recognise an image, and a third of the bytes
     sheet.quantize(64).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _cut(line: str, font: Any) -> str:
+    """Returns a line that is no longer than `WIDEST`."""
+    if font.getlength(line) <= WIDEST:
+        return line
+    while line and font.getlength(line + "...") > WIDEST:
+        line = line[:-1]
+    return line + "..."

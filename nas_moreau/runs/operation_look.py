@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 LABEL_SIZE = 12.0  # font size of operation labels, in units of the drawing
 
@@ -23,7 +24,7 @@ class Look(NamedTuple):
 
 
 _FAMILIES = (  # the first that begins the name counts
-    ("none", "#8a8a8a", "box"),
+    ("none", "#a0a0a0", "box"),
     ("skip_connect", "#5b6472", "capsule"),
     ("max_pool", "#d55e00", "narrowing"),
     ("avg_pool", "#c98a00", "widening"),
@@ -43,7 +44,7 @@ def look(operation: str) -> Look:
     size = re.search(r"\d+x\d+", operation)
     dash = _DASHES.get(size.group(), (5.0, 3.0)) if size else ()
     if operation in ("none", "skip_connect"):
-        dash = (3.0, 3.0) if operation == "none" else (2.0, 2.5)
+        dash = (1.5, 3.0) if operation == "none" else (8.0, 2.5, 1.5, 2.5)
     for start, colour, shape in _FAMILIES:
         if operation.startswith(start):
             return Look(colour, shape, dash)
@@ -57,6 +58,16 @@ def label(operation: str) -> str:
     text = re.sub(r"(?<=\d)x(?=\d)", "×", text)
     text = re.sub(r"(?<=\d)_(?=\d)", " ", text).replace("_", " ")
     return shorten(text, 22)
+
+
+def in_words(genotype: Any) -> str:
+    """Returns a genotype's cells in one line: which operations, how often, the most frequent first."""
+    cells = []
+    for name, cell in genotype.cells.items():
+        counts = Counter(label(operation) for operation, _, _ in cell.edges).most_common()
+        words = ", ".join(f"{count} {operation}" for operation, count in counts)
+        cells.append(words if name == "cell" else f"{shorten(name, 22)}: {words}")
+    return "; ".join(cells)
 
 
 def shorten(text: str, length: int) -> str:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""How far a run is: bars and the numbers that matter on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Progress:
         stream: Where it is shown; a terminal gets a bar, anything else lines of text.
         start: Steps that were done before (a resumed run), so that the time left counts new ones alone.
         clock: Seconds, growing.
+        epoch_steps: Steps of an epoch; where they are given, a terminal gets a bar for the epoch too.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Progress:
         stream: TextIO | None = None,
         start: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        epoch_steps: int | None = None,
     ):
         self.total, self.description, self.start = total_steps, description, start
         self._stream = sys.stderr if stream is None else stream
@@ -37,18 +39,22 @@ class Progress:
         self._shown = self._began
         self._bar: Any = None
         if self._stream.isatty():
-            self._bar = _open_bar(self._stream, description, total_steps, start)
+            self._bar = Display(self._stream, description, total_steps, start, epoch_steps)
 
-    def update(self, step: int, **numbers: float) -> None:
-        """Says that `step` steps are done; numbers are shown beside it, at most as often as one can read."""
+    def update(self, step: int, **numbers: float | str) -> None:
+        """Says that `step` steps are done; numbers are shown with it, at most as often as one can read.
+
+        Args:
+            step: Of the whole run.
+            numbers: By name, "_" standing for a space; texts are shown as they are.
+        """
         now = self._clock()
         if now - self._shown < (_PLAIN_SECONDS if self._bar is None else _BAR_SECONDS) and step < self.total:
             return
         self._shown = now
-        text = "  ".join(f"{name} {_number(value)}" for name, value in numbers.items())
+        text = "  ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in numbers.items())
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, numbers=text, left=self.time_left(step, now))
-            self._bar.refresh()
+            self._bar.show(step, text, self.time_left(step, now))
             return
         share = f"{100 * step / self.total:3.0f} %" if self.total else ""
         parts = (f"{self.description} {step}/{self.total}", share, text, f"{self.time_left(step, now)} left")
@@ -57,10 +63,14 @@ class Progress:
     def line(self, text: str) -> None:
         """Shows a line that stays, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-            self._bar.refresh()
+            self._bar.line(text)
         else:
             self._write(text)
+
+    def cell(self, text: str) -> None:
+        """Keeps a line about the present cell below the bars; a terminal's alone."""
+        if self._bar is not None:
+            self._bar.cell = text
 
     def time_left(self, step: int, now: float) -> str:
         """Returns the time left as h:mm:ss, from the mean of the steps done here; "?" before the first."""
@@ -88,23 +98,60 @@ class Progress:
         self.close()
 
 
-def _number(value: float) -> str:
-    return f"{float(value):.4g}"
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{float(value):.4g}"
 
 
-def _open_bar(stream: TextIO, description: str, total: int, start: int) -> Any:
-    from rich import progress
-    from rich.console import Console
+class Display:
+    """Bars for the epoch and for all steps, a line of numbers and one about the cell, redrawn in place by rich.
 
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=30),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[left]} left", markup=False),
-        progress.TextColumn("{task.fields[numbers]}", markup=False),
-    )
-    # No refreshing thread: the bar is drawn by `update`, so signals and prints meet no second writer.
-    bar = progress.Progress(*columns, console=Console(file=stream), auto_refresh=False)
-    bar.add_task(description, total=total, completed=start, numbers="", left="?")
-    bar.start()
-    return bar
+    No thread refreshes it: it is drawn when something is shown, so signals and prints meet no second writer.
+    """
+
+    def __init__(self, stream: TextIO, description: str, total: int, start: int, epoch_steps: int | None):
+        from rich import progress
+        from rich.console import Console
+        from rich.live import Live
+
+        self.cell, self._numbers, self._epoch_steps, self._total = "", "", epoch_steps, total
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[left]}", markup=False),
+            auto_refresh=False,
+        )
+        if epoch_steps:
+            self._bars.add_task("epoch", total=epoch_steps, left="")
+        self._bars.add_task(description, total=total, completed=start, left="? left")
+        self._live = Live(console=Console(file=stream), auto_refresh=False, get_renderable=self._render)
+        self._live.start()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in (self._numbers, self.cell) if text]
+        return Group(self._bars.get_renderable(), *lines)
+
+    def show(self, step: int, numbers: str, left: str) -> None:
+        """Draws all of it with `step` steps done."""
+        *epoch, whole = self._bars.task_ids
+        if epoch and self._epoch_steps:
+            number = min(max(0, step - 1), self._total - 1) // self._epoch_steps
+            count = -(-self._total // self._epoch_steps)
+            self._bars.update(
+                epoch[0], completed=step - number * self._epoch_steps, description=f"epoch {number + 1}/{count}"
+            )
+        self._bars.update(whole, completed=step, left=f"{left} left")
+        self._numbers = numbers
+        self._live.refresh()
+
+    def line(self, text: str) -> None:
+        """Prints a line above that stays."""
+        self._live.console.print(text, markup=False, highlight=False)
+        self._live.refresh()
+
+    def stop(self) -> None:
+        """Leaves the last state on the screen and the cursor below it."""
+        self._live.stop()

@@ -21,6 +21,7 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
 from nas_moreau.runs.drawing import draw_pixels, draw_png
 from nas_moreau.runs.heat_map import draw_heat_map
+from nas_moreau.runs.operation_look import in_words
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.stages.candidates import Part, Score, measure, one_hot
 from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
@@ -145,6 +146,7 @@ class _Search:
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds, self.evaluating = 0, {}, -1.0, 0.0, 0.0
         self.c, self.shown, self.watch = None, {}, Watch()
+        self.latest: dict[str, str] = {}  # held-out accuracy, skip share and margin of the last epoch, for the terminal
         self.drawn: tuple[str, int] = ("", -1)  # digest of the last cell in TensorBoard, and its step
         # a method that learns no alphas has none to guard
         self.collapse_guard = "off" if registered(settings.method).choose else settings.guard
@@ -199,17 +201,14 @@ class _Search:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         return info
 
-    def _numbers(self) -> dict[str, float]:
-        """Returns the epoch's running means that a person watches; read from the device only where that is free."""
+    def _numbers(self) -> dict[str, float | str]:
+        """Returns what a person watches: the epoch's mean losses, read from the device only where that is free, and
+        what the end of the last epoch brought."""
         if self.device.type != "cpu" or not self.sums:
-            return {}
+            return dict(self.latest)
         count = (self.step - 1) % self.epoch_steps + 1
-        size = self.settings.batch_size
-        return {
-            "loss": self.sums["lower_loss"].item() / count,
-            "accuracy": self.sums["lower_accuracy"].item() / (count * size),
-            **({"upper": self.sums["upper_accuracy"].item() / (count * size)} if "upper_accuracy" in self.sums else {}),
-        }
+        losses = {"F": "upper_loss", "f": "lower_loss"}
+        return {name: self.sums[key].item() / count for name, key in losses.items() if key in self.sums} | self.latest
 
     def look(self, monitor: Monitor, progress: Progress, info: Any, seconds: float) -> None:
         """Shows the running means, and every now and then the step in TensorBoard."""
@@ -273,11 +272,20 @@ class _Search:
         self.watch = self.watch.after(epoch, genotype, derived.accuracy, self.x)
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
+        skips, margins = ([row[f"{name}_{cell}"] for cell in weights] for name in ("skip_share", "margin"))
+        self.latest = {
+            "held-out_accuracy": f"{100 * evaluation.accuracy:.2f} %",
+            "skips": f"{100 * sum(skips) / len(skips):.0f} %",
+            "margin": f"{sum(margins) / len(margins):.3f}",
+        }
         self.save(monitor, best)
-        progress.line(
-            f"epoch {epoch + 1}/{self.settings.epochs}  loss {means['lower_loss']:.3f}  "
-            f"held-out accuracy {100 * evaluation.accuracy:.2f} %  cell {genotype.digest()}"
+        losses = "".join(
+            f"  {name} {means[key]:.3f}" for name, key in (("F", "upper_loss"), ("f", "lower_loss")) if key in means
         )
+        read = "".join(f"  {name.replace('_', ' ')} {text}" for name, text in self.latest.items())
+        progress.cell(in_words(genotype))
+        progress.line(f"epoch {epoch + 1}/{self.settings.epochs}{losses}{read}")
+        progress.line(f"  cell {genotype.digest()}  {in_words(genotype)}")
 
     def _picture(self, monitor: Monitor, genotype: Genotype, weights: dict[str, list[list[float]]]) -> None:
         """Shows the softmax weights as heat maps, and the cell if it is another one than before."""
@@ -289,7 +297,7 @@ class _Search:
         if genotype.digest() != self.drawn[0]:
             self.drawn = genotype.digest(), self.step
         if self.drawn[1] == self.step:
-            monitor.image("cell", draw_pixels(genotype, weights, self.space, scale=1.25), self.step)
+            monitor.image("cell", draw_pixels(genotype, weights, self.space, scale=1.0), self.step)
 
     def show_again(self, monitor: Monitor) -> None:
         """Shows what the last step before a stop had shown."""
@@ -374,7 +382,7 @@ class _Search:
         payload = {
             "stage": "search", "step": self.step, "seconds": self.seconds, "best": self.best,
             "rollbacks": self.rollbacks, "c": self.c, "shown": self.shown,
-            "drawn": list(self.drawn), "evaluating": self.evaluating,
+            "drawn": list(self.drawn), "latest": self.latest, "evaluating": self.evaluating,
             "x": self.x, "y": self.y, "state": pack(self.state), "sums": self.sums,
             "buffers": dict(self.supernet.named_buffers()), "theta_buffers": self.theta_buffers,
             "alphas": self._alphas(self._kept()), "watch": pack(self.watch),
@@ -384,6 +392,7 @@ class _Search:
     def _put_back(self, payload: dict[str, Any]) -> None:
         self._build_method(payload.get("rollbacks", 0))
         self.c, self.shown = payload.get("c"), payload.get("shown", {})
+        self.latest = payload.get("latest", {})
         digest, step = payload.get("drawn", self.drawn)
         self.drawn = digest, step
         self.evaluating = payload.get("evaluating", 0.0)

@@ -66,7 +66,7 @@ def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
     job.stop, folder = StopRequest(), job.folder
     with (
         Monitor(folder.path, job.step // job.epoch_steps - due, job.step, job.config.logging.tensorboard) as monitor,
-        Progress(job.total_steps, folder.stage, start=job.step) as progress,
+        Progress(job.total_steps, folder.stage, start=job.step, epoch_steps=job.epoch_steps) as progress,
     ):
         if resumed:
             progress.line(resumed)

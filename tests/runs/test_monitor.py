@@ -157,9 +157,13 @@ def test_a_terminal_gets_a_bar():
             return True
 
     stream, clock = Terminal(), Clock()
-    with Progress(7200, "search", stream, clock=clock) as progress:
+    with Progress(7200, "search", stream, clock=clock, epoch_steps=50) as progress:
         clock.now = 1.0
         progress.update(1, F=0.5)
         progress.line("[epoch] 0")  # brackets are text, not markup
+        progress.cell("3 skip")
+        clock.now = 60.0
+        progress.update(60, F=0.25, held_out="51 %")
     text = stream.getvalue()
+    assert "epoch 2/144" in text and "10/50" in text and "held out 51 %" in text and "3 skip" in text
     assert "1/7200" in text and "F 0.5" in text and "1:59:59 left" in text and "[epoch] 0" in text
