@@ -1,5 +1,7 @@
 """For every test: one thread (tiny tensors only lose by more, and results repeat), nothing from the environment's accelerators."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -7,3 +9,23 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def registrations_forgotten():
+    """A context manager after which operations and methods that were registered within are unknown again."""
+    from nas_moreau.architecture import operations
+    from nas_moreau.stages import methods
+
+    @contextmanager
+    def forgotten():
+        registries = (operations._BUILDERS, operations.KNOWN_OPERATIONS, methods.METHODS)
+        before = [dict(registry) for registry in registries]
+        try:
+            yield
+        finally:
+            for registry, content in zip(registries, before):
+                registry.clear()
+                registry.update(content)
+
+    return forgotten

@@ -1,4 +1,4 @@
-"""What the README shows is true as far as a test can tell: its code runs, its commands are understood."""
+"""What the README and its pages show is true as far as a test can tell: its code runs, its commands are understood."""
 
 import re
 import shlex
@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 from nas_moreau import cli
-from nas_moreau.architecture import operations
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = [b for b in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "checkpoints/" not in b]
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = [b for b in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "runs/" not in b]  # test_recipes runs that
 # a command may go on in the next line after a backslash
 COMMANDS = re.findall(r"^    (nas-moreau (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_code_runs(number, monkeypatch):
-    monkeypatch.setattr(operations, "_BUILDERS", dict(operations._BUILDERS))
-    exec(compile(BLOCKS[number], f"README block {number}", "exec"), {"__name__": "readme"})
+def test_code_runs(number, registrations_forgotten):
+    with registrations_forgotten():
+        exec(compile(BLOCKS[number], f"README block {number}", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,10 +29,24 @@ def test_commands_are_understood(command):
 
 
 def test_there_is_something_to_test():
-    assert len(BLOCKS) >= 3 and len(COMMANDS) >= 15
+    assert len(BLOCKS) >= 2 and len(COMMANDS) >= 15
 
 
-def test_local_links_lead_somewhere():
-    root = Path(__file__).parents[1]
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    assert links and all((root / link).exists() for link in links)
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_local_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links)
+
+
+def test_the_readme_is_short_and_names_every_page():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 350
+    assert all(f"(docs/{page.name})" in text for page in PAGES[1:])
+
+
+def test_links_within_the_readme_lead_to_headings():
+    text = PAGES[0].read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

@@ -23,7 +23,7 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
 
     Args:
         classifier: The network with the class names, size and statistics of the images it was trained on.
-        paths: Image files, and folders whose images are meant. What cannot be read is listed; the rest is done.
+        paths: Image files, and folders, which stand for the images in and below them. What cannot be read is listed; the rest is done.
 
     Raises:
         InputError: There is no image that can be read.
@@ -57,8 +57,8 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
 
 
 def _files(paths: Sequence[str | PathLike[str]]) -> list[Path]:
-    """Returns the files, folders replaced by their images in order of name."""
+    """Returns the files, folders replaced by the images in and below them in order of name."""
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(p for p in path.iterdir() if is_image(p)) if path.is_dir() else [path]
+        files += sorted(p for p in path.rglob("*") if is_image(p)) if path.is_dir() else [path]
     return files

@@ -242,7 +242,8 @@ class _Retraining:
         return loss.detach()
 
     def _drop_path(self, epoch: int) -> float:
-        return self.settings.drop_path * epoch / self.settings.epochs
+        # `plan` may try steps past the last epoch
+        return self.settings.drop_path * min(1.0, epoch / self.settings.epochs)
 
     def _lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]

@@ -203,14 +203,16 @@ def test_predictions_of_a_run_and_its_export_are_equal_and_name_classes(run, tmp
     folder = tmp_path / "photos"
     folder.mkdir()
     draw = np.random.default_rng(0)
+    files = [folder / "0.png", folder / "1.png", folder / "deeper" / "2.png", folder / "deeper" / "still" / "3.png"]
+    files[-1].parent.mkdir(parents=True)
     for index, mode in enumerate(("RGB", "L", "P", "RGBA")):
         size = (8, 8) if index == 0 else (20 + index, 11)
         pixels = draw.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-        Image.fromarray(pixels).convert(mode).save(folder / f"{index}.png")
+        Image.fromarray(pixels).convert(mode).save(files[index])
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("not meant")
     result = predict(trained, [folder, tmp_path / "missing.png"])
-    assert [row["file"] for row in result["images"]] == [str(folder / f"{i}.png") for i in range(4)]
+    assert [row["file"] for row in result["images"]] == [str(file) for file in files]
     assert [row["file"] for row in result["unreadable"]] == [str(folder / "broken.png"), str(tmp_path / "missing.png")]
     assert all("Errno" not in row["reason"] for row in result["unreadable"])
     for row in result["images"]:

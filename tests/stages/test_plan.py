@@ -42,6 +42,8 @@ RETRAININGS = [
     ([], 2 * 1000), (["retrain.evaluate_every=2"], 4 * 1000), (["retrain.evaluate_every=5"], 2 * 1000),
     (["retrain.evaluate_every=0"], 2 * 1000), (["retrain.validation=0.1"], 5 * 400 + 1000),
     (["retrain.epochs=1", "retrain.evaluate_every=1"], 2 * 1000),
+    # steps are tried past the last of six epochs of one step, where drop-path must stay a probability
+    (["retrain.epochs=6", "retrain.steps_per_epoch=1", "retrain.drop_path=0.5", "retrain.evaluate_every=0"], 2 * 1000),
 ]  # fmt: skip
 
 
@@ -50,7 +52,10 @@ def test_a_retraining_is_counted_in_full(overrides, images):
     config = tiny(*overrides)
     genotype = load_genotype("DARTS_V2")
     found = plan_probe.probe("retrain", config, genotype, 0.0)
-    assert found["steps"] == 6 * config.retrain.epochs and found["evaluated_images"] == images
+    assert (
+        found["steps"] == (config.retrain.steps_per_epoch or 6) * config.retrain.epochs
+        and found["evaluated_images"] == images
+    )
     assert found["digest"] == genotype.digest()
     assert found["hours"] == pytest.approx(total(found)) and found["epochs"] == config.retrain.epochs
 
