@@ -76,6 +76,8 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
     except Exception as error:  # an impossible date, a list as a key, a number without digits, !!bool maybe
         if isinstance(error, InputError):
             raise
+        if "maximum nesting depth" in str(error):  # PyYAML 6.0.4 and later have a bound of their own, seen first
+            raise InputError(f"{where} is nested more than {MAX_DEPTH} deep.", cure) from None
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
         line = f" (line {mark.line + 1})" if mark else ""
