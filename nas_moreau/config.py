@@ -101,6 +101,8 @@ class SearchConfig(Section):
 
     `beta`: weight of the term of F that `+beta` adds. `partial_channels`: with `+pc`, one in so many channels of a
     state goes through the operations.
+    `macs_penalty`: weight, in F, of the multiply-adds that the softmax of the alphas expects, as a share of the dearest
+    cells'; 0 for none. For methods that mix by the softmax alone.
     `guard`: "stop" ends a search after three epochs in a row whose derived cell is collapsed (more than half of its
     edges are skip_connect, none or noise); "best" derives from the epoch whose derived cell was best one-hot on the
     held-out images. `eigenvalue`: after every epoch the dominant eigenvalue of the Hessian, in the alphas, of the loss
@@ -120,6 +122,7 @@ class SearchConfig(Section):
     alphas: AlphasConfig = AlphasConfig()
     moreau: MoreauConfig = MoreauConfig()
     beta: NotNegative = 10.0
+    macs_penalty: NotNegative = 0.0
     partial_channels: Annotated[int, Field(ge=2)] = 4
     guard: Literal["off", "stop", "best"] = "off"
     eigenvalue: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,10 @@ class Fitting(NamedTuple):
 
 
 def network_costs(
-    space: SearchSpace, build: Callable[[Genotype], Network], input_size: tuple[int, int, int]
+    space: SearchSpace,
+    build: Callable[[Genotype], Network],
+    input_size: tuple[int, int, int],
+    operations: Sequence[str] | None = None,
 ) -> tuple[Cost, dict[tuple[str, int, str], Cost]]:
     """Returns what the network costs without any operation, and what each operation adds on each edge of each cell.
 
@@ -54,6 +57,7 @@ def network_costs(
         space: Cells, edges and operations.
         build: Makes the network of a genotype; called on the meta device, so that nothing is computed.
         input_size: (channels, height, width) of an image.
+        operations: Which operations are asked for; by default those that the space's rule can choose.
     """
     # with `none` on its edges a cell is there and costs nothing
     empty = {cell: Cell((("none", 0, space.inputs),), space.concat) for cell in space.cells}
@@ -66,7 +70,9 @@ def network_costs(
     base = cost(empty)
     added: dict[tuple[str, int, str], Cost] = {}
     known: dict[tuple[str, bool, str], Cost] = {}
-    for cell, (number, edge), name in itertools.product(space.cells, enumerate(space.edges), space.choices):
+    for cell, (number, edge), name in itertools.product(
+        space.cells, enumerate(space.edges), operations or space.choices
+    ):
         # an operation costs the same on all edges that leave an input, and on all others
         key = (cell, edge[0] < space.inputs, name)
         if key not in known:

@@ -150,7 +150,7 @@ def _search(search: Stage) -> str:
         _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "f_theta": "f(θ)", "held_out_loss": "held out",
                "one_hot_loss": "derived cell, held out"}, "cross-entropy (nats)", "Means over an epoch."),
         _chart(search, 10, "Upper objective F", {"upper_loss": "F(y)"}, "nats",
-               "Cross-entropy on the architecture split, with the regularising term where there is one (+beta)."),
+               "Cross-entropy on the architecture split, with its regularising terms (+beta, macs_penalty)."),
         _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
                "held_out_accuracy": "held out", "one_hot_accuracy": "derived cell, held out"}, "accuracy (%)",
                "Only the held-out images are seen by neither level.", percent=True),

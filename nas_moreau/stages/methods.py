@@ -113,6 +113,17 @@ def parse_method(name: str) -> tuple[str, frozenset[str]]:
     return base, frozenset(additions)
 
 
+def check_macs_penalty(search: SearchConfig) -> None:
+    """Raises InputError when expected multiply-adds are to be penalised with a method that does not mix by softmax."""
+    base, _ = parse_method(search.method)
+    if search.macs_penalty and (base == "random" or METHODS[base].mix is not None):
+        raise InputError(
+            f"The method '{base}' draws its operations; search.macs_penalty weighs them by the softmax of the alphas, "
+            "which has no meaning for it.",
+            "Take moreau, darts1 or darts2, or set search.macs_penalty=0 (derive.max_macs limits any method's cell).",
+        )
+
+
 def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, in_channels: int) -> Supernet:
     """Returns the supernet that the configuration's method searches in, with initial weights from the global generator.
 

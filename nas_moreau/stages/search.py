@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_moreau.architecture import Genotype, SearchSpace, Supernet, derive, load_space
+from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, derive, load_space
+from nas_moreau.architecture.expected_macs import expected_macs, relative_macs
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
@@ -28,7 +29,14 @@ from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alpha
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.hyperparameters import show_outcome
-from nas_moreau.stages.methods import build_method, parse_method, registered, search_supernet, smaller_steps
+from nas_moreau.stages.methods import (
+    build_method,
+    check_macs_penalty,
+    parse_method,
+    registered,
+    search_supernet,
+    smaller_steps,
+)
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
@@ -69,6 +77,7 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     """
     space = load_space(config.space)
     method, _ = parse_method(config.search.method)
+    check_macs_penalty(config.search)
     if method == "random":
         return None
     check_budget(config, space, (data.num_classes, data.channels, *data.image_size))
@@ -138,9 +147,11 @@ class _Search:
         self.supernet = supernet
         beta = settings.beta if "beta" in parse_method(settings.method)[1] else 0.0
         transform = torch.compile if self.config.performance.compile else lambda forward: forward
+        self.macs = self._macs(in_channels)
         made = supernet_problem(
-            supernet, beta, self.config.performance.precision, transform, registered(settings.method).mix
-        )
+            supernet, beta, self.config.performance.precision, transform, registered(settings.method).mix,
+            self._macs_penalty if self.macs else None,
+        )  # fmt: skip
         self.problem, self.x, self.y, self.theta_buffers = made
         self._build_method(0)
         self.state = self.method.init(self.problem, self.x, self.y)
@@ -150,6 +161,21 @@ class _Search:
         self.drawn: tuple[str, int] = ("", -1)  # digest of the last cell in TensorBoard, and its step
         # a method that learns no alphas has none to guard
         self.collapse_guard = "off" if registered(settings.method).choose else settings.guard
+
+    def _macs(self, in_channels: int) -> dict[str, Tensor]:
+        """Returns the operations' shares of the dearest cells' multiply-adds, empty where nothing is penalised."""
+        settings = self.settings
+        if not settings.macs_penalty:
+            return {}
+
+        def build(genotype: Genotype) -> Network:
+            return Network(genotype, settings.channels, settings.layers, self.num_classes, in_channels=in_channels)
+
+        shares = relative_macs(self.space, build, (in_channels, *self.image_size))
+        return {name: table.to(self.device, torch.float32) for name, table in shares.items()}
+
+    def _macs_penalty(self, alphas: list[Tensor]) -> Tensor:
+        return self.settings.macs_penalty * expected_macs(alphas, self.macs)
 
     def _build_method(self, rollbacks: int) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back."""
@@ -251,6 +277,8 @@ class _Search:
             row["c_k"] = float(self.c)
         row |= {"one_hot_loss": derived.loss, "one_hot_accuracy": derived.accuracy}
         row["discretisation_gap"] = evaluation.accuracy - derived.accuracy
+        if self.macs:
+            row["expected_macs"] = expected_macs(self.x, self.macs).item()
         weights = self._softmax(self.x)
         row |= signs(self.space, weights, genotype)
         if self.settings.eigenvalue:

@@ -76,6 +76,7 @@ def supernet_problem(
     precision: str = "float32",
     transform: Callable[[Callable], Callable] = lambda forward: forward,
     mix: Mix | None = None,
+    penalty: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> SupernetProblem:
     """Returns the bilevel problem of a search with `supernet`.
 
@@ -86,6 +87,7 @@ def supernet_problem(
         transform: Applied to the forward function (torch.compile, for example); not where `mix` names the operations
             to compute, for each choice would be another function.
         mix: How the alphas become mixing weights; their softmax where there is none.
+        penalty: Added to F: a function of the logits of every cell.
     """
     cells = supernet.space.cells
     alpha_names = [f"alphas.{name}" for name in supernet.alphas]
@@ -114,7 +116,11 @@ def supernet_problem(
 
     def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         value, correct = loss(x, y, batch, scratch)
-        return (value + beta * batch.progress * beta_term(x[: len(cells)]) if beta else value), correct
+        if beta:
+            value = value + beta * batch.progress * beta_term(x[: len(cells)])
+        if penalty is not None:
+            value = value + penalty(x[: len(cells)])
+        return value, correct
 
     def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(x, y, batch, own)

@@ -9,15 +9,19 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from nas_moreau.architecture import Supernet, derive, load_space
+from nas_moreau.architecture import Genotype, Network, Supernet, derive, load_space, multiply_adds
 from nas_moreau.architecture.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
-from nas_moreau.data import Augment, Images
+from nas_moreau.config import load_config
+from nas_moreau.data import Augment, Data, Images
+from nas_moreau.errors import InputError
+from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import methods, rsws
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights
 from nas_moreau.stages.gdas import gumbel_paths
+from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import Abandoned, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
@@ -243,3 +247,37 @@ def test_a_method_of_your_own_brings_its_mixing_weights_and_takes_the_additions(
     assert main([str(word) for word in words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["method"] == "test-sigmoid+beta+pc" and set(result["edge_weights"]) == {"normal", "reduce"}
+
+
+PENALISED = [
+    "space=toy", "search.channels=2", "search.layers=3", "search.epochs=2", "search.steps_per_epoch=4",
+    "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.1", "search.alphas.lr_min=0.1",
+    "logging.tensorboard=false",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["moreau", "moreau+pc", "darts1", "darts2"])
+def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    images = Images(torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(60) % 3)
+    data = Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+    wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
+    macs, expected = {}, {}
+    for weight in (0, 1000):
+        words = [*PENALISED, *wider, f"search.method={method}", f"search.macs_penalty={weight}"]
+        folder = tmp_path / str(weight)
+        result = search(load_config(overrides=words), folder, data=data)
+        network = Network(Genotype.from_json(result["genotype"]), 4, 3, 3)
+        macs[weight] = multiply_adds(network, (3, 8, 8))
+        column = [row.get("expected_macs") for row in read_table(folder / "metrics.csv")]
+        expected[weight] = column
+    assert macs[1000] < macs[0]
+    assert expected[0] == [None, None] and float(expected[1000][1]) < float(expected[1000][0]) < 0.25
+
+
+@pytest.mark.parametrize("method", ["random", "rsws", "gdas", "drnas+beta"])
+def test_methods_that_draw_refuse_a_penalty_on_multiply_adds(method, tmp_path):
+    config = load_config(overrides=[*PENALISED, f"search.method={method}", "search.macs_penalty=1"])
+    with pytest.raises(InputError, match="macs_penalty"):
+        search(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
