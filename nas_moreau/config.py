@@ -1,7 +1,7 @@
 """The configuration of a run: typed, every key known, read from YAML and the command line. Imports no torch.
 
-A configuration is data: nothing in it is ever imported or evaluated. Defaults are the published DARTS settings with the
-Moreau-envelope method in place of DARTS' own; a preset or a file changes some keys, `key.sub=value` changes single ones.
+A configuration is data: nothing in it is ever imported or evaluated. Defaults are the published DARTS settings with
+the Moreau-envelope method in place of DARTS' own; a preset or a file changes some keys, `key.sub=value` single ones.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Returns the configuration made of the defaults, a preset or a file, and single keys, the later before the earlier.
+    """Returns the configuration made of the defaults, a preset or a file, and single keys: the later one wins.
 
     Args:
         preset: Name of a preset.

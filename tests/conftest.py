@@ -1,4 +1,4 @@
-"""For every test: one thread (tiny tensors only lose by more, and results repeat), nothing from the environment's accelerators."""
+"""For every test: one thread (tiny tensors only lose by more, and results repeat), no accelerator of the machine."""
 
 from contextlib import contextmanager
 

@@ -205,8 +205,9 @@ def test_an_output_that_holds_a_run_or_cannot_be_written_is_refused(tiny, tmp_pa
 
 
 @pytest.mark.parametrize("error, expected", [
-    (stopping.NonFinite("F is NaN."), 3), (stopping.Interrupted(2, "there"), 130), (stopping.Interrupted(15, "there"), 143),
-    (OSError(28, "No space left on device"), 1), (RuntimeError("out of memory"), 1), (KeyboardInterrupt(), 130),
+    (stopping.NonFinite("F is NaN."), 3), (stopping.Interrupted(2, "there"), 130),
+    (stopping.Interrupted(15, "there"), 143), (OSError(28, "No space left on device"), 1),
+    (RuntimeError("out of memory"), 1), (KeyboardInterrupt(), 130),
 ])  # fmt: skip
 def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
     from nas_moreau.stages import search
@@ -290,7 +291,7 @@ def test_help_and_lists_load_no_torch():
 
 
 def test_python_m_and_sigterm_are_real(tiny, tmp_path):
-    """A real process: SIGTERM finishes the step, saves, says how to go on, exits with 143; the resumed run ends well."""
+    """A real process: SIGTERM finishes the step, saves, says how to go on, exits with 143; resumed, it ends well."""
     import signal
     import time
 

@@ -55,7 +55,8 @@ def test_mistakes_in_overrides(overrides, match):
 
 @pytest.mark.parametrize("text, match", [
     ("- a\n", "does not hold keys"), ("a: [1\n", "no valid YAML"), ("a: &x 1\nb: *x\n", "uses a YAML alias"),
-    ("seed: !!int _\n", "no valid YAML"), ("seed: !!bool maybe\n", "no valid YAML"), ("? [1]\n: 2\n", "no valid YAML"), ("a: 1\na: 2\n", "twice"),
+    ("seed: !!int _\n", "no valid YAML"), ("seed: !!bool maybe\n", "no valid YAML"), ("? [1]\n: 2\n", "no valid YAML"),
+    ("a: 1\na: 2\n", "twice"),
     ("seed: " + "1:" * 300 + "1\n", "a number of 601 characters"), ("[" * 60000, "nested more than 8 deep"),
     ("searching: {}\n", "is no key"), ("seed: !!python/object:os.system 1\n", "no valid YAML"),
 ])  # fmt: skip

@@ -1,8 +1,9 @@
-"""The supernet written plainly, one separate module for every candidate of every edge: the oracle of `supernet.Supernet`.
+"""The supernet written plainly, a separate module for every candidate of every edge: the oracle of `supernet.Supernet`.
 
-It follows the published description word for word (ReLU in each operation, BatchNorm after each pool, weights multiplied
-after the operation, `none` as zeros) and shares no computation. Slow on purpose: tests and the benchmark use it, nothing
-else does. Parameters bear the same names as in `Supernet`, so one state dict serves both (`matching_state`).
+It follows the published description word for word (ReLU in each operation, BatchNorm after each pool, weights
+multiplied after the operation, `none` as zeros) and shares no computation. Slow on purpose: tests and the benchmark use
+it, nothing else does. Parameters bear the names they have in `Supernet`, so one state dict serves both
+(`matching_state`).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class LiteralSupernet(nn.Module):
 
 
 def matching_state(literal: LiteralSupernet, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns a state dict for `literal` made from one of `Supernet`: the statistics after a shared pool go to every edge."""
+    """Returns a state dict for `literal` from one of `Supernet`: statistics after a shared pool go to every edge."""
     matched = {}
     state = {name.replace(".mixed.", "."): value for name, value in state.items()}
     for name, value in literal.state_dict().items():

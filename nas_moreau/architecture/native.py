@@ -162,8 +162,8 @@ def native_cell(
 def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool) -> bool:
     """Whether the native operator can take this call.
 
-    It can on a CPU in float32 or float64, unless something looks into the modules it passes over (autocast, a compiler, an
-    exporter, hooks), or a gradient is wanted with fixed statistics.
+    It can on a CPU in float32 or float64, unless something looks into the modules it passes over (autocast, a compiler,
+    an exporter, hooks), or a gradient is wanted with fixed statistics.
     """
     x = states[0]
     if kernels == "portable" or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):

@@ -102,7 +102,7 @@ class Network(nn.Module):
         layers: Cells in all (DARTS: 20) or cells in each of the three stages (NAS-Bench-201: 5).
         num_classes: Classes; 0 leaves the classifier out, and the pooled features are the output.
         auxiliary: Add the auxiliary classifier after cell 2*layers//3 (DARTS skeleton only).
-        drop_path: Probability with which an edge is dropped for a sample in training; `network.drop_path` may be set anew.
+        drop_path: Probability that an edge is dropped for a sample in training; `network.drop_path` may be set anew.
         in_channels: Channels of the images.
         kernels: "auto", "portable" or "native", as for `Supernet`.
 

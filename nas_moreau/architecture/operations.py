@@ -6,8 +6,9 @@ Every operation is kept in three parts, because the first and the last are what 
     body     the convolutions in between
     norm     the BatchNorm at its end, which can take the edge's architecture weight as its per-channel scale
 
-`Operation.forward` is the plain composition of the three. Definitions follow DARTS (Liu et al., ICLR 2019), NAS-Bench-201
-(Dong & Yang, ICLR 2020) for the `nor_conv` operations and RobustDARTS (Zela et al., ICLR 2020) for `noise`.
+`Operation.forward` is the plain composition of the three. Definitions follow DARTS (Liu et al., ICLR 2019),
+NAS-Bench-201 (Dong & Yang, ICLR 2020) for the `nor_conv` operations and RobustDARTS (Zela et al., ICLR 2020) for
+`noise`.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ PREPARATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 class Operation(nn.Module):
-    """One candidate of one edge; called plainly it is the operation itself: (n, c, h, w) -> (n, c, h/stride, w/stride)."""
+    """One candidate of one edge; called plainly it is the operation: (n, c, h, w) -> (n, c, h/stride, w/stride)."""
 
     def __init__(self, name: str, parts: Parts, stride: int):
         super().__init__()
@@ -198,8 +199,8 @@ def register_operation(name: str) -> Callable[[Callable[[int, int, Norm], nn.Mod
     """Makes an operation known by name, so that a search space can list it.
 
     The decorated function `(channels, stride, norm) -> nn.Module` returns a module that maps (n, channels, h, w) to
-    (n, channels, h/stride, w/stride); `norm(channels)` makes the BatchNorm that fits the place (without affine parameters
-    in a supernet, with them in a network).
+    (n, channels, h/stride, w/stride); `norm(channels)` makes the BatchNorm that fits the place (without affine
+    parameters in a supernet, with them in a network).
 
     Raises:
         InputError: The name is taken.

@@ -2,7 +2,7 @@
 
 Two skeletons exist, told apart by the cells they hold:
 
-    normal, reduce   DARTS (Liu et al., ICLR 2019): each cell reads the two cells before it; `reduce` cells halve the image
+    normal, reduce   DARTS (Liu et al., ICLR 2019): a cell reads the two cells before it; `reduce` cells halve the image
     cell             NAS-Bench-201 (Dong & Yang, ICLR 2020): three stages of `layers` cells with residual blocks between
 
 Supernets and derived networks share this file, so their parameters bear the same names.
@@ -39,7 +39,7 @@ def relu_conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int
 
 
 class ResidualBlock(nn.Module):
-    """Two ReLU-conv3x3-norm, the first with stride 2, beside average pooling and a 1x1 convolution: between two stages."""
+    """Two ReLU-conv3x3-norm, the first of stride 2, beside average pooling and 1x1 convolution: between two stages."""
 
     def __init__(self, channels_in: int, channels_out: int, norm: Norm):
         super().__init__()
@@ -53,7 +53,7 @@ class ResidualBlock(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier on a middle feature map: the published one at 8x8, and for any other size of the map alike."""
+    """A second classifier on a middle feature map: the published one at 8x8, alike for any other size of the map."""
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()

@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Means over all images: `loss` (cross-entropy, nats), `accuracy` (0..1), `confusion` (true class, predicted class).
+    """Over all images: mean `loss` (cross-entropy, nats), `accuracy` (0..1), `confusion` (true class, predicted class).
 
     `worst`: the misclassified images of the highest loss, worst first, if they were asked for.
     """

@@ -21,9 +21,10 @@ from nas_moreau.stages.setting import load_images, prepare, resized
 
 
 def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
-    """Returns split, accuracy (0..1), loss (nats) and samples, and writes them with the confusion matrix to evaluation.json.
+    """Returns split, accuracy (0..1), loss (nats) and samples.
 
-    A retraining is measured on the test images; a search on the training images held out from both of its levels.
+    They are written with the confusion matrix to evaluation.json. A retraining is measured on the test images; a search
+    on the training images held out from both of its levels.
 
     Args:
         folder: Folder of a retraining or a search.

@@ -23,7 +23,8 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
 
     Args:
         classifier: The network with the class names, size and statistics of the images it was trained on.
-        paths: Image files, and folders, which stand for the images in and below them. What cannot be read is listed; the rest is done.
+        paths: Image files, and folders, which stand for the images in and below them. What cannot be read is listed;
+            the rest is done.
 
     Raises:
         InputError: There is no image that can be read.

@@ -47,10 +47,10 @@ def retrain(
     resume: bool = False,
     data: Data | None = None,
 ) -> dict[str, Any]:
-    """Retrains and returns the result (architecture.md: digest, parameters, macs, epochs, seed, ..., test_accuracy).
+    """Retrains and returns the result, as it stands in result.json (digest, parameters, ..., test_accuracy).
 
-    No choice is made by the test images: the last epoch's weights are reported, or, where `retrain.validation` sets some
-    training images aside, those of the best epoch on them.
+    No choice is made by the test images: the last epoch's weights are reported, or, where `retrain.validation` sets
+    some training images aside, those of the best epoch on them.
 
     Args:
         config: The `retrain` section and what it needs.
@@ -210,7 +210,7 @@ class _Retraining:
     def advance(self) -> Tensor:
         """Does one step of training and returns its loss."""
         epoch = self.step // self.epoch_steps
-        # drop-path, dropout and timm's mixup draw from the global generators: tied to the step, so a resumed run repeats
+        # drop-path, dropout and timm's mixup draw from the global generators: tied to the step, a resumed run repeats
         torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.step))
         self.network.drop_path = self._drop_path(epoch)
         images, labels = self.batches.at(self.step, self.channels_last)
@@ -386,7 +386,7 @@ class _Retraining:
 
 
 def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
-    """Loads into `network` the weights a retraining folder is reported with (best.pt), the moving average if it has one.
+    """Loads the weights that a retraining folder is reported with (best.pt): the moving average, if it has one.
 
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it belongs to another network.

@@ -48,7 +48,7 @@ from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_ba
 def search(
     config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None
 ) -> dict[str, Any]:
-    """Searches and returns the result (architecture.md: method, space, genotype, digest, ..., softmax alphas).
+    """Searches and returns the result, as it stands in result.json (method, space, genotype, digest, ..., alphas).
 
     Args:
         config: The `search` section and what it needs.

@@ -67,7 +67,7 @@ def resized(images: Images, size: int | None, chunk: int = 4096) -> Images:
 class Batches:
     """Augmented batches of a part of the training set, reproducible at every step without what came before.
 
-    The order of a pass depends on (seed, purpose, pass), the augmentation on (seed, purpose, step): nothing carries state.
+    The order of a pass depends on (seed, purpose, pass), augmentation on (seed, purpose, step): no state is carried.
 
     Args:
         images: The images, on the device they are used on.

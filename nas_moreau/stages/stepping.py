@@ -43,7 +43,7 @@ class Stepper(Protocol):
         """Shows in TensorBoard what the last step before a stop had shown: a resumed run drops it."""
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
-        """Evaluates, writes the epoch's row and saves; may raise Abandoned once what is needed to repeat it is saved."""
+        """Evaluates, writes the epoch's row and saves; may raise Abandoned once all that repeats it is saved."""
 
     def save(self, monitor: Monitor) -> None:
         """Writes a checkpoint."""

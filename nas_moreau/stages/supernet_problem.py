@@ -1,11 +1,11 @@
-"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two halves of the training set.
+"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two halves of the images.
 
-y and theta are two lists of tensors used with one module by functional calls. Each evaluates BatchNorm by the statistics
-of its batch; what differs is which running statistics move:
+y and theta are two lists of tensors used with one module by functional calls. Each evaluates BatchNorm by the
+statistics of its batch; what differs is which running statistics move:
 
     f at y        the module's own, which evaluation uses
     f at theta    theta's
-    F             a scratch copy that nobody reads: a pass on the architecture split must leave no trace in the weights' side
+    F             a scratch copy that nobody reads: a pass on the alphas' images must leave no trace in the weights'
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SupernetProblem(NamedTuple):
 
 
 def beta_term(alphas: list[Tensor]) -> Tensor:
-    """Returns the mean over all edges of logsumexp(alpha), the beta-DARTS regulariser (Ye et al., CVPR 2022, eq. 13)."""
+    """Returns the mean of logsumexp(alpha) over all edges, beta-DARTS' regulariser (Ye et al., CVPR 2022, eq. 13)."""
     return torch.cat([torch.logsumexp(logits, -1) for logits in alphas]).mean()
 
 

@@ -9,8 +9,9 @@ from nas_moreau.architecture.zoo import published_cell
 from nas_moreau.errors import InputError
 
 PUBLISHED = {
-    "DARTS_V1": (3_169_414, 500_987_520), "DARTS_V2": (3_349_342, 528_359_040), "PC_DARTS_cifar": (3_634_678, 556_670_592),
-    "PDARTS": (3_433_798, 532_174_464), "GDAS_V1": (3_368_782, 519_428_736), "DrNAS_cifar10": (4_099_294, 635_135_616),
+    "DARTS_V1": (3_169_414, 500_987_520), "DARTS_V2": (3_349_342, 528_359_040),
+    "PC_DARTS_cifar": (3_634_678, 556_670_592), "PDARTS": (3_433_798, 532_174_464),
+    "GDAS_V1": (3_368_782, 519_428_736), "DrNAS_cifar10": (4_099_294, 635_135_616),
     "NASNet": (3_830_950, 603_452_448), "AmoebaNet": (3_145_078, 488_931_552),
 }  # fmt: skip
 

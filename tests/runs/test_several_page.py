@@ -73,8 +73,8 @@ def test_cells_in_common_are_counted(tmp_path):
     # both; of the reduction cells' max_pool 0-2, 1-2, 0-4 and skip 2-3, 2-4, 2-5: 11 of 16, or 69 %
     runs = [write_run(tmp_path / f"s{i}", i, 0.5, cell) for i, cell in enumerate(("DARTS_V1", "DARTS_V2"))]
     assert agreement(group([read_run(run) for run in runs])) == (
-        "2 runs found 2 different cells. Two runs that differ by the seed alone have, on average, 69 % of their edges in "
-        "common."
+        "2 runs found 2 different cells. Two runs that differ by the seed alone have, on average, 69 % of their "
+        "edges in common."
     )
     same = group([read_run(write_run(tmp_path / f"t{i}", i, 0.5)) for i in range(2)])
     assert "1 different cell." in agreement(same) and "100 %" in agreement(same)

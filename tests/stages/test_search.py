@@ -129,7 +129,7 @@ def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_pa
     original = stage.Batches.at
 
     def watch(self, step, channels_last=False):
-        number, place = divmod(step, len(self))
+        place = step % len(self)
         batch = original(self, step, channels_last)
         seen[self.purpose].update(self._order[place * self.batch_size : (place + 1) * self.batch_size].tolist())
         return batch
@@ -265,8 +265,8 @@ def test_a_whole_step_runs_on_the_meta_device(method):
 
 
 def test_the_alphas_get_minus_the_gradient_at_theta():
-    """theta's share of d_x: copying the alphas into theta's own module would lose it (moreau with F = 0 shows it alone)."""
-    supernet, made, batch = small_problem()
+    """theta's share of d_x: alphas copied into theta's own module would lose it (moreau with F = 0 shows it alone)."""
+    _, made, batch = small_problem()
     theta = [t + 0.1 * torch.randn(t.shape, dtype=t.dtype, generator=torch.Generator().manual_seed(2)) for t in made.y]
     chosen, _ = build_method(tiny("search.method=moreau").search, 2)
     state = chosen.init(made.problem, made.x, made.y)._replace(theta=theta)
