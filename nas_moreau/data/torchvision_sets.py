@@ -62,7 +62,7 @@ def read_torchvision(
 def _open(name: str, directory: Path, download: bool, **part: bool) -> Any:
     """Returns torchvision's own data set object; a stalled connection is given up after a minute."""
     # slow to import, and most specifications do not need it
-    import torchvision.datasets  # type: ignore[import-untyped]
+    import torchvision.datasets
 
     kind = getattr(torchvision.datasets, _CLASS_NAMES[name])
     patience = socket.getdefaulttimeout()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,7 +105,15 @@ def _register() -> bool:
     return True
 
 
-def _fake(states, mixture, weights, affine, keep, statistics, numbers):
+def _fake(
+    states: list[Tensor],
+    mixture: Tensor,
+    weights: list[Tensor],
+    affine: list[Tensor],
+    keep: Tensor | None,
+    statistics: Tensor | None,
+    numbers: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _, nodes, channels, halves, slots, _ = numbers[:_HEADER]
     n, _, height, width = states[0].shape
     if halves:
@@ -143,13 +151,26 @@ def _storage(numbers: list[int], n: int, area: int) -> tuple[int, int]:
     return saved, moments
 
 
-def _fake_backward(grad, states, mixture, weights, affine, keep, out, saved, moments, stats, numbers, weights_wanted):
+def _fake_backward(
+    grad: Tensor,
+    states: list[Tensor],
+    mixture: Tensor,
+    weights: list[Tensor],
+    affine: list[Tensor],
+    keep: Tensor | None,
+    out: Tensor,
+    saved: Tensor,
+    moments: Tensor,
+    stats: Tensor,
+    numbers: list[int],
+    weights_wanted: bool,
+) -> list[Tensor]:
     images = [torch.empty_like(x, memory_format=torch.channels_last) for x in states]
     rest = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in [mixture, *weights, *affine]]
     return [*images, *(rest if weights_wanted else rest[:1])]
 
 
-def _remember(ctx, inputs, output):
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     states, mixture, weights, affine, keep, statistics, numbers = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
@@ -159,7 +180,7 @@ def _remember(ctx, inputs, output):
     ctx.save_for_backward(*states, mixture, *weights, *affine, *output, *([] if keep is None else [keep]))
 
 
-def _backward(ctx, grad, *_):
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if ctx.fixed:
         raise RuntimeError("A native cell with fixed statistics has no gradient; use kernels='portable'.")
     n_states, n_weights, n_affine = ctx.counts

@@ -9,6 +9,7 @@ under the least distances.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
         left[id(link.end)].append(link.start)
         right[id(link.start)].append(link.end)
     draws = random.Random(0)
-    best: tuple[int, list[list[Item]]] | None = None
+    fewest, best = math.inf, columns
     for attempt in range(10):
         tried = [list(column) for column in columns]
         if attempt:
@@ -132,27 +133,27 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
                 other = number - 1 if forward else number + 1
                 if not 0 <= other < len(tried):
                     continue
-                rank = {id(item): i for i, item in enumerate(tried[other])}
-                here = {id(item): i for i, item in enumerate(tried[number])}
-
-                def wish(
-                    item: Item, rank: dict[int, int] = rank, here: dict[int, int] = here, near: dict = near
-                ) -> float:
-                    places = [rank[id(n)] for n in near[id(item)]]
-                    return sum(places) / len(places) if places else here[id(item)]
-
-                tried[number].sort(key=wish)
+                tried[number] = _by_neighbours(tried[number], tried[other], near)
             _exchange(tried, left, right)
             crossings = _crossings(tried, right)
-            if best is None or crossings < best[0]:
-                best = crossings, [list(column) for column in tried]
-        if best[0] == 0:
+            if crossings < fewest:
+                fewest, best = crossings, [list(column) for column in tried]
+        if fewest == 0:
             break
-    assert best is not None
-    columns[:] = best[1]
+    columns[:] = best
     if [item.state for item in columns[0]] > sorted(item.state for item in columns[0]):
         for column in columns:  # upside down it is as good, and the inputs come in their order
             column.reverse()
+
+
+def _by_neighbours(column: list[Item], other: list[Item], near: dict[int, list[Item]]) -> list[Item]:
+    """Returns a column in the order of where its items' neighbours in the other one stand on average."""
+    rank = {id(item): i for i, item in enumerate(other)}
+    wishes: list[float] = []
+    for here, item in enumerate(column):
+        places = [rank[id(n)] for n in near[id(item)]]
+        wishes.append(sum(places) / len(places) if places else here)
+    return [column[i] for i in sorted(range(len(column)), key=wishes.__getitem__)]
 
 
 def _pair(a: Item, b: Item, near: dict[int, list[Item]], rank: dict[int, int]) -> int:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json, read_yaml

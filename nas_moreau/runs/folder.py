@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from nas_moreau.config import Config
 from nas_moreau.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from nas_moreau.runs.operation_look import shorten
 from nas_moreau.runs.plain_files import read_json

@@ -76,7 +76,8 @@ def _text(draw: ImageDraw.ImageDraw, part: Text, scale: float) -> None:
 
 
 def _path(draw: ImageDraw.ImageDraw, part: Path, scale: float) -> None:
-    fill, line = None, part.colour or LIGHT["line"]
+    fill: str | tuple[int, ...] | None = None
+    line = part.colour or LIGHT["line"]
     if part.role in ("operation", "sample"):
         fill = _veiled(part.colour)
     elif part.role in ("state", "port"):

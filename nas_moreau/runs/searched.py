@@ -46,8 +46,10 @@ def choices(name: str) -> list[dict[str, Any]]:
     if folder is None:
         raise InputError(f"{name} is no search, so nothing was chosen there.", "Give a search's folder with --why.")
     space = load_space(read_config(folder)["space"])
-    weights = (read_json(folder / "result.json") or {}).get("alphas") or (read_history(folder, space) or [None])[-1]
-    if weights is None:
+    weights = (read_json(folder / "result.json") or {}).get("alphas")
+    if not weights and (history := read_history(folder, space)):
+        weights = history[-1]
+    if not weights:
         raise InputError(f"{folder} has no alphas.", "Give a search by gradients that has finished an epoch.")
     return explain(
         space, {cell: [[math.log(max(w, 1e-300)) for w in row] for row in weights[cell]] for cell in weights}
@@ -64,7 +66,7 @@ def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5)
         rows: Of `choices`; edges that the genotype does not hold with their strongest operation are left out.
         count: At most so many.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for row in sorted((row for row in rows if row["kept"] and row["runner_up"]), key=lambda row: row["margin"]):
         data = genotype.to_dict()
         source, target = map(int, row["edge"].split("-"))
