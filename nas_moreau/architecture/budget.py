@@ -25,6 +25,7 @@ from nas_moreau.errors import InputError
 WIDTH = 20_000
 
 Cost = tuple[int, int]  # parameters, multiply-adds
+Limits = tuple[float, float]  # the same, infinity for none
 
 
 class Partial(NamedTuple):
@@ -112,7 +113,8 @@ def best_within(
     # the least that the nodes still to come must cost
     least = [(0, 0)]
     for options in reversed(stages):
-        least.append(tuple(least[-1][i] + min(option.cost[i] for option in options) for i in (0, 1)))
+        parameters, macs = (min(option.cost[i] for option in options) for i in (0, 1))
+        least.append((least[-1][0] + parameters, least[-1][1] + macs))
     least.reverse()
     states, exact = [Partial(0.0, base)], True
     for options, rest in zip(stages, least[1:]):
@@ -132,7 +134,13 @@ def best_within(
     return Fitting(Genotype(space.name, cells), best.score, *best.cost, exact)
 
 
-def _choices(space, cell, table, added, limits) -> list[list[Partial]]:
+def _choices(
+    space: SearchSpace,
+    cell: str,
+    table: Sequence[Sequence[float]],
+    added: Mapping[tuple[str, int, str], Cost],
+    limits: Limits,
+) -> list[list[Partial]]:
     """Returns what is to be decided about a cell, one after the other: an edge where all stay, else a node."""
     single = [
         [
@@ -145,10 +153,10 @@ def _choices(space, cell, table, added, limits) -> list[list[Partial]]:
     limit = space.derivation.edges_per_node
     if limit is None:
         return [_pruned(options, limits) for options in single]
-    decided = []
+    decided: list[list[Partial]] = []
     for node in range(space.inputs, space.inputs + space.nodes):
         into = [i for i, (_, target) in enumerate(space.edges) if target == node]
-        options = []
+        options: list[Partial] = []
         for edges in itertools.combinations(into, min(limit, len(into))):
             partials = [Partial(0.0, (0, 0))]
             for i in edges:
@@ -162,7 +170,7 @@ def _joined(a: Partial, b: Partial) -> Partial:
     return Partial(a.score + b.score, (a.cost[0] + b.cost[0], a.cost[1] + b.cost[1]), a.edges + b.edges)
 
 
-def _pruned(partials: list[Partial], limits, room=(math.inf, math.inf)) -> list[Partial]:
+def _pruned(partials: list[Partial], limits: Limits, room: Limits = (math.inf, math.inf)) -> list[Partial]:
     """Returns those that have room and that none before them beats, the strongest first.
 
     What has no limit does not count.
@@ -182,7 +190,9 @@ def _pruned(partials: list[Partial], limits, room=(math.inf, math.inf)) -> list[
     return kept
 
 
-def _refusal(space, base, least, max_parameters, max_macs, exact) -> str:
+def _refusal(
+    space: SearchSpace, base: Cost, least: Cost, max_parameters: int | None, max_macs: int | None, exact: bool
+) -> str:
     limits = [f"{max_parameters:,} parameters"] if max_parameters else []
     limits += [f"{max_macs:,} multiply-adds"] if max_macs else []
     said = f"No cell of the space '{space.name}' {'fits' if exact else 'was found that fits'} in {' and '.join(limits)}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-RunCell = Callable[[nn.Module, list[Tensor]], Tensor]
+RunCell = Callable[[Any, list[Tensor]], Tensor]  # applies one cell, whatever its class, to its inputs
 
 
 class _Body(nn.Module):

@@ -23,9 +23,12 @@ def multiply_adds(module: nn.Module, input_size: tuple[int, int, int] = (3, 32, 
     """
     total = 0
 
-    def count(layer: nn.Module, _: tuple, output: torch.Tensor) -> None:
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal total
-        total += layer.weight[0].numel() * (output.numel() if isinstance(layer, nn.Conv2d) else layer.out_features)
+        if isinstance(layer, nn.Conv2d):
+            total += layer.weight[0].numel() * output.numel()
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
 
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]

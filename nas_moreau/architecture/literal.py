@@ -8,7 +8,10 @@ it, nothing else does. Parameters bear the names they have in `Supernet`, so one
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
+from functools import partial, reduce
+from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,10 @@ class Zero(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(add, terms)
 
 
 class LiteralCell(nn.Module):
@@ -69,11 +76,12 @@ class LiteralCell(nn.Module):
                         incoming.append(self._mixed(edge, states[source], mixture))
                     else:
                         incoming.append(edges[edge] * self._partly_mixed(edge, states[source], mixture))
-            states.append(sum(incoming))
+            states.append(_total(incoming))
         return torch.cat([states[i] for i in self.space.concat], 1)
 
     def _mixed(self, edge: int, x: Tensor, mixture: Tensor) -> Tensor:
-        return sum(mixture[edge, k] * operation(x) for k, operation in enumerate(self.operations[edge].values()))
+        candidates: Any = self.operations[edge]
+        return _total([mixture[edge, k] * operation(x) for k, operation in enumerate(candidates.values())])
 
     def _partly_mixed(self, edge: int, x: Tensor, mixture: Tensor) -> Tensor:
         """Partial channels as PC-DARTS describes them: an edge on its own, channel shuffle by reshaping."""
@@ -88,6 +96,10 @@ class LiteralCell(nn.Module):
 
 class LiteralSupernet(nn.Module):
     """The same function as `Supernet`, with the same arguments."""
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    classifier: nn.Linear
 
     def __init__(
         self,
@@ -121,7 +133,7 @@ class LiteralSupernet(nn.Module):
         if f"edge_{name}" not in self.alphas:
             return None
         powers, targets = torch.exp(self.alphas[f"edge_{name}"]), [target for _, target in self.space.edges]
-        totals = [sum(power for power, other in zip(powers, targets) if other == target) for target in targets]
+        totals = [_total(power for power, other in zip(powers, targets) if other == target) for target in targets]
         return powers / torch.stack(totals)
 
     def weights(self) -> list[nn.Parameter]:
@@ -139,15 +151,14 @@ class LiteralSupernet(nn.Module):
 
 def matching_state(literal: LiteralSupernet, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns a state dict for `literal` from one of `Supernet`: statistics after a shared pool go to every edge."""
-    matched = {}
+    matched: dict[str, Tensor] = {}
     state = {name.replace(".mixed.", "."): value for name, value in state.items()}
     for name, value in literal.state_dict().items():
         parts = name.split(".")
         if name.endswith("num_batches_tracked"):
             matched[name] = state.get(name, value)
         elif len(parts) > 4 and parts[2] == "operations" and parts[4] in ("max_pool_3x3", "avg_pool_3x3"):
-            cell, edge = literal.cells[int(parts[1])], int(parts[3])
-            source = cell.space.edges[edge][0]
+            source = literal.space.edges[int(parts[3])][0]
             matched[name] = state[".".join([*parts[:2], "pools", f"{source}_{parts[4]}", *parts[5:]])]
         else:
             matched[name] = state[name]

@@ -12,6 +12,8 @@ the configuration's.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,7 @@ from nas_moreau.architecture.space import SearchSpace
 from nas_moreau.errors import InputError
 
 if TYPE_CHECKING:
-    from nas_moreau.architecture.supernet import Active, MixedCell
+    from nas_moreau.architecture.supernet import Active, MixedCell, Shared
 
 
 def check_share(channels: int, share: int) -> None:
@@ -62,6 +64,8 @@ class PartialCell(nn.Module):
         share: One in so many channels goes through the candidates.
     """
 
+    name: str  # the cell's in the space
+
     def __init__(self, mixed: MixedCell, preprocess: nn.ModuleList, share: int):
         super().__init__()
         self.preprocess, self.mixed, self.share = preprocess, mixed, share
@@ -79,12 +83,14 @@ class PartialCell(nn.Module):
         mixed = self.mixed
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
-        states, shared, passing = list(inputs), {}, {}
+        states = list(inputs)
+        shared: Shared = {}
+        passing: dict[int, Tensor] = {}
         products, shares = (mixture * edges.unsqueeze(1)).reshape(-1, 1), edges.unbind()
         weights = products.squeeze(1).unbind()
         scales = products.expand(-1, mixed.channels).contiguous().unbind()
         for node in range(mixed.inputs, mixed.inputs + mixed.nodes):
-            total, rest = None, None
+            total, rest = None, []
             for edge, (source, target) in enumerate(mixed.places):
                 if target != node:
                     continue
@@ -96,9 +102,9 @@ class PartialCell(nn.Module):
                         total = mixed._add(total, edge, source, name, front, shared, weight, scale)
                 if source not in passing:
                     passing[source] = passed_by(states[source], self.share, mixed.stride(source))
-                by = passing[source] * shares[edge]
-                rest = by if rest is None else rest + by
-            total = torch.zeros_like(rest[:, : mixed.channels]) if total is None else total
-            states.append(shuffled(torch.cat((total, rest), 1), self.share))
+                rest.append(passing[source] * shares[edge])
+            by = reduce(add, rest)
+            total = torch.zeros_like(by[:, : mixed.channels]) if total is None else total
+            states.append(shuffled(torch.cat((total, by), 1), self.share))
         concat = mixed.concat
         return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], 1)

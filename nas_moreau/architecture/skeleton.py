@@ -11,17 +11,26 @@ Supernets and derived networks share this file, so their parameters bear the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from nas_moreau.architecture.checkpointing import run_checkpointed
+from nas_moreau.architecture.checkpointing import RunCell, run_checkpointed
 from nas_moreau.architecture.operations import HalvedPair, Norm
 from nas_moreau.errors import InputError
 
 # (cell name, channels, halves the image, preprocessing of its inputs) -> the cell
 MakeCell = Callable[[str, int, bool, nn.ModuleList], nn.Module]
+
+
+class Assembled(Protocol):
+    """What `add_skeleton` makes of a module, and what `run_cells` runs."""
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+
 
 STEM_MULTIPLIER = 3  # DARTS' stem has three times the channels of the first cell
 AUXILIARY_CHANNELS = (128, 768)
@@ -109,15 +118,28 @@ def add_skeleton(
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "num_classes" else 1):
             raise InputError(f"{name} is {value!r}, which is no size of a network.", f"Give {name} a positive integer.")
-    module.cells = nn.ModuleList()
+    module.cells = cells = nn.ModuleList()
+    wide = channels if "cell" in cell_names else STEM_MULTIPLIER * channels
+    module.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide))
     if "cell" in cell_names:
-        return _nas_bench_201(module, channels, layers, num_classes, in_channels, make_cell)
-    return _darts(module, widths, channels, layers, num_classes, in_channels, norm, make_cell)
+        outputs = _nas_bench_201(cells, channels, layers, make_cell)
+        module.head_norm = nn.Sequential(nn.BatchNorm2d(outputs[-1]), nn.ReLU())
+    else:
+        outputs = _darts(cells, wide, widths, channels, layers, norm, make_cell)
+    module.classifier = nn.Linear(outputs[-1], num_classes) if num_classes else nn.Identity()
+    return outputs
 
 
-def _darts(module, widths, channels, layers, num_classes, in_channels, norm, make_cell) -> list[int]:
-    stem = STEM_MULTIPLIER * channels
-    module.stem = nn.Sequential(nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
+def _darts(
+    cells: nn.ModuleList,
+    stem: int,
+    widths: dict[str, int],
+    channels: int,
+    layers: int,
+    norm: Norm,
+    make_cell: MakeCell,
+) -> list[int]:
+    """Adds the cells behind a stem of `stem` channels; returns the channels of every cell's output."""
     before_last, last, outputs, halved_before = stem, stem, [], False
     for layer in range(layers):
         halves = layer in reduction_places(layers)
@@ -128,32 +150,30 @@ def _darts(module, widths, channels, layers, num_classes, in_channels, norm, mak
         else:
             older = relu_conv_norm(before_last, channels, 1, 1, norm)
         preprocess = nn.ModuleList([older, relu_conv_norm(last, channels, 1, 1, norm)])
-        module.cells.append(make_cell(name, channels, halves, preprocess))
+        cells.append(make_cell(name, channels, halves, preprocess))
         before_last, last, halved_before = last, channels * widths[name], halves
         outputs.append(last)
-    module.classifier = nn.Linear(last, num_classes) if num_classes else nn.Identity()
     return outputs
 
 
-def _nas_bench_201(module, channels, layers, num_classes, in_channels, make_cell) -> list[int]:
-    module.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+def _nas_bench_201(cells: nn.ModuleList, channels: int, layers: int, make_cell: MakeCell) -> list[int]:
+    """Adds three stages of cells; returns the channels of every cell's output."""
     outputs = []
     for stage in range(3):
         if stage:
-            module.cells.append(ResidualBlock(channels, 2 * channels, nn.BatchNorm2d))
+            cells.append(ResidualBlock(channels, 2 * channels, nn.BatchNorm2d))
             channels *= 2
             outputs.append(channels)
         for _ in range(layers):
-            module.cells.append(make_cell("cell", channels, False, nn.ModuleList()))
+            cells.append(make_cell("cell", channels, False, nn.ModuleList()))
             outputs.append(channels)
-    module.head_norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-    module.classifier = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
     return outputs
 
 
-def check_images(images: Tensor, module: nn.Module) -> None:
+def check_images(images: Tensor, module: Assembled) -> None:
     """Raises InputError when images (n, channels, height, width) do not fit the stem or vanish before the last cell."""
-    expected = module.stem[0].in_channels
+    first: Any = module.stem[0]
+    expected = first.in_channels
     if images.ndim != 4 or images.shape[1] != expected:
         raise InputError(
             f"The network takes images of shape (n, {expected}, height, width), not {tuple(images.shape)}.",
@@ -169,9 +189,7 @@ def check_images(images: Tensor, module: nn.Module) -> None:
         )
 
 
-def run_cells(
-    module: nn.Module, images: Tensor, run_cell: Callable[[nn.Module, list[Tensor]], Tensor], count: int | None = None
-) -> list[Tensor]:
+def run_cells(module: Assembled, images: Tensor, run_cell: RunCell, count: int | None = None) -> list[Tensor]:
     """Returns the output of the stem and of every cell, oldest first.
 
     Args:
@@ -193,7 +211,7 @@ def run_cells(
     return maps
 
 
-def pool_features(module: nn.Module, x: Tensor) -> Tensor:
+def pool_features(module: Assembled, x: Tensor) -> Tensor:
     """Returns the (n, features) vector before the classifier from the last cell's output."""
     if hasattr(module, "head_norm"):
         x = module.head_norm(x)

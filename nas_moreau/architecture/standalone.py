@@ -8,7 +8,9 @@ label = CLASSES[logits[0].argmax()]
 
 import json
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,12 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of each channel, pixels scale
 class HalvedPair(nn.Module):
     """Two 1x1 convolutions of stride 2, the second shifted by one pixel, side by side."""
 
-    def __init__(self, channels_in, channels_out):
+    def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.even = nn.Conv2d(channels_in, channels_out // 2, 1, 2, bias=False)
         self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, 2, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
         return torch.cat((self.even(x), self.odd(shifted)), 1)
@@ -42,37 +44,40 @@ class HalvedPair(nn.Module):
 class Operation(nn.Module):
     """What an edge does: `before` (ReLU, a pool, or nothing), then `body`, then `norm`, where there are any."""
 
-    def __init__(self, before, body=None, norm=None):
+    def __init__(
+        self, before: Callable[[Tensor], Tensor], body: nn.Module | None = None, norm: nn.Module | None = None
+    ):
         super().__init__()
         self.before, self.body, self.norm = before, body, norm
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.before(x)
         x = x if self.body is None else self.body(x)
         return x if self.norm is None else self.norm(x)
 
 
-def depthwise(c, kernel, stride, dilation=1):
+def depthwise(c: int, kernel: int, stride: int, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(c, c, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=c, bias=False)
 
 
-def pointwise(c):
+def pointwise(c: int) -> nn.Conv2d:
     return nn.Conv2d(c, c, 1, bias=False)
 
 
-def build_operation(name, c, stride):
+def build_operation(name: str, c: int, stride: int) -> Operation:
     """Returns the operation of that name for `c` channels."""
     if name == "skip_connect" and stride == 1:
         return Operation(nn.Identity())
     if name in ("max_pool_3x3", "avg_pool_3x3"):
         pool = nn.MaxPool2d(3, stride, 1) if name[0] == "m" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
         return Operation(pool)
+    body: nn.Module
     if name == "skip_connect":
         body = HalvedPair(c, c)
     elif name.startswith("sep_conv"):
         k = int(name[-1])
-        body = [depthwise(c, k, stride), pointwise(c), nn.BatchNorm2d(c), nn.ReLU(), depthwise(c, k, 1), pointwise(c)]
-        body = nn.Sequential(*body)
+        first = [depthwise(c, k, stride), pointwise(c), nn.BatchNorm2d(c)]
+        body = nn.Sequential(*first, nn.ReLU(), depthwise(c, k, 1), pointwise(c))
     elif name.startswith("dil_conv"):
         body = nn.Sequential(depthwise(c, int(name[-1]), stride, dilation=2), pointwise(c))
     elif name.startswith("nor_conv"):
@@ -88,7 +93,15 @@ def build_operation(name, c, stride):
 class Cell(nn.Module):
     """Nodes that each sum their edges; the output concatenates some of them."""
 
-    def __init__(self, edges, concat, inputs, channels, halves, preprocess):
+    def __init__(
+        self,
+        edges: list[tuple[str, int, int]],
+        concat: list[int],
+        inputs: int,
+        channels: int,
+        halves: bool,
+        preprocess: Sequence[nn.Module],
+    ):
         super().__init__()
         self.halves, self.concat, self.preprocess = halves, concat, nn.ModuleList(preprocess)
         self.last_node = max([*concat, *(target for _, _, target in edges)])
@@ -98,7 +111,7 @@ class Cell(nn.Module):
             build_operation(name, channels, 2 if halves and source < inputs else 1) for name, source, _ in kept
         )
 
-    def forward(self, inputs):
+    def forward(self, inputs: list[Tensor]) -> Tensor:
         states = [module(x) for module, x in zip(self.preprocess, inputs)] if len(self.preprocess) else list(inputs)
         for node in range(len(states), self.last_node + 1):
             total = None
@@ -112,7 +125,7 @@ class Cell(nn.Module):
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
 
 
-def relu_conv_norm(channels_in, channels_out, kernel=1, stride=1):
+def relu_conv_norm(channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels_out))
 
@@ -120,32 +133,32 @@ def relu_conv_norm(channels_in, channels_out, kernel=1, stride=1):
 class ResidualBlock(nn.Module):
     """Halves the image between two stages of the NAS-Bench-201 skeleton."""
 
-    def __init__(self, channels_in, channels_out):
+    def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.first = relu_conv_norm(channels_in, channels_out, 3, 2)
         self.second = relu_conv_norm(channels_out, channels_out, 3, 1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(f.avg_pool2d(x, 2, 2, ceil_mode=True)) + self.second(self.first(x))
 
 
 class Network(nn.Module):
     """Images (n, channels, height, width) -> logits (n, classes)."""
 
-    def __init__(self, cells, channels, layers, in_channels, num_classes):
+    def __init__(self, cells: dict[str, Any], channels: int, layers: int, in_channels: int, num_classes: int):
         super().__init__()
         self.cells = nn.ModuleList()
         wide = channels if "cell" in cells else 3 * channels
         self.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide))
-        self.head_norm = None
+        self.head_norm: nn.Module | None = None
         if "cell" in cells:
             features = self._stages(cells["cell"], channels, layers)
         else:
             features = self._darts(cells, channels, layers, wide)
         self.classifier = nn.Linear(features, num_classes)
 
-    def _stages(self, cell, channels, layers):
+    def _stages(self, cell: dict[str, Any], channels: int, layers: int) -> int:
         for stage in range(3):
             if stage:
                 self.cells.append(ResidualBlock(channels, 2 * channels))
@@ -155,7 +168,7 @@ class Network(nn.Module):
         self.head_norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
         return channels
 
-    def _darts(self, cells, channels, layers, stem):
+    def _darts(self, cells: dict[str, Any], channels: int, layers: int, stem: int) -> int:
         before_last, last, halved_before = stem, stem, False
         for layer in range(layers):
             halves = layer in (layers // 3, 2 * layers // 3)
@@ -169,7 +182,7 @@ class Network(nn.Module):
             before_last, last, halved_before = last, channels * len(cell["concat"]), halves
         return last
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         before = last = self.stem(images)
         for cell in self.cells:
             if isinstance(cell, ResidualBlock):
@@ -186,7 +199,7 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def read_safetensors(path) -> dict[str, Tensor]:
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file: eight bytes of length, a JSON header, then the numbers."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     types |= {"I64": torch.int64}
@@ -206,7 +219,7 @@ def read_safetensors(path) -> dict[str, Tensor]:
     return tensors
 
 
-def load(weights=None) -> Network:
+def load(weights: str | Path | None = None) -> Network:
     """Returns the network in evaluation mode with the weights of a file (default: the one beside this file)."""
     network = Network(CELLS, CHANNELS, LAYERS, IN_CHANNELS, len(CLASSES))
     network.load_state_dict(read_safetensors(weights or Path(__file__).with_name("model.safetensors")))

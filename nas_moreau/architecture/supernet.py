@@ -16,12 +16,12 @@ What is shared, and why the result is exact:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture.native import check_kernels, native_cell, run_native, usable
+from nas_moreau.architecture.native import NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
 from nas_moreau.architecture.partial_cell import PartialCell, check_share, edge_weights
 from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
@@ -32,6 +32,8 @@ POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 # for every edge of a cell, the numbers of the operations that are computed
 Active = Sequence[Collection[int]]
+# what edges have in common, computed when first asked for: pools by name, preparations by state and name
+Shared = dict[str | tuple[int, str], Tensor]
 
 
 class Leaving(NamedTuple):
@@ -54,6 +56,8 @@ class MixedCell(nn.Module):
         preprocess: One module for each input, or none at all.
         kernels: As for `Supernet`.
     """
+
+    name: str  # the cell's in the space
 
     def __init__(
         self, space: SearchSpace, channels: int, halves: bool, preprocess: nn.ModuleList, kernels: str = "auto"
@@ -96,7 +100,7 @@ class MixedCell(nn.Module):
                 found.single.append(k)
         return found
 
-    def _native(self, active: Active | None = None):
+    def _native(self, active: Active | None = None) -> NativeCell | None:
         """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
         width = len(self.names)
         edges = [
@@ -109,7 +113,9 @@ class MixedCell(nn.Module):
 
     def operation(self, edge: int, name: str) -> Operation:
         """Returns the module of candidate `name` on edge number `edge`."""
-        return self.pools[f"{self.places[edge][0]}_{name}"] if name in POOLS else self.operations[edge][name]
+        own: Any = self.operations[edge]
+        shared: Any = self.pools
+        return shared[f"{self.places[edge][0]}_{name}"] if name in POOLS else own[name]
 
     def stride(self, source: int) -> int:
         """Returns the stride of the edges that leave state `source`."""
@@ -128,19 +134,23 @@ class MixedCell(nn.Module):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
         if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
             plan = self.native if active is None else self._native(active)
+            assert plan is not None, "a part of what is known whole"
             return run_native(plan, inputs, mixture.reshape(-1), self.training)
         by_stacks = active is None and not any(watched(s) for leaving in self.leaving for s in leaving.stacks.values())
         states = list(inputs)
-        (self._sum_wide if by_stacks else self._sum_edges)(states, mixture, active)
+        if by_stacks:
+            self._sum_wide(states, mixture)
+        else:
+            self._sum_edges(states, mixture, active)
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
 
-    def _sum_wide(self, states: list[Tensor], mixture: Tensor, _: None) -> None:
+    def _sum_wide(self, states: list[Tensor], mixture: Tensor) -> None:
         """Appends the nodes to `states`, what leaves a state computed for all edges together."""
-        arrived: list[Tensor | None] = [None] * (self.inputs + self.nodes)
+        arrived: dict[int, Tensor] = {}
         rows = mixture.unbind()
         for i, leaving in enumerate(self.leaving):
             if i >= self.inputs:
-                states.append(self._nothing(states[0]) if arrived[i] is None else arrived[i])
+                states.append(arrived[i] if i in arrived else self._nothing(states[0]))
             if not leaving.edges:
                 continue
             weights = torch.stack([rows[edge] for edge in leaving.edges], 1)  # (operations, edges)
@@ -151,14 +161,17 @@ class MixedCell(nn.Module):
                     scale = weight.expand(self.channels).contiguous()
                     found.append((target, self._add(None, edge, i, self.names[k], states[i], {}, weight, scale)))
             for target, x in found:
-                arrived[target] = x if arrived[target] is None else arrived[target] + x
+                arrived[target] = arrived[target] + x if target in arrived else x
 
     def _leave(self, leaving: Leaving, state: Tensor, weights: Tensor) -> list[Tensor]:
         """Returns what stacks and shared operations send along each edge that leaves `state`."""
-        edges, total, apart = len(leaving.edges), None, None
+        edges = len(leaving.edges)
+        total: Tensor | None = None
+        apart: tuple[Tensor, int] | None = None
+        wide: list[Tensor] = []
         # contiguous: batch_norm reads its weight as if it were
         scales = weights.unsqueeze(2).expand(-1, -1, self.channels).contiguous().flatten(1).unbind()
-        copies, source, wide = Copies(state, edges), self.places[leaving.edges[0]][0], []
+        copies, source = Copies(state, edges), self.places[leaving.edges[0]][0]
         for k, stack in leaving.stacks.items():
             x, lattices = run_stack(stack, copies, scales[k], self.training)
             if lattices == 1:
@@ -177,7 +190,7 @@ class MixedCell(nn.Module):
 
     def _sum_edges(self, states: list[Tensor], mixture: Tensor, active: Active | None) -> None:
         """Appends the nodes to `states`, edge by edge; only `active` candidates, if given, are computed."""
-        shared: dict = {}
+        shared: Shared = {}
         # one unbind for all weights: a separate indexing for each would cost a backward kernel each
         weights = mixture.reshape(-1).unbind()
         scales = mixture.reshape(-1, 1).expand(-1, self.channels).contiguous().unbind()
@@ -197,14 +210,24 @@ class MixedCell(nn.Module):
         """Returns the state of a node that no active candidate reaches."""
         return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
 
-    def _add(self, total, edge, source, name, state, shared, weight, scale):
+    def _add(
+        self,
+        total: Tensor | None,
+        edge: int,
+        source: int,
+        name: str,
+        state: Tensor,
+        shared: Shared,
+        weight: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
         """Returns total + weight * operation(state), computing what edges share only once (kept in `shared`)."""
+        operation = self.operation(edge, name)
         if name in POOLS:
-            key = f"{source}_{name}"
-            if key not in shared:
-                shared[key] = self.pools[key](state)
-            return _add_weighted(total, shared[key], weight)
-        operation = self.operations[edge][name]
+            pool = f"{source}_{name}"
+            if pool not in shared:
+                shared[pool] = operation(state)
+            return _add_weighted(total, shared[pool], weight)
         key = (source, operation.prepare)
         if key not in shared:
             shared[key] = PREPARATIONS[operation.prepare](state, operation.stride)
@@ -242,6 +265,10 @@ class Supernet(nn.Module):
         InputError: A size is not positive, or the channels cannot be shared out so.
     """
 
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    classifier: nn.Linear
+
     def __init__(
         self,
         space: SearchSpace,
@@ -260,7 +287,7 @@ class Supernet(nn.Module):
 
         def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell | PartialCell:
             if partial_channels == 1:
-                cell = MixedCell(space, width, halves, preprocess, kernels)
+                cell: MixedCell | PartialCell = MixedCell(space, width, halves, preprocess, kernels)
             else:
                 narrow = MixedCell(space, width // partial_channels, halves, nn.ModuleList(), "portable")
                 cell = PartialCell(narrow, preprocess, partial_channels)
