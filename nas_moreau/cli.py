@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau import __version__, verbs, verbs_compare, verbs_using
-from nas_moreau.config import preset_names
 from nas_moreau.errors import InputError
+from nas_moreau.presets import preset_names
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.user_modules import import_modules
 from nas_moreau.verbs import say

@@ -6,17 +6,16 @@ the Moreau-envelope method in place of DARTS' own; a preset or a file changes so
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.plain_yaml import parse_yaml, read_text
+from nas_moreau.presets import preset_text
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -235,29 +234,6 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Returns the whole configuration as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
-
-
-def preset_names() -> list[str]:
-    """Returns the names of the presets that come with the package."""
-    folder = resources.files("nas_moreau.presets")
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """Returns a preset's YAML text.
-
-    Raises:
-        InputError: There is no such preset.
-    """
-    if name not in preset_names():
-        raise InputError(f"There is no preset '{name}'.", did_you_mean(name, preset_names()))
-    return resources.files("nas_moreau.presets").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Returns a cure that names the nearest known word, or all of them when none is near."""
-    near = difflib.get_close_matches(word, known, 1, 0.6)
-    return f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(known)}."
 
 
 def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -1,4 +1,7 @@
-"""What `nas-moreau list`, `show` and `check` say; none of it loads torch but for the table of methods."""
+"""What `nas-moreau list`, `show` and `check` say; none of it loads torch but for the table of methods.
+
+Configurations and runs are imported where they are shown: to list spaces takes neither.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from typing import Any
 from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
-from nas_moreau.config import load_config, preset_names, preset_text
 from nas_moreau.plain_yaml import read_text
-from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, choices, search_lines
+from nas_moreau.presets import preset_names, preset_text
 
 DATA = {
     "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",
@@ -102,6 +104,9 @@ def show(name: str, why: bool = False) -> tuple[str, Any]:
     Raises:
         InputError: `name` is none of them, or no search where `why` is asked.
     """
+    from nas_moreau.config import load_config
+    from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, choices, search_lines
+
     if why:
         rows = choices(name)
         others = alternatives(load_genotype(_genotype_file(name)), rows)
@@ -139,6 +144,8 @@ def check(file: str) -> str:
     Raises:
         InputError: It cannot be read or is not valid.
     """
+    from nas_moreau.config import load_config
+
     path = Path(file)
     if path.suffix in (".yaml", ".yml"):
         if any(line.startswith("operations:") for line in read_text(path, "The file").splitlines()):

@@ -1,6 +1,7 @@
 """What each verb of the command line does: read its words, call one function of the package, print what it returned.
 
-Imports of torch and of everything that needs it stand inside the verbs: help and lists answer at once.
+Imports of what takes time (torch and all that needs it, pydantic) stand inside the verbs: help and lists answer at
+once.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nas_moreau.config import Config, did_you_mean, load_config, make_config
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from nas_moreau.config import Config
 
 
 def say(text: str = "") -> None:
@@ -28,6 +31,8 @@ def say(text: str = "") -> None:
 
 def _configuration(args: argparse.Namespace, base: Path | None = None) -> Config:
     """Returns the configuration of the options; without --preset and --config that of the run `base`."""
+    from nas_moreau.config import load_config
+
     overrides = list(args.overrides)
     for key, value in (("data.name", args.data), ("data.directory", args.data_dir), ("device", args.device)):
         if value is not None:
@@ -45,6 +50,7 @@ def _configuration(args: argparse.Namespace, base: Path | None = None) -> Config
 
 def run_config(folder: Path) -> Config:
     """Returns the configuration of a run folder."""
+    from nas_moreau.config import make_config
     from nas_moreau.runs.folder import read_config
 
     data = read_config(folder)
@@ -170,6 +176,8 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
 
 def _derivation(args: argparse.Namespace, config: Config) -> Config:
     """Returns a run's configuration with the rule, the budget and the place of the data that the options name."""
+    from nas_moreau.config import make_config
+
     changes: dict[str, Any] = {"derive": {}, "data": {}}
     for section, key, value in (
         ("derive", "rule", args.rule), ("derive", "max_parameters", args.max_parameters),

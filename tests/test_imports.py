@@ -27,10 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plain_yaml": {"errors"},
     "architecture": {"errors", "kernels", "plain_yaml"},
     "data": {"errors"},
-    "config": {"errors", "plain_yaml"},
+    "config": {"errors", "plain_yaml", "presets"},
     "problems": {"bilevel", "data", "errors"},
     "runs": {"architecture", "config", "errors", "plain_yaml"},
-    "presets": set(),
+    "presets": {"errors"},
     "distributed": {"errors"},
     "timm_models": {"architecture", "errors"},
     "stages": {

@@ -16,8 +16,8 @@ from torch import Tensor
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, adam, moreau, sgd
 from nas_moreau.bilevel.rivals import darts1, darts2
-from nas_moreau.config import SearchConfig, did_you_mean
-from nas_moreau.errors import InputError
+from nas_moreau.config import SearchConfig
+from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights, drnas
 from nas_moreau.stages.gdas import gdas, gumbel_paths

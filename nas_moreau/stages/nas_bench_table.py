@@ -17,8 +17,7 @@ from typing import Any
 
 from nas_moreau.architecture import Genotype, SearchSpace, load_space
 from nas_moreau.architecture.genotype_text import read_nas_bench_201
-from nas_moreau.config import did_you_mean
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, did_you_mean
 
 SPACE = "nas_bench_201"
 DEFAULT_COLUMN = "c10_test_200ep"

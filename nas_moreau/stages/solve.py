@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_moreau.bilevel import lower_solution, residual, solve
-from nas_moreau.config import did_you_mean
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.problems.group_lasso import group_lasso
 from nas_moreau.problems.methods import METHODS, MOREAU, method_for
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine

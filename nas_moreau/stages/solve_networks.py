@@ -6,9 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_moreau.config import did_you_mean
 from nas_moreau.data import Data, load_data
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.problems.network_methods import METHODS, Chosen
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
