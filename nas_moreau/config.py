@@ -180,11 +180,15 @@ class RetrainConfig(Section):
 class PerformanceConfig(Section):
     """How to compute, not what: results agree up to rounding. Sampled paths are never compiled.
 
-    `activation_checkpointing` keeps a cell's inputs alone for the backward pass and computes the cell twice.
+    `precision`: of forward passes; parameters stay float32. float16 is for retraining alone, with a loss scale that
+    follows the gradients. `tf32`: whether float32 products may round their factors to 10 bits; "auto": on an
+    accelerator, not on a CPU. `activation_checkpointing` keeps a cell's inputs alone for the backward pass and computes
+    the cell twice.
     """
 
     channels_last: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: Literal["auto"] | bool = "auto"
     compile: bool = False
     activation_checkpointing: bool = False
     threads: Count | None = None

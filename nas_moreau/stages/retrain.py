@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from nas_moreau.runs.report_data import WORST_FILE
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
 from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.performance import autocast
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
 from nas_moreau.stages.stepping import show, take_steps
@@ -155,6 +155,8 @@ class _Retraining:
         self.forward = torch.compile(network) if self.config.performance.compile else network
         self._build_optimizer(0)
         self.loss, self.mixup = training_loss(settings, self.data.num_classes)
+        half = self.config.performance.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.ema = ModelEmaV3(network, settings.ema) if settings.ema else None
         self.step, self.seconds, self.evaluating, self.best = 0, 0.0, 0.0, -1.0
         self.sums, self.shown, self.epoch_done = self._zeros(), {}, True
@@ -219,23 +221,27 @@ class _Retraining:
         if self.mixup is not None:
             np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
             images, targets = self.mixup(images, labels)
-        half = self.config.performance.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
+        with autocast(self.device.type, self.config.performance.precision):
             output = self.forward(images)
             logits, auxiliary = output if isinstance(output, tuple) else (output, None)
             loss = self.loss(logits, targets)
             if auxiliary is not None:
                 loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # float16 alone has a scale; in other precisions the scaler does nothing but call the optimizer
+        scale = self.scaler.scale(torch.ones_like(loss))
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         # an infinite clip changes nothing and still gives the norm
         clip = float("inf") if self.settings.clip is None else self.settings.clip
         gradient = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.network, self.step)
-        terms = {"loss": loss.detach(), "gradient": gradient}
+        # infinite gradients are a fault where the scale cannot be the reason
+        terms = {"loss": loss.detach(), "gradient": torch.where(scale > 1, torch.zeros_like(gradient), gradient)}
         self.guard.after(self.step, terms, {"weights, momentum and running statistics": self._written()})
         self.sums["loss"] += loss.detach()
         self.sums["correct"] += (logits.detach().argmax(-1) == labels).sum()
@@ -369,6 +375,7 @@ class _Retraining:
             "shown": self.shown,
             "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }  # fmt: skip
         save(self.folder, self.space, payload, best)
 
@@ -379,6 +386,8 @@ class _Retraining:
         self.evaluating = payload.get("evaluating", 0.0)
         self.network.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
+        if payload.get("scaler"):
+            self.scaler.load_state_dict(payload["scaler"])
         self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
         if self.ema is not None:
             self.ema.module.load_state_dict(payload["ema"])

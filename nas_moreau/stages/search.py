@@ -38,6 +38,7 @@ from nas_moreau.stages.methods import (
     smaller_steps,
 )
 from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.performance import refuse_float16
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
 from nas_moreau.stages.stepping import show, take_steps
@@ -80,6 +81,7 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     check_macs_penalty(config.search)
     if method == "random":
         return None
+    refuse_float16(config.performance)
     check_budget(config, space, (data.num_classes, data.channels, *data.image_size))
     return _Search(config, space, data, prepare(config))
 

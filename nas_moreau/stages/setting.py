@@ -14,6 +14,7 @@ from torch.nn import functional as f
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data
 from nas_moreau.errors import InputError
+from nas_moreau.stages.performance import set_up
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,10 +37,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def prepare(config: Config) -> torch.device:
-    """Sets the number of threads and returns the device of the configuration."""
-    if config.performance.threads:
-        torch.set_num_threads(config.performance.threads)
-    return pick_device(config.device)
+    """Returns the device of the configuration, torch set up as its `performance` section says."""
+    device = pick_device(config.device)
+    set_up(config.performance, device)
+    return device
 
 
 def load_images(config: Config) -> Data:

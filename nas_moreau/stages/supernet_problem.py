@@ -11,7 +11,6 @@ statistics of its batch; what differs is which running statistics move:
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional as f
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.architecture.supernet import Active
 from nas_moreau.bilevel import Bilevel
+from nas_moreau.stages.performance import autocast
 
 
 class Batch(NamedTuple):
@@ -104,7 +104,7 @@ def supernet_problem(
 
     def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
-        with torch.autocast(device_type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
+        with autocast(device_type, precision):
             if mix is None:
                 logits = forward(tensors, batch.images)
             else:
