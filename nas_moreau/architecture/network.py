@@ -19,6 +19,9 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
 
 def _kept(x: Tensor, rate: float) -> Tensor:
     """Returns (n, 1, 1, 1) zeros with probability `rate`, else ones."""
+    if torch.compiler.is_compiling():
+        # bernoulli_ would make the rate a constant of the compiled code, to be compiled anew at every epoch
+        return (torch.rand((len(x), 1, 1, 1), device=x.device) >= rate).to(x.dtype)
     return torch.empty((len(x), 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
 
 
