@@ -69,7 +69,7 @@ def test_unknown_values_are_refused(override):
 
 
 def test_a_search_refuses_float16_and_writes_nothing(tmp_path):
-    with pytest.raises(InputError, match="does not run in float16.*bfloat16"):
+    with pytest.raises(InputError, match=r"does not run in float16.*bfloat16"):
         search(tiny("performance.precision=float16", "space=toy"), tmp_path / "a", data=tiny_data())
     assert not (tmp_path / "a").exists()
 
