@@ -83,13 +83,14 @@ class AlphasConfig(Section):
 class MoreauConfig(Section):
     """Constants of the Moreau-envelope method: gamma of the envelope, c_k = c (k+1)^p, and the steps of y and theta.
 
-    `weights_lr`: y's first step where it is not `search.weights.lr`. y moves along the gradient of F/c_k + f, so with c
-    about 1 half the step of a method that follows f alone is as long. `theta_lr`: theta's where it is not y's.
+    `weights_lr`: y's first step; where it is not given c/(1+c) of `search.weights.lr`. y moves along F/c_k + f, which is
+    (1+c)/c times as steep as f alone, so that a y with the whole step would learn at a rate that its rivals do not have.
+    `theta_lr`: theta's where it is not y's.
     """
 
-    gamma: Positive = 1.0
-    c: Positive = 0.2
-    p: Annotated[float, Field(ge=0, lt=0.5)] = 0.49
+    gamma: Positive = 100.0
+    c: Positive = 1.0
+    p: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     weights_lr: Positive | None = None
     theta_lr: Positive | None = None
     theta_steps: Count = 1

@@ -55,7 +55,7 @@ UNIT = 0.01
 SEARCH = SearchConfig(
     weights=WeightsConfig(weight_decay=0.0),
     alphas=AlphasConfig(lr=0.01, lr_min=0.01, weight_decay=0.0),
-    moreau=MoreauConfig(gamma=1.0, c=0.2, p=0.49),
+    moreau=MoreauConfig(gamma=1.0, c=0.2, p=0.49, weights_lr=0.025),
 )
 DIFFERENTIATED: dict[str, Callable[[Rules], Method]] = {
     "implicit-cg": lambda made: RIVALS["implicit-cg"](

@@ -165,7 +165,7 @@ def registered(name: str) -> Registered:
 def _moreau(order: str) -> Build:
     def build(search: SearchConfig, made: Rules) -> Method:
         settings = search.moreau
-        of_y = (settings.weights_lr or search.weights.lr) / search.weights.lr
+        of_y = settings.weights_lr / search.weights.lr if settings.weights_lr else settings.c / (1 + settings.c)
         of_theta = settings.theta_lr / search.weights.lr if settings.theta_lr else of_y
         return moreau(
             alpha=made.alphas_lr,
