@@ -150,9 +150,10 @@ def build_parser() -> Parser:
         "show",
         verbs.show,
         "print a preset, space, genotype or run",
-        ["show cifar10", "show darts", "show DARTS_V2", "show checkpoints/first --why"],
+        ["show cifar10", "show darts", "show DARTS_V2 --draw cell.svg", "show checkpoints/first --why"],
     )
     verb.add_argument("name", metavar="FILE-OR-NAME")
+    verb.add_argument("--draw", metavar="FILE", help="draw the cells and the whole network: FILE.svg or FILE.png")
     verb.add_argument("--why", action="store_true", help="of a search: for every edge what was chosen, and by how much")
 
     _compare_words(table)

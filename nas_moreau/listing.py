@@ -6,6 +6,7 @@ Configurations and runs are imported where they are shown: to list spaces takes 
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
+from nas_moreau.errors import InputError
 from nas_moreau.plain_yaml import read_text
 from nas_moreau.presets import preset_names, preset_text
 
@@ -105,6 +107,7 @@ def show(name: str, why: bool = False) -> tuple[str, Any]:
         InputError: `name` is none of them, or no search where `why` is asked.
     """
     from nas_moreau.config import load_config
+    from nas_moreau.runs.network_drawing import network_line, sizes_of_run
     from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, choices, search_lines
 
     if why:
@@ -128,13 +131,39 @@ def show(name: str, why: bool = False) -> tuple[str, Any]:
     for cell, content in genotype.cells.items():
         lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
         lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
+    lines += [f"network: {network_line(genotype, sizes_of_run(genotype, Path(name)))}"]
     return "\n".join(lines + search_lines(name)), json.loads(genotype.to_json())
 
 
+def draw(name: str, target: Path) -> None:
+    """Draws the cells of a genotype or run, and the network made of them, into an .svg or .png file.
+
+    Raises:
+        InputError: There is no genotype of that name, or the file cannot be written.
+    """
+    from nas_moreau.runs.drawing import genotype_scene
+    from nas_moreau.runs.network_drawing import add_network, sizes_of_run
+    from nas_moreau.runs.report_data import final_weights, read_run
+    from nas_moreau.runs.scene_png import paint_png
+    from nas_moreau.runs.scene_svg import paint_svg
+
+    if target.suffix not in (".svg", ".png"):
+        raise InputError(f"{target} names no kind of drawing.", "Let it end in .svg or .png.")
+    genotype, folder = load_genotype(_genotype_file(name)), Path(name)
+    search = read_run(folder).search if os.path.exists(folder / "status.json") else None
+    weights = final_weights(search) if search is not None and search.genotype == genotype else None
+    scene = genotype_scene(genotype, weights)
+    add_network(scene, genotype, sizes_of_run(genotype, folder))
+    try:
+        target.write_bytes(paint_svg(scene).encode() if target.suffix == ".svg" else paint_png(scene))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}).", "Name another file.") from error
+
+
 def _genotype_file(name: str) -> str:
-    for place in (Path(name), Path(name) / "search"):
-        if (place / "genotype.json").exists():
-            return str(place / "genotype.json")
+    for place in (name, os.path.join(name, "search")):
+        if os.path.exists(found := os.path.join(place, "genotype.json")):  # a genotype's text is no possible path
+            return found
     return name
 
 

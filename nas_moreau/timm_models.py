@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nas_moreau.architecture import Genotype, Network, cell_names, load_genotype, published_sizes
 from nas_moreau.architecture.network import DerivedCell
-from nas_moreau.architecture.skeleton import ResidualBlock, reduction_places, run_cells
+from nas_moreau.architecture.sizes import reduction_places
+from nas_moreau.architecture.skeleton import ResidualBlock, run_cells
 
 DEFAULT_GENOTYPE = "DARTS_V2"
 MATCH_PREVIOUS = (99999,)  # timm's mark for parameters that belong to the group before them

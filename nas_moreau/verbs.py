@@ -281,7 +281,8 @@ def list_all(args: argparse.Namespace) -> Any:
 
     rows = listing.rows(args.what, Path(args.output))
     if not args.json:
-        _print_rows([tuple(str(value) for value in row.values()) for row in rows] or [(f"no {args.what}",)])
+        shown = [tuple(str(value) for value in row.values()) for row in rows] or [(f"no {args.what}",)]
+        _print_rows([tuple(rows[0]), *shown] if rows and args.what == "runs" else shown)
     return rows
 
 
@@ -289,6 +290,9 @@ def show(args: argparse.Namespace) -> Any:
     from nas_moreau import listing
 
     text, data = listing.show(args.name, args.why)
+    if args.draw:
+        listing.draw(args.name, Path(args.draw))
+        say(f"drawn: {args.draw}")
     if not args.json:
         print(text.rstrip())
     return data

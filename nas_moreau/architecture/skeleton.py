@@ -19,6 +19,7 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture.checkpointing import RunCell, run_checkpointed
 from nas_moreau.architecture.operations import HalvedPair, Norm
+from nas_moreau.architecture.sizes import STEM_MULTIPLIER, reduction_places
 from nas_moreau.errors import InputError
 
 # (cell name, channels, halves the image, preprocessing of its inputs) -> the cell
@@ -32,13 +33,7 @@ class Assembled(Protocol):
     cells: nn.ModuleList
 
 
-STEM_MULTIPLIER = 3  # DARTS' stem has three times the channels of the first cell
 AUXILIARY_CHANNELS = (128, 768)
-
-
-def reduction_places(layers: int) -> tuple[int, ...]:
-    """Returns the indices of DARTS' reduction cells: a third and two thirds of the way through `layers` cells."""
-    return tuple(sorted({layers // 3, 2 * layers // 3}))
 
 
 def relu_conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm) -> nn.Sequential:

@@ -14,10 +14,11 @@ from typing import Any
 
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.drawing import draw_genotype
+from nas_moreau.runs.network_drawing import draw_network, sizes_of_run
 from nas_moreau.runs.operation_look import label, shorten
 from nas_moreau.runs.report_charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.runs.report_data import WORST_FILE, Run, Stage, choices, final_weights, read_run
-from nas_moreau.runs.report_page import definition_list, figure, page, section, table
+from nas_moreau.runs.report_page import breakable, definition_list, figure, page, section, table
 from nas_moreau.runs.report_record import record_sections
 from nas_moreau.runs.report_words import duration, indicators, memory, millions, percent, verdict
 
@@ -122,11 +123,17 @@ def _cells(run: Run) -> str:
     )
     text = (
         "<p>A cell is a small graph: numbered circles are feature maps, boxes are operations, and a circle is the sum "
-        "of what arrives. The network is this cell repeated.</p>"
+        "of what arrives.</p>"
+    )
+    strip = draw_network(genotype, sizes_of_run(genotype, run.path))
+    whole = (
+        f'<div class="wide">{strip}</div><p>Every block is a cell, from the image on '
+        "the left to the classes on the right; the taller it is, the larger the image that it works on. Below: how "
+        "many of a kind, channels and resolution of their output.</p>"
     )
     return section(
         "The cell" if len(genotype.cells) == 1 else "The cells",
-        f'{text}<div class="wide">{draw_genotype(genotype, weights)}</div>'
+        f'{text}<div class="wide">{draw_genotype(genotype, weights)}</div>{whole}'
         f"<details><summary>As text (digest {escape(genotype.digest())})</summary><table>{lines}</table></details>",
     )
 
@@ -190,7 +197,7 @@ def _choices(search: Stage) -> str:
     rows = [
         [
             choice.cell,
-            f"{choice.edge[0]} → {choice.edge[1]}",
+            f"{choice.edge[0]}\u00a0→\u00a0{choice.edge[1]}",
             ", ".join(map(label, choice.chosen)) or "–",
             label(choice.strongest),
             percent(choice.weight, 1),
@@ -246,7 +253,7 @@ def _evaluation(retrain: Stage) -> str:
     accuracies = [row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
     ranked = sorted((value, i) for i, value in enumerate(accuracies) if value is not None)
     bars = "".join(
-        f"<tr><td>{escape(names[i])}</td><td class=bar><span style='width:{100 * value:.1f}%'></span></td>"
+        f"<tr><td>{breakable(names[i])}</td><td class=bar><span style='width:{100 * value:.1f}%'></span></td>"
         f"<td class=number>{percent(value, 1)}</td><td class=number>{sum(confusion[i]):,}</td></tr>"
         for value, i in ranked[:40]
     )

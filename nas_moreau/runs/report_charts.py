@@ -43,8 +43,9 @@ def line_chart(
         log: Logarithmic heights (values that are not positive are left out).
         percent: Show fractions as per cent.
     """
-    above = 0.08 + 0.16 * math.ceil(len(series) / 4) * (len(series) > 1)
-    figure, axes = _figure(4.8, 2.4 + above, margins=(0.62, 0.42, 0.1, above))
+    columns = _columns_of_legend([name for name, _ in series])
+    above = 0.08 + 0.16 * math.ceil(len(series) / columns) * (len(series) > 1)
+    figure, axes = _figure(4.4, 2.3 + above, margins=(0.62, 0.42, 0.1, above))
     drawn = 0
     for i, (name, values) in enumerate(series):
         points = [
@@ -63,17 +64,23 @@ def line_chart(
     if not drawn:
         return ""
     if log:
-        axes.set_yscale("log")
-    elif percent:
-        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1]))
+        _logarithmic(axes)
+    else:
+        _not_magnified(axes)
     axes.set_ylabel(ylabel)
     axes.set_xlabel("epoch")
     _whole_epochs(axes)
     if drawn > 1:
         axes.legend(
-            frameon=False, fontsize=7, labelcolor=_INK, ncols=min(4, drawn), loc="lower left", bbox_to_anchor=(0, 1.0)
+            frameon=False, fontsize=7, labelcolor=_INK, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0)
         )
     return _svg(figure, number)
+
+
+def _columns_of_legend(names: Sequence[str]) -> int:
+    """Returns how many names, each after a piece of its line, stand side by side over a line chart."""
+    longest = max((len(name) for name in names), default=1)
+    return max(1, min(4, len(names), int(3.7 / (0.062 * longest + 0.48))))
 
 
 def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
@@ -237,6 +244,29 @@ def _dress(axes: Any) -> None:
     axes.tick_params(which="both", colors=_INK, labelsize=7, length=2.5, color=_GRID)
     axes.xaxis.label.set(color=_INK, fontsize=7.5)
     axes.yaxis.label.set(color=_INK, fontsize=7.5)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Makes the heights logarithmic, with plain numbers beside them: three at least, however short the axis is."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    axis = axes.yaxis
+    axis.set_major_locator(
+        LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0)) if decades > 1 else MaxNLocator(5)
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _not_magnified(axes: Any) -> None:
+    """Widens an axis of nearly equal values, where a change of a hundredth of them would fill the height."""
+    low, high = axes.dataLim.intervaly
+    middle, least = (low + high) / 2, 0.05 * max(abs(low), abs(high))
+    if high - low < least:
+        axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
 def _whole_epochs(axes: Any, most: int = 8) -> None:

@@ -13,7 +13,8 @@ STYLE = """<style>
 svg.chart path{filter:brightness(1.35)}}
 @media print{:root{--ground:#fff;--card:#fff;--ink:#000;--faint:#444;--grid:#ccc;--accent:#0072b2;
 --good:#00734f;--good-veil:#fff;--watch:#8a5a00;--watch-veil:#fff;--bad:#a8331f;--bad-veil:#fff}
-figure,.sign,.tile,tr{break-inside:avoid}h1,h2,h3{break-after:avoid}}
+figure,.sign,.tile,tr{break-inside:avoid}h1,h2,h3,section>p:not(:last-child){break-after:avoid}
+svg.chart path{filter:none}details::details-content{content-visibility:visible;block-size:auto}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);
 font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -32,11 +33,10 @@ h2{margin:0 0 12px;font-size:20px}h3{margin:0 0 4px;font-size:14px}h3.apart{marg
 .tile{padding:12px 14px;display:flex;flex-direction:column}
 .tile strong{font-size:22px;line-height:1.25}.tile small{color:var(--faint);font-size:12.5px}
 section{margin:20px 0 0;padding:20px 20px 22px}
-section>:last-child{margin-bottom:0}
 section>p{max-width:70em;margin:0 0 14px}
+section>:last-child{margin-bottom:0}section>*+.scroll{margin-top:14px}.wide+p{margin-top:12px}
 .wide,.scroll{overflow-x:auto}
-.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}
-.scroll table.broad{min-width:540px}.wide img{max-width:none;border-radius:6px}
+.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}.wide img{max-width:none;border-radius:6px}
 .scroll th,.scroll td{overflow-wrap:break-word}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
 figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:13px}
@@ -50,6 +50,7 @@ th:first-child,td:first-child{padding-left:0}
 th{color:var(--faint);font-weight:600;text-align:left}
 th,td{padding:4px 0 4px 14px;border-bottom:1px solid var(--grid);vertical-align:top;overflow-wrap:anywhere}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th.number{white-space:normal;overflow-wrap:break-word}.number+:not(.number){padding-left:30px}
 tr.kept td{font-weight:600}tr.lost td{color:var(--faint)}
 .bars td{overflow-wrap:anywhere;vertical-align:middle}.bar{width:38%}.bars td:first-child{min-width:6.5em}
 .bar span{display:block;height:10px;border-radius:5px;background:var(--accent);min-width:2px}
@@ -62,7 +63,7 @@ a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(-
 @media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
-.wide img{max-width:100%}.wide svg,.scroll table.broad{min-width:0}th,td{overflow-wrap:anywhere!important}
+.wide img{max-width:100%}.wide svg{min-width:0}.scroll table{min-width:0!important}th,td{overflow-wrap:anywhere!important}
 .scroll .number{white-space:normal}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
@@ -94,6 +95,11 @@ def figure(title: str, svg: str, note: str) -> str:
     return f"<figure><h3>{escape(title)}</h3>{svg}{caption}</figure>\n"
 
 
+def breakable(text: str) -> str:
+    """Returns a text as HTML whose lines may end after an underscore."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -111,7 +117,7 @@ def table(
     """
 
     def cells(tag: str, row: Sequence[str], link: str | None = None) -> str:
-        texts = [escape(text) for text in row]
+        texts = [breakable(text) for text in row]
         if link is not None:
             texts[0] = f'<a href="{escape(link)}">{texts[0]}</a>'
         return "".join(
@@ -123,11 +129,11 @@ def table(
         f"{cells('td', row, links[i] if links else None)}</tr>"
         for i, row in enumerate(rows)
     )
-    broad = " class=broad" if len(head) > 3 else ""
+    broad = f' style="min-width:{90 * len(head)}px"' if len(head) > 3 else ""
     top = f"<thead><tr>{cells('th', head)}</tr></thead>"
     return f'<div class="scroll"><table{broad}>{top}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> str:
     """Returns names and values below each other."""
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{breakable(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs) + "</dl>"

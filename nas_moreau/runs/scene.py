@@ -42,3 +42,4 @@ class Scene:
     width: float = 0.0
     height: float = 0.0
     parts: list[Path | Text] = field(default_factory=list)
+    title: str = "Cells of a genotype"

@@ -36,7 +36,7 @@ def paint_svg(scene: Scene) -> str:
     width, height = _f(scene.width), _f(scene.height)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="nm-cell" role="img" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}"><title>Cells of a genotype</title>{_STYLE}',
+        f'width="{width}" height="{height}"><title>{escape(scene.title)}</title>{_STYLE}',
         f'<rect class="nm-ground" width="{width}" height="{height}" rx="10"/>',
     ]
     lines += [_svg_text(part) if isinstance(part, Text) else _svg_path(part) for part in scene.parts]

@@ -26,6 +26,7 @@ from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import retraining_charts
 from nas_moreau.runs.contact_sheet import contact_sheet
+from nas_moreau.runs.network_drawing import draw_network, sizes_of_run
 from nas_moreau.runs.report_data import WORST_FILE
 from nas_moreau.stages.evaluate import Evaluation, evaluate_model
 from nas_moreau.stages.hyperparameters import show_outcome
@@ -201,6 +202,8 @@ class _Retraining:
         self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
         self.folder.write_text("genotype.json", self.genotype.to_json() + "\n")
         self.folder.write_text("genotype.svg", draw_genotype(self.genotype))
+        strip = draw_network(self.genotype, sizes_of_run(self.genotype, self.folder.path))
+        self.folder.write_text("network.svg", strip)
         # a signal came while the last epoch was evaluated: it has not been finished
         due = resumed is not None and self.step % self.epoch_steps == 0 and not self.epoch_done
         return take_steps(self, resumed, due)

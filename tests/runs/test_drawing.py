@@ -10,8 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.zoo import published_cell, published_names
+from nas_moreau.errors import InputError
+from nas_moreau.listing import draw, show
 from nas_moreau.runs.drawing import chosen_weights, draw_genotype, draw_png
+from nas_moreau.runs.network_drawing import Sizes, draw_network, network_line
 from nas_moreau.runs.operation_look import label, look
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -128,6 +132,45 @@ def test_a_cell_with_one_input_is_drawn_cleanly_and_completely():
     svg = draw_genotype(NAS_BENCH_201)
     check_geometry(svg)
     assert svg.count('class="nm-operation"') == 6 and svg.count('class="nm-state"') == 3
+
+
+PARSED = Genotype.parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")
+
+
+@pytest.mark.parametrize("name, sizes, blocks", [
+    ("DARTS_V2", Sizes(36, 20, classes=10, auxiliary=True), 21), ("NASNet", Sizes(4, 1, (1, 28, 28), 47), 2),
+    ("AmoebaNet", Sizes(44, 14, (3, 224, 224), 1000, True), 15), ("DARTS_V1", Sizes(16, 90), 91),
+    ("", Sizes(16, 5), 18),
+])  # fmt: skip
+def test_networks_are_drawn_cleanly_with_a_block_for_every_part(name, sizes, blocks):
+    svg = draw_network(published_cell(name) if name else PARSED, sizes)
+    check_geometry(svg)
+    assert svg.count('class="nm-operation"') == blocks
+    assert svg.count("auxiliary head") == sizes.auxiliary
+
+
+def test_a_network_in_one_line():
+    assert network_line(published_cell("DARTS_V2"), Sizes(36, 20, classes=10)) == (
+        "image 3×32×32 -> stem 108×32×32 -> 6 normal 144×32×32 -> reduce 288×16×16 -> 6 normal 288×16×16 -> "
+        "reduce 576×8×8 -> 6 normal 576×8×8 -> 10 classes"
+    )
+    line = network_line(PARSED, Sizes(16, 2, (1, 15, 9)))
+    assert line.endswith(
+        "residual block 32×8×5 -> 2 cells 32×8×5 -> residual block 64×4×3 -> 2 cells 64×4×3 -> classes"
+    )
+
+
+def test_show_draws_cells_and_network_into_one_file(tmp_path):
+    draw("DARTS_V2", tmp_path / "cell.svg")
+    svg = (tmp_path / "cell.svg").read_text()
+    check_geometry(svg)
+    assert svg.count('class="nm-title"') == 3 and "6 normal" in svg
+    draw(PARSED.to_json(), tmp_path / "cell.png")
+    assert (tmp_path / "cell.png").read_bytes()[:4] == b"\x89PNG"
+    assert "5 cells 16×32×32" in show(PARSED.to_json())[0]
+    for name, target in (("DARTS_V2", "cell.gif"), ("DARTS_V2", "none/cell.svg"), ("no_cell", "cell.svg")):
+        with pytest.raises(InputError):
+            draw(name, tmp_path / target)
 
 
 def test_the_geometric_test_can_fail():

@@ -115,7 +115,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.look(tag, attributes)
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
 
     def look(self, tag, attributes):
