@@ -36,7 +36,8 @@ section{margin:20px 0 0;padding:20px 20px 22px}
 section>p{max-width:70em;margin:0 0 14px}
 section>:last-child{margin-bottom:0}section>*+.scroll{margin-top:14px}.wide+p{margin-top:12px}
 .wide,.scroll{overflow-x:auto}
-.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}.wide img{max-width:none;border-radius:6px}
+.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}
+.wide img{max-width:none;border-radius:6px}
 .scroll th,.scroll td{overflow-wrap:break-word}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
 figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:13px}
@@ -63,7 +64,8 @@ a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(-
 @media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
-.wide img{max-width:100%}.wide svg{min-width:0}.scroll table{min-width:0!important}th,td{overflow-wrap:anywhere!important}
+.wide img{max-width:100%}.wide svg{min-width:0}.scroll table{min-width:0!important}
+th,td{overflow-wrap:anywhere!important}
 .scroll .number{white-space:normal}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
