@@ -15,7 +15,7 @@ from typing import Any
 
 from nas_moreau import __version__, verbs, verbs_compare, verbs_using
 from nas_moreau.errors import InputError
-from nas_moreau.presets import preset_names
+from nas_moreau.presets.by_name import preset_names
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.user_modules import import_modules
 from nas_moreau.verbs import say
@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong word in one sentence with what is known, as every other error is reported."""
 
     def error(self, message: str) -> Any:
+        """Raises InputError in place of printing the usage."""
         raise InputError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
 

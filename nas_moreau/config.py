@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.plain_yaml import parse_yaml, read_text
-from nas_moreau.presets import preset_text
+from nas_moreau.presets.by_name import preset_text
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -16,7 +16,7 @@ from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_na
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
 from nas_moreau.errors import InputError
 from nas_moreau.plain_yaml import read_text
-from nas_moreau.presets import preset_names, preset_text
+from nas_moreau.presets.by_name import preset_names, preset_text
 
 DATA = {
     "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",

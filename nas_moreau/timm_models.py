@@ -130,6 +130,7 @@ class NetworkOfCells(nn.Module):
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (n, num_classes) of images (n, in_chans, height, width)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(

@@ -109,6 +109,7 @@ def _dry_run(args: argparse.Namespace, config: Config, output: Path) -> dict[str
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the main job and prints its outcome."""
     config, output = _begin(args, "run")
     if args.dry_run:
         return _dry_run(args, config, output)
@@ -132,6 +133,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
+    """Searches and prints the cell and what comes next."""
     config, output = _begin(args, "search")
     if args.dry_run:
         return _dry_run(args, config, output)
@@ -153,6 +155,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def derive(args: argparse.Namespace) -> dict[str, Any]:
+    """Derives a cell from a search's alphas again and prints it."""
     from nas_moreau.stages.derive import derive_ensemble, derive_run, write_derived
 
     folders = [stage_folder(run, "search") for run in args.runs]
@@ -211,6 +214,7 @@ def _tried(record: dict[str, Any]) -> list[str]:
 
 
 def retrain(args: argparse.Namespace) -> dict[str, Any]:
+    """Retrains a cell and prints its accuracy."""
     from nas_moreau.architecture.zoo import load_genotype
 
     base = None
@@ -236,6 +240,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures a run's network and prints the numbers."""
     from nas_moreau.stages.evaluate_run import evaluate_run
 
     folder = stage_folder(args.run, "retrain", "search")
@@ -251,6 +256,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the reports and prints where they are."""
     from nas_moreau.runs import write_comparison, write_report
 
     if args.output and len(args.runs) == 1:
@@ -269,6 +275,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def watch(args: argparse.Namespace) -> None:
+    """Serves TensorBoard until it is stopped."""
     from nas_moreau.runs.watching import serve
 
     for run in args.runs:
@@ -277,6 +284,7 @@ def watch(args: argparse.Namespace) -> None:
 
 
 def list_all(args: argparse.Namespace) -> Any:
+    """Prints the names of one kind of thing."""
     from nas_moreau import listing
 
     rows = listing.rows(args.what, Path(args.output))
@@ -287,6 +295,7 @@ def list_all(args: argparse.Namespace) -> Any:
 
 
 def show(args: argparse.Namespace) -> Any:
+    """Prints a preset, space, genotype or run."""
     from nas_moreau import listing
 
     text, data = listing.show(args.name, args.why)
@@ -299,6 +308,7 @@ def show(args: argparse.Namespace) -> Any:
 
 
 def check(args: argparse.Namespace) -> Any:
+    """Says what a file is, if it is valid."""
     from nas_moreau import listing
 
     kind = listing.check(args.file)
@@ -314,6 +324,7 @@ def _print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 
 def solve(args: argparse.Namespace) -> dict[str, Any]:
+    """Solves a bilevel problem and prints the outcome."""
     from nas_moreau.stages import solve as small
     from nas_moreau.stages.solve_networks import TASKS
 
@@ -366,6 +377,7 @@ def _solve_networks(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
+    """Times the search step and prints the table."""
     from nas_moreau.stages.bench import benchmark
 
     result = benchmark(args.size, args.threads, args.rounds, space=args.space, device=args.device, note=say)

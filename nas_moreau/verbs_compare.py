@@ -11,6 +11,7 @@ from nas_moreau.verbs import _begin, say
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Compares methods and prints the tables."""
     for word in args.overrides:
         if word.partition("=")[0].strip() in ("seed", "search.method"):
             raise InputError(f"'{word}' would hold for every row.", "Use --seeds and --methods.")

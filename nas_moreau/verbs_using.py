@@ -23,6 +23,7 @@ def _classifier(source: str) -> Any:
 
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes a network as files and prints which."""
     from nas_moreau.stages import classifier
     from nas_moreau.stages.export import export as write
 
@@ -67,6 +68,7 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> dict[str, Any]:
+    """Classifies images and prints the likeliest classes."""
     from nas_moreau.stages.predict import predict as classify
 
     result = classify(_classifier(args.run), args.images)
@@ -88,6 +90,7 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def plan(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures a few steps and prints what a run will take."""
     from nas_moreau.architecture import load_genotype
     from nas_moreau.stages.plan import parse_memory
     from nas_moreau.stages.plan import plan as look_ahead
@@ -122,6 +125,7 @@ def _time(row: dict[str, Any]) -> str:
 
 
 def doctor(args: argparse.Namespace) -> dict[str, Any]:
+    """Checks this machine and prints what is amiss."""
     from nas_moreau.stages.doctor import examine
 
     result = examine(Path(args.output), Path(args.data_dir))
@@ -134,6 +138,7 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints how far each method's direction is from the exact hypergradient."""
     from nas_moreau.stages.check_hypergradient import check_hypergradient as check
 
     names = args.method and [name.strip() for name in args.method.split(",")]

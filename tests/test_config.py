@@ -5,7 +5,7 @@ import yaml
 
 from nas_moreau.config import Config, flatten, load_config, make_config
 from nas_moreau.errors import InputError
-from nas_moreau.presets import preset_names, preset_text
+from nas_moreau.presets.by_name import preset_names, preset_text
 
 
 @pytest.mark.parametrize("name", preset_names())

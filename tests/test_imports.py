@@ -16,7 +16,9 @@ import nas_moreau
 
 ROOT = Path(nas_moreau.__file__).parent
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if path.parent.name != "search_spaces")
-PACKAGES = [m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg and m.name not in ("presets", "search_spaces")]
+PACKAGES = ["nas_moreau"] + [
+    f"nas_moreau.{m.name}" for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg and m.name != "search_spaces"
+]
 
 # room -> the rooms it may import besides itself; the command line may import everything
 MAY_IMPORT: dict[str, set[str]] = {
@@ -139,14 +141,15 @@ def test_the_solver_brings_nothing_else_of_the_package_with_it():
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_packages_hand_on_what_they_promise(name):
-    package = importlib.import_module(f"nas_moreau.{name}")
-    promised = getattr(package, "__all__", [])
+def test_packages_hand_on_what_they_promise_and_nothing_else(name):
+    package = importlib.import_module(name)
     modules = {m.name for m in pkgutil.iter_modules(package.__path__)}
     # an import of such a module would put it in the place of the function
-    assert not modules & set(promised)
-    assert set(promised) <= set(dir(package))
-    for exported in promised:
-        assert getattr(package, exported) is not None
+    assert not modules & set(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    for promised in package.__all__:
+        assert getattr(package, promised) is not None
     with pytest.raises(AttributeError):
         _ = package.no_such_name
+    by_accident = {found for found in vars(package) if not found.startswith("_")} - modules - set(package.__all__)
+    assert not by_accident

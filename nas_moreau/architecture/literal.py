@@ -29,6 +29,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns zeros, (n, c, h/stride, w/stride)."""
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
@@ -65,6 +66,7 @@ class LiteralCell(nn.Module):
             self.operations.append(candidates)
 
     def forward(self, inputs: list[Tensor], mixture: Tensor, edges: Tensor | None = None) -> Tensor:
+        """Returns the concatenated nodes; `edges` holds the weight of every edge, with partial channels."""
         states = list(inputs)
         for i, module in enumerate(self.preprocess):
             states[i] = module(inputs[i])
@@ -141,6 +143,7 @@ class LiteralSupernet(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
 
     def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (n, num_classes) of images (n, in_channels, height, width)."""
         maps = run_cells(
             self,
             images,

@@ -62,6 +62,7 @@ class DerivedCell(nn.Module):
         self.native = native_cell(inputs, nodes, channels, halves, self.concat, edges, droppable=True)
 
     def forward(self, inputs: list[Tensor], drop_path_rate: float = 0.0) -> Tensor:
+        """Returns the concatenated nodes of the input states, all of them (n, channels, height, width)."""
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
         if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
@@ -152,6 +153,7 @@ class Network(nn.Module):
         return run_cells(self, images, lambda cell, inputs: cell(inputs, self.drop_path))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns logits (n, num_classes), in training with an auxiliary head the pair (logits, auxiliary logits)."""
         maps = self.forward_maps(images)
         logits = self.classifier(pool_features(self, maps[-1]))
         if self.auxiliary is not None and self.training:

@@ -84,6 +84,7 @@ class Operation(nn.Module):
         return self.prepare == "identity" and self.body is None and self.norm is None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the result for a state x (n, c, h, w)."""
         x = PREPARATIONS[self.prepare](x, self.stride)
         if self.body is not None:
             x = self.body(x)
@@ -102,6 +103,7 @@ class HalvedPair(nn.Module):
         self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns (n, channels_out, ceil(h/2), ceil(w/2)) of x (n, channels_in, h, w)."""
         height, width = x.shape[-2:]
         shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
         return torch.cat((self.even(x), self.odd(shifted)), 1)
@@ -115,6 +117,7 @@ class Noise(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the sample, (n, c, h/stride, w/stride)."""
         return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
 
 

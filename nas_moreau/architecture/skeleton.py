@@ -52,6 +52,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns (n, channels_out, h/2, w/2) of x (n, channels_in, h, w)."""
         halved = f.avg_pool2d(x, 2, 2, ceil_mode=True)
         return self.shortcut(halved) + self.second(self.first(x))
 
@@ -73,6 +74,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(wide, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (n, num_classes) of a feature map (n, channels, h, w)."""
         x = f.relu(x)
         # 5x5 windows three apart turn 8x8 into 2x2, as published; other sizes are brought to 2x2 by adaptive pooling
         x = f.avg_pool2d(x, 5, 3) if x.shape[-2:] == (8, 8) else f.adaptive_avg_pool2d(x, 2)

@@ -36,6 +36,7 @@ class HalvedPair(nn.Module):
         self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns a map of half the height and width."""
         height, width = x.shape[-2:]
         shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
         return torch.cat((self.even(x), self.odd(shifted)), 1)
@@ -51,16 +52,19 @@ class Operation(nn.Module):
         self.before, self.body, self.norm = before, body, norm
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns what the edge sends on of x (n, channels, height, width)."""
         x = self.before(x)
         x = x if self.body is None else self.body(x)
         return x if self.norm is None else self.norm(x)
 
 
 def depthwise(c: int, kernel: int, stride: int, dilation: int = 1) -> nn.Conv2d:
+    """Returns a convolution of each of `c` channels on its own."""
     return nn.Conv2d(c, c, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=c, bias=False)
 
 
 def pointwise(c: int) -> nn.Conv2d:
+    """Returns a 1x1 convolution of `c` channels."""
     return nn.Conv2d(c, c, 1, bias=False)
 
 
@@ -112,6 +116,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
+        """Returns the output of a cell that reads these inputs."""
         states = [module(x) for module, x in zip(self.preprocess, inputs)] if len(self.preprocess) else list(inputs)
         for node in range(len(states), self.last_node + 1):
             total = None
@@ -126,6 +131,7 @@ class Cell(nn.Module):
 
 
 def relu_conv_norm(channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+    """Returns ReLU, convolution without bias, norm."""
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels_out))
 
@@ -140,6 +146,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns a map of half the height and width."""
         return self.shortcut(f.avg_pool2d(x, 2, 2, ceil_mode=True)) + self.second(self.first(x))
 
 
@@ -183,6 +190,7 @@ class Network(nn.Module):
         return last
 
     def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (n, classes)."""
         before = last = self.stem(images)
         for cell in self.cells:
             if isinstance(cell, ResidualBlock):

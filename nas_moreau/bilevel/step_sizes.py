@@ -333,7 +333,12 @@ def _secant(old: Tensors, new: Tensors, before: Tensors, after: Tensors) -> floa
 
 
 def explain(tuning: Tuning, gamma: float | None = None) -> str:
-    """Returns in words what was chosen and why, and whether the theory's condition on gamma holds there."""
+    """Returns in words what was chosen and why, and whether the theory's condition on gamma holds there.
+
+    Args:
+        tuning: The automatic constants: `state.tuning` of a method with any.
+        gamma: What was given for gamma; None where it is automatic.
+    """
     L = tuning.curvature
     gamma = tuning.gamma if gamma is None else gamma
     bound = math.inf if L.rho < 1e-6 * L.f_yy else 1 / (2 * L.rho)

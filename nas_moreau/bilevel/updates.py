@@ -41,7 +41,14 @@ class SGDState(NamedTuple):
 
 
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None) -> Update:
-    """Returns SGD as torch.optim.SGD does it, after clipping the direction's global norm to `clip`."""
+    """Returns SGD as torch.optim.SGD does it.
+
+    Args:
+        momentum: Share of the last steps that goes on.
+        weight_decay: That many times the parameters is added to the direction.
+        nesterov: Look ahead along the momentum.
+        clip: Largest norm of the whole direction, before the decay; None for any.
+    """
 
     def apply(direction: Tensors, step: float, params: Tensors, state: SGDState) -> tuple[Tensors, SGDState]:
         if clip is not None:
@@ -67,7 +74,13 @@ class AdamState(NamedTuple):
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> Update:
-    """Returns Adam as torch.optim.Adam does it (weight decay added to the direction)."""
+    """Returns Adam as torch.optim.Adam does it.
+
+    Args:
+        betas: Decay of the first and the second moment, a step.
+        eps: Added to the root of the second moment.
+        weight_decay: That many times the parameters is added to the direction.
+    """
     b1, b2 = betas
 
     def init(params: Tensors) -> AdamState:

@@ -22,5 +22,5 @@ def seed_for(seed: int, purpose: str, *numbers: int) -> int:
 
 
 def generator_for(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns a fresh generator on ``device``, seeded by `seed_for`."""
+    """Returns a fresh generator on ``device``, seeded by `seed_for(seed, purpose, *numbers)`."""
     return torch.Generator(device=device).manual_seed(seed_for(seed, purpose, *numbers))

@@ -65,6 +65,6 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
 
 
 def epoch_order(indices: Tensor, seed: int, purpose: str, epoch: int) -> Tensor:
-    """Returns ``indices`` in the shuffled order of one epoch, equal on every device."""
+    """Returns ``indices`` in the shuffled order of one epoch: of (seed, purpose, epoch), equal on every device."""
     order = torch.randperm(len(indices), generator=generator_for(seed, purpose, epoch))
     return indices[order.to(indices.device)]

@@ -1,25 +1,3 @@
-"""Ready-made configurations: one YAML file each, by the name of its file; `nas_moreau.config` reads them."""
+"""Ready-made configurations: one YAML file each, which begins with the command that runs it."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
-from nas_moreau.errors import InputError, did_you_mean
-
-__all__ = ["preset_names", "preset_text"]
-
-
-def preset_names() -> list[str]:
-    """Returns the names of the presets that come with the package."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
-
-
-def preset_text(name: str) -> str:
-    """Returns a preset's YAML text.
-
-    Raises:
-        InputError: There is no such preset.
-    """
-    if name not in preset_names():
-        raise InputError(f"There is no preset '{name}'.", did_you_mean(name, preset_names()))
-    return Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+__all__: list[str] = []

@@ -144,6 +144,11 @@ def orthogonal_case(groups: int = 4, seed: int = 0, dtype: torch.dtype = torch.f
 
     With groups of 2, f = |y - u|^2 / 2 and F = |y - w|^2 / 2, group j of y(x) is u_j (1 - x_j/|u_j|)+ and the best
     x_j is |u_j| - <u_j, w_j>/|u_j|, clipped to [0, |u_j|].
+
+    Args:
+        groups: Their number.
+        seed: Of u and w.
+        dtype: Of all tensors.
     """
     generator = torch.Generator().manual_seed(seed)
     u = torch.randn(groups, 2, generator=generator, dtype=torch.float64).to(dtype) + 1.5

@@ -31,7 +31,10 @@ def draw_genotype(genotype: Any, alphas: Weights | Tables | None = None, space: 
 
 
 def draw_png(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None, scale: float = 2.0) -> bytes:
-    """Returns the drawing of `draw_genotype` as a PNG with a white ground, `scale` pixels a unit."""
+    """Returns the drawing of `draw_genotype`, of the same genotype, alphas and space, as a PNG.
+
+    The ground is white; a unit of the drawing is `scale` pixels.
+    """
     from nas_moreau.runs.scene_png import paint_png
 
     return paint_png(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)

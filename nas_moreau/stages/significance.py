@@ -48,8 +48,8 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
     (concordant - discordant) / sqrt((pairs - ties in a) (pairs - ties in b)) (Kendall, 1945).
 
     Example:
-        >>> kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])  # 5 pairs agree, 1 does not
-        0.6666666666666666
+        >>> round(kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]), 3)  # 5 pairs agree, 1 does not
+        0.667
     """
     x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(a, float), np.asarray(b, float)))
     scale = math.sqrt((x * x).sum()) * math.sqrt((y * y).sum())
