@@ -83,9 +83,9 @@ class AlphasConfig(Section):
 class MoreauConfig(Section):
     """Constants of the Moreau-envelope method: gamma of the envelope, c_k = c (k+1)^p, and the steps of y and theta.
 
-    `weights_lr`: y's first step; where it is not given c/(1+c) of `search.weights.lr`. y moves along F/c_k + f, which is
-    (1+c)/c times as steep as f alone, so that a y with the whole step would learn at a rate that its rivals do not have.
-    `theta_lr`: theta's where it is not y's.
+    `weights_lr`: y's first step; where it is not given c/(1+c) of `search.weights.lr`. y moves along F/c_k + f, which
+    is (1+c)/c times as steep as f alone, so that a y with the whole step would learn at a rate that its rivals do not
+    have. `theta_lr`: theta's where it is not y's.
     """
 
     gamma: Positive = 100.0
