@@ -7,46 +7,58 @@ on more of their own kind. Each is loaded when it is first asked for:
     result = run(load_config("smoke"), "runs/first")     # search, retrain, evaluate, report
 """
 
+from collections.abc import Callable as _Callable
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    # the solver
-    "Bilevel": "bilevel",
-    "moreau": "bilevel",
-    "solve": "bilevel",
-    # what can be found
-    "Genotype": "architecture",
-    "Network": "architecture",
-    "SearchSpace": "architecture",
-    "Supernet": "architecture",
-    "derive": "architecture",
-    "load_genotype": "architecture",
-    "load_space": "architecture",
-    "multiply_adds": "architecture",
-    "parameter_count": "architecture",
-    "register_operation": "architecture",
-    # a run: its configuration, its images, its stages
-    "Config": "config",
-    "InputError": "errors",
-    "load_config": "config",
-    "load_data": "data",
-    "compare": "stages.compare",
-    "register_method": "stages.methods",
-    "retrain": "stages.retrain",
-    "run": "stages.main_job",
-    "search": "stages.search",
-}
-__all__ = sorted([*_HOMES, "__version__"])
+
+def _hand_on(package: str, homes: dict[str, str]) -> tuple[list[str], _Callable[[str], _Any], _Callable[[], list[str]]]:
+    """Returns `__all__`, `__getattr__` and `__dir__` of a package that hands on names of its modules.
+
+    A module is imported when one of its names is first asked for; none may bear the name of a thing that it hands on.
+
+    Args:
+        package: Its full name.
+        homes: Name -> module of the package.
+    """
+
+    def get(name: str) -> _Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(_import_module(f"{package}.{homes[name]}"), name)
+
+    return sorted(homes), get, lambda: sorted(homes)
 
 
-def __getattr__(name: str) -> _Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__]
+__all__, __getattr__, __dir__ = _hand_on(
+    __name__,
+    {
+        # the solver
+        "Bilevel": "bilevel",
+        "moreau": "bilevel",
+        "solve": "bilevel",
+        # what can be found
+        "Genotype": "architecture",
+        "Network": "architecture",
+        "SearchSpace": "architecture",
+        "Supernet": "architecture",
+        "derive": "architecture",
+        "load_genotype": "architecture",
+        "load_space": "architecture",
+        "multiply_adds": "architecture",
+        "parameter_count": "architecture",
+        "register_operation": "architecture",
+        # a run: its configuration, its images, its stages
+        "Config": "config",
+        "InputError": "errors",
+        "load_config": "config",
+        "load_data": "data",
+        "compare": "stages.compare",
+        "register_method": "stages.methods",
+        "retrain": "stages.retrain",
+        "run": "stages.main_job",
+        "search": "stages.search",
+    },
+)

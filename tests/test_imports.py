@@ -64,7 +64,7 @@ def imports(path: Path) -> Iterator[str]:
             module = ".".join([*parent[: len(parent) + 1 - node.level], node.module or ""]).rstrip(".")
             module = module if node.level else str(node.module)
             if module == "nas_moreau":  # `from nas_moreau import listing` imports a module, `__version__` does not
-                yield from (f"nas_moreau.{a.name}" for a in node.names if not a.name.startswith("__"))
+                yield from (f"nas_moreau.{a.name}" for a in node.names if not a.name.startswith("_"))
             else:
                 yield module
 
