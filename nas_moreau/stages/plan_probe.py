@@ -42,7 +42,7 @@ class Clock:
 
     def __init__(self, job: Any, seconds: float):
         self.job, self.seconds = job, seconds
-        self.count, self.spent = 0, {"step": 0.0, "end": 0.0, "evaluation": 0.0, "choice": 0.0}
+        self.count, self.spent = 0, {"end": 0.0, "evaluation": 0.0, "derived": 0.0, "choice": 0.0}
         self.ends, self.evaluations, self.inside = 0, 0, 0.0
         job.step = max(0, job.settings.epochs // 2) * job.epoch_steps
         job.total_steps = job.step + WARM_STEPS + MOST_STEPS + 1
@@ -51,9 +51,10 @@ class Clock:
         job.advance = lambda: self._step(advance)
         job.finish_epoch = lambda *given: self._end(finish, *given)
         job._evaluate = lambda *given, **named: self._evaluation(evaluate, *given, **named)
-        if hasattr(job, "_choose"):
-            choose = job._choose
-            job._choose = lambda: self._choice(choose)
+        if hasattr(job, "_choose"):  # a search, which also measures the derived cell at every epoch's end
+            choose, one_hot = job._choose, job._one_hot
+            job._choose = lambda: self._timed("choice", choose)
+            job._one_hot = lambda genotype: self._timed("derived", one_hot, genotype)
 
     def now(self) -> float:
         """Returns the time once the device has done what it was given."""
@@ -78,24 +79,23 @@ class Clock:
         return result
 
     def _end(self, finish: Callable[..., None], *given: Any) -> None:
-        began, before = self.now(), self.spent["evaluation"] + self.spent["choice"]
+        began, before = self.now(), sum(self.spent.values())
         finish(*given)
         self.last = self.now()
         self.inside += self.last - began
         self.ends += 1
-        self.spent["end"] += self.last - began - (self.spent["evaluation"] + self.spent["choice"] - before)
+        self.spent["end"] += self.last - began - (sum(self.spent.values()) - before)
 
     def _evaluation(self, evaluate: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        began = self.now()
-        found = evaluate(*given, **named)
-        self.spent["evaluation"] += self.now() - began
+        found = self._timed("evaluation", evaluate, *given, **named)
         self.evaluations += found.samples
         return found
 
-    def _choice(self, choose: Callable[[], None]) -> None:
+    def _timed(self, what: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         began = self.now()
-        choose()
-        self.spent["choice"] += self.now() - began
+        found = function(*given, **named)
+        self.spent[what] += self.now() - began
+        return found
 
 
 def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float) -> dict[str, Any]:
@@ -117,13 +117,14 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         job: Any = plan_search(config, data)
         if job is None:  # the method `random` draws a cell and trains nothing
             return {"memory_bytes": peak_memory_bytes(torch.device("cpu")), "hours": 0.0, "steps": 0}
-        evaluated = (job.settings.epochs + 1) * len(job.held_out.indices)
+        derived = job.settings.epochs * len(job.held_out.indices)
+        evaluated = derived + len(job.held_out.indices)
         job.held_out = job.held_out._replace(indices=job.held_out.indices[:MOST_IMAGES])
         job.config = config.model_copy(update={"derive": DeriveConfig()})
     else:
         cell = random_cell(load_space(config.space), config.seed) if genotype is None else genotype
         job = plan_retraining(config, cell, data)
-        evaluated = _evaluated_in_retraining(config, data, job)
+        evaluated, derived = _evaluated_in_retraining(config, data, job), 0
         job.data = replace(job.data, test=job.data.test.take(torch.arange(min(MOST_IMAGES, len(data.test)))))
         if job.validation is not None:
             job.validation = job.validation[:MOST_IMAGES]
@@ -133,15 +134,16 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         job.run(folder)
         clock.called, done = clock.first - clock.called, clock.now()
     image, end = clock.spent["evaluation"] / clock.evaluations, clock.spent["end"] / clock.ends
+    cell_image = clock.spent["derived"] / (clock.ends * len(job.held_out.indices)) if stage == "search" else 0.0
     begin = clock.called + max(0.0, clock.warm - WARM_STEPS * clock.each)
     final = done - clock.last - image * (len(job.held_out.indices) if stage == "search" else len(job.data.test))
     final = max(0.0, final) + clock.spent["choice"]
-    total = begin + steps * clock.each + epochs * end + evaluated * image + final
+    total = begin + steps * clock.each + epochs * end + evaluated * image + derived * cell_image + final
     return {
         "memory_bytes": peak_memory_bytes(job.device), "hours": total / 3600, "steps": steps,
         "step_seconds": clock.each, "epochs": epochs, "epoch_end_seconds": end, "evaluated_images": evaluated,
-        "image_seconds": image, "begin_seconds": begin, "final_seconds": final,
-        "measured_steps": clock.count - WARM_STEPS,
+        "image_seconds": image, "derived_cell_images": derived, "derived_cell_image_seconds": cell_image,
+        "begin_seconds": begin, "final_seconds": final, "measured_steps": clock.count - WARM_STEPS,
         **({} if stage == "search" else {"digest": job.genotype.digest()}),
     }  # fmt: skip
 

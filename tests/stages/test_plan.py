@@ -25,13 +25,16 @@ def tiny(*overrides):
 def total(found):
     """The hours again, out of what they are said to come from."""
     once = found["begin_seconds"] + found["final_seconds"]
-    counted = [("steps", "step_seconds"), ("epochs", "epoch_end_seconds"), ("evaluated_images", "image_seconds")]
+    counted = [("steps", "step_seconds"), ("epochs", "epoch_end_seconds"), ("evaluated_images", "image_seconds"),
+               ("derived_cell_images", "derived_cell_image_seconds")]  # fmt: skip
     return (once + sum(found[count] * found[each] for count, each in counted)) / 3600
 
 
 def test_a_search_is_counted_in_full():
     found = plan_probe.probe("search", tiny(), None, 0.0)
     assert found["steps"] == 21 and found["evaluated_images"] == 4 * 400  # three epochs and the end, a tenth of 4,000
+    # at every epoch's end the derived cell is measured too
+    assert found["derived_cell_images"] == 3 * 400 and found["derived_cell_image_seconds"] > 0
     assert found["measured_steps"] == plan_probe.LEAST_STEPS
     assert found["hours"] == pytest.approx(total(found))
     assert found["memory_bytes"] > 100e6
