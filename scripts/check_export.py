@@ -3,7 +3,7 @@
     python scripts/check_export.py [--genotype DARTS_V2] [--data npz:cifar10.npz] [--images 1000] [--steps 8]
 
 The network (36 channels, 20 cells) is trained for a few steps, so that its running statistics and logits are those of
-images. Asserted: the class of every test image is the same in onnxruntime; model.py's logits in float64 have equal bits.
+images. Asserted: every test image gets the same class in onnxruntime; model.py has equal bits in float64.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def trained(genotype: str, config: Config, data: Data, steps: int) -> Classifier
 
 
 def compare(found: Classifier, data: Data, images: int) -> tuple[int, float, float, bool]:
-    """Returns images of equal class, the largest difference of logits, the least margin of a class, and bit equality."""
+    """Returns images of equal class, the largest difference of logits, the least margin, and whether bits are equal."""
     pixels = Augment(data.mean, data.std).normalise(data.test.pixels[:images])
     with tempfile.TemporaryDirectory() as place:
         export(found, "onnx", Path(place) / "onnx")

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-TILE, GAP, LINE = 64, 6, 11
+TILE, GAP, LINE = 64, 8, 13
 """Side of an image, space between two, height of a line of text, in pixels."""
-WIDEST, SHEET = 150, 720  # of a column and, where columns are wider than an image, of the whole
+WIDEST, SHEET = 170, 1040  # of a column and, where columns are wider than an image, of the whole
 
 
 def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) -> bytes:
@@ -20,7 +20,7 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
 
     Args:
         pixels: uint8 (n, 1 or 3 or more channels, height, width); of more than three the first is shown in grey.
-        captions: n texts; a line that is longer than 150 pixels is cut and ends in "...".
+        captions: n texts; a line that is longer than 170 pixels is cut and ends in "...".
         columns: Images in a row; fewer where long captions make the columns wide.
 
     Raises:
@@ -34,6 +34,7 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
     wide = max(TILE, *(math.ceil(font.getlength(line)) for texts in lines for line in texts))
     columns = min(columns, len(lines))
     if wide > TILE:
+        wide += GAP  # texts need more room between them than images
         columns = max(1, min(columns, (SHEET - GAP) // (wide + GAP)))
     rows = -(-len(lines) // columns)
     sheet = Image.new("RGB", (columns * (wide + GAP) + GAP, rows * high + GAP), "white")

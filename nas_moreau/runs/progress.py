@@ -37,6 +37,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._began = clock, clock()
         self._shown = self._began
+        self._first: tuple[int, float] | None = None  # the first step shown, and when
         self._bar: Any = None
         if self._stream.isatty():
             self._bar = Display(self._stream, description, total_steps, start, epoch_steps)
@@ -49,6 +50,7 @@ class Progress:
             numbers: By name, "_" standing for a space; texts are shown as they are.
         """
         now = self._clock()
+        self._first = self._first or (step, now)
         if now - self._shown < (_PLAIN_SECONDS if self._bar is None else _BAR_SECONDS) and step < self.total:
             return
         self._shown = now
@@ -73,11 +75,14 @@ class Progress:
             self._bar.cell = text
 
     def time_left(self, step: int, now: float) -> str:
-        """Returns the time left as h:mm:ss, from the mean of the steps done here; "?" before the first."""
-        done = step - self.start
-        if done <= 0:
+        """Returns the time left as h:mm:ss, from the mean of the steps done here; "?" before there are two.
+
+        The first is left out: it may compile, or meet empty caches.
+        """
+        first, began = self._first or (step, now)
+        if step <= first:
             return "?"
-        seconds = round((now - self._began) / done * max(0, self.total - step))
+        seconds = round((now - began) / (step - first) * max(0, self.total - step))
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
 
     def _write(self, text: str) -> None:

@@ -278,12 +278,10 @@ class _Retraining:
         """Shows what the last step before a stop had shown."""
         monitor.scalars(self.shown, self.step)
 
-    def _numbers(self) -> dict[str, float]:
+    def _numbers(self) -> dict[str, float | str]:
         count = (self.step - 1) % self.epoch_steps + 1
-        return {
-            "loss": self.sums["loss"].item() / count,
-            "accuracy": self.sums["correct"].item() / (count * self.settings.batch_size),
-        }
+        accuracy = self.sums["correct"].item() / (count * self.settings.batch_size)
+        return {"loss": self.sums["loss"].item() / count, "training_accuracy": f"{100 * accuracy:.2f} %"}
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates where that is due, writes the epoch's row, moves the schedule, saves."""
@@ -338,7 +336,7 @@ class _Retraining:
             target.unlink(missing_ok=True)
             return
         names = self.data.classes
-        captions = [f"{names[m.true]}\n{100 * m.confidence:.0f} % {names[m.predicted]}" for m in test.worst]
+        captions = [f"{names[m.true]}\n{names[m.predicted]}, {100 * m.confidence:.0f} %" for m in test.worst]
         pixels = self.data.test.pixels[torch.tensor([m.image for m in test.worst], device=self.data.test.pixels.device)]
         write_atomic(target, contact_sheet(pixels, captions))
 
