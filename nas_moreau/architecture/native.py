@@ -7,7 +7,7 @@ the known kinds. A cell with one operation of another kind stays on the portable
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from nas_moreau.kernels.cell import Branch
 
 KERNELS = ("auto", "portable", "native")
 MOMENTUM = 0.1
+_jit: Any = torch.jit  # its types leave is_tracing out
 
 
 class Part(NamedTuple):
@@ -28,7 +29,7 @@ class Part(NamedTuple):
     kernel: int
     dilation: int
     convolutions: tuple[nn.Conv2d, ...]
-    norms: tuple[nn.Module, ...]
+    norms: tuple[Any, ...]  # PlainBatchNorm, or BatchNorm2d with running statistics
 
 
 class NativeCell(NamedTuple):
@@ -36,7 +37,7 @@ class NativeCell(NamedTuple):
 
     numbers: list[int]
     convolutions: list[nn.Conv2d]
-    norms: list[nn.Module]
+    norms: list[Any]  # as in `Part`
     affine: bool
 
 
@@ -49,7 +50,7 @@ def check_kernels(kernels: str) -> str:
     return kernels
 
 
-def _is(conv: nn.Module, kernel_size: int | None = None, depthwise: bool = False) -> bool:
+def _is(conv: nn.Module, kernel_size: int | None = None, depthwise: bool = False) -> TypeGuard[nn.Conv2d]:
     """Whether `conv` is a square odd convolution with "same" padding, no bias, and all channels kept."""
     if not isinstance(conv, nn.Conv2d) or conv.bias is not None or conv.in_channels != conv.out_channels:
         return False
@@ -91,20 +92,15 @@ def part_of(operation: Operation) -> Part | None:
         return Part(kernel.POINT, 1, 1, (body,), (norm,))
     if _is(body):
         return Part(kernel.DENSE, body.kernel_size[0], body.dilation[0], (body,), (norm,))
-    layers = list(body) if isinstance(body, nn.Sequential) else []
+    layers: list[nn.Module] = list(body) if isinstance(body, nn.Sequential) else []
     if len(layers) not in (2, 6) or not _is(layers[0], None, True) or not _is(layers[1], 1):
         return None
     size, dilation = layers[0].kernel_size[0], layers[0].dilation[0]
     if len(layers) == 2:
         return Part(kernel.SINGLE, size, dilation, (layers[0], layers[1]), (norm,))
-    fits = (
-        _norms_fit([layers[2]])
-        and isinstance(layers[3], nn.ReLU)
-        and _is(layers[4], size, True)
-        and layers[4].dilation == layers[4].stride == (1, 1)
-        and _is(layers[5], 1)
-    )
-    if not fits:
+    if not (_norms_fit([layers[2]]) and isinstance(layers[3], nn.ReLU)):
+        return None
+    if not (_is(layers[4], size, True) and layers[4].dilation == layers[4].stride == (1, 1) and _is(layers[5], 1)):
         return None
     return Part(kernel.DOUBLE, size, dilation, (layers[0], layers[1], layers[4], layers[5]), (layers[2], norm))
 
@@ -132,7 +128,7 @@ def native_cell(
     if min(concat) < inputs or list(concat) != sorted(set(concat)) or channels < 2:
         return None
     convolutions: list[nn.Conv2d] = []
-    norms: list[nn.Module] = []
+    norms: list[Any] = []
     slots: dict[int, int] = {}
     branches, rows = [], 0
     for source, target, alpha, operation in edges:
@@ -168,7 +164,7 @@ def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool)
     x = states[0]
     if kernels == "portable" or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or _jit.is_tracing():
         return False
     if not training and torch.is_grad_enabled():
         return False
@@ -202,7 +198,6 @@ def run_native(
             count = len(out) * out.shape[2] * out.shape[3]
             torch._foreach_lerp_(means, list(stats[:, 0].unbind()), MOMENTUM)
             torch._foreach_lerp_(variances, list((stats[:, 1] * (count / (count - 1))).unbind()), MOMENTUM)
-            counters = [norm.num_batches_tracked for norm in cell.norms if isinstance(norm, nn.BatchNorm2d)]
-            if counters:
-                torch._foreach_add_(counters, 1)
+            if cell.affine:
+                torch._foreach_add_([norm.num_batches_tracked for norm in cell.norms], 1)
     return out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture.genotype import Cell, Genotype
-from nas_moreau.architecture.native import check_kernels, native_cell, run_native, usable
+from nas_moreau.architecture.native import NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.operations import build_operation
 from nas_moreau.architecture.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
 from nas_moreau.errors import InputError
@@ -52,11 +52,12 @@ class DerivedCell(nn.Module):
         kept = sorted((e for e in cell.edges if e[0] != "none"), key=lambda e: (e[2], e[1], e[0]))
         self.places = [(source, target) for _, source, target in kept]
         self.last_node = max([*cell.concat, *(target for _, _, target in cell.edges)])
-        self.operations = nn.ModuleList(
+        operations = [
             build_operation(name, channels, 2 if halves and source < inputs else 1, nn.BatchNorm2d)
             for name, source, _ in kept
-        )
-        edges = [(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, self.operations))]
+        ]
+        self.operations = nn.ModuleList(operations)
+        edges = [(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, operations))]
         nodes = self.last_node + 1 - inputs
         self.kernels = kernels
         self.native = native_cell(inputs, nodes, channels, halves, self.concat, edges, droppable=True)
@@ -66,7 +67,7 @@ class DerivedCell(nn.Module):
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
         if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
-            return self._run_native(inputs, drop_path_rate if self.training else 0.0)
+            return self._run_native(self.native, inputs, drop_path_rate if self.training else 0.0)
         states = list(inputs)
         for node in range(len(inputs), self.last_node + 1):
             total = None
@@ -80,7 +81,7 @@ class DerivedCell(nn.Module):
             states.append(self._nothing(states[0]) if total is None else total)
         return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
 
-    def _run_native(self, inputs: list[Tensor], rate: float) -> Tensor:
+    def _run_native(self, plan: NativeCell, inputs: list[Tensor], rate: float) -> Tensor:
         """Returns the same as `forward` from the native operator, from the same random draws."""
         x, scales, keep = inputs[0], [1.0] * len(self.operations), None
         if rate > 0:
@@ -89,7 +90,7 @@ class DerivedCell(nn.Module):
             rows = [_kept(x, rate).flatten() for drop in dropped if drop]
             keep = torch.stack(rows) > 0 if rows else None
         mixture = torch.tensor(scales, dtype=x.dtype, device=x.device)
-        return run_native(self.native, inputs, mixture, self.training, keep)
+        return run_native(plan, inputs, mixture, self.training, keep)
 
     def _nothing(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
@@ -113,6 +114,10 @@ class Network(nn.Module):
     Raises:
         InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
     """
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    classifier: nn.Linear | nn.Identity
 
     def __init__(
         self,

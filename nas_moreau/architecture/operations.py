@@ -24,6 +24,8 @@ from nas_moreau.architecture.space import KNOWN_OPERATIONS, check_operations
 from nas_moreau.errors import InputError
 
 Norm = Callable[[int], nn.Module]
+# (channels, stride, norm) -> the operation's module
+Build = Callable[[int, int, Norm], nn.Module]
 
 
 class PlainBatchNorm(nn.Module):
@@ -34,6 +36,9 @@ class PlainBatchNorm(nn.Module):
     Args:
         channels: Number of channels.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -198,7 +203,7 @@ _BUILDERS: dict[str, Callable[[int, int, Norm], Parts | nn.Module]] = {
 BUILT_IN = ("none", *_BUILDERS)
 
 
-def register_operation(name: str) -> Callable[[Callable[[int, int, Norm], nn.Module]], Callable]:
+def register_operation(name: str) -> Callable[[Build], Build]:
     """Makes an operation known by name, so that a search space can list it.
 
     The decorated function `(channels, stride, norm) -> nn.Module` returns a module that maps (n, channels, h, w) to
@@ -217,7 +222,7 @@ def register_operation(name: str) -> Callable[[Callable[[int, int, Norm], nn.Mod
         'doctest_conv'
     """
 
-    def register(build: Callable[[int, int, Norm], nn.Module]) -> Callable:
+    def register(build: Build) -> Build:
         if name in _BUILDERS or name in KNOWN_OPERATIONS:
             raise InputError(f"An operation named '{name}' exists already.", "Choose another name.")
         _BUILDERS[name] = build
