@@ -106,16 +106,17 @@ class Batches:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Returns the most memory used so far: of the process on the CPU, of the allocator on an accelerator."""
-    if device.type == "cpu":
-        try:  # on Linux ru_maxrss holds what the process that started this one had used, too
-            with open("/proc/self/status", encoding="ascii") as file:
-                return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
-        except (OSError, StopIteration):
-            pass
-        # kilobytes elsewhere, bytes on macOS
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return getattr(torch, device.type).max_memory_allocated(device)
+    """Returns the most memory used so far: of the allocator on an accelerator that counts, of the process elsewhere."""
+    count = getattr(getattr(torch, device.type, None), "max_memory_allocated", None)
+    if device.type != "cpu" and count is not None:
+        return count(device)
+    try:  # on Linux ru_maxrss holds what the process that started this one had used, too
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        pass
+    # kilobytes elsewhere, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def pack(state: Any) -> Any:
