@@ -42,7 +42,8 @@ def dirichlet_weights(space: SearchSpace, alphas: list[Tensor], batch: Batch) ->
     # on the CPU in double precision: the same draws on every device; the library draws from the global generator
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(batch.seed)
-        concentrations = [(f.elu(logits.double().cpu()) + 1).clamp(min=SMALLEST) for logits in alphas]
+        # one reading from the device for all cells
+        concentrations = (f.elu(torch.stack(alphas).double().cpu()) + 1).clamp(min=SMALLEST)
         return Mixing([
             Dirichlet(concentration, validate_args=False).rsample().to(logits)
             for concentration, logits in zip(concentrations, alphas)

@@ -85,15 +85,16 @@ def _measure(
         logits = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x).float()
         loss += f.cross_entropy(logits, batch.labels, reduction="sum")
         pairs = batch.labels * num_classes + logits.argmax(-1)
-        confusion += torch.bincount(pairs, minlength=num_classes * num_classes)
+        confusion.index_add_(0, pairs, torch.ones_like(pairs))  # (bincount would wait for the device)
         if worst:
             share, predicted = logits.softmax(-1).max(-1)
             each = f.cross_entropy(logits, batch.labels, reduction="none")
             seen.append(torch.stack([each.double(), batch.labels.double(), predicted.double(), share.double()], 1))
-    table = confusion.reshape(num_classes, num_classes)
     samples = len(indices)
-    accuracy = table.diagonal().sum().item() / samples
-    return Evaluation(loss.item() / samples, accuracy, table.tolist(), samples, _worst(indices, seen, worst))
+    total, *counts = torch.cat([loss.reshape(1), confusion.double()]).tolist()
+    table = [[int(n) for n in counts[row : row + num_classes]] for row in range(0, len(counts), num_classes)]
+    accuracy = sum(table[i][i] for i in range(num_classes)) / samples
+    return Evaluation(total / samples, accuracy, table, samples, _worst(indices, seen, worst))
 
 
 def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ...]:

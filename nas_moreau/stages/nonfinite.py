@@ -86,17 +86,26 @@ class FiniteGuard:
             torch._foreach_copy_(self._in_place, select(self._sound, self._in_place, self._kept))
         return keep(self._sound, new, old)
 
-    def read(self) -> None:
-        """Waits for the device and raises NonFinite if the flag is down; call it before anything is saved."""
-        if self._fault is None:
-            return
-        sound, steps, *flags = torch.cat(
-            [torch.stack([self._sound.long(), self._sound_steps]), self._fault.long()]
-        ).tolist()
-        if sound:
-            return
-        step = (self._begin or 0) + steps + 1
-        raise NonFinite(self._message(step, [name for name, flag in zip(self._names, flags) if not flag]))
+    def read(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Waits for the device, once, and returns `values` with numbers in place of 0-dim tensors.
+
+        Call it before anything is saved.
+
+        Raises:
+            NonFinite: The flag is down.
+        """
+        values = dict(values or {})
+        names = [name for name, value in values.items() if isinstance(value, Tensor)]
+        if self._fault is None and not names:
+            return values
+        state = [self._sound, self._sound_steps, *([] if self._fault is None else self._fault.unbind())]
+        tensors = [*state, *(values[name].detach() for name in names)]
+        numbers = torch.stack([tensor.to(torch.float64) for tensor in tensors]).tolist()
+        (sound, steps, *flags), found = numbers[: len(state)], numbers[len(state) :]
+        if not sound:
+            step = (self._begin or 0) + int(steps) + 1
+            raise NonFinite(self._message(step, [name for name, flag in zip(self._names, flags) if not flag]))
+        return values | dict(zip(names, found))
 
     def _message(self, step: int, bad: list[str]) -> str:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

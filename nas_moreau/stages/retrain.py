@@ -268,20 +268,18 @@ class _Retraining:
     def look(self, monitor: Monitor, progress: Progress, loss: Tensor, seconds: float) -> None:
         """Shows the running means, on the CPU always, and every now and then the step in TensorBoard."""
         due = self.step % self.config.logging.every_steps == 0
-        if self.device.type == "cpu" or due:
-            self.guard.read()
-            progress.update(self.step, **self._numbers())
+        if self.device.type != "cpu" and not due:
+            return
+        read = self.guard.read({**self.sums, "step/train_loss": loss})
+        count = (self.step - 1) % self.epoch_steps + 1
+        accuracy = f"{100 * read['correct'] / (count * self.settings.batch_size):.2f} %"
+        progress.update(self.step, loss=read["loss"] / count, training_accuracy=accuracy)
         if due:
-            show(self, monitor, {"step/train_loss": loss, "step/lr": self._lr()})
+            show(self, monitor, {"step/train_loss": read["step/train_loss"], "step/lr": self._lr()})
 
     def show_again(self, monitor: Monitor) -> None:
         """Shows what the last step before a stop had shown."""
         monitor.scalars(self.shown, self.step)
-
-    def _numbers(self) -> dict[str, float | str]:
-        count = (self.step - 1) % self.epoch_steps + 1
-        accuracy = self.sums["correct"].item() / (count * self.settings.batch_size)
-        return {"loss": self.sums["loss"].item() / count, "training_accuracy": f"{100 * accuracy:.2f} %"}
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates where that is due, writes the epoch's row, moves the schedule, saves."""

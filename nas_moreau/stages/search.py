@@ -241,14 +241,13 @@ class _Search:
     def look(self, monitor: Monitor, progress: Progress, info: Any, seconds: float) -> None:
         """Shows the running means, and every now and then the step in TensorBoard."""
         if self.step % self.config.logging.every_steps == 0 or self.step == self.total_steps:
-            self.guard.read()
             terms = _terms(info)
             size = {name: self.settings.batch_size for name in _COUNTS}
             values: dict[str, Any] = {tag("step", name): value / size.get(name, 1) for name, value in terms.items()}
             values["step/seconds"] = seconds
             if self.c is not None:
                 values["step/c_k"] = self.c
-            show(self, monitor, values)
+            show(self, monitor, self.guard.read(values))
         progress.update(self.step, **self._numbers())
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
@@ -374,7 +373,7 @@ class _Search:
 
     def _softmax(self, x: list[Tensor]) -> dict[str, list[list[float]]]:
         return {
-            name: torch.softmax(logits.detach().double().cpu(), -1).tolist()
+            name: torch.softmax(logits.detach().cpu().double(), -1).tolist()
             for name, logits in zip(self.space.cells, x)
         }
 

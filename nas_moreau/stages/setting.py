@@ -18,21 +18,27 @@ from nas_moreau.stages.performance import set_up
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is the accelerator if there is one, else the CPU.
+    """Returns the device of that name; "auto" is the accelerator if there is one that knows float64, else the CPU.
 
     Raises:
-        InputError: There is no such device here.
+        InputError: There is no such device here, or it has no float64, in which sums are kept.
     """
     if name == "auto":
         # a build for an accelerator names it even on a machine that has none
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+        try:
+            return _tried(found) if found else torch.device("cpu")
+        except (RuntimeError, TypeError):
+            return torch.device("cpu")
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        return _tried(torch.device(name))
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"Device '{name}' cannot be used: {reason}.", "Use --device auto or --device cpu.") from None
+
+
+def _tried(device: torch.device) -> torch.device:
+    torch.empty(1, dtype=torch.float64, device=device)
     return device
 
 

@@ -94,6 +94,13 @@ class Elsewhere(TorchDispatchMode):
         return tree_map(sent, out)
 
 
+class Generator(torch.Generator):
+    """A generator of the device is one of the CPU."""
+
+    def __new__(cls, device="cpu"):
+        return super().__new__(cls, CPU if torch.device(device) == DEVICE else device)
+
+
 def _near(value):
     return tree_map(lambda t: t.held if isinstance(t, Far) else t, value)
 
@@ -121,5 +128,6 @@ def elsewhere(monkeypatch):
     make = torch.tensor
     # torch.tensor goes past the mode on its way to a device
     monkeypatch.setattr(torch, "tensor", lambda *args, device=None, **more: make(*args, **more).to(device or CPU))
+    monkeypatch.setattr(torch, "Generator", Generator)
     with Elsewhere() as mode:
         yield mode

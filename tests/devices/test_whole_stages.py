@@ -5,17 +5,26 @@ import csv
 import pytest
 import torch
 
-from nas_moreau.architecture import published_cell
+from nas_moreau.architecture import native, published_cell
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
+from nas_moreau.stages import retrain as retraining
+from nas_moreau.stages import search as searching
 from nas_moreau.stages.retrain import retrain
 from nas_moreau.stages.search import search
 
+DEVICE = torch.device("lazy")
 TINY = [
-    "space=toy", "search.channels=4", "search.layers=2", "search.epochs=2", "search.steps_per_epoch=4",
-    "search.batch_size=4", "logging.every_steps=3",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=4", "retrain.batch_size=4",
+    "space=toy", "search.channels=4", "search.layers=2", "search.epochs=1", "search.steps_per_epoch=4",
+    "search.batch_size=4", "search.partial_channels=2", "logging.every_steps=3",
+    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=1", "retrain.steps_per_epoch=4", "retrain.batch_size=4",
 ]  # fmt: skip
+# methods whose draws depend on the alphas, and are made on the CPU so as to be the same everywhere: they wait once an
+# evaluation, and where the gradient goes the same way back
+DRAW = {
+    "gdas": {"stages/gdas.py:gumbel_paths": 2},
+    "drnas+pc": {"stages/drnas.py:dirichlet_weights": 2, "bilevel/tensors.py:evaluate": 1},
+}
 METHODS = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "drnas+pc", "rsws"]
 CELL = published_cell("DARTS_V2")
 
@@ -35,20 +44,81 @@ def numbers(folder):
     return [float(value) for row in rows for name, value in row.items() if value and name != "wall_seconds"]
 
 
+@pytest.fixture(autouse=True)
+def portable(monkeypatch):
+    """The CPU takes the path of other devices, so that numbers are not apart by more than rounding."""
+    monkeypatch.setattr(native.kernel, "available", lambda: False)
+
+
+@pytest.fixture
+def waits_of_steps(monkeypatch, elsewhere):
+    """How often each step waited for the device: (step, in the step itself, in showing it)."""
+    seen = []
+
+    def watch(stage):
+        advance, look = stage.advance, stage.look
+
+        def counted_advance(self):
+            before = elsewhere.waits.copy()
+            try:
+                return advance(self)
+            finally:
+                seen.append([self.step, elsewhere.waits - before, None])
+
+        def counted_look(self, *args):
+            before = elsewhere.waits.copy()
+            look(self, *args)
+            seen[-1][2] = elsewhere.waits - before
+
+        monkeypatch.setattr(stage, "advance", counted_advance)
+        monkeypatch.setattr(stage, "look", counted_look)
+
+    watch(searching._Search)
+    watch(retraining._Retraining)
+    return seen
+
+
+def check(seen, expected=None):
+    """No wait in a step, one at most in showing it, and that once in a logging interval (3) or after the last step."""
+    assert [step for step, _, _ in seen] == [1, 2, 3, 4]
+    for step, in_step, in_look in seen:
+        assert dict(in_step) == (expected or {}), step
+        assert in_look.total() in {3: [1], 4: [0, 1]}.get(step, [0]), (step, in_look)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_search_on_the_device_gives_the_numbers_of_the_cpu(method, tmp_path, elsewhere):
+def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
+    method, tmp_path, waits_of_steps
+):
     there = search(tiny(f"search.method={method}", "device=lazy"), tmp_path / "there", data=data())
+    check(waits_of_steps, DRAW.get(method))
     here = search(tiny(f"search.method={method}", "device=cpu"), tmp_path / "here", data=data())
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
     assert there["digest"] == here["digest"]
-    print(elsewhere.waits)
 
 
-def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu(tmp_path, elsewhere):
-    everything = ["retrain.ema=0.9", "retrain.label_smoothing=0.1", "retrain.validation=0.2", "retrain.mixup=0.2"]
-    for overrides, name in ((["retrain.drop_path=0"], "plain"), ([*everything, "retrain.drop_path=0"], "all")):
-        there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / f"{name} there", data=data())
-        here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / f"{name} here", data=data())
-        assert numbers(tmp_path / f"{name} there") == pytest.approx(numbers(tmp_path / f"{name} here"), rel=1e-3, abs=1e-4)
-        assert there["macs"] == here["macs"]
-        print(elsewhere.waits)
+@pytest.mark.parametrize("overrides", [
+    [], ["retrain.ema=0.9", "retrain.label_smoothing=0.1", "retrain.validation=0.2", "retrain.mixup=0.2"],
+], ids=["published", "everything"])  # fmt: skip
+def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
+    overrides, tmp_path, waits_of_steps
+):
+    there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=data())
+    check(waits_of_steps)
+    here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / "here", data=data())
+    assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
+    assert there["macs"] == here["macs"] and there["test_accuracy"] == here["test_accuracy"]
+
+
+def test_tensors_of_two_places_do_not_meet(elsewhere):
+    """The device itself: without this the tests above could not fail."""
+    there = torch.arange(3.0, device=DEVICE)
+    assert there.device == (there + 1).device == torch.zeros_like(there).device == DEVICE
+    here = torch.ones(3)
+    for mixed in (lambda: there + here, lambda: torch.stack([there, here]), lambda: there[here.long()]):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    assert not elsewhere.waits and (there * torch.tensor(2.0)).sum().item() == 6
+    assert elsewhere.waits.total() == 1 and there.tolist() == [0, 1, 2] and elsewhere.waits.total() == 2
+    bool(there[0] > 0), there[there > 0], torch.ones(3).copy_(there)
+    assert elsewhere.waits.total() == 5
