@@ -222,7 +222,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         count = (end - begin) // kind.itemsize
         # an offset need not be a multiple of the item's size: a copy is
         piece = bytearray(data[8 + length + begin : 8 + length + end])
-        flat = torch.frombuffer(piece, dtype=kind, count=count) if count else torch.empty(0, dtype=kind)
+        flat = torch.frombuffer(piece, dtype=kind, count=count) if count else torch.empty(0, dtype=kind, device="cpu")
         tensors[name] = flat.reshape(entry["shape"])
     return tensors
 

@@ -106,7 +106,7 @@ class Tuning(NamedTuple):
 
 def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, seed: int, iterations: int) -> Curvature:
     """Returns the curvatures at (x, y); about 10 gradient evaluations of F and of f for each iteration."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
 
     def gradient(smooth: Any, batch: Any, x: Tensors, y: Tensors, with_g: bool) -> tuple[Tensors, Tensors]:
         found = evaluate(smooth, x, y, batch, True, True)
@@ -127,7 +127,7 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         return times, float(norm([*at_x, *at_y]))
 
     def draw(like: Tensors) -> Tensors:
-        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in like]
+        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t) for t in like]
         return scale(drawn, 1 / float(norm(drawn)))
 
     def largest(apply: Any, start: Tensors) -> float:
@@ -185,10 +185,13 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     size = sum(t.numel() for t in [*x, *y])
     moved = subtract([*far_x, *far_y], [*x, *y])
     radius = max(float(norm([*x, *y])), float(norm(moved))) / math.sqrt(size) or 1.0
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
 
     def around(tensors: Tensors) -> Tensors:
-        return [t + radius * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in tensors]
+        return [
+            t + radius * torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t)
+            for t in tensors
+        ]
 
     def between(share: float) -> tuple[Tensors, Tensors]:
         return add(x, subtract(far_x, x), share), add(y, subtract(far_y, y), share)

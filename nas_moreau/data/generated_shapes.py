@@ -43,8 +43,10 @@ def generate_shapes(count: int, seed: int, part: str, image_size: int = 32) -> I
     """
     refuse_too_large(count, 3, image_size, image_size, "The data set shapes")
     generator = generator_for(seed, f"shapes {part}")
-    labels = (torch.arange(count) % len(CLASSES))[torch.randperm(count, generator=generator)]
-    pixels = torch.empty(count, 3, image_size, image_size, dtype=torch.uint8)
+    labels = (torch.arange(count, device="cpu") % len(CLASSES))[
+        torch.randperm(count, generator=generator, device="cpu")
+    ]
+    pixels = torch.empty(count, 3, image_size, image_size, dtype=torch.uint8, device="cpu")
     for start in range(0, count, _CHUNK):
         part_labels = labels[start : start + _CHUNK]
         pixels[start : start + _CHUNK] = _paint(part_labels, image_size, generator)
@@ -56,10 +58,10 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     count = len(labels)
 
     def draw(low: float, high: float) -> Tensor:
-        return torch.rand(count, 1, 1, generator=generator) * (high - low) + low
+        return torch.rand(count, 1, 1, generator=generator, device="cpu") * (high - low) + low
 
-    shape, texture, colour = torch.tensor(_COMBINATIONS)[labels].T[:, :, None, None]
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (32 / size) - 16
+    shape, texture, colour = torch.tensor(_COMBINATIONS, device="cpu")[labels].T[:, :, None, None]
+    axis = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) * (32 / size) - 16
     rows, columns = axis[None, :, None], axis[None, None, :]
 
     # Background: a blend of two colours of any hue along a random direction, faintly textured.
@@ -90,7 +92,7 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     # Lighting falls off along a random direction; noise is independent in each value.
     light = draw(0.6, 1.15) * (1 + draw(0, 0.02) * _along(rows, columns, draw(0, 2 * math.pi)))
-    noise = torch.randn(image.shape, generator=generator) * draw(0.02, 0.07)[:, None]
+    noise = torch.randn(image.shape, generator=generator, device="cpu") * draw(0.02, 0.07)[:, None]
     return (image * light[:, None] + noise).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -133,6 +135,6 @@ def _texture(
 
 def _colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Returns (n, 3, 1, 1) RGB of (n, 1, 1) hue (1 is a full turn), saturation and value."""
-    offsets = torch.tensor([5.0, 3.0, 1.0])[None, :, None, None]
+    offsets = torch.tensor([5.0, 3.0, 1.0], device="cpu")[None, :, None, None]
     k = (offsets + 6 * hue[:, None]) % 6
     return value[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))

@@ -68,7 +68,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
         width, height, sentence = _target(sizes, image_size)
         channels = len(mode)
         refuse_too_large(len(files), channels, height, width, f"{len(files)} image files")
-        pixels = torch.empty(len(files), channels, height, width, dtype=torch.uint8)
+        pixels = torch.empty(len(files), channels, height, width, dtype=torch.uint8, device="cpu")
         for index, path in enumerate(files):
             if path in bad:
                 continue

@@ -52,7 +52,9 @@ def read_folder(
                 "Give both the same class folders, or no folder test: then a tenth of train is held out.",
             )
     groups = [*train.values(), *(test[name] for name in classes if test)]
-    labels = torch.tensor([i % len(classes) for i, group in enumerate(groups) for _ in group], dtype=torch.int64)
+    labels = torch.tensor(
+        [i % len(classes) for i, group in enumerate(groups) for _ in group], dtype=torch.int64, device="cpu"
+    )
     pixels, sentence = read_images([path for group in groups for path in group], "RGB", image_size)
     everything = Images(pixels, labels)
     notes = [sentence]
@@ -77,7 +79,7 @@ def training_files(directory: Path, seed: int = 0) -> tuple[Path, ...]:
     files = [path for group in found.values() for path in group]
     if (directory / "test").is_dir():
         return tuple(files)
-    labels = torch.tensor([i for i, group in enumerate(found.values()) for _ in group], dtype=torch.int64)
+    labels = torch.tensor([i for i, group in enumerate(found.values()) for _ in group], dtype=torch.int64, device="cpu")
     return tuple(files[i] for i in _parts(labels, seed, str(directory))[0].tolist())
 
 

@@ -54,7 +54,7 @@ def read_omniglot(
     files = [(label, path) for label, key in enumerate(classes) for _, path in sorted(drawings[key].items())]
     size = IMAGE_SIZE if image_size is None else image_size
     pixels, sentence = read_images([path for _, path in files], "L", size)
-    images = Images(pixels, torch.tensor([label for label, _ in files], dtype=torch.int64))
+    images = Images(pixels, torch.tensor([label for label, _ in files], dtype=torch.int64, device="cpu"))
     train, test = hold_out(images, seed, str(directory))
     notes = (sentence, "A tenth of every character's drawings is held out for the test.")
     return train, test, tuple(f"{alphabet}/{character}" for alphabet, character in classes), notes

@@ -43,7 +43,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
         members = torch.nonzero(on_cpu == label).flatten()
         count = len(members)
         seen += count
-        members = members[torch.randperm(count, generator=generator_for(seed, "split", label))]
+        members = members[torch.randperm(count, generator=generator_for(seed, "split", label), device="cpu")]
         sizes = [math.floor(v * count + 1e-9) for v in values]
         # What rounding leaves over goes to the parts that lag most behind their share of all samples so far.
         lag = [v * seen - done - size for v, done, size in zip(values, placed, sizes)]
@@ -66,5 +66,5 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
 
 def epoch_order(indices: Tensor, seed: int, purpose: str, epoch: int) -> Tensor:
     """Returns ``indices`` in the shuffled order of one epoch: of (seed, purpose, epoch), equal on every device."""
-    order = torch.randperm(len(indices), generator=generator_for(seed, purpose, epoch))
+    order = torch.randperm(len(indices), generator=generator_for(seed, purpose, epoch), device="cpu")
     return indices[order.to(indices.device)]

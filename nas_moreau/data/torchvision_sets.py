@@ -53,9 +53,11 @@ def read_torchvision(
     parts = [_open(name, directory, download, train=train) for train in (True, False)]
     images = []
     for part in parts:
-        pixels = torch.as_tensor(np.asarray(part.data))
+        pixels = torch.as_tensor(np.asarray(part.data), device="cpu")
         pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-        images.append(Images(pixels.contiguous(), torch.as_tensor(np.asarray(part.targets), dtype=torch.int64)))
+        images.append(
+            Images(pixels.contiguous(), torch.as_tensor(np.asarray(part.targets), dtype=torch.int64, device="cpu"))
+        )
     return images[0], images[1], tuple(parts[0].classes), ()
 
 

@@ -84,9 +84,9 @@ class Pool:
         generator = generator_for(seed, f"episodes of {purpose}", number)
         support, query = [], []
         for _ in range(tasks):
-            for way in torch.randperm(len(usable), generator=generator)[:ways].tolist():
+            for way in torch.randperm(len(usable), generator=generator, device="cpu")[:ways].tolist():
                 own = self.members[usable[way]]
-                chosen = own[torch.randperm(len(own), generator=generator)[: shots + queries]]
+                chosen = own[torch.randperm(len(own), generator=generator, device="cpu")[: shots + queries]]
                 support.append(chosen[:shots])
                 query.append(chosen[shots:])
         labels = torch.arange(ways, device=self.pixels.device)
@@ -118,7 +118,7 @@ def pools(data: Data, seed: int, device: torch.device | str = "cpu", least: int 
     for label, name in enumerate(data.classes):
         groups.setdefault(name.split("/")[0] if "/" in name else name, []).append(label)
     names = sorted(groups)
-    order = torch.randperm(len(names), generator=generator_for(seed, "held-out classes")).tolist()
+    order = torch.randperm(len(names), generator=generator_for(seed, "held-out classes"), device="cpu").tolist()
     test: list[int] = []
     rest = list(order)
     while rest and len(test) < max(least, HELD_OUT * data.num_classes):
@@ -141,7 +141,7 @@ def backbone(
     x = []
     for layer in range(LAYERS):
         inputs = channels if layer == 0 else hidden
-        kernel = torch.randn(hidden, inputs, 3, 3, generator=generator) * math.sqrt(2 / (9 * inputs))
+        kernel = torch.randn(hidden, inputs, 3, 3, generator=generator, device="cpu") * math.sqrt(2 / (9 * inputs))
         x += [kernel, torch.ones(hidden, device="cpu"), torch.zeros(hidden, device="cpu")]
     return [t.to(device=device, dtype=dtype) for t in x]
 

@@ -82,17 +82,17 @@ def generate(
         raise ValueError(
             f"{groups} groups do not fit {features} features. Use 3 or more groups that divide the features."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     size = features // groups
-    truth = torch.zeros(features, dtype=torch.float64)
+    truth = torch.zeros(features, dtype=torch.float64, device="cpu")
     for group in range(3):
         count = min(5, size)
-        truth[group * size : group * size + count] = torch.arange(1, count + 1, dtype=torch.float64)
+        truth[group * size : group * size + count] = torch.arange(1, count + 1, dtype=torch.float64, device="cpu")
 
     def half() -> Half:
-        A = torch.randn(samples, features, generator=generator, dtype=torch.float64)
+        A = torch.randn(samples, features, generator=generator, dtype=torch.float64, device="cpu")
         signal = A @ truth
-        noise = torch.randn(samples, generator=generator, dtype=torch.float64)
+        noise = torch.randn(samples, generator=generator, dtype=torch.float64, device="cpu")
         b = signal + noise * (signal.norm() / noise.norm() / snr)
         return Half(A.to(device=device, dtype=dtype), b.to(device=device, dtype=dtype))
 
@@ -150,13 +150,15 @@ def orthogonal_case(groups: int = 4, seed: int = 0, dtype: torch.dtype = torch.f
         seed: Of u and w.
         dtype: Of all tensors.
     """
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.randn(groups, 2, generator=generator, dtype=torch.float64).to(dtype) + 1.5
-    shrink = torch.linspace(0.3, 0.9, groups, dtype=dtype)
-    w = shrink[:, None] * u + 0.1 * torch.randn(groups, 2, generator=generator, dtype=torch.float64).to(dtype)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    u = torch.randn(groups, 2, generator=generator, dtype=torch.float64, device="cpu").to(dtype) + 1.5
+    shrink = torch.linspace(0.3, 0.9, groups, dtype=dtype, device="cpu")
+    w = shrink[:, None] * u + 0.1 * torch.randn(groups, 2, generator=generator, dtype=torch.float64, device="cpu").to(
+        dtype
+    )
     length = u.norm(dim=1)
     best = (length - (u * w).sum(1) / length).clamp(min=0)
-    g = GroupLasso(torch.arange(groups).repeat_interleave(2), groups)
+    g = GroupLasso(torch.arange(groups, device="cpu").repeat_interleave(2), groups)
     return Case(
         "group-lasso",
         Bilevel(
@@ -165,8 +167,8 @@ def orthogonal_case(groups: int = 4, seed: int = 0, dtype: torch.dtype = torch.f
             g=g,
             project_x=project_box(low=0.0),
         ),
-        [torch.zeros(groups, dtype=dtype)],
-        [torch.zeros(2 * groups, dtype=dtype)],
+        [torch.zeros(groups, dtype=dtype, device="cpu")],
+        [torch.zeros(2 * groups, dtype=dtype, device="cpu")],
         lambda x: relative_error(x, [best]),
         [best],
         y_of=lambda x: g.prox(x, [u.reshape(-1)], 1.0),
@@ -207,10 +209,10 @@ def grid_search(case: Case, tries: int = 50, tolerance: float = 1e-5) -> Trial:
 
 def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
     """Returns the best of `tries` weights, each group's log-uniform over the range of `grid_search`."""
-    top, generator = level_of_zero(case.data), torch.Generator().manual_seed(seed)
+    top, generator = level_of_zero(case.data), torch.Generator(device="cpu").manual_seed(seed)
 
     def propose(i: int, last: float | None) -> Tensor | None:
-        drawn = torch.rand(case.x[0].shape, generator=generator, dtype=torch.float64)
+        drawn = torch.rand(case.x[0].shape, generator=generator, dtype=torch.float64, device="cpu")
         return (top * LOWEST**drawn).to(case.x[0]) if i < tries else None
 
     return _search(case, propose, tolerance)

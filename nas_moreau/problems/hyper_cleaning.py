@@ -110,8 +110,8 @@ def corrupt_labels(labels: Tensor, classes: int, rate: float, seed: int) -> tupl
         raise InputError("Labels of a single class cannot be corrupted.", "Use data with two classes or more.")
     generator = generator_for(seed, "corrupted labels")
     count = round(rate * len(labels))
-    chosen = torch.randperm(len(labels), generator=generator)[:count].to(labels.device)
-    other = torch.randint(1, max(classes, 2), (count,), generator=generator).to(labels.device)
+    chosen = torch.randperm(len(labels), generator=generator, device="cpu")[:count].to(labels.device)
+    other = torch.randint(1, max(classes, 2), (count,), generator=generator, device="cpu").to(labels.device)
     changed = labels.clone()
     changed[chosen] = (labels[chosen] + other) % classes
     return changed, changed != labels
@@ -150,7 +150,7 @@ def hyper_cleaning(
         InputError: The rate is not within 0 to 1, or there are too few images.
     """
     generator = generator_for(seed, "hyper-cleaning parts")
-    order = torch.randperm(len(data.train), generator=generator)
+    order = torch.randperm(len(data.train), generator=generator, device="cpu")
     if corrupt == 0:
         half = len(order) // 2
         folds = [(order[:half], order[half:]), (order[half:], order[:half])]
@@ -165,10 +165,10 @@ def hyper_cleaning(
         )
     judged = torch.cat([train for train, _ in folds])
     labels, corrupted = corrupt_labels(data.train.labels[judged], data.num_classes, corrupt, seed)
-    at_test = torch.randperm(len(data.test), generator=generator)[: sizes[2]].sort().values
+    at_test = torch.randperm(len(data.test), generator=generator, device="cpu")[: sizes[2]].sort().values
 
     def part(pixels: Tensor, own: Tensor) -> Part:
-        mean, std = (torch.tensor(v, dtype=dtype)[:, None, None] for v in (data.mean, data.std))
+        mean, std = (torch.tensor(v, dtype=dtype, device="cpu")[:, None, None] for v in (data.mean, data.std))
         flat = ((pixels.to(dtype) / 255 - mean) / std).flatten(1)
         return Part(flat.to(device), own.to(device))
 
@@ -226,7 +226,9 @@ def _start(inputs: int, hidden: int, classes: int, generator: torch.Generator, d
     """Returns W1, b1, W2, b2: normal entries of variance 1/(number of inputs), zero biases."""
 
     def normal(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(dtype) / math.sqrt(rows)
+        return torch.randn(rows, columns, generator=generator, dtype=torch.float64, device="cpu").to(dtype) / math.sqrt(
+            rows
+        )
 
     def zeros(n: int) -> Tensor:
         return torch.zeros(n, dtype=dtype, device="cpu")

@@ -65,9 +65,9 @@ def build_batches(size: str, supernet: str, device: torch.device) -> tuple[Batch
     layout = torch.contiguous_format if supernet == "literal" else torch.channels_last
 
     def batch(seed: int) -> Batch:
-        generator = torch.Generator().manual_seed(seed)
-        images = torch.randn((parse_size(size).batch, 3, IMAGE, IMAGE), generator=generator)
-        labels = torch.randint(0, CLASSES, (len(images),), generator=generator)
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        images = torch.randn((parse_size(size).batch, 3, IMAGE, IMAGE), generator=generator, device="cpu")
+        labels = torch.randint(0, CLASSES, (len(images),), generator=generator, device="cpu")
         return Batch(images.to(device=device, memory_format=layout), labels.to(device), 0.0)
 
     return batch(1), batch(2)

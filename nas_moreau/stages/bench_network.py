@@ -61,9 +61,9 @@ def benchmark_network(
     """Returns `rows` of network, milliseconds, n and images_per_second, with the hardware and torch's version."""
     place, before = torch.device(device), torch.get_num_threads()
     kinds = NETWORKS if place.type == "cpu" and available() else NETWORKS[:3]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn((size.batch, 3, IMAGE, IMAGE), generator=generator).to(place)
-    labels = torch.randint(0, CLASSES, (size.batch,), generator=generator).to(place)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    images = torch.randn((size.batch, 3, IMAGE, IMAGE), generator=generator, device="cpu").to(place)
+    labels = torch.randint(0, CLASSES, (size.batch,), generator=generator, device="cpu").to(place)
     torch.set_num_threads(threads)
     try:
         steps = {}

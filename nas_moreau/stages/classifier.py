@@ -121,7 +121,7 @@ def timm_configuration(classifier: Classifier) -> dict[str, Any]:
 
     channels, height, width = classifier.input_size
     with torch.no_grad():
-        maps = classifier.network.forward_maps(torch.zeros(1, channels, height, width))
+        maps = classifier.network.forward_maps(torch.zeros(1, channels, height, width, device="cpu"))
     about = {
         "input_size": [channels, height, width], "pool_size": list(maps[-1].shape[-2:]), "crop_pct": 1.0,
         "crop_mode": "center", "interpolation": "bilinear", "fixed_input_size": False, "mean": classifier.data["mean"],

@@ -165,8 +165,8 @@ def dominant_eigenvalue(loss: Callable[[list[Tensor]], Tensor], x: list[Tensor],
     gradient = torch.autograd.grad(loss(x), x, create_graph=True)
     if not any(part.requires_grad for part in gradient):
         return 0.0  # a linear function
-    draw = torch.Generator().manual_seed(0)
-    v = [torch.randn(t.shape, generator=draw, dtype=t.dtype).to(t.device) for t in x]
+    draw = torch.Generator(device="cpu").manual_seed(0)
+    v = [torch.randn(t.shape, generator=draw, dtype=t.dtype, device="cpu").to(t.device) for t in x]
     value = 0.0
     for _ in range(iterations):
         norm = math.sqrt(sum((part.double() ** 2).sum().item() for part in v))

@@ -176,7 +176,7 @@ def _searches() -> str:
     for kernels in ("portable", "native")[: 1 + native]:
         torch.manual_seed(0)
         supernet = Supernet(load_space("darts"), 4, 3, kernels=kernels).train()
-        images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(8, 3, 16, 16, generator=torch.Generator(device="cpu").manual_seed(0), device="cpu")
         out = supernet(images)
         gradients = torch.autograd.grad(out.square().sum(), [*supernet.parameters()], allow_unused=True)
         if not all(g.isfinite().all() for g in (out, *gradients) if g is not None):

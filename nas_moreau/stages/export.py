@@ -91,9 +91,9 @@ def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, An
 
 def _compare(what: str, run: Callable[[Tensor], Tensor], classifier: Classifier) -> list[dict[str, Any]]:
     """Returns the largest difference at each batch size; raises ExportFailed when one is too large."""
-    generator, rows = torch.Generator().manual_seed(0), []
+    generator, rows = torch.Generator(device="cpu").manual_seed(0), []
     for count in BATCHES:
-        images = torch.randn(count, *classifier.input_size, generator=generator)
+        images = torch.randn(count, *classifier.input_size, generator=generator, device="cpu")
         with torch.no_grad():
             wanted, found = classifier.network(images), run(images)
         same_shape = wanted.shape == found.shape
@@ -122,7 +122,7 @@ def _timm(folder: Path) -> nn.Module:
 def _example(classifier: Classifier) -> tuple[Tensor, dict[str, Any]]:
     """Returns images to export with, and torch.export's mark that their number is free."""
     # torch.export takes a size of 0 or 1 for a constant
-    return torch.zeros(2, *classifier.input_size), {"images": {0: torch.export.Dim("batch", min=1)}}
+    return torch.zeros(2, *classifier.input_size, device="cpu"), {"images": {0: torch.export.Dim("batch", min=1)}}
 
 
 def _write_program(classifier: Classifier, path: Path) -> None:

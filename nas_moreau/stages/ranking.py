@@ -71,7 +71,7 @@ def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: 
     supernet = restore_supernet(run, config, data, device)
     images = resized(data.train, config.search.image_size).to(device)
     held_out = stratified_split(images.labels, config.search.split.model_dump(), config.seed)["held_out"]
-    order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"))
+    order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"), device="cpu")
     part = Part(images, held_out[order[:IMAGES].to(device)], Augment(data.mean, data.std))
     candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
     running = []

@@ -56,7 +56,7 @@ def tiny_supernet(seed: int = 0, layers: int = 3, mix: Mix | None = None) -> Tin
         layers: Cells; one has no normal cell.
         mix: As for `supernet_problem`.
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator(device="cpu").manual_seed(seed)
     net = Supernet(SPACE, 1, layers, CLASSES, in_channels=1, kernels="portable").double().eval()
     _smooth(net)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def tiny_supernet(seed: int = 0, layers: int = 3, mix: Mix | None = None) -> Tin
         for logits in net.alphas.values():
             logits.copy_(ALPHA_SCALE * _normal(draw, logits.shape))
     patterns = SIGNAL * _normal(draw, (CLASSES, 1, SIDE, SIDE))
-    labels = torch.arange(IMAGES) % CLASSES
+    labels = torch.arange(IMAGES, device="cpu") % CLASSES
     upper, lower = (
         Batch(patterns[labels] + _normal(draw, (IMAGES, 1, SIDE, SIDE)), labels, progress=1.0) for _ in range(2)
     )
@@ -87,7 +87,7 @@ def tiny_supernet(seed: int = 0, layers: int = 3, mix: Mix | None = None) -> Tin
 
 
 def _normal(draw: torch.Generator, shape: Any) -> Tensor:
-    return torch.randn(tuple(shape), generator=draw, dtype=torch.float64)
+    return torch.randn(tuple(shape), generator=draw, dtype=torch.float64, device="cpu")
 
 
 def _smooth(module: nn.Module) -> None:
