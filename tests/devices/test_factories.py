@@ -75,6 +75,10 @@ def test_no_kind_of_accelerator_is_named():
         for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (isinstance(node, ast.Attribute) and node.attr in ("cuda", "mps", "xpu"))
-        or (isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.split(":")[0] in ("cuda", "mps"))
+        or (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.split(":")[0] in ("cuda", "mps")
+        )
     ]
     assert not named

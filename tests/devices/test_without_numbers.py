@@ -1,0 +1,60 @@
+"""Steps on tensors without numbers: `meta`, where any look at a value fails, and fake tensors of a GPU's device type."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from nas_moreau.architecture import Genotype, Network, Supernet, load_space, published_cell
+from nas_moreau.config import load_config
+from nas_moreau.data import Data, Images
+from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.retrain import plan_retraining
+from nas_moreau.stages.setting import Batches
+
+CELLS = {
+    "darts": published_cell("DARTS_V2"),
+    "nas_bench_201": Genotype.parse(
+        "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+    ),
+}
+TINY = ["retrain.channels=2", "retrain.layers=3", "retrain.batch_size=8", "retrain.epochs=2", "device=meta"]
+
+
+@pytest.mark.parametrize("overrides", [
+    [], ["retrain.mixup=0.2", "retrain.label_smoothing=0.1"], ["retrain.auxiliary=false", "retrain.optimizer=adamw"],
+    ["performance.activation_checkpointing=true"], ["performance.channels_last=false"],
+], ids=["published", "mixed", "adamw", "checkpointing", "contiguous"])  # fmt: skip
+def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch):
+    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(60) % 3)
+    data = Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+    monkeypatch.setattr(Batches, "at", batch_without_numbers)
+    job = plan_retraining(load_config(overrides=[*TINY, *overrides]), CELLS["darts"], data)
+    job.guard = FiniteGuard("retrain", job.device, lambda step: 0.0)
+    losses = [job.advance() for _ in range(2)]
+    written = [*job.network.parameters(), *job.network.buffers(), *job.sums.values(), *losses]
+    assert job.step == 2 and all(t.is_meta for t in written)
+    assert all(p.grad.is_meta for p in job.network.parameters())
+
+
+def batch_without_numbers(self, step, channels_last=False):
+    """What `Batches.at` gives; the windows of the random crop are picked by numbers, which `meta` has not."""
+    return torch.empty(self.batch_size, 3, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("space", ["darts", "nas_bench_201"])
+def test_forward_passes_on_fake_tensors_of_a_gpu(space, precision):
+    """(A backward pass of this device type asks for a driver.)"""
+    with FakeTensorMode(), torch.device("cuda"):
+        images = torch.empty(4, 3, 32, 32).to(memory_format=torch.channels_last)
+        supernet = Supernet(load_space(space), 4, 2, 10).to(memory_format=torch.channels_last)
+        network = Network(CELLS[space], 4, 2, 10, auxiliary=space == "darts", drop_path=0.2)
+        with torch.autocast("cuda", precision, enabled=precision != torch.float32):
+            outputs = [supernet(images), *as_pair(network(images))]
+    for output in outputs:
+        assert output.device.type == "cuda" and output.dtype == precision and output.shape == (4, 10)
+
+
+def as_pair(output):
+    return output if isinstance(output, tuple) else (output,)
