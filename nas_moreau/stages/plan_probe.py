@@ -125,7 +125,9 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         cell = random_cell(load_space(config.space), config.seed) if genotype is None else genotype
         job = plan_retraining(config, cell, data)
         evaluated, derived = _evaluated_in_retraining(config, data, job), 0
-        job.data = replace(job.data, test=job.data.test.take(torch.arange(min(MOST_IMAGES, len(data.test)))))
+        job.data = replace(
+            job.data, test=job.data.test.take(torch.arange(min(MOST_IMAGES, len(data.test)), device="cpu"))
+        )
         if job.validation is not None:
             job.validation = job.validation[:MOST_IMAGES]
     steps, epochs = job.epoch_steps * job.settings.epochs, job.settings.epochs

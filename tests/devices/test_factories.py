@@ -1,4 +1,4 @@
-"""No tensor of the package is made without a word on where: on a GPU it would land on the CPU, and meet others there."""
+"""No tensor of the package is made without a word on where: in a run on a GPU it would lie on the CPU."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ FACTORIES = {
 
 # file, or file:function -> why it need not say where
 EXCEPTIONS = {
-    "architecture/operations.py:PlainBatchNorm.__init__": "a module follows `with torch.device(...)`, as torch's own do",
+    "architecture/operations.py:PlainBatchNorm.__init__": "follows `with torch.device(...)`, as torch's own modules do",
 }
 
 

@@ -1,4 +1,4 @@
-"""Steps on tensors without numbers: `meta`, where any look at a value fails, and fake tensors of a GPU's device type."""
+"""Steps on tensors without numbers: `meta`, where any look at a value fails, and fake tensors of a GPU."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_forward_passes_on_fake_tensors_of_a_gpu(space, precision):
     """(A backward pass of this device type asks for a driver.)"""
     with FakeTensorMode(), torch.device("cuda"):
         images = torch.empty(4, 3, 32, 32).to(memory_format=torch.channels_last)
-        supernet = Supernet(load_space(space), 4, 2, 10).to(memory_format=torch.channels_last)
+        supernet = Supernet(load_space(space), 4, 2, 10)
         network = Network(CELLS[space], 4, 2, 10, auxiliary=space == "darts", drop_path=0.2)
         with torch.autocast("cuda", precision, enabled=precision != torch.float32):
             outputs = [supernet(images), *as_pair(network(images))]
