@@ -258,11 +258,12 @@ class _Retraining:
         return self.optimizer.param_groups[0]["lr"]
 
     def _written(self) -> list[Tensor]:
-        """Returns all tensors that a step writes into."""
+        """Returns all tensors on the device that a step writes into (some optimizers keep a counter on the CPU)."""
         modules = [self.network] if self.ema is None else [self.network, self.ema.module]
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         for state in self.optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+            values = [value for value in state.values() if isinstance(value, Tensor)]
+            tensors += [value for value in values if value.device.type == self.device.type]
         return [tensor.detach() for tensor in tensors]
 
     def look(self, monitor: Monitor, progress: Progress, loss: Tensor, seconds: float) -> None:

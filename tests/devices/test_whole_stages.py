@@ -98,7 +98,9 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
 
 
 @pytest.mark.parametrize("overrides", [
-    [], ["retrain.ema=0.9", "retrain.label_smoothing=0.1", "retrain.validation=0.2", "retrain.mixup=0.2"],
+    [],
+    ["retrain.ema=0.9", "retrain.label_smoothing=0.1", "retrain.validation=0.2", "retrain.mixup=0.2",
+     "retrain.optimizer=adamw", "retrain.lr=0.001"],
 ], ids=["published", "everything"])  # fmt: skip
 def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
     overrides, tmp_path, waits_of_steps

@@ -42,18 +42,16 @@ def batch_without_numbers(self, step, channels_last=False):
     return torch.empty(self.batch_size, 3, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("space", ["darts", "nas_bench_201"])
-def test_forward_passes_on_fake_tensors_of_a_gpu(space, precision):
-    """(A backward pass of this device type asks for a driver.)"""
+def test_forward_passes_on_fake_tensors_of_a_gpu(space):
+    """(A backward pass of this device type asks for a driver, and so does autocast.)"""
     with FakeTensorMode(), torch.device("cuda"):
         images = torch.empty(4, 3, 32, 32).to(memory_format=torch.channels_last)
         supernet = Supernet(load_space(space), 4, 2, 10)
         network = Network(CELLS[space], 4, 2, 10, auxiliary=space == "darts", drop_path=0.2)
-        with torch.autocast("cuda", precision, enabled=precision != torch.float32):
-            outputs = [supernet(images), *as_pair(network(images))]
+        outputs = [supernet(images), *as_pair(network(images))]
     for output in outputs:
-        assert output.device.type == "cuda" and output.dtype == precision and output.shape == (4, 10)
+        assert output.device.type == "cuda" and output.shape == (4, 10)
 
 
 def as_pair(output):
