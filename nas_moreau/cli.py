@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 # --- the parser ------------------------------------------------------------------------------------------------------
 
 
-def _verb(table: Any, name: str, function: Callable, summary: str, examples: Sequence[str]) -> Parser:
+def _verb(table: Any, name: str, function: Callable[..., Any], summary: str, examples: Sequence[str]) -> Parser:
     parser = table.add_parser(
         name,
         help=summary,
@@ -311,7 +311,7 @@ def _failed(
                 args = _parse(arguments)
         resumable = hasattr(args, "resume") and args.output
         say(f"nas-moreau: {said}" + (f"\nGo on with: {_again(arguments, args.output)}" if resumable else ""))
-        return 128 + (received or getattr(error, "number", signal.SIGINT))
+        return 128 + int(received or getattr(error, "number", None) or signal.SIGINT)
     if isinstance(error, InputError):
         say(f"nas-moreau: {error}")
         return USAGE

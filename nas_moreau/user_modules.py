@@ -7,8 +7,21 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from nas_moreau.errors import InputError
+
+
+def module_of(path: str | Path, name: str, keep: bool = False) -> ModuleType:
+    """Returns the module that a .py file makes, under `name`; with `keep` later imports of that name find it."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no file of Python")
+    module = importlib.util.module_from_spec(spec)
+    if keep:
+        sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -22,10 +35,7 @@ def import_modules(names: Sequence[str]) -> None:
     for name in names:
         try:
             if name.endswith(".py"):
-                spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-                module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-                sys.modules[spec.name] = module  # type: ignore[union-attr]
-                spec.loader.exec_module(module)  # type: ignore[union-attr]
+                module_of(name, Path(name).stem, keep=True)
             else:
                 importlib.import_module(name)
         except InputError:

@@ -130,7 +130,8 @@ def pools(data: Data, seed: int, device: torch.device | str = "cpu", least: int 
             "Use data with more classes, or fewer --ways.",
         )
     images = Images(torch.cat([data.train.pixels, data.test.pixels]), torch.cat([data.train.labels, data.test.labels]))
-    return tuple(Pool(images, sorted(part), data.mean, data.std, device) for part in (train, test))  # type: ignore
+    of_train, of_test = (Pool(images, sorted(part), data.mean, data.std, device) for part in (train, test))
+    return of_train, of_test
 
 
 def backbone(

@@ -173,9 +173,9 @@ def hyper_cleaning(
         return Part(flat.to(device), own.to(device))
 
     training, begin = [], 0
-    for train, _ in folds:
-        training.append(part(data.train.pixels[train], labels[begin : begin + len(train)]))
-        begin += len(train)
+    for chosen, _ in folds:
+        training.append(part(data.train.pixels[chosen], labels[begin : begin + len(chosen)]))
+        begin += len(chosen)
     # own labels: each half judges the other by the labels it bears itself
     checks = training[::-1]
     if corrupt:

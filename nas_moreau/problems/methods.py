@@ -7,17 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nas_moreau.bilevel import Method, moreau
-from nas_moreau.bilevel.rivals import (
-    bome,
-    darts1,
-    darts2,
-    f2sa,
-    fixed_penalty,
-    implicit_cg,
-    neumann,
-    rhg,
-    v_pbgd,
-)
+from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
+from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.bilevel.step_sizes import SAFETY, Curvature, start
 from nas_moreau.problems.synthetic import Case
 

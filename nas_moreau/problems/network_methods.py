@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_moreau.bilevel import Method, adam, moreau, sgd
+from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.method import Info
+from nas_moreau.bilevel.penalties import bome, f2sa, v_pbgd
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.rivals import bome, f2sa, implicit_cg, neumann, rhg, v_pbgd
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
 from nas_moreau.bilevel.updates import Update
 

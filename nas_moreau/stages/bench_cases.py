@@ -57,7 +57,7 @@ def build_supernet(space: str, size: str, supernet: str, device: torch.device) -
         kernels = "native" if supernet == "native" else "portable"
         net = Supernet(load_space(space), channels, layers, CLASSES, kernels=kernels)
     layout = torch.contiguous_format if supernet == "literal" else torch.channels_last
-    return net.to(device=device, memory_format=layout)
+    return net.to(device).to(memory_format=layout)
 
 
 def build_batches(size: str, supernet: str, device: torch.device) -> tuple[Batch, Batch]:

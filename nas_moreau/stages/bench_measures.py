@@ -29,7 +29,7 @@ from nas_moreau.stages.bench_cases import (
 from nas_moreau.stages.setting import peak_memory_bytes
 
 
-def clock(run: Callable[[], None], device: torch.device) -> float:
+def clock(run: Callable[[], object], device: torch.device) -> float:
     """Returns the milliseconds one call takes: device events on an accelerator, the wall clock on a CPU."""
     if device.type == "cpu":
         start = time.perf_counter()
@@ -137,4 +137,5 @@ def hardware(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(added_memory(*sys.argv[1:5], int(sys.argv[5]))))
+    _, *names, threads = sys.argv  # space, size, supernet, method
+    print(json.dumps(added_memory(names[0], names[1], names[2], names[3], int(threads))))

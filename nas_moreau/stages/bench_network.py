@@ -39,7 +39,7 @@ def build_network(kind: str, size: Size, cell: str, device: torch.device) -> nn.
         state = net.state_dict()
         net = PlainNetwork(genotype.to_dict()["cells"], size.channels, size.layers, 3, CLASSES)
         net.load_state_dict(state)
-    return net.to(device=device, memory_format=torch.contiguous_format if kind == "plain" else torch.channels_last)
+    return net.to(device).to(memory_format=torch.contiguous_format if kind == "plain" else torch.channels_last)
 
 
 def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:

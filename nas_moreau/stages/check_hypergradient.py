@@ -141,7 +141,7 @@ def compare_oracles(
     batches = (tiny.upper_batch, tiny.lower_batch)
     rows = [_row("exact", "implicit", None, exact.d_x, exact.d_x, seconds, None, "the reference: f_yy v = F_y, solved")]
     checks = []
-    ways = {
+    ways: dict[str, Callable[[], Tensors]] = {
         "unrolled": lambda: unrolled_hypergradient(tiny.problem, tiny.x, exact, *batches)[0],
         "differences": lambda: value_differences(tiny.problem, tiny.x, exact, *batches),
     }
@@ -246,7 +246,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
         if isinstance(rule, SGDState) and rule.buffers:
             ahead = add(ahead, rule.buffers, weights.momentum)
         upper = scalar_of(problem.F(leaves_x, add(leaves_u, ahead, -lr), tiny.upper_batch))
-        defined = torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True)
+        defined = list(torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True))
     error = float((flat(directions[-1]) - flat(defined)).norm() / flat(defined).norm()) if directions else None
     return _check("darts2 is the gradient through one step", error, 1e-6, error is not None and error <= 1e-6)
 

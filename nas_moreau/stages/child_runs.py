@@ -34,7 +34,7 @@ class Run(NamedTuple):
 class _Active(NamedTuple):
     steps: Iterator[Run]
     run: Run
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
 
 
 def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, place: str) -> list[str]:
@@ -52,7 +52,8 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
         Interrupted: A signal arrived; the runs have saved what they had.
         InputError: A run refused what it was given.
     """
-    waiting, failed = iter(chains), []
+    waiting = iter(chains)
+    failed: list[str] = []
     active: list[_Active] = []
     more = True
     try:
@@ -89,8 +90,8 @@ def _advance(chain: Iterator[Run], active: list[_Active], at_once: int) -> None:
         active.append(_Active(chain, run, _start(run, at_once)))
 
 
-def _start(run: Run, at_once: int) -> subprocess.Popen:
-    messages: IO | None = None
+def _start(run: Run, at_once: int) -> subprocess.Popen[bytes]:
+    messages: IO[str] | None = None
     if at_once > 1:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         messages = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below, the process has its own

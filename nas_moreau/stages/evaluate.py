@@ -59,14 +59,14 @@ def evaluate_model(
         give_up: Called before every batch; what it raises ends the evaluation.
         worst: How many misclassified images to name.
     """
-    training = getattr(model, "training", False)
-    if training:
-        model.eval()
+    trained = model if isinstance(model, nn.Module) and model.training else None
+    if trained is not None:
+        trained.eval()
     try:
         return _measure(model, images, augment, num_classes, indices, batch_size, channels_last, give_up, worst)
     finally:
-        if training:
-            model.train()
+        if trained is not None:
+            trained.train()
 
 
 def _measure(

@@ -6,7 +6,6 @@ The formats onnx, torch-export and python add model.onnx, model.pt2 and model.py
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import warnings
@@ -23,6 +22,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.stages.classifier import Classifier, timm_configuration
 from nas_moreau.stages.model_card import model_card
+from nas_moreau.user_modules import module_of
 
 TOLERANCE = 1e-4  # largest absolute difference of a logit, for outputs up to 1; relative beyond
 BATCHES = (1, 3)
@@ -81,8 +81,12 @@ def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, An
     write_atomic(folder / "config.json", text.encode())
     checks = _compare("timm", _timm(folder), classifier)
     if form != "safetensors":
-        write, load = {"onnx": (_write_onnx, _load_onnx), "torch-export": (_write_program, _load_program),
-                       "python": (write_python, _load_python)}[form]  # fmt: skip
+        ways: dict[str, tuple[Callable[[Classifier, Path], None], Callable[[Path], Callable[[Tensor], Tensor]]]] = {
+            "onnx": (_write_onnx, _load_onnx),
+            "torch-export": (_write_program, _load_program),
+            "python": (write_python, _load_python),
+        }
+        write, load = ways[form]
         write(classifier, folder / FILES[form])
         checks += _compare(form, load(folder / FILES[form]), classifier)
     write_atomic(folder / "README.md", model_card(classifier, form, checks).encode())
@@ -148,6 +152,7 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
             classifier.network, (images,), dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
             input_names=["images"], output_names=["logits"],
         )  # fmt: skip
+    assert program is not None, "what the exporter makes where it is given no file"
     model = program.model_proto
     facts = {key: classifier.data[key] for key in ("classes", "mean", "std", "image_size")}
     facts["digest"] = classifier.genotype.digest()
@@ -198,7 +203,5 @@ def write_python(classifier: Classifier, path: Path) -> None:
 
 
 def _load_python(path: Path) -> nn.Module:
-    spec = importlib.util.spec_from_file_location("nas_moreau_exported_model", path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module.load(path.with_name("model.safetensors"))
+    network: nn.Module = module_of(path, "nas_moreau_exported_model").load(path.with_name("model.safetensors"))
+    return network

@@ -16,6 +16,7 @@ from torch import Tensor
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, adam, moreau, sgd
 from nas_moreau.bilevel.rivals import darts1, darts2
+from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.stages.candidates import Part
@@ -30,8 +31,8 @@ class Rules(NamedTuple):
 
     weights_lr: Callable[[int], float]
     alphas_lr: Callable[[int], float]
-    update_weights: tuple
-    update_alphas: tuple
+    update_weights: Update
+    update_alphas: Update
 
 
 Build = Callable[[SearchConfig, Rules], Method]

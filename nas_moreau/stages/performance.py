@@ -7,6 +7,7 @@ and the gradients that come back have the type of what they belong to.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def uses_tf32(performance: PerformanceConfig, device: torch.device) -> bool:
     return device.type != "cpu" if performance.tf32 == "auto" else performance.tf32
 
 
-def autocast(device_type: str, precision: str) -> AbstractContextManager:
+def autocast(device_type: str, precision: str) -> AbstractContextManager[Any]:
     """Returns the context in which a forward pass runs in `precision` ("float32": as it is)."""
     return torch.autocast(device_type, _HALVES[precision]) if precision in _HALVES else nullcontext()
 

@@ -60,7 +60,11 @@ def plan(
 
 
 def _proposals(
-    config: Config, base: dict[str, dict[str, Any]], limits: dict[str, Any], measure: Callable, note: Callable
+    config: Config,
+    base: dict[str, dict[str, Any]],
+    limits: dict[str, Any],
+    measure: Callable[[str, Config], dict[str, Any] | None],
+    note: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     proposals = []
     total = sum(found["hours"] or 0.0 for found in base.values())

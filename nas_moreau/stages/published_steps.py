@@ -14,10 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture import LiteralSupernet, Supernet
+
 MOMENTUM, WEIGHT_DECAY, CLIP = 0.9, 3e-4, 5.0
 
 
-def published_step(net: nn.Module, method: str, upper: Any, lower: Any, rate: float = 0.025) -> Callable[[], None]:
+def published_step(
+    net: LiteralSupernet | Supernet, method: str, upper: Any, lower: Any, rate: float = 0.025
+) -> Callable[[], None]:
     """Returns a function that does one step of `darts1` or `darts2`.
 
     Args:
@@ -46,11 +50,13 @@ def published_step(net: nn.Module, method: str, upper: Any, lower: Any, rate: fl
     return step
 
 
-def _loss(net: nn.Module, batch: Any) -> torch.Tensor:
+def _loss(net: LiteralSupernet | Supernet, batch: Any) -> torch.Tensor:
     return f.cross_entropy(net(batch.images), batch.labels)
 
 
-def _unrolled_gradient(net: nn.Module, optimizer: torch.optim.Optimizer, upper: Any, lower: Any, rate: float) -> None:
+def _unrolled_gradient(
+    net: LiteralSupernet | Supernet, optimizer: torch.optim.Optimizer, upper: Any, lower: Any, rate: float
+) -> None:
     """Writes the second-order architecture gradient into the alphas' `.grad` (equations 7 and 8)."""
     alphas, weights = list(net.alphas.values()), net.weights()
     gradient = torch.autograd.grad(_loss(net, lower), weights, allow_unused=True, materialize_grads=True)

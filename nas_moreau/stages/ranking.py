@@ -48,7 +48,9 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
 
 
 @torch.no_grad()
-def one_hot_losses(run: str | PathLike[str], config: Config, data: Data, count: int, go_on: Callable) -> dict[str, Any]:
+def one_hot_losses(
+    run: str | PathLike[str], config: Config, data: Data, count: int, go_on: Callable[[], None]
+) -> dict[str, Any]:
     """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
 
     The result: `cells` and `images` (how many), `running` and `batch`: for every cell of `ranked_cells` its loss (nats)

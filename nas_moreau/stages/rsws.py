@@ -67,7 +67,8 @@ def rsws(search: SearchConfig, rules: Rules) -> Method:
 def uniform_path(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:
     """Returns the one-hot weights of a genotype drawn uniformly from the space, of the type and place of the alphas."""
     drawn = one_hot(space, space.random_genotype(random.Random(batch.seed)), alphas[0])
-    return Mixing([drawn.mixture[cell] for cell in space.cells], [drawn.active[cell] for cell in space.cells])
+    active = drawn.active or {}
+    return Mixing([drawn.mixture[cell] for cell in space.cells], [active[cell] for cell in space.cells])
 
 
 def best_of_many(

@@ -53,7 +53,7 @@ def select(
     )
     # a loss that is not finite is the worst, and result.json cannot hold it
     losses = [score.loss if math.isfinite(score.loss) else None for score in scores]
-    best = min(range(len(cells)), key=lambda i: math.inf if losses[i] is None else losses[i])
+    best = min(range(len(cells)), key=lambda i: scores[i].loss if math.isfinite(scores[i].loss) else math.inf)
     rows: list[dict[str, Any]] = []
     for i, (cell, score) in enumerate(zip(cells, scores)):
         row = {"digest": cell.digest(), "loss": losses[i], "accuracy": score.accuracy, "change": None}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as f
 
@@ -74,7 +74,7 @@ def supernet_problem(
     supernet: Supernet,
     beta: float = 0.0,
     precision: str = "float32",
-    transform: Callable[[Callable], Callable] = lambda forward: forward,
+    transform: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda forward: forward,
     mix: Mix | None = None,
     penalty: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> SupernetProblem:
@@ -137,7 +137,7 @@ def supernet_problem(
 
 
 @torch.no_grad()
-def write_back(supernet: nn.Module, x: list[Tensor], y: list[Tensor]) -> None:
+def write_back(supernet: Supernet, x: list[Tensor], y: list[Tensor]) -> None:
     """Copies x and y into the supernet's parameters."""
     for parameter, value in zip([*supernet.alphas.values(), *supernet.weights()], [*x, *y]):
         parameter.copy_(value)
