@@ -14,17 +14,14 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture.mixed_cell import Active, MixedCell, Shared
 from nas_moreau.architecture.space import SearchSpace
 from nas_moreau.errors import InputError
-
-if TYPE_CHECKING:
-    from nas_moreau.architecture.supernet import Active, MixedCell, Shared
 
 
 def check_share(channels: int, share: int) -> None:
@@ -99,7 +96,7 @@ class PartialCell(nn.Module):
                     if name != "none" and (active is None or k in active[edge]):
                         place = edge * len(mixed.names) + k
                         weight, scale = weights[place], scales[place]
-                        total = mixed._add(total, edge, source, name, front, shared, weight, scale)
+                        total = mixed.add(total, edge, source, name, front, shared, weight, scale)
                 if source not in passing:
                     passing[source] = passed_by(states[source], self.share, mixed.stride(source))
                 rest.append(passing[source] * shares[edge])

@@ -36,7 +36,8 @@ from nas_moreau.bilevel.tensors import Tensors, add, evaluate, subtract
 from nas_moreau.bilevel.updates import SGDState, Update
 from nas_moreau.config import AlphasConfig, MoreauConfig, SearchConfig, WeightsConfig
 from nas_moreau.errors import InputError, did_you_mean
-from nas_moreau.stages.methods import METHODS, Rules, rules
+from nas_moreau.stages.methods import METHODS
+from nas_moreau.stages.rules import Rules, rules
 from nas_moreau.stages.saved_memory import peak_saved_bytes
 from nas_moreau.stages.tiny_supernet import TinySupernet, tiny_supernet
 

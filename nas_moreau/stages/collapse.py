@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as f
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
-from nas_moreau.architecture.supernet import MixedCell
+from nas_moreau.architecture.mixed_cell import MixedCell
 
 IDLE = ("skip_connect", "none", "noise")  # what a collapsed cell is made of: none of them learns or computes anything
 COLLAPSED = 0.5  # a larger share of idle edges than this is a collapse

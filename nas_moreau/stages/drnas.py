@@ -9,21 +9,17 @@ operations dropped, more channels let through) and the first epochs in which the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
 from torch.nn import functional as f
 
+from nas_moreau.architecture import SearchSpace
 from nas_moreau.bilevel import Method
 from nas_moreau.bilevel.rivals import darts1
+from nas_moreau.config import SearchConfig
+from nas_moreau.stages.rules import Rules
 from nas_moreau.stages.supernet_problem import Batch, Mixing
-
-if TYPE_CHECKING:
-    from nas_moreau.architecture import SearchSpace
-    from nas_moreau.config import SearchConfig
-    from nas_moreau.stages.methods import Rules
 
 SMALLEST = 1e-6
 """Concentrations are kept above this; below, draws and their gradients are no longer finite."""

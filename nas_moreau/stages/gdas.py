@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from nas_moreau.architecture import SearchSpace
 from nas_moreau.bilevel import Method
 from nas_moreau.bilevel.rivals import darts1
+from nas_moreau.config import SearchConfig
+from nas_moreau.stages.rules import Rules
 from nas_moreau.stages.supernet_problem import Batch, Mixing
-
-if TYPE_CHECKING:
-    from nas_moreau.architecture import SearchSpace
-    from nas_moreau.config import SearchConfig
-    from nas_moreau.stages.methods import Rules
 
 HOTTEST, COLDEST = 10.0, 0.1
 """The temperature falls linearly from the first to the second over the search, as published."""

@@ -7,33 +7,22 @@ that along.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
 from nas_moreau.architecture import SearchSpace, Supernet
-from nas_moreau.bilevel import Method, adam, moreau, sgd
+from nas_moreau.bilevel import Method, moreau
 from nas_moreau.bilevel.rivals import darts1, darts2
-from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.drnas import dirichlet_weights, drnas
 from nas_moreau.stages.gdas import gdas, gumbel_paths
 from nas_moreau.stages.rsws import best_of_many, rsws, uniform_path
+from nas_moreau.stages.rules import Rules, rules
 from nas_moreau.stages.supernet_problem import Mix
-
-
-class Rules(NamedTuple):
-    """What all methods share: step sizes as functions of the step k, and the update rules that act on directions."""
-
-    weights_lr: Callable[[int], float]
-    alphas_lr: Callable[[int], float]
-    update_weights: Update
-    update_alphas: Update
-
 
 Build = Callable[[SearchConfig, Rules], Method]
 Choose = Callable[[SearchSpace, Supernet, Part, int, bool], tuple[list[Tensor], str]]
@@ -49,7 +38,6 @@ class Registered(NamedTuple):
 
 METHODS: dict[str, Registered] = {}
 ADDITIONS = ("beta", "pc")
-MOREAU_LRS = {"weights_lr", "theta_lr"}
 
 
 def register_method(name: str, mix: Mix | None = None, choose: Choose | None = None) -> Callable[[Build], Build]:
@@ -74,26 +62,6 @@ def register_method(name: str, mix: Mix | None = None, choose: Choose | None = N
         return build
 
     return register
-
-
-def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """Returns the step size as a function of the step: half a cosine from `start` to `end`, changed at every epoch."""
-
-    def at(k: int) -> float:
-        return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (k // steps_per_epoch) / epochs))
-
-    return at
-
-
-def rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
-    """Returns the published schedules and update rules with the configuration's numbers."""
-    weights, alphas = search.weights, search.alphas
-    return Rules(
-        cosine(weights.lr, weights.lr_min, search.epochs, steps_per_epoch),
-        cosine(alphas.lr, alphas.lr_min, search.epochs, steps_per_epoch),
-        sgd(weights.momentum, weights.weight_decay, clip=weights.clip),
-        adam(alphas.betas, weight_decay=alphas.weight_decay),
-    )
 
 
 def parse_method(name: str) -> tuple[str, frozenset[str]]:
@@ -135,20 +103,6 @@ def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, 
         space, search.channels, search.layers, num_classes, in_channels, search.alphas.init_scale,
         partial_channels=search.partial_channels if "pc" in parse_method(search.method)[1] else 1,
     )  # fmt: skip
-
-
-def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
-    """Returns the settings with every step size multiplied by `factor`."""
-    if factor == 1:
-        return settings
-    weights, alphas, moreau_lrs = settings.weights, settings.alphas, settings.moreau.model_dump(include=MOREAU_LRS)
-    return settings.model_copy(
-        update={
-            "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
-            "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
-            "moreau": settings.moreau.model_copy(update={name: lr and factor * lr for name, lr in moreau_lrs.items()}),
-        }
-    )
 
 
 def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Rules]:

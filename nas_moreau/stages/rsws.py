@@ -9,25 +9,20 @@ measures them on ten batches and the best ten on the whole split; here it is one
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
-from nas_moreau.bilevel import Info, Method
+from nas_moreau.bilevel import Bilevel, Info, Method
 from nas_moreau.bilevel.method import at
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
+from nas_moreau.config import SearchConfig
 from nas_moreau.data import seed_for
 from nas_moreau.stages.candidates import Part, measure, one_hot
+from nas_moreau.stages.rules import Rules
 from nas_moreau.stages.supernet_problem import Batch, Mixing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from nas_moreau.bilevel import Bilevel
-    from nas_moreau.config import SearchConfig
-    from nas_moreau.stages.methods import Rules
 
 GENOTYPES, IMAGES = 100, 1000
 """Drawn at the end, and the images each of them is measured on."""

@@ -35,10 +35,10 @@ from nas_moreau.stages.methods import (
     parse_method,
     registered,
     search_supernet,
-    smaller_steps,
 )
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.performance import refuse_float16
+from nas_moreau.stages.rules import smaller_steps
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
 from nas_moreau.stages.stepping import show, take_steps

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as f
 
 from nas_moreau.architecture import SearchSpace, Supernet
-from nas_moreau.architecture.supernet import Active
+from nas_moreau.architecture.mixed_cell import Active
 from nas_moreau.bilevel import Bilevel
 from nas_moreau.stages.performance import autocast
 

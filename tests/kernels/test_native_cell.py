@@ -10,8 +10,8 @@ from torch import nn
 
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space, published_cell
 from nas_moreau.architecture.literal import LiteralCell, LiteralSupernet, matching_state
+from nas_moreau.architecture.mixed_cell import MixedCell
 from nas_moreau.architecture.space import Derivation
-from nas_moreau.architecture.supernet import MixedCell
 from nas_moreau.kernels import cell as kernel
 from nas_moreau.kernels.cell import Branch, cell_numbers
 

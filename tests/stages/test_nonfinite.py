@@ -13,9 +13,9 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import retrain as retrain_stage
 from nas_moreau.stages import search as search_stage
-from nas_moreau.stages.methods import smaller_steps
 from nas_moreau.stages.nonfinite import FiniteGuard, keep, select
 from nas_moreau.stages.retrain import retrain
+from nas_moreau.stages.rules import smaller_steps
 from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import NonFinite
 
