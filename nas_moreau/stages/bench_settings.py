@@ -170,7 +170,7 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def steps_of(config: Config) -> dict[str, int]:
-    """Returns the steps of both stages on CIFAR-10's 50,000 training images, where the configuration gives no number."""
+    """Returns the steps of both stages, on CIFAR-10's 50,000 training images where the configuration gives none."""
     search, retrain = config.search, config.retrain
     weights = int(50_000 * search.split.weights)
     return {

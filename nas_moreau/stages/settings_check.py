@@ -23,8 +23,10 @@ from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
 CLASSES, CHANNELS = 10, 3
 CPU = torch.device("cpu")
-TOLERANCES = {"float32": (1e-4, 1e-2), "tf32": (1e-2, 0.1), "bfloat16": (2e-2, 0.3), "float16": (1e-2, 0.1)}
-"""Of the losses, and of gradients and directions as vectors; relative to float64."""
+TOLERANCES = {"float32": (1e-4, 1e-2), "tf32": (1e-2, 0.1), "bfloat16": (2e-2, 0.5), "float16": (1e-2, 0.1)}
+"""Of the losses, and of gradients and directions as vectors; relative to float64. (Half of the length is an angle of 30
+degrees; gradients in bfloat16 are a fifth off on small supernets on a CPU.)
+"""
 
 
 class Step(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from nas_moreau.bilevel import Bilevel
 from nas_moreau.config import load_config, preset_text
 from nas_moreau.stages import bench_settings, settings_check
 from nas_moreau.stages.settings_check import CPU, Errors, errors, retraining_step, search_step
@@ -70,15 +71,15 @@ def test_a_step_is_right_in_its_precision_and_a_changed_loss_is_not(precision, m
     trial = bench_settings.configured(config, {"precision": precision})
     found = errors(search_step(trial, CPU, 4, theta, torch.float32)[0], exact)
     allowed = settings_check.tolerance(trial.performance, False)
-    assert found.within(allowed) and 0 < found.loss
+    assert found.within(allowed) and found.loss > 0
     assert set(found.vectors) == {"F_x", "F_y", "f_x", "f_y", "f_x(theta)", "f_y(theta)", "d_x"}
     posed = settings_check.supernet_problem
 
     def wrong(*args):
         made = posed(*args)
-        scaled = made.problem.f
-        problem = made.problem._replace(f=lambda x, y, batch: scaled(x, y, batch)[0] * 1.5)
-        return made._replace(problem=problem)
+        right = made.problem.f
+        wrong_problem = Bilevel(made.problem.F, lambda *at: right(*at)[0] * 1.6, f_theta=made.problem.at_theta)
+        return made._replace(problem=wrong_problem)
 
     monkeypatch.setattr(settings_check, "supernet_problem", wrong)
     assert not errors(search_step(trial, CPU, 4, theta, torch.float32)[0], exact).within(allowed)
@@ -91,7 +92,7 @@ def test_a_retraining_step_is_right_in_its_precision(precision):
     exact = retraining_step(config, cell, CPU, 4, 16, torch.float64)
     trial = bench_settings.configured(config, {"precision": precision})
     found = errors(retraining_step(trial, cell, CPU, 4, 16, torch.float32), exact)
-    assert 0 < found.vectors["gradient"] and found.within(settings_check.tolerance(trial.performance, False))
+    assert found.vectors["gradient"] > 0 and found.within(settings_check.tolerance(trial.performance, False))
 
 
 def test_the_script_writes_a_configuration_that_is_the_preset_with_the_fastest_settings(tmp_path, monkeypatch, capsys):
