@@ -12,6 +12,7 @@ from nas_moreau.stages import retrain as retraining
 from nas_moreau.stages import search as searching
 from nas_moreau.stages.retrain import retrain
 from nas_moreau.stages.search import search
+from nas_moreau.stages.settings_check import CPU, TOLERANCES, errors, retraining_step, search_step
 
 DEVICE = torch.device("lazy")
 TINY = [
@@ -124,3 +125,12 @@ def test_tensors_of_two_places_do_not_meet(elsewhere):
     assert elsewhere.waits.total() == 1 and there.tolist() == [0, 1, 2] and elsewhere.waits.total() == 2
     bool(there[0] > 0), there[there > 0], torch.ones(3).copy_(there)
     assert elsewhere.waits.total() == 5
+
+
+def test_settings_are_checked_on_the_device_against_the_cpu(elsewhere):
+    config = tiny("retrain.auxiliary=false")
+    exact, theta = search_step(config, CPU, 4, None, torch.float64)
+    found = errors(search_step(config, DEVICE, 4, theta, torch.float32)[0], exact)
+    assert found.within(TOLERANCES["float32"]) and found.loss > 0
+    exact = retraining_step(config, CELL, CPU, 4, 16, torch.float64)
+    assert errors(retraining_step(config, CELL, DEVICE, 4, 16, torch.float32), exact).within(TOLERANCES["float32"])
