@@ -14,6 +14,7 @@ from nas_moreau.architecture import derive, load_space
 from nas_moreau.runs.board_layout import edge_curves, retraining_charts, search_charts, tag
 from nas_moreau.runs.drawing import draw_pixels, draw_png
 from nas_moreau.runs.heat_map import draw_heat_map
+from nas_moreau.runs.watching import gather
 
 SPACE = load_space("toy")
 COLUMNS = ["epoch", "lower_loss", "upper_loss", "f_theta", "d_x", "d_y", "phi_x(y)", "phi_x(theta)", "F_x/c", "gap",
@@ -90,3 +91,16 @@ def test_a_cell_has_the_same_pixels_in_tensorboard_as_in_a_file():
     file = np.asarray(Image.open(io.BytesIO(draw_png(genotype, weights, SPACE, scale=1.0))).convert("RGB"))
     assert pixels.dtype == np.uint8 and pixels.std() > 10
     assert np.array_equal(pixels, file)
+
+
+def test_several_runs_stand_under_their_own_names(tmp_path):
+    for name in ("a, b:c/seed0/search", "d/seed0"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "events").write_text(name)
+    runs = [tmp_path / "runs" / name for name in ("a, b:c/seed0", "a, b:c/seed0/search", "d/seed0", "d/../d/seed0")]
+    (tmp_path / "links").mkdir()
+    place = gather(runs, tmp_path / "links")
+    assert (place / "a, b:c" / "seed0" / "search" / "events").read_text() == "a, b:c/seed0/search"
+    assert (place / "d" / "seed0" / "events").read_text() == "d/seed0"
+    assert sorted(path.name for path in place.iterdir()) == ["a, b:c", "d"]
+    assert not (tmp_path / "runs" / "a, b:c" / "seed0" / "search" / "search").exists()  # nothing is written into a run
