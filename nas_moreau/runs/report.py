@@ -18,7 +18,7 @@ from nas_moreau.runs.network_drawing import draw_network, sizes_of_run
 from nas_moreau.runs.operation_look import label, shorten
 from nas_moreau.runs.report_charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.runs.report_data import WORST_FILE, Run, Stage, choices, final_weights, read_run
-from nas_moreau.runs.report_page import breakable, definition_list, figure, page, section, table
+from nas_moreau.runs.report_page import breakable, definition_list, drawing, figure, page, section, table
 from nas_moreau.runs.report_record import record_sections
 from nas_moreau.runs.report_words import duration, indicators, memory, millions, percent, verdict
 
@@ -125,15 +125,14 @@ def _cells(run: Run) -> str:
         "<p>A cell is a small graph: numbered circles are feature maps, boxes are operations, and a circle is the sum "
         "of what arrives.</p>"
     )
-    strip = draw_network(genotype, sizes_of_run(genotype, run.path))
     whole = (
-        f'<div class="wide">{strip}</div><p>Every block is a cell, from the image on '
-        "the left to the classes on the right; the taller it is, the larger the image that it works on. Below: how "
+        f"{drawing(draw_network(genotype, sizes_of_run(genotype, run.path)))}<p>Every block is a cell, from the image "
+        "on the left to the classes on the right; the taller it is, the larger the image that it works on. Below: how "
         "many of a kind, channels and resolution of their output.</p>"
     )
     return section(
         "The cell" if len(genotype.cells) == 1 else "The cells",
-        f'{text}<div class="wide">{draw_genotype(genotype, weights)}</div>{whole}'
+        f"{text}{drawing(draw_genotype(genotype, weights))}{whole}"
         f"<details><summary>As text (digest {escape(genotype.digest())})</summary><table>{lines}</table></details>",
     )
 

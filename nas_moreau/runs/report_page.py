@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -36,7 +37,7 @@ section{margin:20px 0 0;padding:20px 20px 22px}
 section>p{max-width:70em;margin:0 0 14px}
 section>:last-child{margin-bottom:0}section>*+.scroll{margin-top:14px}.wide+p{margin-top:12px}
 .wide,.scroll{overflow-x:auto}
-.wide svg{display:block;max-width:100%;height:auto;margin:0 auto;min-width:620px}
+.wide svg{display:block;max-width:100%;height:auto;margin:0 auto}.wide svg.chart{min-width:620px}
 .wide img{max-width:none;border-radius:6px}
 .scroll th,.scroll td{overflow-wrap:break-word}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
@@ -64,7 +65,8 @@ a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(-
 @media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
-.wide img{max-width:100%}.wide svg{min-width:0}.scroll table{min-width:0!important}
+.wide img{max-width:100%}.wide div,.wide svg.chart{min-width:0!important}details pre{columns:2}p{widows:3;orphans:3}
+.scroll table{min-width:0!important}
 th,td{overflow-wrap:anywhere!important}
 .scroll .number{white-space:normal}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
@@ -87,6 +89,13 @@ def page(title: str, parts: Sequence[str]) -> str:
 def section(title: str, inside: str) -> str:
     """Returns a card with a heading; `inside` is HTML."""
     return f"<section><h2>{escape(title)}</h2>\n{inside}\n</section>"
+
+
+def drawing(svg: str) -> str:
+    """Returns an SVG of known width that shrinks with the page, but not until its texts are too small to read."""
+    found = re.search(r' width="([\d.]+)"', svg)
+    narrowest = min(620.0, float(found[1]) if found else 620.0)
+    return f'<div class="wide"><div style="min-width:{narrowest:.0f}px">{svg}</div></div>'
 
 
 def figure(title: str, svg: str, note: str) -> str:

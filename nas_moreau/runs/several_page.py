@@ -20,7 +20,7 @@ from nas_moreau.runs.drawing import draw_genotype
 from nas_moreau.runs.operation_look import label, shorten
 from nas_moreau.runs.report_charts import Series, dot_chart
 from nas_moreau.runs.report_data import Run, final_weights, read_run
-from nas_moreau.runs.report_page import definition_list, figure, page, section, table
+from nas_moreau.runs.report_page import definition_list, drawing, figure, page, section, table
 from nas_moreau.runs.report_words import duration, memory, millions, percent
 
 _SHOWN_CELLS = 12  # drawings in the page; the other cells are named in the table
@@ -236,9 +236,9 @@ def _cells(groups: Sequence[Group]) -> str:
         run = alike[0][1]
         names = ", ".join(f"{shorten(found.name, 60)}, seed {_seed(other)}" for found, other in alike)
         own = run.search is not None and run.search.genotype == run.genotype and len(alike) == 1
-        drawing = draw_genotype(run.genotype, final_weights(run.search) if own and run.search is not None else None)
+        svg = draw_genotype(run.genotype, final_weights(run.search) if own and run.search is not None else None)
         summary = f"<summary>{escape(digest)}: {escape(names)}</summary>"
-        shown += f'<details>{summary}<div class="wide">{drawing}</div></details>'
+        shown += f"<details>{summary}{drawing(svg)}</details>"
     more = f"<p>{len(seen) - _SHOWN_CELLS} more cells are not drawn.</p>" if len(seen) > _SHOWN_CELLS else ""
     return section("The cells", f"<p>{escape(agreement(groups))}</p>{shown}{more}")
 

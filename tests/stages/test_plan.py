@@ -1,5 +1,8 @@
 """What a run will take: counts and totals by hand, proposals that fit, refusals. No test asserts a time."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from nas_moreau.architecture import load_genotype, load_space
@@ -171,3 +174,19 @@ def test_amounts_of_memory(text, amount):
 def test_what_is_no_amount_is_refused(text):
     with pytest.raises(InputError, match="no amount of memory"):
         parse_memory(text)
+
+
+def test_the_benchmark_reckons_a_long_stage_from_two_short_runs(monkeypatch):
+    path = Path(__file__).parents[2] / "scripts" / "benchmark_plan.py"
+    spec = importlib.util.spec_from_file_location("benchmark_plan", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def ask(overrides, **request):  # 7 s, 0.25 s a step, three times as much on the wall
+        steps = load_config("cpu", None, overrides).search.steps_per_epoch * 6
+        return {"cpu": 7 + steps / 4, "wall": 21 + 0.75 * steps, "memory": 5, "genotype": None}
+
+    monkeypatch.setattr(script, "ask", ask)
+    found = script.truth("cpu", "search", [], None, full=False)
+    assert found == {"cpu": 7 + 600 / 4, "wall": 21 + 0.75 * 600, "memory": 5, "genotype": None}
+    assert script.truth("cpu", "search", [], None, full=True) == found
