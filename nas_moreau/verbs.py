@@ -296,11 +296,11 @@ def list_all(args: argparse.Namespace) -> Any:
 
 def show(args: argparse.Namespace) -> Any:
     """Prints a preset, space, genotype or run."""
-    from nas_moreau import listing
+    from nas_moreau import showing
 
-    text, data = listing.show(args.name, args.why)
+    text, data = showing.show(args.name, args.why)
     if args.draw:
-        listing.draw(args.name, Path(args.draw))
+        showing.draw(args.name, Path(args.draw))
         say(f"drawn: {args.draw}")
     if not args.json:
         print(text.rstrip())
@@ -309,9 +309,9 @@ def show(args: argparse.Namespace) -> Any:
 
 def check(args: argparse.Namespace) -> Any:
     """Says what a file is, if it is valid."""
-    from nas_moreau import listing
+    from nas_moreau import showing
 
-    kind = listing.check(args.file)
+    kind = showing.check(args.file)
     if not args.json:
         print(f"{args.file} is a valid {kind}.")
     return {"file": args.file, "kind": kind}

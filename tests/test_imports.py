@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "user_modules": {"errors"},
 }  # fmt: skip
-UNBOUND = {"cli", "verbs", "verbs_compare", "verbs_using", "listing", "__main__"}
+UNBOUND = {"cli", "verbs", "verbs_compare", "verbs_using", "listing", "showing", "__main__"}
 LIGHT = [
     "errors", "config", "architecture", "architecture.space", "architecture.genotype", "architecture.derivation",
     "architecture.zoo",

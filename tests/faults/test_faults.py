@@ -19,7 +19,7 @@ from nas_moreau.stages.nas_bench_table import load_table
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from faults import damage, mutations, poison  # noqa: E402
+from faults import damage, kinds, poison  # noqa: E402
 
 linux = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="processes are forked and watched as on Linux"
@@ -100,4 +100,4 @@ def test_kills_signals_and_changed_files(tmp_path):
         [*words, "--folder", str(tmp_path)], capture_output=True, text=True, env=os.environ, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n| ") == 1 + 1 + 2 + 1 + len(mutations._kinds())
+    assert done.stdout.count("\n| ") == 1 + 1 + 2 + 1 + len(kinds.kinds())

@@ -13,10 +13,10 @@ import pytest
 from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.zoo import published_cell, published_names
 from nas_moreau.errors import InputError
-from nas_moreau.listing import draw, show
 from nas_moreau.runs.drawing import chosen_weights, draw_genotype, draw_png
 from nas_moreau.runs.network_drawing import Sizes, draw_network, network_line
 from nas_moreau.runs.operation_look import label, look
+from nas_moreau.showing import draw, show
 
 SVG = "{http://www.w3.org/2000/svg}"
 Box = tuple[float, float, float, float]  # left, top, right, bottom
