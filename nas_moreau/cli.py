@@ -116,7 +116,9 @@ def build_parser() -> Parser:
         "retrain cell.json --preset cpu",
     ])  # fmt: skip
     verb.add_argument(
-        "genotype", metavar="GENOTYPE-OR-RUN", help="JSON file or text, printed genotype, zoo name, or run"
+        "genotype",
+        metavar="GENOTYPE-OR-RUN",
+        help="JSON file or text, printed genotype, name of a cell (see: list cells), or run",
     )
     _with_configuration(verb)
 

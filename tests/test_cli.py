@@ -86,7 +86,7 @@ def test_run_evaluate_derive_report_show_and_list(tiny, tmp_path, capsys):
     assert code == 0 and json.loads(out) == result
 
 
-def test_retrain_takes_a_zoo_name_a_file_a_text_and_a_run(tiny, tmp_path, capsys):
+def test_retrain_takes_a_name_a_file_a_text_and_a_run(tiny, tmp_path, capsys):
     from nas_moreau.architecture.zoo import published_cell
 
     cell = tmp_path / "cell.json"

@@ -1,11 +1,11 @@
-"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two halves of the images.
+"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two splits of the images.
 
 y and theta are two lists of tensors used with one module by functional calls. Each evaluates BatchNorm by the
 statistics of its batch; what differs is which running statistics move:
 
     f at y        the module's own, which evaluation uses
     f at theta    theta's
-    F             a scratch copy that nobody reads: a pass on the alphas' images must leave no trace in the weights'
+    F             a scratch copy that nobody reads: a pass on the architecture split leaves no trace in the weights'
 """
 
 from __future__ import annotations
