@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nas_moreau import __version__, verbs, verbs_compare, verbs_using
+from nas_moreau import __version__, distributed, verbs, verbs_compare, verbs_using
 from nas_moreau.errors import InputError
 from nas_moreau.presets.by_name import preset_names
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.user_modules import import_modules
-from nas_moreau.verbs import say
 
 DONE, FAILURE, USAGE, NON_FINITE = 0, 1, 2, 3
+SHARED_VERBS = ("run", "search", "retrain", "compare")
 
 
 class Parser(argparse.ArgumentParser):
@@ -271,6 +271,8 @@ def _again(arguments: Sequence[str], output: str | None) -> str:
     """Returns the command that goes on with a stopped run."""
     module = Path(sys.argv[0]).parts[-2:] == ("nas_moreau", "__main__.py")
     words = [*([sys.executable, "-m", "nas_moreau"] if module else ["nas-moreau"]), *arguments]
+    if distributed.launched():
+        words = [*distributed.launcher(), "-m", "nas_moreau", *arguments]
     if output and not any(word == "--output" or word.startswith("--output=") for word in arguments):
         words += ["--output", output]
     return shlex.join(words if "--resume" in arguments else [*words, "--resume"])
@@ -285,8 +287,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stop:
             args = _parse(arguments)
-            import_modules(args.imports)
-            result = args.function(args)
+            if distributed.launched() and args.verb not in SHARED_VERBS:
+                raise InputError(
+                    f"{args.verb} is work for one process.",
+                    f"Start it without torchrun ({', '.join(SHARED_VERBS)} know several).",
+                )
+            with distributed.session():
+                import_modules(args.imports)
+                result = args.function(args)
+        if distributed.rank():
+            return DONE
         if args.json and result is not None:
             print(json.dumps(result, indent=2, sort_keys=True, allow_nan=False))
         elif result is not None and getattr(args, "dry_run", False):
@@ -305,6 +315,7 @@ def _failed(
 ) -> int:
     if verbose:
         traceback.print_exc()
+    say = verbs.say if distributed.speaks() else _silent
     if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
         # with `received`, a library may have made another error of the one that the signal raised
         said = error if isinstance(error, Interrupted) else "stopped at once; what was saved before stands."
@@ -323,6 +334,10 @@ def _failed(
     text = str(error).strip().splitlines()
     say(f"nas-moreau: {type(error).__name__}: {text[0] if text else ''} (-v shows where)")
     return FAILURE
+
+
+def _silent(text: str) -> None:
+    """Says nothing: another process of the group has said why it failed."""
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -152,12 +152,16 @@ class DeriveConfig(Section):
 
 
 class RetrainConfig(Section):
-    """The retraining stage; optimizer, schedule, losses, mixing and EMA are timm's."""
+    """The retraining stage; optimizer, schedule, losses, mixing and EMA are timm's.
+
+    `accumulate`: a batch goes through in so many parts, one after another, and their gradients are averaged.
+    """
 
     channels: Count = 36
     layers: Count = 20
     epochs: Count = 600
     batch_size: Annotated[int, Field(ge=2)] = 96
+    accumulate: Count = 1
     steps_per_epoch: Count | None = None
     optimizer: str = "momentum"
     lr: Positive = 0.025
@@ -211,6 +215,12 @@ class CheckpointConfig(Section):
     on_nonfinite: Literal["stop", "rollback"] = "stop"
 
 
+class DistributedConfig(Section):
+    """Several processes (torchrun). `sync_batchnorm`: normalise by the whole batch, not by each process's share."""
+
+    sync_batchnorm: bool = False
+
+
 class LoggingConfig(Section):
     """TensorBoard, and how many steps pass between two readings of the numbers."""
 
@@ -230,6 +240,7 @@ class Config(Section):
     retrain: RetrainConfig = RetrainConfig()
     performance: PerformanceConfig = PerformanceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    distributed: DistributedConfig = DistributedConfig()
     logging: LoggingConfig = LoggingConfig()
 
     def to_dict(self) -> dict[str, Any]:

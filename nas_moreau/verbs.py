@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_moreau import distributed
 from nas_moreau.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -92,11 +93,15 @@ def _folder(args: argparse.Namespace, stem: str) -> Path:
 
 def _begin(args: argparse.Namespace, verb: str, base: Path | None = None) -> tuple[Config, Path]:
     """Returns configuration and output folder; a resumed run needs no configuration beside its own."""
-    resumed = Path(args.output) if args.resume and args.output else None
-    if resumed is not None and (resumed / "config.yaml").exists():
-        base = resumed
-    config = _configuration(args, base)
-    return config, _output(args, verb, config)
+
+    def begin() -> tuple[Config, Path]:
+        resumed = Path(args.output) if args.resume and args.output else None
+        config = _configuration(args, resumed if resumed is not None and (resumed / "config.yaml").exists() else base)
+        return config, _output(args, verb, config)
+
+    config, output = distributed.on_first(begin)
+    args.output = str(output)
+    return config, output
 
 
 def _dry_run(args: argparse.Namespace, config: Config, output: Path) -> dict[str, Any]:
@@ -217,12 +222,13 @@ def retrain(args: argparse.Namespace) -> dict[str, Any]:
     """Retrains a cell and prints its accuracy."""
     from nas_moreau.architecture.zoo import load_genotype
 
-    base = None
-    if os.path.exists(os.path.join(args.genotype, "status.json")):  # a genotype's text may be no possible path
-        base = stage_folder(args.genotype, "search", "retrain")
-        genotype = load_genotype(str(base / "genotype.json"))
-    else:
-        genotype = load_genotype(args.genotype)
+    def load() -> tuple[Path | None, Any]:
+        if os.path.exists(os.path.join(args.genotype, "status.json")):  # a genotype's text may be no possible path
+            base = stage_folder(args.genotype, "search", "retrain")
+            return base, load_genotype(str(base / "genotype.json"))
+        return None, load_genotype(args.genotype)
+
+    base, genotype = distributed.on_first(load)
     config, output = _begin(args, "retrain", base)
     if args.dry_run:
         return _dry_run(args, config, output)

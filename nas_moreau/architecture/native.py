@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture.operations import HalvedPair, Operation, PlainBatchNorm
+from nas_moreau.architecture.share import gatherer
 from nas_moreau.errors import InputError
 from nas_moreau.kernels import cell as kernel
 from nas_moreau.kernels.cell import Branch
@@ -168,6 +169,8 @@ def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool)
         return False
     if not training and torch.is_grad_enabled():
         return False
+    if gatherer() is not None and training:
+        return False  # it normalises within one process
     if x.shape[0] * x.shape[2] * x.shape[3] < 8 or any(conv._forward_hooks for conv in cell.convolutions):
         return False  # (a norm over a single pixel is an error that torch words better)
     return kernel.available()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nas_moreau.architecture.genotype import Cell, Genotype
 from nas_moreau.architecture.native import NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.operations import build_operation
+from nas_moreau.architecture.share import draw_rows
 from nas_moreau.architecture.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
 from nas_moreau.errors import InputError
 
@@ -19,10 +20,14 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
 
 def _kept(x: Tensor, rate: float) -> Tensor:
     """Returns (n, 1, 1, 1) zeros with probability `rate`, else ones."""
-    if torch.compiler.is_compiling():
-        # bernoulli_ would make the rate a constant of the compiled code, to be compiled anew at every epoch
-        return (torch.rand((len(x), 1, 1, 1), device=x.device) >= rate).to(x.dtype)
-    return torch.empty((len(x), 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+
+    def draw(rows: int) -> Tensor:
+        if torch.compiler.is_compiling():
+            # bernoulli_ would make the rate a constant of the compiled code, to be compiled anew at every epoch
+            return (torch.rand((rows, 1, 1, 1), device=x.device) >= rate).to(x.dtype)
+        return torch.empty((rows, 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+
+    return draw_rows(len(x), draw)
 
 
 class DerivedCell(nn.Module):

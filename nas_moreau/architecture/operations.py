@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture.share import draw_rows
 from nas_moreau.architecture.space import KNOWN_OPERATIONS, check_operations
+from nas_moreau.architecture.synchronised_norm import batch_norm
 from nas_moreau.errors import InputError
 
 Norm = Callable[[int], nn.Module]
@@ -47,7 +49,7 @@ class PlainBatchNorm(nn.Module):
 
     def forward(self, z: Tensor, scale: Tensor | None = None) -> Tensor:
         """Returns `scale * (z - mean) / std`, z of shape (n, channels, h, w), scale of shape (channels,)."""
-        return f.batch_norm(z, self.running_mean, self.running_var, scale, None, self.training, 0.1, 1e-5)
+        return batch_norm(z, self.running_mean, self.running_var, scale, None, self.training)
 
 
 class Parts(NamedTuple):
@@ -123,7 +125,15 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sample, (n, c, h/stride, w/stride)."""
-        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+        strided = x[:, :, :: self.stride, :: self.stride]
+
+        def draw(rows: int) -> Tensor:
+            if rows == len(x):
+                return torch.randn_like(strided)
+            strides = torch.empty_like(strided).stride()
+            return torch.empty_strided((rows, *strided.shape[1:]), strides, dtype=x.dtype, device=x.device).normal_()
+
+        return draw_rows(len(x), draw)
 
 
 def _depthwise(channels: int, kernel: int, stride: int, dilation: int = 1) -> nn.Conv2d:

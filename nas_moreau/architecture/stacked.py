@@ -23,6 +23,7 @@ from torch.nn import functional as f
 from nas_moreau.architecture.depthwise import depthwise
 from nas_moreau.architecture.native import part_of
 from nas_moreau.architecture.operations import Operation, PlainBatchNorm
+from nas_moreau.architecture.synchronised_norm import batch_norm
 from nas_moreau.kernels.cell import DENSE, DOUBLE, PAIR, POINT, SINGLE
 
 _LANES = 16  # a CPU's grouped 1x1 convolution is quick for groups of a multiple of so many channels
@@ -160,7 +161,7 @@ def _norm(x: Tensor, norms: tuple[PlainBatchNorm, ...], scale: Tensor | None, tr
     """Returns one BatchNorm over all edges' channels; the running statistics of each edge move as its own would."""
     means, variances = ([getattr(norm, name) for norm in norms] for name in ("running_mean", "running_var"))
     mean, variance = torch.cat(means), torch.cat(variances)
-    x = f.batch_norm(x, mean, variance, scale, None, training, 0.1, 1e-5)
+    x = batch_norm(x, mean, variance, scale, None, training)
     if training:
         with torch.no_grad():
             split = [t.split(len(means[0])) for t in (mean, variance)]

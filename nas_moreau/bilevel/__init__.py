@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = _hand_on(
         "gradient_descent": "updates",
         "moreau": "method",
         "sgd": "updates",
+        "Shared": "problem",
         "Solution": "solver",
         "exact_hypergradient": "exact",
         "explain": "step_sizes",

@@ -23,6 +23,23 @@ class Nonsmooth(Protocol):
 
 
 @dataclass(frozen=True)
+class Shared:
+    """An objective of which one process evaluates a share of the batch, for `Bilevel`'s F, f and f_theta.
+
+    Args:
+        objective: This process's share.
+        reduce: (value, gradients, aux) of an evaluation of the share -> those of the whole, the same in every process.
+    """
+
+    objective: Objective
+    reduce: Callable[[Tensor, Tensors, Any], tuple[Tensor, Tensors, Any]]
+
+    def __call__(self, x: Tensors, y: Tensors, batch: Any) -> Any:
+        """Returns what the objective returns for the share."""
+        return self.objective(x, y, batch)
+
+
+@dataclass(frozen=True)
 class Bilevel:
     """min F(x, y) subject to x in X, y in argmin over y' in Y of f(x, y') + g(x, y').
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Tensors = list[Tensor]
+from nas_moreau.bilevel.problem import Shared, Tensors
 
 
 class Evaluated(NamedTuple):
@@ -27,7 +27,7 @@ class Evaluated(NamedTuple):
 def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wrt_y: bool) -> Evaluated:
     """Returns an objective's value and the gradients that are asked for, and no others, all detached.
 
-    A tensor that the objective does not use gets a zero gradient.
+    A tensor that the objective does not use gets a zero gradient. Of a `Shared` objective it is the whole's.
 
     Raises:
         TypeError: The objective did not return a scalar tensor.
@@ -48,14 +48,10 @@ def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wr
     filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
     count = len(x) if wrt_x else 0
     used = [grad is not None for grad in grads]
-    return Evaluated(
-        value.detach(),
-        filled[:count],
-        filled[count:],
-        detach(aux),
-        any(used[:count]),
-        any(used[count:]),
-    )
+    value, aux = value.detach(), detach(aux)
+    if isinstance(objective, Shared):
+        value, filled, aux = objective.reduce(value, filled, aux)
+    return Evaluated(value, filled[:count], filled[count:], aux, any(used[:count]), any(used[count:]))
 
 
 def grad_x_of_g(g: Any, x: Tensors, y: Tensors) -> Tensors:

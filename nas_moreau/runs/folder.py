@@ -38,9 +38,12 @@ class RunFolder:
         resuming: Whether an earlier run is being continued.
         finished: Whether that earlier run had come to its end, so that its result can be read and nothing is to do.
         digest: Of all in the configuration that a resumed run may not change.
+
+    Args:
+        lock: Its lock; without one nothing is ever written (a process beside the one that writes).
     """
 
-    def __init__(self, path: Path, stage: str, lock: Lock, resuming: bool, finished: bool, digest: str):
+    def __init__(self, path: Path, stage: str, lock: Lock | None, resuming: bool, finished: bool, digest: str):
         self.path, self.stage, self.resuming, self.finished = path, stage, resuming, finished
         self.digest = digest
         self._lock = lock
@@ -113,8 +116,15 @@ class RunFolder:
             run.log(f"{stage}: {'resumed' if resuming else 'started'}")
         return run
 
+    @property
+    def silent(self) -> bool:
+        """Whether another process writes in the folder, and nothing is written here."""
+        return self._lock is None
+
     def log(self, text: str) -> None:
         """Adds a line with the time (UTC) to log.txt."""
+        if self.silent:
+            return
         with open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{_now()} {text}\n")
 
@@ -146,6 +156,8 @@ class RunFolder:
         target = (self.path / name).resolve()
         if not target.is_relative_to(self.path.resolve()) or target == self.path.resolve():
             raise ValueError(f"{name!r} leads out of the run folder; use a plain file name.")
+        if self.silent:
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, text.encode("utf-8"))
 
@@ -154,7 +166,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Gives the lock back; the files stay."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self

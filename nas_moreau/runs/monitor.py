@@ -22,19 +22,22 @@ class Monitor:
     """Writes what can be watched in a run folder.
 
     Args:
-        path: The run folder.
+        path: The run folder; None where another process writes, and nothing is shown here.
         resume_from_epoch: The first epoch that will be done (again); rows from it on are cut off the tables.
         step: TensorBoard drops what it had from this step on: the first one that will be shown (again).
         tensorboard: Whether to write TensorBoard's events besides the tables.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], resume_from_epoch: int = 0, step: int = 0, tensorboard: bool = True
+        self, path: str | os.PathLike[str] | None, resume_from_epoch: int = 0, step: int = 0, tensorboard: bool = True
     ):
+        self._board: Any = None
+        self._metrics = self._alphas = None
+        if path is None:
+            return
         folder = Path(path)
         self._metrics = EpochTable(folder / "metrics.csv", resume_from_epoch)
         self._alphas = EpochTable(folder / "alphas.csv", resume_from_epoch)
-        self._board: Any = None
         if not tensorboard:
             return
         # Imported here: tensorboard takes long to load and most commands never write events.
@@ -69,6 +72,8 @@ class Monitor:
 
         Call it before the checkpoint of that epoch: on resume rows can be cut off but not made up.
         """
+        if self._metrics is None:
+            return
         ordered = {"epoch": row["epoch"], **{k: v for k, v in row.items() if k not in ("epoch", "wall_seconds")}}
         if "wall_seconds" in row:
             ordered["wall_seconds"] = row["wall_seconds"]
@@ -92,6 +97,8 @@ class Monitor:
         table = weights.tolist() if isinstance(weights, Tensor) else weights
         if len(table) != len(edges) or any(len(row) != len(operations) for row in table):
             raise ValueError(f"The weights of {cell!r} need {len(edges)} rows of {len(operations)} numbers.")
+        if self._alphas is None:
+            return
         self._alphas.append(
             {"epoch": epoch, "cell": cell, "edge": f"{a}-{b}", "operation": operation, "weight": float(weight)}
             for (a, b), row in zip(edges, table)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from nas_moreau import distributed
 from nas_moreau.errors import InputError
 from nas_moreau.stages.stopping import Interrupted, StopRequest
 
@@ -44,7 +45,7 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
 
     Args:
         chains: The chains; each is begun when a place is free.
-        at_once: How many may run side by side; one alone shows its progress.
+        at_once: How many may run side by side; one alone shows its progress, if no other process runs any.
         stop: When it receives a signal, the runs in work get it too, and are waited for.
         place: Named in the exception.
 
@@ -54,6 +55,7 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
     """
     waiting = iter(chains)
     failed: list[str] = []
+    quiet = at_once > 1 or distributed.processes() > 1
     active: list[_Active] = []
     more = True
     try:
@@ -62,7 +64,7 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
                 chain = next(waiting, None)
                 more = chain is not None
                 if chain is not None:
-                    _advance(chain, active, at_once)
+                    _advance(chain, active, quiet)
             if stop.received:
                 _stop(active)
                 raise Interrupted(stop.received, place)
@@ -72,27 +74,27 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
                 active.remove(one)
                 code = one.process.returncode
                 if code == 0:
-                    _advance(one.steps, active, at_once)
+                    _advance(one.steps, active, quiet)
                 elif code == _USAGE:
-                    raise InputError(f"{one.run.name} was refused{_last_words(one.run, at_once)}.", "Mend that first.")
+                    raise InputError(f"{one.run.name} was refused{_last_words(one.run, quiet)}.", "Mend that first.")
                 elif code in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM):
                     raise Interrupted(signal.SIGTERM, place)  # somebody stopped that run alone
                 else:
-                    failed.append(f"{one.run.name} (exit code {code}{_last_words(one.run, at_once)})")
+                    failed.append(f"{one.run.name} (exit code {code}{_last_words(one.run, quiet)})")
             time.sleep(0.05)
     finally:
         _stop(active)
 
 
-def _advance(chain: Iterator[Run], active: list[_Active], at_once: int) -> None:
+def _advance(chain: Iterator[Run], active: list[_Active], quiet: bool) -> None:
     run = next(chain, None)
     if run is not None:
-        active.append(_Active(chain, run, _start(run, at_once)))
+        active.append(_Active(chain, run, _start(run, quiet)))
 
 
-def _start(run: Run, at_once: int) -> subprocess.Popen[bytes]:
+def _start(run: Run, quiet: bool) -> subprocess.Popen[bytes]:
     messages: IO[str] | None = None
-    if at_once > 1:
+    if quiet:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         messages = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below, the process has its own
     try:
@@ -100,7 +102,7 @@ def _start(run: Run, at_once: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "nas_moreau", *run.words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None, env=distributed.plain_environment(),
         )  # fmt: skip
     finally:
         if messages is not None:
@@ -126,9 +128,9 @@ def _stop(active: list[_Active]) -> None:
     active.clear()
 
 
-def _last_words(run: Run, at_once: int) -> str:
+def _last_words(run: Run, quiet: bool) -> str:
     """Returns the last line of a run's messages; one that ran alone has shown them already."""
-    if at_once == 1:
+    if not quiet:
         return ": see above"
     lines = run.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if run.log.exists() else []
     return f": {lines[-1].rstrip('.')}" if lines else ""

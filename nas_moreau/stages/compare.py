@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Data
@@ -40,7 +41,8 @@ from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_tabl
 from nas_moreau.stages.ranking import CELLS, one_hot_losses, rank_correlations, rivals_of_ranking
 from nas_moreau.stages.retrain import plan_retraining
 from nas_moreau.stages.search import plan_search, random_cell
-from nas_moreau.stages.setting import load_images
+from nas_moreau.stages.setting import load_images, pick_device
+from nas_moreau.stages.shared_folder import open_folder
 from nas_moreau.stages.stopping import Interrupted, StopRequest
 
 
@@ -103,7 +105,7 @@ def compare(
         retrain: Retrain every found cell even though there is a table (without one they always are).
         rank: Compare each supernet's ranking of so many cells with the table.
         baseline: The method that p-values are against: `random` by default if it takes part, else the first one.
-        jobs: Searches side by side; their times are then not those of a search alone.
+        jobs: Searches side by side, in each process; their times are then not those of a search alone.
         imports: The user's modules, imported by every run.
 
     Raises:
@@ -113,30 +115,41 @@ def compare(
     """
     if jobs < 1 or (rank is not None and rank < 2):
         raise InputError("--jobs starts at 1 and --rank at 2.", "Give larger numbers.")
-    work = _plan(config, methods, Path(output), table, column, retrain, rank, imports)
-    if baseline is not None and baseline not in methods:
-        raise InputError(f"The baseline {baseline} is not among the methods.", f"Known are {', '.join(methods)}.")
-    baseline = baseline or ("random" if "random" in methods else next(iter(methods)))
-    if resume:
-        work.rows = read_rows(Path(output) / "rows.csv")
-    work.check()
-    with RunFolder.open(output, config.to_dict(), "compare", resume) as folder:
+
+    def plan() -> _Comparison:
+        work = _plan(config, methods, Path(output), table, column, retrain, rank, imports)
+        if baseline is not None and baseline not in methods:
+            raise InputError(f"The baseline {baseline} is not among the methods.", f"Known are {', '.join(methods)}.")
+        if resume:
+            work.rows = read_rows(Path(output) / "rows.csv")
+        work.check()
+        return work
+
+    work = distributed.together(plan)
+    against = baseline or ("random" if "random" in methods else next(iter(methods)))
+    with open_folder(output, config.to_dict(), "compare", resume) as folder:
         folder.status("running")
         try:
             with StopRequest() as stop:
                 work.stop = stop
                 failed = run_all(work.chains(), jobs, stop, str(folder.path))
+                failed = work.collect(failed)
         except BaseException as error:
             folder.status("interrupted", reason=str(error) or type(error).__name__)
             raise
-        result = work.result(baseline, failed)
-        folder.write_result(result)
-        write_page(folder.path, result, work.curves())
+        result = distributed.on_first(lambda: _conclude(folder, work, against, failed))
         if failed:
             folder.status("failed", reason=f"{len(failed)} runs failed")
             raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}. The others are in {folder.path}.")
         folder.status("finished")
         return result
+
+
+def _conclude(folder: RunFolder, work: _Comparison, baseline: str, failed: Sequence[str]) -> dict[str, Any]:
+    result = work.result(baseline, failed)
+    folder.write_result(result)
+    write_page(folder.path, result, work.curves())
+    return result
 
 
 def plan_comparison(methods: Mapping[str, Sequence[int]], output: str | PathLike[str]) -> dict[str, Any]:
@@ -181,7 +194,7 @@ def _plan(
 
 @dataclass
 class _Comparison:
-    """A comparison in progress. `rows` are those recorded, by the search they come from."""
+    """A comparison in progress. `rows` are those recorded, by the search they come from; `own` names this process's."""
 
     config: Config
     methods: Mapping[str, Sequence[int]]
@@ -193,6 +206,7 @@ class _Comparison:
     rank: int | None
     imports: tuple[str, ...]
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    own: list[str] = field(default_factory=list)
     stop: StopRequest | None = None
     data: Data | None = None
 
@@ -233,8 +247,16 @@ class _Comparison:
         return self.config.model_copy(update={"seed": seed, "search": search})
 
     def chains(self) -> Iterator[Iterator[Run]]:
-        """Yields for every search that is not done the runs it takes."""
-        return (self._chain(method, seed) for method, seed in self.tasks() if not self.done(method, seed))
+        """Yields for every search that is not done the runs it takes; of several processes each takes the next one."""
+        left = distributed.on_first(lambda: [task for task in self.tasks() if not self.done(*task)])
+        return (self._chain(*left[i]) for i in distributed.taking_turns(len(left), "cells of the comparison"))
+
+    def collect(self, failed: list[str]) -> list[str]:
+        """Waits for the other processes, takes over their rows, and returns the names of all runs that failed."""
+        found = distributed.in_the_end(({name: self.rows[name] for name in self.own}, failed), self._go_on)
+        for rows, _ in found:
+            self.rows |= rows
+        return [name for _, names in found for name in names]
 
     def _chain(self, method: str, seed: int) -> Iterator[Run]:
         name = folder_name(method, seed)
@@ -252,6 +274,7 @@ class _Comparison:
         if self._to_rank(method):
             one_hot_losses(folder, self._config_of(method, seed), self._images(), self.rank or 0, self._go_on)
         self.rows[name] = rows
+        self.own.append(name)
         self._record()
 
     def _images(self) -> Data:
@@ -266,11 +289,16 @@ class _Comparison:
     def _run(self, verb: str, name: str, folder: Path, words: list[str]) -> Run:
         given = [word for module in self.imports for word in ("--import", module)]
         genotype = [words.pop(0)] if verb == "retrain" else []
+        device = distributed.own_device(pick_device(self.config.device))
+        if distributed.processes() > 1 and device.type != "cpu":
+            words = [*words, f"device={device}"]
         words = [verb, *genotype, "--config", str(self.output / "config.yaml"), "--output", str(folder), "--resume",
                  *given, *words]  # fmt: skip
         return Run(f"{verb} {name}", words, self.output / "logs" / f"{verb}-{name}.txt")
 
     def _record(self) -> None:
+        if distributed.rank():
+            return
         rows = (self._looked_up(row) for rows in self.rows.values() for row in rows)
         write_rows(self.output / "rows.csv", rows)
 

@@ -122,18 +122,18 @@ class FiniteGuard:
         )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yields the tensors of nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def _largest(value: Any) -> Tensor | None:
     """Returns the largest absolute value among all floating-point tensors of `value`, NaN if there is one in them."""
-    floats = [tensor for tensor in _tensors(value) if tensor.is_floating_point() and tensor.numel()]
+    floats = [tensor for tensor in tensors_in(value) if tensor.is_floating_point() and tensor.numel()]
     if not floats:
         return None
     return torch.stack([size.float() for size in torch._foreach_norm(floats, float("inf"))]).max()

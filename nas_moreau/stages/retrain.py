@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
+from nas_moreau.architecture.share import Share, sharing
 from nas_moreau.architecture.skeleton import check_images
+from nas_moreau.architecture.synchronised_norm import synchronise
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
@@ -34,6 +39,8 @@ from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.performance import autocast
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
+from nas_moreau.stages.shared_folder import finished_result, open_folder
+from nas_moreau.stages.shared_network import share_network
 from nas_moreau.stages.stepping import show, take_steps
 from nas_moreau.stages.stopping import Abandoned
 
@@ -65,11 +72,14 @@ def retrain(
         NonFinite: The loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    data = load_images(config) if data is None else data
-    job = plan_retraining(config, genotype, data)
-    with RunFolder.open(output, config.to_dict() | {"genotype": genotype.digest()}, "retrain", resume) as folder:
+
+    def plan() -> _Retraining:
+        return plan_retraining(config, genotype, load_images(config) if data is None else data)
+
+    job = distributed.together(plan)
+    with open_folder(output, config.to_dict() | {"genotype": genotype.digest()}, "retrain", resume) as folder:
         if folder.finished:
-            return folder.read_result() or {}
+            return finished_result(folder)
         return job.run(folder)
 
 
@@ -141,6 +151,9 @@ class _Retraining:
         self.batches = Batches(
             self.data.train, parts["train"], self.settings.batch_size, self.augment, config.seed, "retraining"
         )
+        size = self.settings.batch_size
+        gather = distributed.gathered if config.distributed.sync_batchnorm and distributed.processes() > 1 else None
+        self.shares = [Share(*rows, size, gather) for rows in distributed.own_rows(size, self.settings.accumulate)]
         self.epoch_steps = self.settings.steps_per_epoch or len(self.batches)
         self.total_steps = self.epoch_steps * self.settings.epochs
         self.space = load_space(config.space)
@@ -153,6 +166,8 @@ class _Retraining:
         self.network = network.to(memory_format=torch.channels_last) if self.channels_last else network
         self.network.checkpointing = self.config.performance.activation_checkpointing
         self.network.train()
+        if self.shares[0].gather:
+            synchronise(self.network)
         self.forward = torch.compile(network) if self.config.performance.compile else network
         self._build_optimizer(0)
         self.loss, self.mixup = training_loss(settings, self.data.num_classes)
@@ -195,6 +210,7 @@ class _Retraining:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
         folder.write_data(describe_data(self.data))
+        self.forward = share_network(self.forward, self.network, (self.data.channels, *self.data.image_size))
         return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
 
     def _run(self) -> dict[str, Any]:
@@ -214,26 +230,10 @@ class _Retraining:
 
     def advance(self) -> Tensor:
         """Does one step of training and returns its loss."""
-        epoch = self.step // self.epoch_steps
-        # drop-path, dropout and timm's mixup draw from the global generators: tied to the step, a resumed run repeats
-        torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.step))
-        self.network.drop_path = self._drop_path(epoch)
-        images, labels = self.batches.at(self.step, self.channels_last)
-        targets = labels
+        self.network.drop_path = self._drop_path(self.step // self.epoch_steps)
         self.guard.before(self._written)
-        if self.mixup is not None:
-            np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
-            images, targets = self.mixup(images, labels)
-        with autocast(self.device.type, self.config.performance.precision):
-            output = self.forward(images)
-            logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-            loss = self.loss(logits, targets)
-            if auxiliary is not None:
-                loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        # float16 alone has a scale; in other precisions the scaler does nothing but call the optimizer
-        scale = self.scaler.scale(torch.ones_like(loss))
-        self.scaler.scale(loss).backward()
+        loss, correct, scale = self._accumulate()
         self.scaler.unscale_(self.optimizer)
         # an infinite clip changes nothing and still gives the norm
         clip = float("inf") if self.settings.clip is None else self.settings.clip
@@ -244,11 +244,56 @@ class _Retraining:
         if self.ema is not None:
             self.ema.update(self.network, self.step)
         # infinite gradients are a fault where the scale cannot be the reason
-        terms = {"loss": loss.detach(), "gradient": torch.where(scale > 1, torch.zeros_like(gradient), gradient)}
+        terms = {"loss": loss, "gradient": torch.where(scale > 1, torch.zeros_like(gradient), gradient)}
         self.guard.after(self.step, terms, {"weights, momentum and running statistics": self._written()})
-        self.sums["loss"] += loss.detach()
-        self.sums["correct"] += (logits.detach().argmax(-1) == labels).sum()
-        return loss.detach()
+        self.sums["loss"] += loss
+        self.sums["correct"] += correct
+        return loss
+
+    def _accumulate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Adds up the gradients of the batch's parts.
+
+        Returns:
+            The whole batch's loss and count of right answers, and the scale of the gradients.
+        """
+        parts, losses, counts = len(self.shares), [], []
+        for place, (share, images, labels, targets) in enumerate(self._parts()):
+            # drop-path and dropout draw from the global generator: tied to the step, so that a resumed run repeats
+            torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.step))
+            alone = place + 1 < parts and distributed.processes() > 1  # gradients are exchanged with the last part
+            with sharing(share), self.forward.no_sync() if alone else nullcontext(), distributed.noticing_loss():
+                with autocast(self.device.type, self.config.performance.precision):
+                    output = self.forward(images)
+                    logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+                    loss = self.loss(logits, targets)
+                    if auxiliary is not None:
+                        loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
+                # float16 alone has a scale; in other precisions the scaler does nothing but call the optimizer
+                self.scaler.scale(loss / parts).backward()
+            losses.append(loss.detach() / parts)
+            counts.append((logits.detach().argmax(-1) == labels).sum())
+        loss, correct, scale = sum(losses), sum(counts), self.scaler.scale(torch.ones_like(losses[0]))
+        if distributed.processes() > 1:
+            buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+            loss, correct, *means = distributed.averaged([loss, correct.to(loss.dtype), *buffers])
+            torch._foreach_copy_(buffers, means)
+            correct = (correct * distributed.processes()).round()
+        return loss, correct, scale
+
+    def _parts(self) -> Iterator[tuple[Share, Tensor, Tensor, Tensor]]:
+        """Yields this process's parts of the step's batch: images, labels, and what the loss compares with."""
+        if self.mixup is None:
+            for share in self.shares:
+                images, labels = self.batches.at(self.step, self.channels_last, (share.start, share.stop))
+                yield share, images, labels, labels
+            return
+        # images are mixed across the whole batch; timm draws from numpy's global generator
+        images, labels = self.batches.at(self.step, self.channels_last)
+        np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
+        images, targets = self.mixup(images, labels)
+        for share in self.shares:
+            rows = slice(share.start, share.stop)
+            yield share, images[rows], labels[rows], targets[rows]
 
     def _drop_path(self, epoch: int) -> float:
         # `plan` may try steps past the last epoch
@@ -284,6 +329,7 @@ class _Retraining:
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates where that is due, writes the epoch's row, moves the schedule, saves."""
+        distributed.check_equal({"weights, momentum and running statistics": self._written()})
         epoch = self.step // self.epoch_steps - 1
         last = self.step == self.total_steps
         due = last or (self.settings.evaluate_every and (epoch + 1) % self.settings.evaluate_every == 0)
@@ -294,9 +340,11 @@ class _Retraining:
         }
         better, self.epoch_done = False, False
         try:
-            found = self._evaluate(self.data.train, self.validation) if self.validation is not None else None
-            # a curve to look at; nothing is chosen by it
-            test = self._evaluate(self.data.test) if due and self.validation is None else None
+            found = test = None
+            if self.validation is not None:
+                found = distributed.on_first(lambda: self._evaluate(self.data.train, self.validation))
+            elif due:  # a curve to look at; nothing is chosen by it
+                test = distributed.on_first(lambda: self._evaluate(self.data.test))
         except Abandoned:
             self.save(monitor)
             raise

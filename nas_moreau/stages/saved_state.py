@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace
 from nas_moreau.errors import InputError
 from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
@@ -24,7 +25,10 @@ def space_digest(space: SearchSpace) -> str:
 
 
 def save(folder: RunFolder, space: SearchSpace, payload: dict[str, Any], best: bool = False) -> None:
-    """Saves a stage's payload with the digests of what it was made with."""
+    """Saves a stage's payload with the digests of what it was made with; of several processes the first does."""
+    if folder.silent:
+        return
+    payload = {**payload, "processes": distributed.processes()}
     digests = {"configuration": folder.digest, "space": space_digest(space)}
     save_checkpoint(folder.path / "checkpoints", {**payload, "digests": digests}, best)
 
@@ -49,7 +53,7 @@ def restore(folder: RunFolder, space: SearchSpace, put_back: Callable[[dict[str,
     Raises:
         InputError: All checkpoints are damaged, or they belong to another configuration, space or network.
     """
-    loaded = load_checkpoint(folder.path / "checkpoints") if folder.resuming else None
+    loaded = _load(folder) if folder.resuming else None
     if loaded is None:
         return None
     payload, note = loaded
@@ -68,9 +72,20 @@ def restore(folder: RunFolder, space: SearchSpace, put_back: Callable[[dict[str,
         put_back(payload)
         halved = payload.get("rollbacks", 0)
     said = f"; step sizes are halved {halved} time{'s' * (halved > 1)}" if halved else ""
+    before, now = payload.get("processes", 1), distributed.processes()
+    if before != now:
+        said += (
+            f"; {now} process{'es' * (now > 1)} in place of {before}: the same batches, shared otherwise, so that "
+            "rounding and BatchNorm's local statistics differ from here on"
+        )
     sentence = f"{folder.stage}: resumed at step {payload['step']}; {note.rstrip('.')}{said}."
     folder.log(sentence)
     return sentence
+
+
+def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
+    """Returns what the first process reads, in all of them: they need no common file system."""
+    return distributed.on_first(lambda: load_checkpoint(folder.path / "checkpoints"))
 
 
 def with_rollbacks(folder: RunFolder, allowed: bool, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -87,13 +102,14 @@ def with_rollbacks(folder: RunFolder, allowed: bool, attempt: Callable[[], dict[
             return attempt()
         except NonFinite as error:
             folder.log(str(error))
-            loaded = load_checkpoint(folder.path / "checkpoints") if allowed else None
+            loaded = _load(folder) if allowed else None
             done = loaded[0].get("rollbacks", 0) if loaded else 0
             if loaded is None or done >= MOST_ROLLBACKS:
                 folder.status("failed", reason=str(error))
                 if loaded:
                     raise NonFinite(f"{error} Rolled back {done} times already.") from error
                 raise
-            save_checkpoint(folder.path / "checkpoints", loaded[0] | {"rollbacks": done + 1})
+            if not folder.silent:
+                save_checkpoint(folder.path / "checkpoints", loaded[0] | {"rollbacks": done + 1})
             folder.resuming = True
             folder.log(f"{folder.stage}: rolled back to step {loaded[0]['step']} with the step sizes halved")

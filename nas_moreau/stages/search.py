@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, derive, load_space
 from nas_moreau.architecture.expected_macs import expected_macs, relative_macs
+from nas_moreau.architecture.share import Share, sharing
 from nas_moreau.architecture.skeleton import check_images
+from nas_moreau.architecture.synchronised_norm import synchronise
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
@@ -36,11 +39,12 @@ from nas_moreau.stages.methods import (
     registered,
     search_supernet,
 )
-from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.nonfinite import FiniteGuard, tensors_in
 from nas_moreau.stages.performance import refuse_float16
 from nas_moreau.stages.rules import smaller_steps
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
+from nas_moreau.stages.shared_folder import finished_result, open_folder
 from nas_moreau.stages.stepping import show, take_steps
 from nas_moreau.stages.stopping import Abandoned
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
@@ -62,11 +66,14 @@ def search(
         NonFinite: A loss or direction became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    data = load_images(config) if data is None else data
-    job = plan_search(config, data)
-    with RunFolder.open(output, config.to_dict(), "search", resume) as folder:
+
+    def plan() -> _Search | None:
+        return plan_search(config, load_images(config) if data is None else data)
+
+    job = distributed.together(plan)
+    with open_folder(output, config.to_dict(), "search", resume) as folder:
         if folder.finished:
-            return folder.read_result() or {}
+            return finished_result(folder)
         return _random_cell(config, folder) if job is None else job.run(folder)
 
 
@@ -100,7 +107,8 @@ def _random_cell(config: Config, folder: RunFolder) -> dict[str, Any]:
         "alphas": {},
     }  # fmt: skip
     _write_genotype(folder, space, genotype, None)
-    write_atomic(folder.path / "genotype.png", draw_png(genotype))
+    if not folder.silent:
+        write_atomic(folder.path / "genotype.png", draw_png(genotype))
     folder.write_result(result)
     folder.status("finished")
     return result
@@ -124,6 +132,9 @@ class _Search:
         parts = stratified_split(images.labels, self.settings.split.model_dump(), config.seed)
         augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
         size, seed = self.settings.batch_size, config.seed
+        (self.rows,) = distributed.own_rows(size)
+        synchronised = config.distributed.sync_batchnorm and distributed.processes() > 1
+        self.share = Share(*self.rows, size, distributed.gathered if synchronised else None)
         self.lower = Batches(images, parts["weights"], size, augment, seed, "weights")
         self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
         self.held_out = Part(images, parts["held_out"], augment)
@@ -145,6 +156,8 @@ class _Search:
         supernet = supernet.to(self.device)
         if self.channels_last:
             supernet = supernet.to(memory_format=torch.channels_last)
+        if self.share.gather:
+            synchronise(supernet)
         supernet.checkpointing = self.config.performance.activation_checkpointing
         self.supernet = supernet
         beta = settings.beta if "beta" in parse_method(settings.method)[1] else 0.0
@@ -207,7 +220,7 @@ class _Search:
         progress = self.step / self.total_steps
         upper, lower = (
             Batch(
-                *part.at(self.step, self.channels_last),
+                *part.at(self.step, self.channels_last, self.rows),
                 progress,
                 seed_for(self.config.seed, f"mixing of {part.purpose}", self.step),
             )
@@ -216,7 +229,8 @@ class _Search:
         before = self.x, self.y, self.state
         buffers = [*self.supernet.buffers(), *self.theta_buffers.values()]
         self.guard.before(lambda: buffers)
-        *after, info = self.method.step(self.problem, *before, upper_batch=upper, lower_batch=lower)
+        with sharing(self.share):
+            *after, info = self.method.step(self.problem, *before, upper_batch=upper, lower_batch=lower)
         self.step += 1
         terms = _terms(info)
         x, y, state = after
@@ -252,14 +266,17 @@ class _Search:
 
     def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
         """Evaluates, looks for signs of collapse, writes the epoch's row and drawing, saves."""
+        distributed.check_equal({
+            "alphas": self.x, "weights": self.y, "theta and momentum": list(tensors_in(self.state)),
+            "running statistics": [*self.supernet.buffers(), *self.theta_buffers.values()],
+        })  # fmt: skip
         epoch = self.step // self.epoch_steps - 1
         try:
             if self.step == self.total_steps:
                 self._choose()
             before = time.monotonic()
-            evaluation = self._evaluate()
             genotype = derive(self.space, self._alphas(self.x))
-            derived = self._one_hot(genotype)
+            evaluation, derived = distributed.on_first(lambda: (self._evaluate(), self._one_hot(genotype)))
             self.evaluating += time.monotonic() - before
         except Abandoned:
             self.save(monitor)
@@ -284,7 +301,7 @@ class _Search:
         row |= signs(self.space, weights, genotype)
         if self.settings.eigenvalue:
             before = time.monotonic()
-            row["hessian_eigenvalue"] = self._eigenvalue()
+            row["hessian_eigenvalue"] = distributed.on_first(self._eigenvalue)
             self.evaluating += time.monotonic() - before
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
         if epoch == 0:
@@ -340,9 +357,16 @@ class _Search:
         if choose is not None:
             before = time.monotonic()
             write_back(self.supernet, self.x, self.y)
-            self.x, note = choose(
-                self.space, self.supernet, self.architecture, self.config.seed, self.channels_last, self.stop.give_up
-            )
+
+            def chosen() -> tuple[list[Tensor], str]:
+                x, note = choose(
+                    self.space, self.supernet, self.architecture, self.config.seed, self.channels_last,
+                    self.stop.give_up,
+                )  # fmt: skip
+                return [tensor.to("cpu") for tensor in x], note
+
+            x, note = distributed.on_first(chosen)
+            self.x = [tensor.to(self.device) for tensor in x]
             self.seconds += time.monotonic() - before
             self.folder.log(f"search: {note}")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as f
 
+from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data
 from nas_moreau.errors import InputError
@@ -44,7 +45,7 @@ def _tried(device: torch.device) -> torch.device:
 
 def prepare(config: Config) -> torch.device:
     """Returns the device of the configuration, torch set up as its `performance` section says."""
-    device = pick_device(config.device)
+    device = distributed.own_device(pick_device(config.device))
     set_up(config.performance, device)
     return device
 
@@ -99,15 +100,21 @@ class Batches:
         """Batches in one pass."""
         return len(self.indices) // self.batch_size
 
-    def at(self, step: int, channels_last: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns images (float) and labels of the step counted from the beginning of the run."""
+    def at(self, step: int, channels_last: bool = False, rows: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Returns images (float) and labels of the step counted from the beginning of the run.
+
+        With `rows` (begin and end) those of the batch alone: all draws are made for the whole batch.
+        """
         number, place = divmod(step, len(self))
         if number != self._pass:
             self._order = epoch_order(self.indices, self.seed, f"order of {self.purpose}", number)
             self._pass = number
-        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        batch = self.images.take(chosen)
-        images = self.augment(batch.pixels, generator_for(self.seed, f"augmentation of {self.purpose}", step))
+        begin, end = rows or (0, self.batch_size)
+        first = place * self.batch_size
+        batch = self.images.take(self._order[first + begin : first + end])
+        generator = generator_for(self.seed, f"augmentation of {self.purpose}", step)
+        draws = self.augment.draw(self.batch_size, *batch.pixels.shape[2:], generator)
+        images = self.augment.apply(batch.pixels, draws[:, begin:end])
         return (images.contiguous(memory_format=torch.channels_last) if channels_last else images), batch.labels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.stages.stopping import Abandoned, Interrupted, StopRequest
@@ -49,7 +50,10 @@ class Stepper(Protocol):
         """Writes a checkpoint."""
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
-        """Returns the result, which it writes; all is saved before, so that a signal may end it at once."""
+        """Returns the result, which it writes; all is saved before, so that a signal may end it at once.
+
+        Of several processes the first alone is asked.
+        """
 
 
 def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
@@ -64,8 +68,9 @@ def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     job.stop, folder = StopRequest(), job.folder
+    place = None if folder.silent else folder.path
     with (
-        Monitor(folder.path, job.step // job.epoch_steps - due, job.step, job.config.logging.tensorboard) as monitor,
+        Monitor(place, job.step // job.epoch_steps - due, job.step, job.config.logging.tensorboard) as monitor,
         Progress(job.total_steps, folder.stage, start=job.step, epoch_steps=job.epoch_steps) as progress,
     ):
         if resumed:
@@ -76,12 +81,13 @@ def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
         try:
             with job.stop:
                 _loop(job, monitor, progress, due)
-            job.stop.give_up()
+            _heed(job.stop)
         except Abandoned:
+            received = _asked(job.stop)  # also: none ends before the first has saved
             folder.status("interrupted", step=job.step)
             folder.log(f"{folder.stage}: stopped by a signal at step {job.step}")
-            raise Interrupted(job.stop.received or 0, str(folder.path)) from None
-        return job.finish(monitor)
+            raise Interrupted(received, str(folder.path)) from None
+        return distributed.on_first(lambda: job.finish(monitor))
 
 
 def _loop(job: Stepper, monitor: Monitor, progress: Progress, due: bool) -> None:
@@ -95,12 +101,25 @@ def _loop(job: Stepper, monitor: Monitor, progress: Progress, due: bool) -> None
         job.shown = {}
         job.look(monitor, progress, seen, time.monotonic() - before)
         job.seconds = time.monotonic() - started
-        if job.step % job.epoch_steps == 0:
+        whole = job.step % job.epoch_steps == 0
+        if whole:
             job.finish_epoch(monitor, progress)
-        elif job.stop.received or (every and job.step % every == 0):
+        asked = _asked(job.stop)
+        if not whole and (asked or (every and job.step % every == 0)):
             job.save(monitor)
-        job.stop.give_up()
+        if asked:
+            raise Abandoned
     job.seconds = time.monotonic() - started
+
+
+def _asked(stop: StopRequest) -> int:
+    """Returns the signal that one of the processes has received, 0 for none: all stop at the same step."""
+    return distributed.largest(stop.received or 0)
+
+
+def _heed(stop: StopRequest) -> None:
+    if _asked(stop):
+        raise Abandoned
 
 
 def show(job: Stepper, monitor: Monitor, values: dict[str, Any]) -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as f
 
+from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.architecture.mixed_cell import Active
-from nas_moreau.bilevel import Bilevel
+from nas_moreau.bilevel import Bilevel, Shared
 from nas_moreau.stages.performance import autocast
 
 
@@ -129,11 +130,29 @@ def supernet_problem(
         return loss(x, theta, batch, theta_buffers)
 
     return SupernetProblem(
-        Bilevel(upper, lower, f_theta=lower_at_theta),
+        Bilevel(_shared(upper, {}), _shared(lower, own), f_theta=_shared(lower_at_theta, theta_buffers)),
         [p.detach().clone() for p in supernet.alphas.values()],
         [p.detach().clone(memory_format=torch.preserve_format) for p in supernet.weights()],
         theta_buffers,
     )
+
+
+def _shared(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
+    """Returns a loss on this process's share of a batch as one on the whole: a mean, its count of right answers a sum.
+
+    One flat all-reduce an evaluation. The running statistics in `moved` become the means of those of all processes.
+    """
+    if distributed.processes() == 1:
+        return objective
+    buffers = [buffer for buffer in moved.values() if buffer.is_floating_point()]
+
+    def reduce(value: Tensor, gradients: list[Tensor], correct: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        value, count, *rest = distributed.averaged([value, correct.to(value.dtype), *gradients, *buffers])
+        if buffers:
+            torch._foreach_copy_(buffers, rest[len(gradients) :])
+        return value, rest[: len(gradients)], (count * distributed.processes()).round().to(correct.dtype)
+
+    return Shared(objective, reduce)
 
 
 @torch.no_grad()
