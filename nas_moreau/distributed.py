@@ -102,14 +102,12 @@ def _start() -> _Group:
     from torch.distributed.rendezvous import rendezvous
 
     backend = "gloo"
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        backend = f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        backend = f"cpu:gloo,{accelerator.type}:{dist.get_default_backend_for_device(accelerator)}"
     try:
         store, number, size = next(rendezvous("env://", timeout=timedelta(minutes=5)))
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=number, world_size=size, timeout=TIMEOUT
-        )
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
@@ -316,7 +314,7 @@ def _checksum(tensors: Sequence[Tensor]) -> int:
     checksum = 0
     for tensor in tensors:
         data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        checksum = zlib.crc32(data.numpy(), checksum)
+        checksum = zlib.crc32(data.numpy().tobytes(), checksum)
     return checksum
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+Gather = Callable[[Tensor], Tensor]
+
 
 class Share(NamedTuple):
     """Rows `start` to `stop` of a batch of `total` images.
@@ -22,7 +24,7 @@ class Share(NamedTuple):
     start: int
     stop: int
     total: int
-    gather: Callable[[Tensor], Tensor] | None = None
+    gather: Gather | None = None
 
 
 # one for the whole process, not for a thread: an accelerator's backward pass runs in a thread of its own
@@ -40,7 +42,7 @@ def sharing(share: Share) -> Iterator[None]:
         _current = former
 
 
-def gatherer() -> Callable[[Tensor], Tensor] | None:
+def gatherer() -> Gather | None:
     """Returns how BatchNorm's statistics are gathered, None where they are not."""
     return None if _current is None else _current.gather
 

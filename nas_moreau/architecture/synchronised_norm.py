@@ -6,14 +6,13 @@ backward pass two means more: two small exchanges for each norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from nas_moreau.architecture.share import gatherer
+from nas_moreau.architecture.share import Gather, gatherer
 
 _AXES = (0, 2, 3)
 
@@ -27,7 +26,7 @@ class _Synchronised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, bias: Tensor, gather: Callable, eps: float) -> Any:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bias: Tensor, gather: Gather, eps: float) -> Any:
         z = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         own_variance, own_mean = torch.var_mean(z, _AXES, correction=0)
         means, variances = gather(torch.stack([own_mean, own_variance])).unbind(1)
@@ -84,10 +83,11 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that uses the statistics of all processes where they gather."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if gatherer() is None or not self.training:
+        mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if gatherer() is None or not self.training or mean is None or variance is None or count is None:
             return super().forward(x)
-        self.num_batches_tracked += 1
-        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps)
+        count += 1
+        return batch_norm(x, mean, variance, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
 
 
 def synchronise(module: nn.Module) -> None:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.bilevel.problem import Shared, Tensors
+from nas_moreau.bilevel.problem import Shared
+
+Tensors = list[Tensor]
 
 
 class Evaluated(NamedTuple):

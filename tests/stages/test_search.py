@@ -129,9 +129,9 @@ def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_pa
     seen = {"weights": set(), "architecture": set()}
     original = stage.Batches.at
 
-    def watch(self, step, channels_last=False):
+    def watch(self, step, channels_last=False, rows=None):
         place = step % len(self)
-        batch = original(self, step, channels_last)
+        batch = original(self, step, channels_last, rows)
         seen[self.purpose].update(self._order[place * self.batch_size : (place + 1) * self.batch_size].tolist())
         return batch
 
