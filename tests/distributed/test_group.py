@@ -1,0 +1,185 @@
+"""Groups of processes as torchrun starts them: who writes, kills and restarts, signals, nodes, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from launching import end, start, torchrun, workers
+
+from nas_moreau.config import load_config
+from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.runs.tables import read_table
+from nas_moreau.stages.search import search
+
+EPOCHS = 8
+KEYS = [
+    "space=toy", "device=cpu", "search.channels=2", "search.layers=2", f"search.epochs={EPOCHS}",
+    "search.steps_per_epoch=6", "search.batch_size=4", "search.augment.crop=1", "checkpoint.every_steps=4",
+    "logging.tensorboard=false", "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2",
+    "retrain.steps_per_epoch=3", "retrain.batch_size=8", "retrain.accumulate=2", "retrain.auxiliary=false",
+    "retrain.augment.crop=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """60 images of 8x8 in three classes."""
+    draw = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    pixels, labels = draw.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels[:30], y_test=labels[:30])
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """The main job in two processes that nobody disturbs: its folder, output and messages."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    code, out, err = torchrun(2, words("run", images, folder, "--json", "logging.tensorboard=true"))
+    assert code == 0, err
+    return folder, out, err
+
+
+def words(verb, images, folder, *more):
+    return ["-m", "nas_moreau", verb, "--data", images, "--output", str(folder), "--resume", *more, *KEYS]
+
+
+def outcome(folder):
+    """What must not differ between two searches: tensors, cell, and the table without its clock."""
+    payload = load_checkpoint(folder / "checkpoints")[0]
+    tensors = [t.numpy().tobytes() for t in [*payload["x"], *payload["y"], *payload["buffers"].values()]]
+    table = [{k: v for k, v in row.items() if k != "wall_seconds"} for row in read_table(folder / "metrics.csv")]
+    result = read_json(folder / "result.json")
+    return tensors, table, result["alphas"], result["digest"]
+
+
+def wait_for_rows(folder, count, group):
+    """Waits until the search has done so many epochs."""
+    for _ in range(4000):
+        if len(read_table(folder / "metrics.csv")) >= count:
+            return
+        assert group.poll() is None, end(group)
+        time.sleep(0.05)
+    raise AssertionError(f"{folder} came to no {count} epochs")
+
+
+def log(folder):
+    return (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_first_process_alone_writes_and_prints(whole):
+    folder, out, err = whole
+    result = json.loads(out)  # it is there once, and nothing else
+    assert result == read_json(folder / "result.json")
+    assert result["search"]["steps"] == 6 * EPOCHS and 0 <= result["retrain"]["test_accuracy"] <= 1
+    assert (folder / "report.html").exists()
+    for stage in ("search", "retrain"):
+        assert read_json(folder / stage / "status.json")["state"] == "finished"
+        assert log(folder / stage).count(f"{stage}: started") == 1
+        assert len(list((folder / stage / "tensorboard").iterdir())) == 1
+    assert [row["epoch"] for row in read_table(folder / "search" / "metrics.csv")] == list(range(EPOCHS))
+    assert err.count("run folder: ") == 1 and err.count(f"epoch 3/{EPOCHS}") == 1
+
+
+def test_a_group_that_loses_a_process_three_times_ends_as_if_it_had_not(whole, images, tmp_path):
+    draw = random.Random(0)
+    group = start(2, words("search", images, tmp_path), ("--standalone", "--max-restarts=3"))
+    for rows in (1, 3, 6):
+        wait_for_rows(tmp_path, rows, group)
+        time.sleep(draw.random() / 5)
+        os.kill(workers(group)[draw.randrange(2)], signal.SIGKILL)
+    code, _, err = end(group)
+    assert code == 0, err
+    assert log(tmp_path).count("search: resumed at step") == 3
+    assert outcome(tmp_path) == outcome(whole[0] / "search")
+
+
+def test_without_restarts_the_others_end_soon_and_the_run_resumes(whole, images, tmp_path):
+    group = start(2, words("search", images, tmp_path))
+    wait_for_rows(tmp_path, 2, group)
+    lost, other = workers(group)[::-1]
+    began = time.monotonic()
+    os.kill(lost, signal.SIGKILL)
+    code, out, err = end(group)
+    assert code != 0 and out == ""
+    assert time.monotonic() - began < 60
+    assert not Path(f"/proc/{other}").exists()
+    assert err.count("nas-moreau: ") == 1 and "Another process of this run has ended" in err
+    code, _, err = torchrun(2, words("search", images, tmp_path))
+    assert code == 0, err
+    assert outcome(tmp_path) == outcome(whole[0] / "search")
+
+
+def test_a_signal_to_one_stops_all_and_one_process_can_go_on(images, tmp_path):
+    key = "distributed.sync_batchnorm=true"
+    group = start(2, words("search", images, tmp_path / "a", key))
+    wait_for_rows(tmp_path / "a", 2, group)
+    os.kill(workers(group)[1], signal.SIGTERM)
+    code, _, err = end(group)
+    assert code != 0 and err.count("Stopped by SIGTERM; everything is saved") == 1
+    assert "Go on with: torchrun --nproc-per-node=2 -m nas_moreau search" in err
+    status = read_json(tmp_path / "a" / "status.json")
+    assert status["state"] == "interrupted"
+    assert load_checkpoint(tmp_path / "a" / "checkpoints")[0]["step"] == status["step"] < 6 * EPOCHS
+    # the same batches in one process; BatchNorm is the whole batch's in both
+    config = load_config(overrides=[*KEYS, key, f"data.name={images}"])
+    found, alone = search(config, tmp_path / "a", resume=True), search(config, tmp_path / "b")
+    assert "1 process in place of 2" in log(tmp_path / "a")
+    for name, rows in alone["alphas"].items():
+        assert np.abs(np.array(rows) - np.array(found["alphas"][name])).max() < 1e-4
+
+
+def test_two_nodes(whole, images, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1")
+    agents = [start(1, words("search", images, tmp_path), options) for _ in range(2)]
+    for code, _, err in [end(agent) for agent in agents]:
+        assert code == 0, err
+    assert outcome(tmp_path) == outcome(whole[0] / "search")
+
+
+def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp_path):
+    code, out, err = torchrun(2, words("search", images, tmp_path / "a", "search.batch_size=5"))
+    assert code != 0 and out == "" and not (tmp_path / "a").exists()
+    assert err.count("nas-moreau: ") == 1
+    assert (
+        "A batch of 5 images cannot be shared evenly by 2 processes. Use a batch_size that is a multiple of 2." in err
+    )
+    mine = tmp_path / "mine.py"
+    mine.write_text("import os\nif os.environ['RANK'] == '1':\n    raise ImportError('not here')\n", encoding="utf-8")
+    code, out, err = torchrun(2, words("search", images, tmp_path / "a", "--import", str(mine)))
+    assert code != 0 and out == "" and not (tmp_path / "a" / "config.yaml").exists()
+    assert err.count("nas-moreau: ") == 1 and "not here" in err
+
+
+def test_a_comparison_spreads_its_cells(images, tmp_path):
+    keys = ["search.epochs=1", "retrain.epochs=1"]
+    given = ["--methods", "moreau,random:0-2", "--seeds", "0"]
+    code, out, err = torchrun(2, words("compare", images, tmp_path, *given, "--json")[:-1] + keys)
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [(row["method"], row["seed"]) for row in rows] == [("moreau", 0), *(("random", seed) for seed in range(3))]
+    assert all(row["retrained_accuracy"] is not None for row in rows)
+    assert len(read_table(tmp_path / "rows.csv")) == 4 and (tmp_path / "compare.html").exists()
+    for folder in (tmp_path / "searches").iterdir():
+        assert load_checkpoint(folder / "checkpoints") is None or _processes(folder) == 1
+        assert read_json(folder / "status.json")["state"] == "finished"
+
+
+def _processes(folder):
+    return load_checkpoint(folder / "checkpoints")[0]["processes"]
