@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -27,6 +28,7 @@ T = TypeVar("T")
 # The longest wait for the others: they wait while the first evaluates and derives. A process that dies is noticed at
 # once by its closed connections; this bounds the wait for one that hangs.
 TIMEOUT = timedelta(hours=1)
+MEETING = timedelta(minutes=5)
 # What torchrun sets for its processes, and a process started by one of them must not take for its own.
 _NAMES = {
     "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
@@ -106,7 +108,8 @@ def _start() -> _Group:
     if accelerator is not None:
         backend = f"cpu:gloo,{accelerator.type}:{dist.get_default_backend_for_device(accelerator)}"
     try:
-        store, number, size = next(rendezvous("env://", timeout=timedelta(minutes=5)))
+        store, number, size = next(rendezvous("env://", timeout=MEETING))
+        store = dist.PrefixStore(_meet(store, number, size), store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -115,6 +118,30 @@ def _start() -> _Group:
             "Start them with torchrun, or unset WORLD_SIZE and RANK.",
         ) from error
     return _Group(number, size, store)
+
+
+def _meet(store: Any, number: int, size: int) -> str:
+    """Returns a name for the group that all its processes know and no earlier one had.
+
+    After a restart torchrun hands out the same store, with the addresses of processes that are gone in it, and its
+    count of restarts is each node's own. So every process leaves a fresh word in the store, and the first answers it.
+    """
+    mine, until = uuid.uuid4().hex, time.monotonic() + MEETING.total_seconds()
+    if number:
+        store.set(f"word/{number}", mine)
+        name = store.get(f"answer/{mine}").decode()  # waits
+        store.add(f"met/{name}", 1)
+        return name
+    answered = set()
+    while store.add(f"met/{mine}", 0) < size - 1:
+        for key in [f"word/{other}" for other in range(1, size)]:
+            if store.check([key]) and (word := store.get(key).decode()) not in answered:
+                store.set(f"answer/{word}", mine)
+                answered.add(word)
+        if time.monotonic() > until:
+            raise RuntimeError(f"some did not come within {MEETING}")
+        time.sleep(0.01)
+    return mine
 
 
 def _first_to_fail(group: _Group) -> bool:

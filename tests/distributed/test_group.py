@@ -54,7 +54,7 @@ def whole(images, tmp_path_factory):
 
 
 def words(verb, images, folder, *more):
-    return ["-m", "nas_moreau", verb, "--data", images, "--output", str(folder), "--resume", *more, *KEYS]
+    return ["-m", "nas_moreau", verb, "--data", images, "--output", str(folder), "--resume", *KEYS, *more]
 
 
 def outcome(folder):
@@ -90,7 +90,7 @@ def test_the_first_process_alone_writes_and_prints(whole):
         assert read_json(folder / stage / "status.json")["state"] == "finished"
         assert log(folder / stage).count(f"{stage}: started") == 1
         assert len(list((folder / stage / "tensorboard").iterdir())) == 1
-    assert [row["epoch"] for row in read_table(folder / "search" / "metrics.csv")] == list(range(EPOCHS))
+    assert [int(row["epoch"]) for row in read_table(folder / "search" / "metrics.csv")] == list(range(EPOCHS))
     assert err.count("run folder: ") == 1 and err.count(f"epoch 3/{EPOCHS}") == 1
 
 
@@ -168,9 +168,8 @@ def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp
 
 
 def test_a_comparison_spreads_its_cells(images, tmp_path):
-    keys = ["search.epochs=1", "retrain.epochs=1"]
-    given = ["--methods", "moreau,random:0-2", "--seeds", "0"]
-    code, out, err = torchrun(2, words("compare", images, tmp_path, *given, "--json")[:-1] + keys)
+    given = ["--methods", "moreau,random:0-2", "--json", "search.epochs=1", "retrain.epochs=1"]
+    code, out, err = torchrun(2, words("compare", images, tmp_path, *given))
     assert code == 0, err
     rows = json.loads(out)["rows"]
     assert [(row["method"], row["seed"]) for row in rows] == [("moreau", 0), *(("random", seed) for seed in range(3))]
