@@ -83,6 +83,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that uses the statistics of all processes where they gather."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised x."""
         mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
         if gatherer() is None or not self.training or mean is None or variance is None or count is None:
             return super().forward(x)
