@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from faults import damage, deaths, mutations, poison
+from faults import damage, deaths, mutations, poison, ranks
 from faults.toy import Row, import_everything
 
 from nas_moreau.runs.environment import processor_name
@@ -28,6 +28,7 @@ from nas_moreau.runs.environment import processor_name
 # name -> full count, quick count, what is done
 EXPERIMENTS: dict[str, tuple[int, int, Callable[[int, Path], list[Row]]]] = {
     "kill": (100, 1, lambda n, folder: [deaths.kill(stage, n, folder) for stage in ("search", "retrain")]),
+    "ranks": (10, 1, lambda n, folder: [ranks.kill_one(n, folder)]),
     "save": (10, 1, lambda n, folder: [deaths.save_points(folder, n)]),
     "signals": (50, 1, lambda n, folder: [deaths.signals(n, folder)]),
     "bits": (1000, 50, lambda n, folder: [damage.bits(n, folder), damage.truncations(n // 5, folder)]),
