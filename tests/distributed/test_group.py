@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -172,17 +173,27 @@ def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp
 
 
 def test_a_comparison_spreads_its_cells(images, tmp_path):
-    given = ["--methods", "moreau,random:0-2", "--json", "search.epochs=1", "retrain.epochs=1"]
-    code, out, err = torchrun(2, words("compare", images, tmp_path, *given))
+    names = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
+    lines = ("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|,50".format(*word) for word in product(names, repeat=6))
+    table, output = tmp_path / "table.csv", tmp_path / "comparison"
+    table.write_text("\n".join(["arch,acc", *lines]), encoding="utf-8")
+    given = [
+        "--methods",
+        "moreau,random:0-1",
+        "--table",
+        str(table),
+        "--json",
+        "space=nas_bench_201",
+        "search.epochs=1",
+    ]
+    code, out, err = torchrun(2, words("compare", images, output, *given, "search.layers=1"))
     assert code == 0, err
     rows = json.loads(out)["rows"]
-    assert [(row["method"], row["seed"]) for row in rows] == [("moreau", 0), *(("random", seed) for seed in range(3))]
-    assert all(row["retrained_accuracy"] is not None for row in rows)
-    assert len(read_table(tmp_path / "rows.csv")) == 4 and (tmp_path / "compare.html").exists()
-    for folder in (tmp_path / "searches").iterdir():
-        assert load_checkpoint(folder / "checkpoints") is None or _processes(folder) == 1
+    assert [(row["method"], row["seed"], row["table"]) for row in rows] == [
+        ("moreau", 0, 0.5), ("random", 0, 0.5), ("random", 1, 0.5),
+    ]  # fmt: skip
+    assert len(read_table(output / "rows.csv")) == 3 and (output / "compare.html").exists()
+    for folder in (output / "searches").iterdir():
         assert read_json(folder / "status.json")["state"] == "finished"
-
-
-def _processes(folder):
-    return load_checkpoint(folder / "checkpoints")[0]["processes"]
+    # its process took itself for no member of the group
+    assert load_checkpoint(output / "searches" / "moreau-seed0" / "checkpoints")[0]["processes"] == 1
