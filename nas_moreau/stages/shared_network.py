@@ -30,15 +30,15 @@ def share_network(forward: Any, network: nn.Module, image: tuple[int, int, int])
     # one of a 1x1 convolution, whose strides have two names; the memory is the same
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     known = inspect.signature(DistributedDataParallel).parameters
-    leave_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    leave: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     unused = _leaves_some_unused(network, image)
     with distributed.noticing_loss():
-        return DistributedDataParallel(forward, find_unused_parameters=unused, **{leave_buffers: False})
+        return DistributedDataParallel(forward, find_unused_parameters=unused, **leave)
 
 
 def _leaves_some_unused(network: nn.Module, image: tuple[int, int, int]) -> bool:
     """Whether a parameter gets no gradient, as behind a cell's node that reaches no output. Computes nothing."""
-    twin = copy.deepcopy(network).to("meta")
+    twin: Any = copy.deepcopy(network).to("meta")
     twin.checkpointing = False
     output = twin(torch.empty((2, *image), device="meta"))
     sum(part.sum() for part in (output if isinstance(output, tuple) else (output,))).backward()

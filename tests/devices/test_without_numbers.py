@@ -37,7 +37,7 @@ def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch):
     assert all(p.grad.is_meta for p in job.network.parameters())
 
 
-def batch_without_numbers(self, step, channels_last=False):
+def batch_without_numbers(self, step, channels_last=False, rows=None):
     """What `Batches.at` gives; the windows of the random crop are picked by numbers, which `meta` has not."""
     return torch.empty(self.batch_size, 3, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
 
