@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 CELL = published_cell("DARTS_V2")
+SMALL_CELL = Genotype.from_json(json.dumps({
+    "version": 1, "space": "darts",
+    "cells": {name: {"edges": [["sep_conv_3x3", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
+              for name in ("normal", "reduce")},
+}))  # fmt: skip
 TINY = [
     "search.channels=2", "search.layers=2", "search.epochs=1", "search.steps_per_epoch=2", "search.batch_size=4",
     "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
@@ -217,13 +223,8 @@ def test_a_compiled_retraining_is_not_compiled_anew_when_drop_path_grows(tmp_pat
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    cell = Genotype.from_json(json.dumps({
-        "version": 1, "space": "darts",
-        "cells": {name: {"edges": [["sep_conv_3x3", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
-                  for name in ("normal", "reduce")},
-    }))  # fmt: skip
     config = tiny("performance.compile=true", "retrain.drop_path=0.3", "retrain.epochs=4", "retrain.steps_per_epoch=1")
-    retrain(config, cell, tmp_path / "a", data=tiny_data())
+    retrain(config, SMALL_CELL, tmp_path / "a", data=tiny_data())
     assert 1 <= len(compiled) <= 2  # without drop-path, and with it at any rate
 
 
@@ -232,3 +233,18 @@ def test_drop_path_in_compiled_code_keeps_the_share_and_the_mean():
     dropped = torch.compile(drop_path, backend="eager")(torch.ones(4000, 1, 1, 1), 0.25).flatten()
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile needs a C++ compiler on a CPU")
+def test_code_that_was_really_compiled_gives_the_same_gradients():
+    torch.manual_seed(0)
+    network = Network(SMALL_CELL, 2, 1, 3, kernels="portable")
+    images = torch.randn(4, 3, 8, 8)
+
+    def results(forward):
+        output = forward(images)
+        return [output, *torch.autograd.grad(output.square().sum(), [*network.parameters()])]
+
+    for compiled, eager in zip(results(torch.compile(network)), results(network)):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
