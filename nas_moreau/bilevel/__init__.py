@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = _hand_on(
         "Info": "method",
         "Method": "method",
         "adam": "updates",
+        "distance_over_gradients": "updates",
         "gradient_descent": "updates",
         "moreau": "method",
         "sgd": "updates",

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_moreau.bilevel.following import Followed, begin, look
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.step_sizes import (
     LONGEST,
@@ -40,7 +41,18 @@ from nas_moreau.bilevel.step_sizes import (
     start,
     steeper,
 )
-from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, grad_x_of_g, norm, subtract
+from nas_moreau.bilevel.tensors import (
+    Evaluated,
+    Tensors,
+    add,
+    dot,
+    evaluate,
+    evaluate_together,
+    grad_x_of_g,
+    norm,
+    scale,
+    subtract,
+)
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 ORDERS = ("gauss-seidel", "jacobi", "lagged")
@@ -72,7 +84,7 @@ class State(NamedTuple):
     x_rule: Any
     y_rule: Any
     theta_rule: Any
-    tuning: Tuning | None = None
+    tuning: Tuning | Followed | None = None
 
 
 class Info(NamedTuple):
@@ -125,7 +137,8 @@ def moreau(
     """Returns the Moreau-envelope method.
 
     With all constants given, a step never waits for the device and works on `meta` tensors. With one of them
-    "auto", `init` measures curvatures (step_sizes.py), and the step reads a few norms back every 10 steps.
+    "auto", `init` measures curvatures, and the step reads a few norms back every 10 steps: those of step_sizes.py
+    where x moves by its direction, those of following.py, meant for networks, where `update_x` is given.
 
     Args:
         alpha: Step size of x: a number, a function of k, or "auto".
@@ -156,24 +169,60 @@ def moreau(
     if theta_steps < 1:
         raise ValueError(f"theta_steps is {theta_steps}; at least one step of theta is needed.")
     automatic = "auto" in [value for value in named.values() if isinstance(value, str)]
+    follows = automatic and update_x is not None
+    if update_x is not None and isinstance(alpha, str) and not update_x.finds_length:
+        raise ValueError(
+            "alpha is 'auto', but an update rule of x has its own scale. Give a number, or distance_over_gradients()."
+        )
     rule_x, rule_y, rule_theta = (rule or gradient_descent() for rule in (update_x, update_y, update_theta))
 
-    def constants(tuning: Tuning | None, k: int) -> tuple[float, float, float, float, float]:
+    def constants(tuning: Tuning | Followed | None, k: int) -> tuple[float, float, float, float, float]:
         """Returns alpha, beta, eta, gamma and c_k."""
         if isinstance(c, str):
             assert tuning is not None
-            c_k = penalty(tuning, k, p)
+            c_k = tuning.c if isinstance(tuning, Followed) else penalty(tuning, k, p)
         else:
             c_k = c(k) if callable(c) else c * (k + 1) ** p
         gamma_k = tuning.gamma if tuning and isinstance(gamma, str) else at(gamma, k)
-        chosen = sizes(tuning, c_k, gamma_k) if tuning else (0.0, 0.0, 0.0)
+        chosen = (0.0, 0.0, 0.0)
+        if tuning:
+            own_step = isinstance(tuning, Followed)
+            chosen = (1.0, tuning.step, tuning.step) if own_step else sizes(tuning, c_k, gamma_k)
         a, b, e = (own if isinstance(given, str) else at(given, k) for given, own in zip((alpha, beta, eta), chosen))
         return a, b, e, gamma_k, c_k
 
     def init(problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None) -> State:
         theta = [t.detach().clone() for t in y]
-        tuning = start(problem, x, y, upper_batch, lower_batch) if automatic else None
+        tuning: Tuning | Followed | None = None
+        if follows:
+            given = [None if isinstance(value, str) else at(value, 0) for value in (c, gamma)]
+            tuning = begin(problem, x, y, upper_batch, lower_batch, *given)
+        elif automatic:
+            tuning = start(problem, x, y, upper_batch, lower_batch)
         return State(theta, 0, rule_x.init(x), rule_y.init(y), rule_theta.init(theta), tuning)
+
+    def at_once(
+        problem: Bilevel, x: Tensors, y: Tensors, theta: Tensors, state: State, upper_batch: Any, lower_batch: Any
+    ) -> tuple[Tensors, Tensors, State, Info]:
+        """The lagged step from one backward pass: F/c + f(y) - f(theta) has d_x, and all but the pull of theta."""
+        a, b, e, gamma_k, c_k = constants(state.tuning, state.k)
+        found = evaluate_together(problem.together, x, y, theta, upper_batch, lower_batch, c_k)
+        d_theta = subtract(scale(subtract(theta, y), 1 / gamma_k), found.by_theta)
+        moved, theta_rule = rule_theta.apply(d_theta, e, theta, state.theta_rule)
+        new_theta = problem.prox_y(x, moved, e)
+        new_x, x_rule = rule_x.apply(found.by_x, a, x, state.x_rule)
+        apart = subtract(y, new_theta)
+        d_y = add(found.by_y, apart, -1 / gamma_k)
+        new_y, y_rule = rule_y.apply(d_y, b, y, state.y_rule)
+        norms = {"d_x": norm(found.by_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "y-theta": norm(apart)}
+        F, f, f_theta = found.values
+        info = Info(F, f, f_theta, c_k, a, b, e, gamma_k, norms, None, None, None)
+        tuning = state.tuning
+        if isinstance(tuning, Followed):
+            batches = (upper_batch, lower_batch)
+            tuning = look(tuning, state.k, problem, x, y, found.by_y, (c_k, gamma_k), batches)
+        new = State(new_theta, state.k + 1, x_rule, y_rule, theta_rule, tuning)
+        return problem.onto_x(new_x), problem.prox_y(x, new_y, b), new, info
 
     def step(
         problem: Bilevel, x: Tensors, y: Tensors, state: State, upper_batch: Any = None, lower_batch: Any = None
@@ -182,6 +231,8 @@ def moreau(
         alpha_k, beta_k, eta_k, gamma_k, c_k = constants(state.tuning, k)
         theta, theta_rule = [t.detach() for t in state.theta], state.theta_rule
         x, y = [t.detach() for t in x], [t.detach() for t in y]
+        if order == "lagged" and theta_steps == 1 and problem.g is None and problem.together is not None:
+            return at_once(problem, x, y, theta, state, upper_batch, lower_batch)
 
         # (9); `lagged` takes grad_x f(x, theta) from the evaluation of the first step
         first = evaluate(problem.at_theta, x, theta, lower_batch, order == "lagged", True)
@@ -217,13 +268,14 @@ def moreau(
         else:
             upper_y = evaluate(problem.F, new_x, y, upper_batch, False, True)
             lower_y = evaluate(problem.f, new_x, y, lower_batch, False, True)
-        d_y = add(lower_y.grad_y, upper_y.grad_y, 1 / c_k)
+        psi_y = add(lower_y.grad_y, upper_y.grad_y, 1 / c_k)
         apart = subtract(y, theta)
-        d_y = add(d_y, apart, -1 / gamma_k)
+        d_y = add(psi_y, apart, -1 / gamma_k)
 
         # (13)
         new_y, y_rule = rule_y.apply(d_y, beta_k, y, state.y_rule)
-        new_y = problem.prox_y(x if shared else new_x, new_y, beta_k)
+        at_x = x if shared else new_x
+        new_y = problem.prox_y(at_x, new_y, beta_k)
 
         norms = {
             "F_x/c": norm(upper.grad_x) / c_k, "F_y/c": norm(upper_y.grad_y) / c_k,
@@ -236,9 +288,11 @@ def moreau(
             upper.value, lower.value, at_theta.value, c_k, alpha_k, beta_k, eta_k, gamma_k, norms, cosine,
             upper.aux, lower.aux,
         )  # fmt: skip
-        new = State(theta, k + 1, x_rule, y_rule, theta_rule, state.tuning)
         tuning = state.tuning
-        if tuning is None:
+        if isinstance(tuning, Followed):
+            tuning = look(tuning, k, problem, at_x, y, psi_y, (c_k, gamma_k), (upper_batch, lower_batch))
+        new = State(theta, k + 1, x_rule, y_rule, theta_rule, tuning)
+        if tuning is None or isinstance(tuning, Followed):
             return new_x, new_y, new, info
         # between the steps at which others look whether the iteration has come to rest
         if new.k < CHECK_EVERY or new.k % CHECK_EVERY == CHECK_EVERY // 2:
@@ -263,7 +317,7 @@ def moreau(
     def at_penalty(value: float) -> Method:
         return moreau(alpha, beta, eta, gamma, lambda k: value, p, order, theta_steps, update_x, update_y, update_theta)
 
-    return Method(init, step, at_penalty, isinstance(c, str))
+    return Method(init, step, at_penalty, isinstance(c, str) and not follows)
 
 
 def _near_prox(

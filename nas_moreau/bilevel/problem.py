@@ -52,6 +52,9 @@ class Bilevel:
         project_y: Projection onto Y, likewise. With g it is applied after g's prox; the two together are the prox of
             g plus the indicator of Y where g and Y are separable in the same coordinates.
         f_theta: f as it is evaluated at theta; default f. (Networks: BatchNorm that leaves y's statistics alone.)
+        together: (x, y, theta, upper_batch, lower_batch) -> (F(x, y), f(x, y), f_theta(x, theta)), the same three
+            scalars from one computation, for problems where they share work (a backbone whose features y and theta
+            both use). The order "lagged" then needs a single backward pass. It must equal F, f and f_theta.
     """
 
     F: Objective
@@ -60,6 +63,7 @@ class Bilevel:
     project_x: Callable[[Tensors], Tensors] | None = None
     project_y: Callable[[Tensors], Tensors] | None = None
     f_theta: Objective | None = None
+    together: Callable[[Tensors, Tensors, Tensors, Any, Any], tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def at_theta(self) -> Objective:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nas_moreau.bilevel.following import Followed
+from nas_moreau.bilevel.following import explain as explain_followed
 from nas_moreau.bilevel.method import Method, moreau
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.stationarity import lower_solution
@@ -104,7 +106,8 @@ def solve(
         message += f" Polished: the lower level is solved to {lower.residual:.1e} at this x."
     tuning = getattr(state, "tuning", None)
     if tuning is not None:
-        message += f" Automatic constants: {explain(tuning)}."
+        words = explain_followed(tuning) if isinstance(tuning, Followed) else explain(tuning)
+        message += f" Automatic constants: {words}."
     return Solution(x, y, state, converged, message, run.history, taken, movement)
 
 

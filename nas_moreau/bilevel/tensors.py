@@ -56,6 +56,30 @@ def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wr
     return Evaluated(value, filled[:count], filled[count:], aux, any(used[:count]), any(used[count:]))
 
 
+class Pieces(NamedTuple):
+    """F, f at y and f at theta, and the gradient of F/c + f(y) - f(theta) by x, y and theta; all detached."""
+
+    values: tuple[Tensor, Tensor, Tensor]
+    by_x: Tensors
+    by_y: Tensors
+    by_theta: Tensors
+
+
+def evaluate_together(
+    together: Any, x: Tensors, y: Tensors, theta: Tensors, upper_batch: Any, lower_batch: Any, c: float
+) -> Pieces:
+    """Returns what the lagged order needs of F and f, from one forward and one backward pass."""
+    with torch.enable_grad():
+        leaves = [[t.detach().requires_grad_() for t in part] for part in (x, y, theta)]
+        F, f, f_theta = together(*leaves, upper_batch, lower_batch)
+        inputs = [t for part in leaves for t in part]
+        grads = torch.autograd.grad(F / c + f - f_theta, inputs, allow_unused=True)
+    filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
+    a, b = len(x), len(x) + len(y)
+    values = (F.detach(), f.detach(), f_theta.detach())
+    return Pieces(values, filled[:a], filled[a:b], filled[b:])
+
+
 def grad_x_of_g(g: Any, x: Tensors, y: Tensors) -> Tensors:
     """Returns grad_x g(x, y)."""
     return evaluate(lambda x, y, batch: g.value(x, y), x, y, None, True, False).grad_x

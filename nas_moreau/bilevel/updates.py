@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nas_moreau.bilevel.tensors import Tensors, add, norm, scale
+from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 
 
 class Update(NamedTuple):
@@ -20,6 +20,8 @@ class Update(NamedTuple):
 
     init: Callable[[Tensors], Any]
     apply: Callable[[Tensors, float, Tensors, Any], tuple[Tensors, Any]]
+    finds_length: bool = False
+    """Whether the rule finds the length of its steps; `step` is then a factor, 1 where nothing else is known."""
 
 
 def gradient_descent() -> Update:
@@ -99,3 +101,40 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
         return list(moved), AdamState(first, second, steps)
 
     return Update(init, apply)
+
+
+class DistanceState(NamedTuple):
+    """Where each tensor began, its greatest root mean square distance from there, its entries' sums of squares."""
+
+    start: Tensors
+    distances: Tensors
+    squares: Tensors
+
+
+def distance_over_gradients(first: float = 0.01) -> Update:
+    """Returns a rule that needs no step size: each entry of a tensor moves by
+
+        - r_k g_k / sqrt(sum_{i<=k} g_i^2),    r_k = max(first, max_{i<=k} rms(x_i - x_0))
+
+    with r_k one number for each tensor. This is AdaGrad (Duchi, Hazan and Singer, JMLR 2011) whose length is DoG's
+    (Ivgi, Hinder and Carmon, ICML 2023): the distance that was needed so far. `step` multiplies it.
+
+    Args:
+        first: r_0; what it is matters little, since r grows by itself.
+    """
+
+    def init(params: Tensors) -> DistanceState:
+        lengths = [torch.full((), first, dtype=p.dtype, device=p.device) for p in params]
+        return DistanceState([p.detach() for p in params], lengths, [torch.zeros_like(p) for p in params])
+
+    def apply(direction: Tensors, step: float, params: Tensors, state: DistanceState) -> tuple[Tensors, DistanceState]:
+        moved = torch._foreach_norm(subtract(params, state.start))
+        distances = [torch.maximum(r, m / math.sqrt(p.numel())) for r, m, p in zip(state.distances, moved, params)]
+        squares = add(state.squares, list(torch._foreach_mul(direction, direction)))
+        new = [
+            p - step * r * g / s.sqrt().clamp(min=torch.finfo(s.dtype).tiny)
+            for p, r, g, s in zip(params, distances, direction, squares)
+        ]
+        return new, DistanceState(state.start, distances, squares)
+
+    return Update(init, apply, True)

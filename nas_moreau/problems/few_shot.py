@@ -153,10 +153,8 @@ def features(x: Tensors, images: Tensor) -> Tensor:
     maps = images.flatten(0, 1)
     for kernel, scale, shift in zip(*[iter(x)] * 3):
         maps = f.conv2d(maps, kernel, stride=2, padding=1)
-        maps = maps.unflatten(0, (tasks, count))
-        variance, mean = torch.var_mean(maps, (1, 3, 4), correction=0, keepdim=True)
-        maps = (maps - mean) * torch.rsqrt(variance + 1e-5)
-        maps = torch.relu(maps * scale[:, None, None] + shift[:, None, None]).flatten(0, 1)
+        normalised = [f.batch_norm(own, None, None, scale, shift, training=True) for own in maps.split(count)]
+        maps = torch.relu(torch.cat(normalised))
     return maps.mean((2, 3)).unflatten(0, (tasks, count))
 
 
@@ -181,7 +179,15 @@ def few_shot_problem(ridge: float = RIDGE) -> Bilevel:
         size = y[0].square().sum()
         return loss_of(features(x, batch.support), y, batch.support_labels) + 0.5 * ridge * size
 
-    return Bilevel(upper, lower)
+    def together(
+        x: Tensors, y: Tensors, theta: Tensors, upper_batch: Episodes, lower_batch: Episodes
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # y and theta are heads on the same features
+        found, labels = features(x, lower_batch.support), lower_batch.support_labels
+        at_y, at_theta = (loss_of(found, u, labels) + 0.5 * ridge * u[0].square().sum() for u in (y, theta))
+        return upper(x, y, upper_batch), at_y, at_theta
+
+    return Bilevel(upper, lower, together=together)
 
 
 @torch.no_grad()

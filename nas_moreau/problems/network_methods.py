@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from nas_moreau.bilevel import Method, adam, moreau, sgd
+from nas_moreau.bilevel import Method, adam, distance_over_gradients, moreau, sgd
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.method import Info
 from nas_moreau.bilevel.penalties import bome, f2sa, v_pbgd
@@ -94,7 +94,7 @@ def _table(task: str, size: Sizes, c: float) -> dict[str, Callable[[], Chosen]]:
         "moreau-jacobi": lambda: _moreau(size, c, "jacobi", 4),
         "moreau-gauss-seidel": lambda: _moreau(size, c, "gauss-seidel", 6),
         "moreau-auto": lambda: Chosen(
-            moreau(size.x, order="lagged", update_x=adam(), update_y=rule(), update_theta=rule()), 3
+            moreau(order="lagged", update_x=distance_over_gradients(), update_y=rule(), update_theta=rule()), 3
         ),
         "moreau-paper": lambda: Chosen(moreau(**PAPER[task], update_x=adam()), 6),
         "rhg": lambda: Chosen(rhg(size.x, size.inner, 2 * unrolled, update_x=adam()), 4 * unrolled + 1),

@@ -22,9 +22,6 @@ from nas_moreau.stages.learn import LOOKS, Job
 SHOWN = 60
 """Suspects on the contact sheet."""
 
-PROBE = 500
-"""Samples of each part on which automatic constants are found."""
-
 Tensors = list[Tensor]
 
 
@@ -56,7 +53,7 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     steps = config["steps"]
     return Job(
         "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.method, chosen.evaluations, steps,
-        max(1, steps // LOOKS), look, finish, probe=PROBE,
+        max(1, steps // LOOKS), look, finish,
     )  # fmt: skip
 
 

@@ -35,7 +35,6 @@ class Job:
         look: (x, y) -> numbers for metrics.csv, "accuracy" among them.
         finish: (folder, x, y) -> further entries of the result; writes the task's own files.
         batches: k -> (upper_batch, lower_batch), or None.
-        probe: The batch of both levels on which automatic constants are found; None for that of step 0.
         renew: (k, y, state) -> (y, state) before step k, for a lower level that changes; or None.
     """
 
@@ -51,7 +50,6 @@ class Job:
     look: Callable[[Tensors, Tensors], dict[str, float]]
     finish: Callable[[RunFolder, Tensors, Tensors], dict[str, Any]]
     batches: Callable[[int], tuple[Any, Any]] | None = None
-    probe: Any = None
     renew: Callable[[int, Tensors, Any], tuple[Tensors, Any]] | None = None
 
 
@@ -80,9 +78,7 @@ class _Run:
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.curve: list[list[float]] = []
         begin, cpu = time.perf_counter(), time.process_time()
-        first = (job.probe, job.probe)
-        if job.probe is None and job.batches:
-            first = job.batches(0)
+        first = job.batches(0) if job.batches else (None, None)
         self.state = job.method.init(job.problem, job.x, job.y, *first)
         self.seconds, self.cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_moreau.bilevel import adam, gradient_descent, sgd
+from nas_moreau.bilevel import adam, distance_over_gradients, gradient_descent, sgd
 
 
 def trajectory(rule, gradients, start, step):
@@ -45,3 +45,27 @@ def test_rules_equal_the_optimizers(rule, optimizer, clip):
     for mine, theirs, first, old in zip(found, params, start, kept):
         torch.testing.assert_close(mine, theirs.detach(), rtol=1e-12, atol=1e-14)
         assert first.equal(old)
+
+
+def test_distance_over_gradients_by_hand():
+    """One tensor of two entries, r_0 = .5, gradients (3, 4), then (3, 0): x_1 = -.5 (1, 1), whose rms distance is .5,
+    so r stays; then each entry moves by .5 g / sqrt(sum of g^2) = .5 * 3/sqrt(18) and 0.
+    """
+    rule = distance_over_gradients(0.5)
+    start = [torch.zeros(2, dtype=torch.float64)]
+    gradients = [[torch.tensor([3.0, 4.0], dtype=torch.float64)], [torch.tensor([3.0, 0.0], dtype=torch.float64)]]
+    found = trajectory(rule, gradients, start, 1.0)[0]
+    assert found.tolist() == pytest.approx([-0.5 - 0.5 / 2**0.5, -0.5]) and rule.finds_length
+    assert start[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1.0, 1e3])
+def test_distance_over_gradients_finds_the_scale(distance):
+    """|x - d| from 0 in 300 steps, for d over five decades, with the same rule."""
+    rule = distance_over_gradients()
+    target = torch.tensor([distance, -2 * distance], dtype=torch.float64)
+    params = [torch.zeros(2, dtype=torch.float64)]
+    state = rule.init(params)
+    for _ in range(300):
+        params, state = rule.apply([params[0] - target], 1.0, params, state)
+    assert float((params[0] - target).norm()) < 0.05 * distance

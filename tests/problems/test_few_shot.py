@@ -1,10 +1,12 @@
 """Tasks keep classes apart, gradients are right, heads are adapted to the minimum, a backbone is learned."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from nas_moreau.bilevel import adam, distance_over_gradients, moreau
 from nas_moreau.bilevel.tensors import evaluate, norm
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
@@ -85,6 +87,39 @@ def test_gradients_against_differences():
         ahead, behind = ([t + s * h * d for t, d in zip([*x, *y], u)] for s in (1, -1))
         difference = (objective(ahead[:n], ahead[n:], batch) - objective(behind[:n], behind[n:], batch)) / (2 * h)
         assert slope == pytest.approx(float(difference), rel=1e-5)
+
+
+def test_features_are_those_of_the_formula():
+    x = [t + 0.1 for t in backbone(1, 0, hidden=4, dtype=torch.float64)]
+    images = torch.rand(2, 5, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for task, found in zip(images, features(x, images)):
+        maps = task
+        for kernel, scale, shift in zip(x[::3], x[1::3], x[2::3]):
+            maps = torch.nn.functional.conv2d(maps, kernel, stride=2, padding=1)
+            variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0, keepdim=True)
+            maps = (maps - mean) / (variance + 1e-5).sqrt() * scale[:, None, None] + shift[:, None, None]
+            maps = maps.clamp(min=0)
+        assert torch.allclose(found, maps.mean((2, 3)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_one_pass_for_all_three_losses_changes_nothing(automatic):
+    batch = pools(drawings(LETTERS), 0)[0].draw(2, 3, 1, 2, 0, "training", 0)
+    batch = batch._replace(support=batch.support.double(), query=batch.query.double())
+    shared = few_shot_problem()
+    rule = distance_over_gradients() if automatic else adam()
+    method = moreau(order="lagged", update_x=rule) if automatic else moreau(3e-3, 0.2, 0.2, 1.0, 2.0, 0.25, "lagged")
+    ends = []
+    for problem in (shared, dataclasses.replace(shared, together=None)):
+        x = backbone(1, 0, hidden=4, dtype=torch.float64)
+        y = heads(2, 3, 4, x[0])
+        state = method.init(problem, x, y, batch, batch)
+        for _ in range(4):
+            x, y, state, info = method.step(problem, x, y, state, batch, batch)
+        ends.append([*x, *y, *state.theta, info.F, info.f, info.f_theta, info.norms["d_x"], info.norms["d_theta"]])
+    assert ends[0][0].dtype == torch.float64 and len(ends[0]) == len(ends[1])
+    for a, b in zip(*ends):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_a_task_does_not_feel_the_others():

@@ -1,0 +1,150 @@
+"""Automatic constants for networks: y's curvature is followed, where small problems have it measured all over.
+
+With an update rule of its own for x (Adam) the rules of step_sizes.py have nothing to stand on: alpha is no longer in
+units of d_x, the iteration never "settles" on minibatches, so c cannot climb, and the curvatures of a network far from
+the way say nothing about the way. What is left to be found is how long the steps of y and theta may be:
+
+    beta = eta in [.8, 2] / (L + 1/gamma),    L = the greatest eigenvalue of F_yy/c + f_yy at the present (x, y)
+
+The step begins at the lower end of that range, and moves only as far as to stay in it. Were it .8/L at all times it
+would run away to zero on networks: their curvature grows until it is about 2/step and stays there (Cohen et al., ICLR
+2021), so a shorter step is answered by a greater curvature.
+
+L by power iteration on secants of the gradient in y, six of them at the start. Then, every ten steps and at each of the
+first ten, one more on the step's own batch, from the direction found before; it costs a gradient of F and of f in y. A
+lesser value is believed by and by, a tenth less at each look and not in the first ten steps, a greater one at once.
+
+c is .4 of the ratio of F's curvature in y to f's at the start, and stays; as for other lower levels that are not
+convex, F/c bends more than f. gamma = 25 / L_f, L_f likewise. alpha is 1 for a rule that finds the length of its steps
+(`updates.distance_over_gradients`); other rules need it as a number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, scale, subtract
+
+ITERATIONS = 6
+"""Of power iteration at the start."""
+
+LOOK_EVERY = 10
+
+FALL = 0.9
+"""What is left of the curvature in use, at least, after a look that found less."""
+
+SHORT, LONG = 0.8, 2.0
+"""Bounds of a step times its curvature; descent with a step above the second diverges on a quadratic."""
+
+SHARE = 0.4
+"""c in units of L_F / L_f."""
+
+ENVELOPE = 25.0
+"""gamma in units of 1 / L_f."""
+
+
+class Followed(NamedTuple):
+    """The step of y and theta, the curvature of F/c + f in y, the direction it was found in, c and gamma."""
+
+    step: float
+    curvature: float
+    along: Tensors
+    c: float
+    gamma: float
+
+
+def begin(
+    problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, c: float | None, gamma: float | None
+) -> Followed:
+    """Returns the constants at the start; with a `c` or `gamma` that was given, for that."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in y]
+    drawn = scale(drawn, 1 / float(norm(drawn)))
+
+    def largest(objective: Any, batch: Any) -> tuple[float, Tensors]:
+        here = evaluate(objective, x, y, batch, False, True).grad_y
+        value, along = 0.0, drawn
+        for _ in range(ITERATIONS):
+            bent = _secant(objective, x, y, batch, along, here)
+            value = float(norm(bent))
+            if not 0 < value < math.inf:
+                break
+            along = scale(bent, 1 / value)
+        return value, along
+
+    upper_bend, _ = largest(problem.F, upper)
+    lower_bend, along = largest(problem.f, lower)
+    if not 0 < lower_bend < math.inf:
+        raise ValueError(
+            "No curvature was found in the lower level, so its step sizes cannot be chosen. "
+            "Give beta, eta, gamma and c."
+        )
+    chosen = c if c is not None else SHARE * upper_bend / lower_bend if upper_bend > 0 else 1.0
+    pull = ENVELOPE / lower_bend if gamma is None else gamma
+    bend = upper_bend / chosen + lower_bend
+    return Followed(SHORT / (bend + 1 / pull), bend, along, chosen, pull)
+
+
+def look(
+    followed: Followed,
+    k: int,
+    problem: Bilevel,
+    x: Tensors,
+    y: Tensors,
+    grad_y: Tensors,
+    constants: tuple[float, float],
+    batches: tuple[Any, Any],
+) -> Followed:
+    """Returns the constants after step k, with the curvature at (x, y) where it is time to look.
+
+    Args:
+        followed: What is in use.
+        k: Steps done before.
+        problem: F and f.
+        x, y: Where the step began.
+        grad_y: Gradient of F/c + f there.
+        constants: c and gamma.
+        batches: The step's, of F and f.
+    """
+    early = k < LOOK_EVERY
+    if not early and k % LOOK_EVERY != LOOK_EVERY // 2:
+        return followed
+    c, gamma = constants
+    h = _length(y)
+    moved = add(y, followed.along, h)
+    upper, lower = (
+        evaluate(smooth, x, moved, batch, False, True).grad_y for smooth, batch in zip((problem.F, problem.f), batches)
+    )
+    bent = scale(subtract(add(lower, upper, 1 / c), grad_y), 1 / h)
+    value = float(norm(bent))
+    if not 0 < value < math.inf:
+        return followed
+    curvature = max(value, followed.curvature * (1 if early else FALL))
+    bend = curvature + 1 / gamma
+    step = min(max(followed.step, SHORT / bend), LONG / bend)
+    return followed._replace(step=step, curvature=curvature, along=scale(bent, 1 / value))
+
+
+def explain(followed: Followed) -> str:
+    """Returns in words what was chosen."""
+    return (
+        f"curvature of F/c + f in y {followed.curvature:.3g} where the iteration is; c {followed.c:.3g} and "
+        f"gamma {followed.gamma:.3g} from curvatures at the start"
+    )
+
+
+def _length(y: Tensors) -> float:
+    """Returns h of the secants, the fourth root of the precision so that noise in single precision stays small."""
+    eps = max(torch.finfo(t.dtype).eps for t in y)
+    return eps**0.25 * (0.1 + float(norm(y)) / math.sqrt(sum(t.numel() for t in y)))
+
+
+def _secant(objective: Any, x: Tensors, y: Tensors, batch: Any, along: Tensors, here: Tensors) -> Tensors:
+    """Returns (grad_y(y + h along) - grad_y(y)) / h."""
+    h = _length(y)
+    moved = evaluate(objective, x, add(y, along, h), batch, False, True).grad_y
+    return scale(subtract(moved, here), 1 / h)
