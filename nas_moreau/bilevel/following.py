@@ -4,9 +4,9 @@ With an update rule of its own for x (Adam) the rules of step_sizes.py have noth
 units of d_x, the iteration never "settles" on minibatches, so c cannot climb, and the curvatures of a network far from
 the way say nothing about the way. What is left to be found is how long the steps of y and theta may be:
 
-    beta = eta in [.8, 2] / (L + 1/gamma),    L = the greatest eigenvalue of F_yy/c + f_yy at the present (x, y)
+    beta = eta in [1, 2] / (L + 1/gamma),    L = the greatest eigenvalue of F_yy/c + f_yy at the present (x, y)
 
-The step begins at the lower end of that range, and moves only as far as to stay in it. Were it .8/L at all times it
+The step begins at the lower end of that range, and moves only as far as to stay in it. Were it 1/L at all times it
 would run away to zero on networks: their curvature grows until it is about 2/step and stays there (Cohen et al., ICLR
 2021), so a shorter step is answered by a greater curvature.
 
@@ -14,9 +14,11 @@ L by power iteration on secants of the gradient in y, six of them at the start. 
 first ten, one more on the step's own batch, from the direction found before; it costs a gradient of F and of f in y. A
 lesser value is believed by and by, a tenth less at each look and not in the first ten steps, a greater one at once.
 
-c is .4 of the ratio of F's curvature in y to f's at the start, and stays; as for other lower levels that are not
-convex, F/c bends more than f. gamma = 25 / L_f, L_f likewise. alpha is 1 for a rule that finds the length of its steps
-(`updates.distance_over_gradients`); other rules need it as a number.
+alpha is 1 for a rule that finds the length of its steps (`updates.distance_over_gradients`); other rules need it as a
+number. c and gamma are no step sizes and are not found: c is 1 unless given, for F and f that are losses of one kind
+and weigh alike; it does not grow, since within the few thousand steps of a network F would drown. gamma is 1, or 10/L
+where that is more: the pull between y and theta turns their two directions about each other, which momentum bears only
+while it is small beside the curvature.
 """
 
 from __future__ import annotations
@@ -37,14 +39,11 @@ LOOK_EVERY = 10
 FALL = 0.9
 """What is left of the curvature in use, at least, after a look that found less."""
 
-SHORT, LONG = 0.8, 2.0
+SHORT, LONG = 1.0, 2.0
 """Bounds of a step times its curvature; descent with a step above the second diverges on a quadratic."""
 
-SHARE = 0.4
-"""c in units of L_F / L_f."""
-
-ENVELOPE = 25.0
-"""gamma in units of 1 / L_f."""
+C, GAMMA, ENVELOPE = 1.0, 1.0, 10.0
+"""c, and the two bounds from below of gamma, the second in units of 1/L, where they are not given."""
 
 
 class Followed(NamedTuple):
@@ -60,33 +59,24 @@ class Followed(NamedTuple):
 def begin(
     problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, c: float | None, gamma: float | None
 ) -> Followed:
-    """Returns the constants at the start; with a `c` or `gamma` that was given, for that."""
+    """Returns the constants at the start; None stands for a c or gamma that is not given."""
+    c = C if c is None else c
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in y]
-    drawn = scale(drawn, 1 / float(norm(drawn)))
-
-    def largest(objective: Any, batch: Any) -> tuple[float, Tensors]:
-        here = evaluate(objective, x, y, batch, False, True).grad_y
-        value, along = 0.0, drawn
-        for _ in range(ITERATIONS):
-            bent = _secant(objective, x, y, batch, along, here)
-            value = float(norm(bent))
-            if not 0 < value < math.inf:
-                break
-            along = scale(bent, 1 / value)
-        return value, along
-
-    upper_bend, _ = largest(problem.F, upper)
-    lower_bend, along = largest(problem.f, lower)
-    if not 0 < lower_bend < math.inf:
-        raise ValueError(
-            "No curvature was found in the lower level, so its step sizes cannot be chosen. "
-            "Give beta, eta, gamma and c."
-        )
-    chosen = c if c is not None else SHARE * upper_bend / lower_bend if upper_bend > 0 else 1.0
-    pull = ENVELOPE / lower_bend if gamma is None else gamma
-    bend = upper_bend / chosen + lower_bend
-    return Followed(SHORT / (bend + 1 / pull), bend, along, chosen, pull)
+    along, curvature = scale(drawn, 1 / float(norm(drawn))), 0.0
+    here = _gradient(problem, x, y, c, (upper, lower))
+    h = _length(y)
+    for _ in range(ITERATIONS):
+        bent = scale(subtract(_gradient(problem, x, add(y, along, h), c, (upper, lower)), here), 1 / h)
+        curvature = float(norm(bent))
+        if not 0 < curvature < math.inf:
+            raise ValueError(
+                "No curvature in y was found at the start, so the step sizes of y and theta cannot be chosen. "
+                "Give beta and eta."
+            )
+        along = scale(bent, 1 / curvature)
+    gamma = max(GAMMA, ENVELOPE / curvature) if gamma is None else gamma
+    return Followed(SHORT / (curvature + 1 / gamma), curvature, along, c, gamma)
 
 
 def look(
@@ -116,10 +106,7 @@ def look(
     c, gamma = constants
     h = _length(y)
     moved = add(y, followed.along, h)
-    upper, lower = (
-        evaluate(smooth, x, moved, batch, False, True).grad_y for smooth, batch in zip((problem.F, problem.f), batches)
-    )
-    bent = scale(subtract(add(lower, upper, 1 / c), grad_y), 1 / h)
+    bent = scale(subtract(_gradient(problem, x, moved, c, batches), grad_y), 1 / h)
     value = float(norm(bent))
     if not 0 < value < math.inf:
         return followed
@@ -132,8 +119,8 @@ def look(
 def explain(followed: Followed) -> str:
     """Returns in words what was chosen."""
     return (
-        f"curvature of F/c + f in y {followed.curvature:.3g} where the iteration is; c {followed.c:.3g} and "
-        f"gamma {followed.gamma:.3g} from curvatures at the start"
+        f"step {followed.step:.3g} of y and theta, curvature of F/c + f in y {followed.curvature:.3g} where the "
+        f"iteration is; c {followed.c:.3g} and gamma {followed.gamma:.3g}"
     )
 
 
@@ -143,8 +130,9 @@ def _length(y: Tensors) -> float:
     return eps**0.25 * (0.1 + float(norm(y)) / math.sqrt(sum(t.numel() for t in y)))
 
 
-def _secant(objective: Any, x: Tensors, y: Tensors, batch: Any, along: Tensors, here: Tensors) -> Tensors:
-    """Returns (grad_y(y + h along) - grad_y(y)) / h."""
-    h = _length(y)
-    moved = evaluate(objective, x, add(y, along, h), batch, False, True).grad_y
-    return scale(subtract(moved, here), 1 / h)
+def _gradient(problem: Bilevel, x: Tensors, y: Tensors, c: float, batches: tuple[Any, Any]) -> Tensors:
+    """Returns the gradient of F/c + f in y."""
+    upper, lower = (
+        evaluate(smooth, x, y, batch, False, True).grad_y for smooth, batch in zip((problem.F, problem.f), batches)
+    )
+    return add(lower, upper, 1 / c)

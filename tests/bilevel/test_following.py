@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import Bilevel, adam, distance_over_gradients, moreau, sgd, solve
-from nas_moreau.bilevel.following import ENVELOPE, FALL, LONG, SHARE, SHORT, begin, look
+from nas_moreau.bilevel.following import ENVELOPE, FALL, GAMMA, LONG, SHORT, C, begin, look
 
 
 def tensor(values):
@@ -23,13 +23,17 @@ def steep(factor=1.0):
 X, Y = [torch.zeros(2, dtype=torch.float64)], [torch.zeros(2, dtype=torch.float64)]
 
 
-def test_constants_follow_from_the_curvature_in_y():
-    found = begin(steep(), X, Y, None, None, None, None)
-    assert found.c == pytest.approx(SHARE * 3 / 4, rel=1e-3) and found.gamma == pytest.approx(ENVELOPE / 4, rel=1e-3)
-    assert found.curvature == pytest.approx(3 / found.c + 4, rel=1e-3)
-    assert found.step == pytest.approx(SHORT / (found.curvature + 1 / found.gamma))
-    given = begin(steep(), X, Y, None, None, 2.0, 0.5)
-    assert (given.c, given.gamma) == (2.0, 0.5) and given.curvature == pytest.approx(3 / 2 + 4, rel=1e-3)
+def test_steps_follow_from_the_curvature_in_y():
+    found = begin(steep(), X, Y, None, None, 2.0, 0.5)
+    assert (found.c, found.gamma) == (2.0, 0.5) and found.curvature == pytest.approx(3 / 2 + 4, rel=1e-3)
+    assert found.step == pytest.approx(SHORT / (5.5 + 2), rel=1e-3)
+    method = moreau(update_x=distance_over_gradients())
+    info = method.step(steep(), X, Y, method.init(steep(), X, Y))[3]
+    L = 3 / C + 4
+    assert (info.alpha, info.c) == (1, C) and info.gamma == pytest.approx(ENVELOPE / L, rel=1e-3)
+    assert info.beta == info.eta == pytest.approx(SHORT / (L + L / ENVELOPE), rel=1e-3)
+    # 3/C + 400 is so steep that gamma = 1 is the greater
+    assert begin(steep(100), X, Y, None, None, None, None).gamma == GAMMA
 
 
 def looked(found, factor, k=15):
@@ -45,7 +49,7 @@ def test_a_greater_curvature_is_believed_at_once_and_a_lesser_one_by_and_by():
     found = begin(steep(), X, Y, None, None, 2.0, 0.5)
     same = looked(found, 1)
     assert same.curvature == pytest.approx(5.5, rel=1e-3) and same.step == pytest.approx(found.step, rel=1e-3)
-    # within the range the step stays as it is; 3/2 + 4 * 2 = 9.5, 9.5 / 5.5 < 2 / .8
+    # within the range the step stays as it is; 3/2 + 4 * 2 = 9.5, 11.5 / 7.5 < 2 / 1
     steeper = looked(found, 2)
     assert steeper.curvature == pytest.approx(9.5, rel=1e-3) and steeper.step == found.step
     far_steeper = looked(found, 10)
@@ -77,6 +81,6 @@ def test_no_constant_is_needed(order):
 
 
 def test_a_lower_level_without_curvature_is_refused():
-    problem = Bilevel(lambda x, y, b: (x[0] - y[0]).square().sum(), lambda x, y, b: (x[0] * 2 + y[0]).sum())
-    with pytest.raises(ValueError, match="No curvature"):
-        begin(problem, X, Y, None, None, None, None)
+    problem = Bilevel(lambda x, y, b: x[0].square().sum(), lambda x, y, b: (x[0] * 2 + y[0]).sum())
+    with pytest.raises(ValueError, match="No curvature in y"):
+        begin(problem, X, Y, None, None, 1.0, 1.0)
