@@ -104,37 +104,47 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
 
 
 class DistanceState(NamedTuple):
-    """Where each tensor began, its greatest root mean square distance from there, its entries' sums of squares."""
+    """Where each tensor began, its greatest root mean square distance from there, its entries' sums of squares, the
+    average direction, and the steps done.
+    """
 
     start: Tensors
     distances: Tensors
     squares: Tensors
+    average: Tensors
+    steps: int
 
 
-def distance_over_gradients(first: float = 0.01) -> Update:
+def distance_over_gradients(first: float = 0.01, momentum: float = 0.9) -> Update:
     """Returns a rule that needs no step size: each entry of a tensor moves by
 
-        - r_k g_k / sqrt(sum_{i<=k} g_i^2),    r_k = max(first, max_{i<=k} rms(x_i - x_0))
+        - r_k m_k / sqrt(sum_{i<=k} g_i^2),    r_k = max(first, max_{i<=k} rms(x_i - x_0))
 
-    with r_k one number for each tensor. This is AdaGrad (Duchi, Hazan and Singer, JMLR 2011) whose length is DoG's
-    (Ivgi, Hinder and Carmon, ICML 2023): the distance that was needed so far. `step` multiplies it.
+    with r_k one number for each tensor, and m_k the running average of the g_i as in Adam. This is AdaGrad (Duchi,
+    Hazan and Singer, JMLR 2011) with the length of DoG (Ivgi, Hinder and Carmon, ICML 2023): the distance that was
+    needed so far. `step` multiplies it.
 
     Args:
         first: r_0; what it is matters little, since r grows by itself.
+        momentum: Of the average; 0 for g_k itself.
     """
 
     def init(params: Tensors) -> DistanceState:
         lengths = [torch.full((), first, dtype=p.dtype, device=p.device) for p in params]
-        return DistanceState([p.detach() for p in params], lengths, [torch.zeros_like(p) for p in params])
+        zeros = [torch.zeros_like(p) for p in params]
+        return DistanceState([p.detach() for p in params], lengths, zeros, zeros, 0)
 
     def apply(direction: Tensors, step: float, params: Tensors, state: DistanceState) -> tuple[Tensors, DistanceState]:
+        steps = state.steps + 1
         moved = torch._foreach_norm(subtract(params, state.start))
         distances = [torch.maximum(r, m / math.sqrt(p.numel())) for r, m, p in zip(state.distances, moved, params)]
         squares = add(state.squares, list(torch._foreach_mul(direction, direction)))
+        average = add(scale(state.average, momentum), direction, 1 - momentum)
+        length = step / (1 - momentum**steps)
         new = [
-            p - step * r * g / s.sqrt().clamp(min=torch.finfo(s.dtype).tiny)
-            for p, r, g, s in zip(params, distances, direction, squares)
+            p - length * r * m / s.sqrt().clamp(min=torch.finfo(s.dtype).tiny)
+            for p, r, m, s in zip(params, distances, average, squares)
         ]
-        return new, DistanceState(state.start, distances, squares)
+        return new, DistanceState(state.start, distances, squares, average, steps)
 
     return Update(init, apply, True)

@@ -51,12 +51,15 @@ def test_distance_over_gradients_by_hand():
     """One tensor of two entries, r_0 = .5, gradients (3, 4), then (3, 0): x_1 = -.5 (1, 1), whose rms distance is .5,
     so r stays; then each entry moves by .5 g / sqrt(sum of g^2) = .5 * 3/sqrt(18) and 0.
     """
-    rule = distance_over_gradients(0.5)
+    rule = distance_over_gradients(0.5, 0.0)
     start = [torch.zeros(2, dtype=torch.float64)]
     gradients = [[torch.tensor([3.0, 4.0], dtype=torch.float64)], [torch.tensor([3.0, 0.0], dtype=torch.float64)]]
     found = trajectory(rule, gradients, start, 1.0)[0]
     assert found.tolist() == pytest.approx([-0.5 - 0.5 / 2**0.5, -0.5]) and rule.finds_length
     assert start[0].tolist() == [0, 0]
+    # with momentum 1/2: m_1 = g_1/2, over 1 - 1/2; m_2 = (1.5, 2)/2 + (1.5, 0) over 3/4
+    found = trajectory(distance_over_gradients(0.5, 0.5), gradients, start, 1.0)[0]
+    assert found.tolist() == pytest.approx([-0.5 - 0.5 * 3 / 18**0.5, -0.5 - 0.5 * (1 / 0.75) / 4])
 
 
 @pytest.mark.parametrize("distance", [1e-2, 1.0, 1e3])

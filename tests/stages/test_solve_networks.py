@@ -105,6 +105,7 @@ def test_own_labels_in_a_folder_are_ranked_by_file(tmp_path, capsys):
         ("hyper-cleaning", "f2sa"),
         ("hyper-cleaning", "moreau-auto"),
         ("few-shot", "moreau"),
+        ("few-shot", "moreau-auto"),
     ],
 )
 def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method):
