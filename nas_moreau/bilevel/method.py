@@ -185,9 +185,10 @@ def moreau(
             c_k = c(k) if callable(c) else c * (k + 1) ** p
         gamma_k = tuning.gamma if tuning and isinstance(gamma, str) else at(gamma, k)
         chosen = (0.0, 0.0, 0.0)
-        if tuning:
-            own_step = isinstance(tuning, Followed)
-            chosen = (1.0, tuning.step, tuning.step) if own_step else sizes(tuning, c_k, gamma_k)
+        if isinstance(tuning, Followed):
+            chosen = (1.0, tuning.step, tuning.step)
+        elif tuning:
+            chosen = sizes(tuning, c_k, gamma_k)
         a, b, e = (own if isinstance(given, str) else at(given, k) for given, own in zip((alpha, beta, eta), chosen))
         return a, b, e, gamma_k, c_k
 
