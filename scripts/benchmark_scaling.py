@@ -4,7 +4,9 @@
     python scripts/benchmark_scaling.py --size T --rounds 1
 
 Both do the same steps of `moreau` on the embedded images. Rounds alternate; a round of a group gives the median of its
-steps, the table the median of the rounds. Run it while nothing else runs.
+steps, the table the median of the rounds. Run it while nothing else runs: of a busy machine a group of two gets a
+larger share than one process. The processor time of a step (of a group that of the slower process; waits cost none) says
+what an idle machine needs at least.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ SIZES = {"T": (8, 5, 16), "M": (16, 8, 16)}  # channels, cells, images a batch
 
 
 def worker(size: str, steps: int, output: Path) -> None:
-    """Does steps in one process of a group; the first writes their seconds, and those spent in the exchange."""
+    """Does steps in one process of a group, which writes the median seconds of a step; see `measure`."""
     import torch
 
     from nas_moreau import distributed
@@ -52,19 +54,22 @@ def worker(size: str, steps: int, output: Path) -> None:
         job.guard = FiniteGuard("search", job.device, None)
         for _ in range(2):
             job.advance()
-        seconds = []
+        seconds, busy = [], []
         spent[0] = 0.0
         for _ in range(steps):
             distributed.largest(0)  # all begin together, as the loop of a search lets them
-            begin = time.perf_counter()
+            begin, worked = time.perf_counter(), time.process_time()
             job.advance()
             seconds.append(time.perf_counter() - begin)
+            busy.append(time.process_time() - worked)
+        mine = {"step": statistics.median(seconds), "exchange": spent[0] / steps, "busy": statistics.median(busy)}
+        found = distributed.of_all(mine)
         if distributed.rank() == 0:
-            output.write_text(json.dumps({"seconds": seconds, "exchange": spent[0] / steps}), encoding="utf-8")
+            output.write_text(json.dumps({key: max(one[key] for one in found) for key in mine}), encoding="utf-8")
 
 
 def measure(processes: int, size: str, steps: int) -> dict[str, float]:
-    """Returns the median seconds of a step of a group, and the mean its first process spent in the exchange."""
+    """Returns the slower process's median seconds of a step, of processor time in it, and mean seconds of exchange."""
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -72,8 +77,7 @@ def measure(processes: int, size: str, steps: int) -> dict[str, float]:
         output = Path(folder) / "seconds.json"
         words = [__file__, "--size", size, "--steps", str(steps), "--worker", str(output)]
         subprocess.run([*launch, *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=3600)
-        found = json.loads(output.read_text(encoding="utf-8"))
-    return {"step": statistics.median(found["seconds"]), "exchange": found["exchange"]}
+        return json.loads(output.read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -96,14 +100,19 @@ def main() -> None:
     command = shlex.join(["python", "scripts/benchmark_scaling.py", *sys.argv[1:]])
     print(f"`{command}`, torch {torch.__version__}, Python {platform.python_version()}, {processor_name()}, "
           f"{os.cpu_count()} cores, load {load:.1f} before it\n")  # fmt: skip
-    print("| processes x threads | ms a step | of it exchange | steps a second | against one |\n|---|---|---|---|---|")
-    one = statistics.median(found[1]["step"] for found in rounds)
+    print("| processes x threads | ms a step | in exchange | against one | processor time, ms | against one |")
+    print("|---|---|---|---|---|---|")
+
+    def middle(n: int, key: str) -> float:
+        return 1000 * statistics.median(found[n][key] for found in rounds)
+
     for n in (1, 2):
-        step, exchange = (statistics.median(found[n][key] for found in rounds) for key in ("step", "exchange"))
-        ratio = statistics.median(found[1]["step"] / found[n]["step"] for found in rounds)
-        shares = f"| {1000 * exchange:.1f} ms " if n > 1 else "| "
-        print(f"| {n} x 1 | {1000 * step:.0f} {shares}| {1 / step:.2f} | {ratio:.2f}x |")
-    print(f"\nMedians of {args.rounds} rounds of {args.steps} steps; {1000 * one:.0f} ms is one process's step.")
+        ratios = {key: statistics.median(found[1][key] / found[n][key] for found in rounds) for key in ("step", "busy")}
+        print(
+            f"| {n} x 1 | {middle(n, 'step'):.0f} | {middle(n, 'exchange'):.1f} | {ratios['step']:.2f}x "
+            f"| {middle(n, 'busy'):.0f} | {ratios['busy']:.2f}x |"
+        )
+    print(f"\nMedians of {args.rounds} rounds of {args.steps} steps.")
 
 
 if __name__ == "__main__":
