@@ -5,8 +5,8 @@
 
 Both do the same steps of `moreau` on the embedded images. Rounds alternate; a round of a group gives the median of its
 steps, the table the median of the rounds. Run it while nothing else runs: of a busy machine a group of two gets a
-larger share than one process. The processor time of a step (of a group that of the slower process; waits cost none) says
-what an idle machine needs at least.
+larger share than one process. The processor time of a step (of a group that of its slower process; waits cost none)
+says what an idle machine needs at least.
 """
 
 from __future__ import annotations
