@@ -28,7 +28,7 @@ from nas_moreau.runs.environment import processor_name
 # name -> full count, quick count, what is done
 EXPERIMENTS: dict[str, tuple[int, int, Callable[[int, Path], list[Row]]]] = {
     "kill": (100, 1, lambda n, folder: [deaths.kill(stage, n, folder) for stage in ("search", "retrain")]),
-    "ranks": (10, 1, lambda n, folder: [ranks.kill_one(n, folder)]),
+    "ranks": (10, 1, lambda n, folder: [ranks.kill_one(stage, n, folder) for stage in ("search", "retrain")]),
     "save": (10, 1, lambda n, folder: [deaths.save_points(folder, n)]),
     "signals": (50, 1, lambda n, folder: [deaths.signals(n, folder)]),
     "bits": (1000, 50, lambda n, folder: [damage.bits(n, folder), damage.truncations(n // 5, folder)]),

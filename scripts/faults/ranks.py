@@ -44,17 +44,18 @@ def _saved(output: Path) -> float:
         return 0.0
 
 
-def kill_one(count: int, folder: Path, seed: int = 0) -> Row:
+def kill_one(stage: str, count: int, folder: Path, seed: int = 0) -> Row:
     """Kills (-9) one of two processes `count` times, up to 5 times a run; each run must end as an undisturbed one."""
     begin, draw = time.monotonic(), random.Random(seed)
-    words = [*make_toy(folder)["search"], "search.epochs=40", "device=cpu"]
-    if _group(words, folder / "reference", 0).wait():
-        raise SystemExit((folder / "reference.log").read_text())
-    reference = left_behind(folder / "reference")
+    words = [*make_toy(folder)[stage], f"{stage}.epochs=40", "device=cpu"]
+    undisturbed = folder / f"{stage}-reference"
+    if _group(words, undisturbed, 0).wait():
+        raise SystemExit(undisturbed.with_suffix(".log").read_text())
+    reference = left_behind(undisturbed)
     killed = well = 0
     wrong: list[str] = []
     while killed < count:
-        output, here = folder / f"group-{killed}", 0
+        output, here = folder / f"{stage}-{killed}", 0
         group, until = _group(words, output, MOST_RESTARTS), time.monotonic() + LONGEST
         while group.poll() is None and time.monotonic() < until:
             before = _saved(output)
@@ -74,4 +75,6 @@ def kill_one(count: int, folder: Path, seed: int = 0) -> Row:
         killed, well = killed + here, well + (0 if bad else here)
         wrong += bad
     note = f"in runs of up to {MOST_RESTARTS} kills, restarted by torchrun; equal bytes of alphas, weights, metrics"
-    return Row("kill -9, one of two processes", count, well, str(wrong) if wrong else note, time.monotonic() - begin)
+    return Row(
+        f"kill -9, one of two processes, {stage}", count, well, str(wrong) if wrong else note, time.monotonic() - begin
+    )
