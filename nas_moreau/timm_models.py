@@ -52,6 +52,9 @@ class NetworkOfCells(nn.Module):
         InputError: The genotype cannot be read, or a size is none.
     """
 
+    global_pool: Any
+    classifier: nn.Module
+
     def __init__(
         self,
         genotype: str | PathLike[str] | Mapping[str, Any] | Genotype = DEFAULT_GENOTYPE,

@@ -153,13 +153,17 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text file of the folder at once; `name` may not lead out of the folder (ValueError)."""
-        target = (self.path / name).resolve()
-        if not target.is_relative_to(self.path.resolve()) or target == self.path.resolve():
-            raise ValueError(f"{name!r} leads out of the run folder; use a plain file name.")
-        if self.silent:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, text.encode("utf-8"))
+        self.write_files({name: text.encode("utf-8")})
+
+    def write_files(self, files: dict[str, bytes]) -> None:
+        """Writes files of the folder, each at once, by name; no name may lead out of the folder (ValueError)."""
+        for name, data in files.items():
+            target = (self.path / name).resolve()
+            if not target.is_relative_to(self.path.resolve()) or target == self.path.resolve():
+                raise ValueError(f"{name!r} leads out of the run folder; use a plain file name.")
+            if not self.silent:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, data)
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")

@@ -22,8 +22,9 @@ from nas_moreau.data import Data, Images
 from nas_moreau.stages.bench_measures import clock, hardware
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.performance import set_up, uses_tf32
+from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.search import plan_search, random_cell
+from nas_moreau.stages.search import plan_search
 from nas_moreau.stages.settings_check import (
     CHANNELS,
     CLASSES,

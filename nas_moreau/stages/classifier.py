@@ -15,7 +15,8 @@ from nas_moreau.config import Config
 from nas_moreau.data import describe_data
 from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_json
-from nas_moreau.stages.retrain import build_network, load_weights
+from nas_moreau.stages.recipe import build_network
+from nas_moreau.stages.restored import load_weights
 from nas_moreau.stages.setting import load_images
 
 

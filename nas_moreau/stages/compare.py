@@ -38,9 +38,10 @@ from nas_moreau.stages.comparison_summary import summarise
 from nas_moreau.stages.cost_curves import cost_curve
 from nas_moreau.stages.methods import parse_method
 from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table, name_of, same_cells
+from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.ranking import CELLS, one_hot_losses, rank_correlations, rivals_of_ranking
 from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.search import plan_search, random_cell
+from nas_moreau.stages.search import plan_search
 from nas_moreau.stages.setting import load_images, pick_device
 from nas_moreau.stages.shared_folder import open_folder
 from nas_moreau.stages.stopping import Interrupted, StopRequest

@@ -17,12 +17,14 @@ from nas_moreau.architecture.derivation import mixing_weights, node_weights, str
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, stratified_split
 from nas_moreau.errors import InputError
-from nas_moreau.runs import draw_genotype, load_checkpoint
+from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.genotype_files import genotype_files
 from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.perturbation import perturb
+from nas_moreau.stages.restored import restore_supernet
 from nas_moreau.stages.selection import select
 from nas_moreau.stages.setting import load_images, prepare, resized
 
@@ -212,7 +214,7 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
 
 
 def write_derived(run: str | PathLike[str], derived: Derived) -> None:
-    """Puts the cell into a finished search's genotype.json, genotype.svg and result.json, which `retrain RUN` reads.
+    """Puts the cell into a finished search's genotype.json, drawings and result.json, which `retrain RUN` reads.
 
     Raises:
         InputError: The search is not finished, or runs.
@@ -232,11 +234,10 @@ def write_derived(run: str | PathLike[str], derived: Derived) -> None:
             result.pop(key, None)
         result |= derived.result()
         space = load_space(read_config(folder)["space"])
-        drawing = draw_genotype(derived.genotype, result.get("alphas") or None, space)
+        files = genotype_files(derived.genotype, result.get("alphas") or None, space, png=True)
         text = json.dumps(result, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        write_atomic(folder / "genotype.json", (derived.genotype.to_json() + "\n").encode())
-        write_atomic(folder / "genotype.svg", drawing.encode())
-        write_atomic(folder / "result.json", (text + "\n").encode())
+        for name, data in (files | {"result.json": (text + "\n").encode()}).items():
+            write_atomic(folder / name, data)
     finally:
         lock.release()
 
@@ -251,8 +252,6 @@ def _alphas(folder: Path) -> dict[str, Any]:
 
 
 def _trained(folder: Path, config: Config, data: Data) -> Trained:
-    from nas_moreau.stages.search import restore_supernet
-
     device = prepare(config)
     supernet = restore_supernet(folder, config, data, device)
     if config.performance.channels_last:

@@ -108,3 +108,20 @@ def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ..
         Mistake(int(index), int(true), int(predicted), confidence)
         for index, (_, true, predicted, confidence) in zip(indices[order].tolist(), rows[order].tolist())
     )
+
+
+def evaluation_result(split: str, evaluation: Evaluation) -> dict[str, Any]:
+    """Returns the JSON of an evaluation: split, accuracy (0..1), loss (nats), samples."""
+    return {
+        "split": split, "accuracy": evaluation.accuracy, "loss": evaluation.loss, "samples": evaluation.samples
+    }  # fmt: skip
+
+
+def detail(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what evaluation.json holds besides: class names, confusion matrix, accuracy of each class."""
+    rows = evaluation.confusion
+    return {
+        "classes": list(classes),
+        "confusion": rows,
+        "class_accuracy": [row[i] / sum(row) if sum(row) else None for i, row in enumerate(rows)],
+    }

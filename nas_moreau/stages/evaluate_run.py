@@ -14,9 +14,9 @@ from nas_moreau.config import Config
 from nas_moreau.data import Augment, stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.stages.evaluate import evaluate_model
-from nas_moreau.stages.retrain import build_network, detail, evaluation_result, load_weights
-from nas_moreau.stages.search import restore_supernet
+from nas_moreau.stages.evaluate import detail, evaluate_model, evaluation_result
+from nas_moreau.stages.recipe import build_network
+from nas_moreau.stages.restored import load_weights, restore_supernet
 from nas_moreau.stages.setting import load_images, prepare, resized
 
 

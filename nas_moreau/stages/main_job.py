@@ -12,8 +12,9 @@ from nas_moreau.config import Config
 from nas_moreau.data import Data
 from nas_moreau.runs import Monitor, RunFolder, write_report
 from nas_moreau.stages.hyperparameters import show_outcome
+from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.retrain import plan_retraining, retrain
-from nas_moreau.stages.search import plan_search, random_cell, search
+from nas_moreau.stages.search import plan_search, search
 from nas_moreau.stages.setting import load_images
 from nas_moreau.stages.shared_folder import finished_result, open_folder
 from nas_moreau.stages.stopping import Interrupted

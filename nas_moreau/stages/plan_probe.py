@@ -21,8 +21,9 @@ from nas_moreau.config import Config, DeriveConfig, make_config
 from nas_moreau.data import Data
 from nas_moreau.errors import InputError
 from nas_moreau.runs import RunFolder
+from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.search import plan_search, random_cell
+from nas_moreau.stages.search import plan_search
 from nas_moreau.stages.setting import load_images, peak_memory_bytes
 from nas_moreau.user_modules import import_modules
 

@@ -25,7 +25,7 @@ from nas_moreau.runs.plain_files import read_json
 from nas_moreau.stages.candidates import Candidate, Part, measure, one_hot
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.nas_bench_table import SPACE, Table
-from nas_moreau.stages.search import restore_supernet
+from nas_moreau.stages.restored import restore_supernet
 from nas_moreau.stages.setting import prepare, resized
 from nas_moreau.stages.significance import kendall_tau
 

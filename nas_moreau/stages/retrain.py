@@ -1,9 +1,4 @@
-"""The retraining stage: train the network of a genotype from scratch, then measure it once on the test images.
-
-Optimizer, schedule, losses, mixing and the moving average are timm's. Two of its factories' defaults differ from the
-published recipe and are set back: the name `sgd` means Nesterov there (ours is `momentum`), and biases and norms are
-spared weight decay by default.
-"""
+"""The retraining stage: train the network of a genotype from scratch, then measure it once on the test images."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,16 +21,19 @@ from nas_moreau.architecture.synchronised_norm import synchronise
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
 from nas_moreau.errors import InputError
-from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype
+from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import retraining_charts
 from nas_moreau.runs.contact_sheet import contact_sheet
+from nas_moreau.runs.genotype_files import genotype_files
 from nas_moreau.runs.network_drawing import draw_network, sizes_of_run
 from nas_moreau.runs.report_data import WORST_FILE
-from nas_moreau.stages.evaluate import Evaluation, evaluate_model
+from nas_moreau.stages.evaluate import Evaluation, detail, evaluate_model, evaluation_result
 from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.performance import autocast
+from nas_moreau.stages.recipe import build_network, build_optimizer, training_loss
+from nas_moreau.stages.restored import load_weights
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare
 from nas_moreau.stages.shared_folder import finished_result, open_folder
@@ -104,34 +101,6 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
     return _Retraining(config, genotype, network, data, device)
 
 
-def build_network(
-    config: Config, genotype: Genotype, num_classes: int, in_channels: int, kernels: str = "auto"
-) -> Network:
-    """Returns the network of the configuration's `retrain` section with initial weights drawn from its seed."""
-    settings = config.retrain
-    torch.manual_seed(seed_for(config.seed, "initial weights of the network"))
-    return Network(
-        genotype, settings.channels, settings.layers, num_classes, settings.auxiliary, settings.drop_path, in_channels,
-        kernels,
-    )  # fmt: skip
-
-
-def training_loss(settings: Any, num_classes: int) -> tuple[nn.Module, Any]:
-    """Returns timm's loss for the settings, and its Mixup (None where nothing is mixed)."""
-    from timm.data import Mixup
-    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-
-    if settings.mixup or settings.cutmix:
-        mixup = Mixup(
-            mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=settings.label_smoothing,
-            num_classes=num_classes,
-        )  # fmt: skip
-        return SoftTargetCrossEntropy(), mixup
-    if settings.label_smoothing:
-        return LabelSmoothingCrossEntropy(settings.label_smoothing), None
-    return nn.CrossEntropyLoss(), None
-
-
 class _Retraining:
     """One retraining in progress."""
 
@@ -179,24 +148,8 @@ class _Retraining:
 
     def _build_optimizer(self, rollbacks: int) -> None:
         """Makes optimizer and schedule, the learning rate halved as often as the run was rolled back."""
-        from timm.optim import create_optimizer_v2
-        from timm.scheduler import create_scheduler_v2
-
-        self.rollbacks, settings = rollbacks, self.settings
-        try:
-            self.optimizer = create_optimizer_v2(
-                self.network, settings.optimizer, settings.lr * 0.5**rollbacks, settings.weight_decay,
-                settings.momentum, filter_bias_and_bn=False,
-            )  # fmt: skip
-        except (ValueError, AssertionError, KeyError) as error:
-            raise InputError(
-                f"timm makes no optimizer '{settings.optimizer}': {str(error).rstrip('.')}.",
-                "Use momentum, sgd (Nesterov), adamw or another of timm's names.",
-            ) from None
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer, settings.schedule, settings.epochs, warmup_epochs=settings.warmup_epochs, min_lr=0.0,
-            decay_epochs=max(1, settings.epochs // 3),
-        )  # fmt: skip
+        self.rollbacks = rollbacks
+        self.optimizer, self.scheduler = build_optimizer(self.network, self.settings, 0.5**rollbacks)
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("loss", "correct")}
@@ -216,8 +169,7 @@ class _Retraining:
     def _run(self) -> dict[str, Any]:
         resumed = restore(self.folder, self.space, self._put_back)
         self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
-        self.folder.write_text("genotype.json", self.genotype.to_json() + "\n")
-        self.folder.write_text("genotype.svg", draw_genotype(self.genotype))
+        self.folder.write_files(genotype_files(self.genotype))
         strip = draw_network(self.genotype, sizes_of_run(self.genotype, self.folder.path))
         self.folder.write_text("network.svg", strip)
         # a signal came while the last epoch was evaluated: it has not been finished
@@ -440,39 +392,3 @@ class _Retraining:
         if self.ema is not None:
             self.ema.module.load_state_dict(payload["ema"])
         self.scheduler.step(self.step // self.epoch_steps - (not self.epoch_done))
-
-
-def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
-    """Loads the weights that a retraining folder is reported with (best.pt): the moving average, if it has one.
-
-    Raises:
-        InputError: There is no such checkpoint, it is damaged, or it belongs to another network.
-    """
-    from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
-
-    path = Path(run) / "checkpoints" / "best.pt"
-    try:
-        payload = read_checkpoint(path)
-        network.load_state_dict(payload["ema"] or payload["model"])
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Finish the retraining first (retrain --resume).") from None
-    except (Damaged, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be used: {reason}.", "Retrain, or give another run.") from None
-
-
-def evaluation_result(split: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Returns the JSON of an evaluation: split, accuracy (0..1), loss (nats), samples."""
-    return {
-        "split": split, "accuracy": evaluation.accuracy, "loss": evaluation.loss, "samples": evaluation.samples
-    }  # fmt: skip
-
-
-def detail(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what evaluation.json holds besides: class names, confusion matrix, accuracy of each class."""
-    rows = evaluation.confusion
-    return {
-        "classes": list(classes),
-        "confusion": rows,
-        "class_accuracy": [row[i] / sum(row) if sum(row) else None for i, row in enumerate(rows)],
-    }

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import time
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas_moreau import distributed
-from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, derive, load_space
+from nas_moreau.architecture import Genotype, Network, SearchSpace, derive, load_space
 from nas_moreau.architecture.expected_macs import expected_macs, relative_macs
 from nas_moreau.architecture.share import Share, sharing
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.architecture.synchronised_norm import synchronise
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
-from nas_moreau.errors import InputError
-from nas_moreau.runs import Monitor, Progress, RunFolder, draw_genotype, load_checkpoint
-from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
-from nas_moreau.runs.drawing import draw_pixels, draw_png
+from nas_moreau.runs.drawing import draw_pixels
+from nas_moreau.runs.genotype_files import genotype_files
 from nas_moreau.runs.heat_map import draw_heat_map
 from nas_moreau.runs.operation_look import in_words
 from nas_moreau.runs.stability import read_history, stability
@@ -41,6 +38,7 @@ from nas_moreau.stages.methods import (
 )
 from nas_moreau.stages.nonfinite import FiniteGuard, tensors_in
 from nas_moreau.stages.performance import refuse_float16
+from nas_moreau.stages.random_cell import draw_cell
 from nas_moreau.stages.rules import smaller_steps
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
@@ -74,7 +72,7 @@ def search(
     with open_folder(output, config.to_dict(), "search", resume) as folder:
         if folder.finished:
             return finished_result(folder)
-        return _random_cell(config, folder) if job is None else job.run(folder)
+        return draw_cell(config, folder) if job is None else job.run(folder)
 
 
 def plan_search(config: Config, data: Data) -> _Search | None:
@@ -91,34 +89,6 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     refuse_float16(config.performance)
     check_budget(config, space, (data.num_classes, data.channels, *data.image_size))
     return _Search(config, space, data, prepare(config))
-
-
-def random_cell(space: SearchSpace, seed: int) -> Genotype:
-    """Returns the genotype that `--method random` gives for a seed: uniform over the space."""
-    return space.random_genotype(random.Random(seed_for(seed, "random cell")))
-
-
-def _random_cell(config: Config, folder: RunFolder) -> dict[str, Any]:
-    space = load_space(config.space)
-    genotype = random_cell(space, config.seed)
-    result = {
-        "method": "random", "space": space.name, "genotype": genotype.to_dict(), "digest": genotype.digest(),
-        "seed": config.seed, "steps": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0, "held_out_accuracy": None,
-        "alphas": {},
-    }  # fmt: skip
-    _write_genotype(folder, space, genotype, None)
-    if not folder.silent:
-        write_atomic(folder.path / "genotype.png", draw_png(genotype))
-    folder.write_result(result)
-    folder.status("finished")
-    return result
-
-
-def _write_genotype(
-    folder: RunFolder, space: SearchSpace, genotype: Genotype, alphas: dict[str, list[list[float]]] | None
-) -> None:
-    folder.write_text("genotype.json", genotype.to_json() + "\n")
-    folder.write_text("genotype.svg", draw_genotype(genotype, alphas, space))
 
 
 class _Search:
@@ -313,7 +283,7 @@ class _Search:
         for cell, table in weights.items():
             monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
-        _write_genotype(self.folder, self.space, genotype, weights)
+        self.folder.write_files(genotype_files(genotype, weights, self.space))
         self.sums = {}
         self.watch = self.watch.after(epoch, genotype, derived.accuracy, self.x)
         best = evaluation.accuracy > self.best
@@ -422,8 +392,7 @@ class _Search:
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)
         show_outcome(monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy)
-        _write_genotype(self.folder, self.space, derived.genotype, weights)
-        write_atomic(self.folder.path / "genotype.png", draw_png(derived.genotype, weights, self.space))
+        self.folder.write_files(genotype_files(derived.genotype, weights, self.space, png=True))
         self.folder.write_result(result)
         self.folder.status("finished", step=self.step, evaluation_seconds=self.evaluating)
         self.folder.log(f"search: finished with cell {result['digest']}")
@@ -474,16 +443,3 @@ def _terms(info: Any) -> dict[str, Tensor]:
         # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
         named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
-
-
-def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
-    """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode."""
-    loaded = load_checkpoint(Path(run) / "checkpoints")
-    if loaded is None:
-        raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
-    payload = loaded[0]
-    supernet = search_supernet(load_space(config.space), config.search, data.num_classes, data.channels)
-    write_back(supernet, payload["x"], payload["y"])
-    for name, buffer in supernet.named_buffers():
-        buffer.copy_(payload["buffers"][name])
-    return supernet.to(device).eval()

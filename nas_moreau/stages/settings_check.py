@@ -18,7 +18,7 @@ from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.data import seed_for
 from nas_moreau.stages.methods import search_supernet
 from nas_moreau.stages.performance import autocast, set_up
-from nas_moreau.stages.retrain import build_network, training_loss
+from nas_moreau.stages.recipe import build_network, training_loss
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem
 
 CLASSES, CHANNELS = 10, 3

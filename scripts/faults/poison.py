@@ -93,10 +93,10 @@ def everywhere(folder: Path) -> list[Row]:
 def _sound(folder: Path, status: str) -> bool:
     """Returns whether the checkpoint is of the step before the poisoned one and all of it finite."""
     from nas_moreau.runs import load_checkpoint
-    from nas_moreau.stages.nonfinite import _tensors
+    from nas_moreau.stages.nonfinite import tensors_in
 
     found = load_checkpoint(folder / "checkpoints")
-    finite = found is not None and all(t.isfinite().all() for t in _tensors(found[0]) if t.is_floating_point())
+    finite = found is not None and all(t.isfinite().all() for t in tensors_in(found[0]) if t.is_floating_point())
     return finite and found[0]["step"] == STEP - 1 and f"at step {STEP} " in status
 
 

@@ -18,8 +18,9 @@ from nas_moreau.architecture import load_space
 from nas_moreau.config import Config, make_config
 from nas_moreau.data import Augment, Data, Images
 from nas_moreau.stages.nonfinite import FiniteGuard
+from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.search import plan_search, random_cell
+from nas_moreau.stages.search import plan_search
 from nas_moreau.stages.shared_network import share_network
 from nas_moreau.stages.supernet_problem import supernet_problem
 

@@ -10,6 +10,7 @@ import torch
 from nas_moreau.architecture import Genotype, Supernet, derive, load_space
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
+from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import search as stage
@@ -189,7 +190,7 @@ def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path):
     assert result["alphas"] == weights
     logs = {cell: [[math.log(w) for w in row] for row in table] for cell, table in weights.items()}
     assert result["digest"] == derive(space, logs).digest()
-    kept = stage.load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
+    kept = load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
     assert derive(space, kept).digest() == result["digest"]
 
 

@@ -11,7 +11,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.stages import plan as stage
 from nas_moreau.stages import plan_probe, retrain
 from nas_moreau.stages.plan import changed, parse_memory, plan
-from nas_moreau.stages.search import random_cell
+from nas_moreau.stages.random_cell import random_cell
 
 TINY = [
     "space=toy", "search.channels=2", "search.layers=3", "search.epochs=3", "search.steps_per_epoch=7",

@@ -9,6 +9,7 @@ from nas_moreau.architecture import Genotype, derive, load_space
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
+from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import derive as derivation
 from nas_moreau.stages import search as stage
 from nas_moreau.stages import stepping
@@ -59,7 +60,7 @@ def tiny_for(method, *overrides):
 def bytes_of(folder):
     """What must be equal between two runs: alphas, weights, genotype, metrics without their clock."""
     rows = [row.rsplit(",", 1)[0] for row in (folder / "metrics.csv").read_text().splitlines()]
-    state = stage.load_checkpoint(folder / "checkpoints")[0]
+    state = load_checkpoint(folder / "checkpoints")[0]
     tensors = [t.numpy().tobytes() for t in (*state["x"], *state["y"], *state["buffers"].values())]
     return rows, (folder / "alphas.csv").read_bytes(), (folder / "genotype.json").read_bytes(), tensors
 
@@ -178,7 +179,7 @@ def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path):
     for row in shares.values():
         assert sum(row[:2]) == pytest.approx(1) and sum(row[2:]) == pytest.approx(1)
         assert len({round(share, 6) for share in row}) > 1  # they have been learnt
-    alphas = stage.load_checkpoint(tmp_path / "a" / "checkpoints")[0]["alphas"]
+    alphas = load_checkpoint(tmp_path / "a" / "checkpoints")[0]["alphas"]
     assert list(alphas) == ["normal", "reduce", "edge_normal", "edge_reduce"]
     # the edge that the alphas would leave out is kept where its weight is large
     cell = derive(load_space("toy"), {name: alphas[name] for name in ("normal", "reduce")}).cells["normal"]
