@@ -32,6 +32,13 @@ LEAST_STEPS, MOST_STEPS = 4, 100
 MOST_IMAGES = 500  # evaluated; more are reckoned from these
 
 
+def now(device: torch.device) -> float:
+    """Returns the time once the device has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.monotonic()
+
+
 class Clock:
     """Times the parts of a stage that runs as it always does, and brings it to its end once enough is known.
 
@@ -47,7 +54,7 @@ class Clock:
         self.ends, self.evaluations, self.inside = 0, 0, 0.0
         job.step = max(0, job.settings.epochs // 2) * job.epoch_steps
         job.total_steps = job.step + WARM_STEPS + MOST_STEPS + 1
-        self.called = self.first = self.mark = self.now()
+        self.first = self.mark = self.now()
         advance, finish, evaluate = job.advance, job.finish_epoch, job._evaluate
         job.advance = lambda: self._step(advance)
         job.finish_epoch = lambda *given: self._end(finish, *given)
@@ -58,10 +65,8 @@ class Clock:
             job._one_hot = lambda genotype: self._timed("derived", one_hot, genotype)
 
     def now(self) -> float:
-        """Returns the time once the device has done what it was given."""
-        if self.job.device.type != "cpu":
-            torch.accelerator.synchronize(self.job.device)
-        return time.monotonic()
+        """Returns the time once the job's device has done what it was given."""
+        return now(self.job.device)
 
     def work(self) -> float:
         """Returns seconds in which this process was at work: what others do on the machine costs no measured steps."""
@@ -120,7 +125,7 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
     Raises:
         InputError: What the stage itself would refuse.
     """
-    data = load_images(config)
+    data, called = load_images(config), now(torch.device("cpu"))
     if stage == "search":
         job: Any = plan_search(config, data)
         if job is None:  # the method `random` draws a cell and trains nothing
@@ -142,10 +147,10 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
     with tempfile.TemporaryDirectory() as place, RunFolder.open(place, config.to_dict(), stage) as folder:
         clock = Clock(job, seconds)
         job.run(folder)
-        clock.called, done = clock.first - clock.called, clock.now()
+        done = clock.now()
     image, end = clock.spent["evaluation"] / clock.evaluations, clock.spent["end"] / clock.ends
     cell_image = clock.spent["derived"] / (clock.ends * len(job.held_out.indices)) if stage == "search" else 0.0
-    begin = clock.called + max(0.0, clock.warm - WARM_STEPS * clock.each)
+    begin = clock.first - called + max(0.0, clock.warm - WARM_STEPS * clock.each)
     final = done - clock.last - image * (len(job.held_out.indices) if stage == "search" else len(job.data.test))
     final = max(0.0, final) + clock.spent["choice"]
     total = begin + steps * clock.each + epochs * end + evaluated * image + derived * cell_image + final
