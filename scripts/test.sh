@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh machine to passed tests; further words go to pytest: bash scripts/test.sh -k bilevel
+# With COVER=1 the lines that run are counted (`python -m coverage report`; needs the extra "check").
 set -eu
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare test
 echo "== Tests" >&2
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python ${COVER:+-m coverage run} -m pytest "$@"
