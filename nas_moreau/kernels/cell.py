@@ -16,7 +16,6 @@ from torch import Tensor
 from nas_moreau.kernels.build import load
 
 SKIP, SINGLE, DOUBLE, PAIR, POINT, DENSE, LARGEST, AVERAGE = range(8)  # as in plan.h
-WEIGHTS = {SKIP: 0, SINGLE: 2, DOUBLE: 4, PAIR: 2, POINT: 1, DENSE: 1, LARGEST: 0, AVERAGE: 0}
 _HEADER = 6
 
 

@@ -80,9 +80,11 @@ def derive_by_rule(
     settings = config.derive
     argmax = derive(space, alphas)
     weights = (node_weights if settings.rule == "edge-normalised" else mixing_weights)(space, alphas)
-    genotype, record = strongest_genotype(space, weights), {"rule": settings.rule}
+    genotype = strongest_genotype(space, weights)
+    record: dict[str, Any] = {"rule": settings.rule}
     costs = None
     if settings.max_parameters or settings.max_macs:
+        assert shape is not None, "a budget is a network's, and that has a size"
         costs = _costs(config, space, shape)
         found = best_within(space, weights, *costs, settings.max_parameters, settings.max_macs)
         genotype = found.genotype
@@ -93,6 +95,7 @@ def derive_by_rule(
     elif settings.rule == "argmax":
         return Derived(genotype)
     if settings.rule in MEASURED:
+        assert trained is not None, "these rules measure"
         supernet, held_out, architecture = trained
         last = config.performance.channels_last
         if settings.rule == "selection":
@@ -119,12 +122,12 @@ def check_budget(config: Config, space: SearchSpace, shape: tuple[int, int, int,
 
 def _costs(config: Config, space: SearchSpace, shape: tuple[int, int, int, int]) -> tuple[Any, Any]:
     """Returns `network_costs` of the network that is retrained, without its auxiliary head, as results count it."""
-    classes, channels, *size = shape
+    classes, channels, height, width = shape
 
     def build(genotype: Genotype) -> Network:
         return Network(genotype, config.retrain.channels, config.retrain.layers, classes, in_channels=channels)
 
-    return network_costs(space, build, (channels, *size))
+    return network_costs(space, build, (channels, height, width))
 
 
 def _fits(config: Config, space: SearchSpace, genotype: Genotype, costs: tuple[Any, Any] | None) -> bool:
@@ -193,15 +196,17 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
                 f"{run} is a search of the space '{other.name}', {runs[0]} one of '{space.name}'.",
                 "Give searches of one space.",
             )
-        found = _alphas(Path(run))
-        weighted = weighted or f"edge_{space.cells[0]}" in found
-        tables.append(mixing_weights(space, found))
+        own = _alphas(Path(run))
+        weighted = weighted or f"edge_{space.cells[0]}" in own
+        tables.append(mixing_weights(space, own))
     mean = {
         cell: [[math.fsum(ws) / len(runs) for ws in zip(*rows)] for rows in zip(*(table[cell] for table in tables))]
         for cell in space.cells
     }
     # a logarithm of the mean, so that the softmax of it is the mean again
-    alphas = {cell: [[math.log(max(w, 1e-300)) for w in row] for row in table] for cell, table in mean.items()}
+    alphas: dict[str, Any] = {
+        cell: [[math.log(max(w, 1e-300)) for w in row] for row in table] for cell, table in mean.items()
+    }
     if weighted:  # edges had weights: what a row adds up to
         alphas |= {f"edge_{cell}": [math.log(math.fsum(row)) for row in table] for cell, table in mean.items()}
     shape = None

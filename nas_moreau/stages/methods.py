@@ -25,7 +25,7 @@ from nas_moreau.stages.rules import Rules, rules
 from nas_moreau.stages.supernet_problem import Mix
 
 Build = Callable[[SearchConfig, Rules], Method]
-Choose = Callable[[SearchSpace, Supernet, Part, int, bool], tuple[list[Tensor], str]]
+Choose = Callable[[SearchSpace, Supernet, Part, int, bool, Callable[[], None]], tuple[list[Tensor], str]]
 
 
 class Registered(NamedTuple):

@@ -39,7 +39,7 @@ from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, p
 from nas_moreau.stages.shared_folder import finished_result, open_folder
 from nas_moreau.stages.shared_network import share_network
 from nas_moreau.stages.stepping import show, take_steps
-from nas_moreau.stages.stopping import Abandoned
+from nas_moreau.stages.stopping import Abandoned, StopRequest
 
 WORST_IMAGES = 20
 """So many misclassified test images are drawn for the report."""
@@ -105,6 +105,10 @@ class _Retraining:
     """One retraining in progress."""
 
     folder: RunFolder
+    stop: StopRequest
+    forward: Any  # the network, compiled and shared by processes where that is asked for
+    sums: dict[str, Tensor]
+    shown: dict[str, Any]
 
     def __init__(self, config: Config, genotype: Genotype, network: Network, data: Data, device: torch.device):
         self.config, self.settings, self.genotype = config, config.retrain, genotype

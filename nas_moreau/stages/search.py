@@ -44,7 +44,7 @@ from nas_moreau.stages.saved_state import restore, save, with_rollbacks
 from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
 from nas_moreau.stages.shared_folder import finished_result, open_folder
 from nas_moreau.stages.stepping import show, take_steps
-from nas_moreau.stages.stopping import Abandoned
+from nas_moreau.stages.stopping import Abandoned, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
 
 
@@ -95,6 +95,9 @@ class _Search:
     """One search in progress: what the loop needs at hand."""
 
     folder: RunFolder
+    stop: StopRequest
+    sums: dict[str, Tensor]
+    shown: dict[str, Any]
 
     def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device):
         self.config, self.settings, self.space, self.device = config, config.search, space, device
