@@ -61,8 +61,8 @@ def begin(
 ) -> Followed:
     """Returns the constants at the start; None stands for a c or gamma that is not given."""
     c = C if c is None else c
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for t in y]
+    generator = torch.Generator(device="cpu").manual_seed(0)  # the same direction on every device
+    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t) for t in y]
     along, curvature = scale(drawn, 1 / float(norm(drawn))), 0.0
     here = _gradient(problem, x, y, c, (upper, lower))
     h = _length(y)
