@@ -3,6 +3,6 @@
 # With COVER=1 the lines that run are counted (`python -m coverage report`; needs the extra "check").
 set -eu
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-prepare test
+prepare "$([ -n "${COVER:-}" ] && echo check || echo test)"
 echo "== Tests" >&2
 exec .venv/bin/python ${COVER:+-m coverage run} -m pytest "$@"
