@@ -178,22 +178,36 @@ def _of_connection(error: RuntimeError) -> bool:
 
 
 def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the mean over all processes of each tensor: one flat all-reduce for each type among them."""
+    """Returns the mean over all processes of each tensor: one flat all-reduce for each type among them.
+
+    The results are parts of that flat tensor, laid out in memory as what they are the mean of.
+    """
     if _group is None or not tensors:
         return list(tensors)
     import torch
     import torch.distributed as dist
 
-    result = [torch.empty_like(tensor) for tensor in tensors]
+    # a dense tensor as the row of numbers that it is in memory, in which the layouts of weights make no difference
+    dense = [t.detach() if _is_dense(t) else t.detach().contiguous() for t in tensors]
+    result = list(dense)
     for kind in dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors):
         places = [i for i, tensor in enumerate(tensors) if (tensor.dtype, tensor.device) == kind]
-        flat = torch.cat([tensors[i].detach().reshape(-1) for i in places])
+        flat = torch.cat([dense[i].as_strided((dense[i].numel(),), (1,)) for i in places])
         with noticing_loss():
             dist.all_reduce(flat)
         flat /= _group.size
-        pieces = flat.split([tensors[i].numel() for i in places])
-        torch._foreach_copy_([result[i] for i in places], [p.view(tensors[i].shape) for i, p in zip(places, pieces)])
+        begin = 0
+        for i in places:
+            result[i] = flat.as_strided(dense[i].shape, dense[i].stride(), begin)
+            begin += dense[i].numel()
     return result
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the tensor's numbers fill a piece of memory in one of the two usual orders."""
+    import torch
+
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def gathered(tensor: Tensor) -> Tensor:
