@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as f
 
 from nas_moreau import cli, distributed
+from nas_moreau.architecture import Genotype, Network
 from nas_moreau.architecture.network import drop_path
 from nas_moreau.architecture.operations import Noise
 from nas_moreau.architecture.share import Share, sharing
@@ -17,6 +18,7 @@ from nas_moreau.bilevel.tensors import evaluate
 from nas_moreau.data import Augment, Images
 from nas_moreau.errors import InputError
 from nas_moreau.stages.setting import Batches
+from nas_moreau.stages.shared_network import _leaves_some_unused
 
 
 def test_rows_of_a_batch_are_those_of_the_whole():
@@ -117,6 +119,15 @@ def test_children_do_not_take_themselves_for_members_of_the_group(monkeypatch):
     found = distributed.plain_environment()
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RESTART_COUNT"} & set(found)
     assert found["OMP_NUM_THREADS"] == "3"
+
+
+def test_parameters_that_no_output_reaches_are_found_without_computing():
+    dead = Genotype.parse("|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    live = Genotype.parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|")
+    for genotype, expected in ((dead, True), (live, False)):
+        network = Network(genotype, 4, 1, 10)
+        assert _leaves_some_unused(network, (3, 8, 8)) is expected
+        assert all(p.grad is None and not p.is_meta for p in network.parameters())
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
