@@ -10,8 +10,8 @@ Charts = dict[str, dict[str, tuple[str, list[str]]]]
 # Category -> title -> columns of metrics.csv; "*" stands for every cell.
 _SEARCH = {
     "Search": {
-        "losses": ["lower_loss", "f_theta", "held_out_loss", "one_hot_loss"],
-        "upper objective F, its regularising term included": ["upper_loss"],
+        "losses": ["lower_loss", "upper_loss", "f_theta", "held_out_loss", "one_hot_loss"],
+        "upper objective F, its regularising term included": ["upper_objective"],
         "accuracies": ["lower_accuracy", "upper_accuracy", "held_out_accuracy", "one_hot_accuracy"],
     },
     "Is the cell sound?": {

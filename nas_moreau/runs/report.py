@@ -153,9 +153,10 @@ def _search(search: Stage) -> str:
         )
     cells = [column.removeprefix("alpha_entropy_") for column in search.metrics if column.startswith("alpha_entropy_")]
     charts = [
-        _chart(search, 1, "Losses", {"lower_loss": "lower f(y)", "f_theta": "f(θ)", "held_out_loss": "held out",
+        _chart(search, 1, "Losses", {"lower_loss": "weight split, f(y)", "upper_loss": "architecture split",
+               "f_theta": "f(θ)", "held_out_loss": "held out",
                "one_hot_loss": "derived cell, held out"}, "cross-entropy (nats)", "Means over an epoch."),
-        _chart(search, 10, "Upper objective F", {"upper_loss": "F(y)"}, "nats",
+        _chart(search, 10, "Upper objective F", {"upper_objective": "F(y)"}, "nats",
                "Cross-entropy on the architecture split, with its regularising terms (+beta, macs_penalty)."),
         _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
                "held_out_accuracy": "held out", "one_hot_accuracy": "derived cell, held out"}, "accuracy (%)",

@@ -437,10 +437,11 @@ _COUNTS = {"lower_accuracy", "upper_accuracy"}
 
 def _terms(info: Any) -> dict[str, Tensor]:
     """Returns the step's 0-dim tensors by the names of metrics.csv (accuracies as counts)."""
-    named = {
-        "lower_loss": info.f, "upper_loss": info.F, "upper_accuracy": info.F_aux, "lower_accuracy": info.f_aux,
-        "f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine,
-    }  # fmt: skip
+    named = {"lower_loss": info.f, "upper_objective": info.F}
+    for level, fit in (("upper", info.F_aux), ("lower", info.f_aux)):
+        if fit is not None:
+            named |= {f"{level}_loss": fit.loss, f"{level}_accuracy": fit.correct}
+    named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
     if "y-theta" in named:
         named["distance"] = named.pop("y-theta")
         # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser

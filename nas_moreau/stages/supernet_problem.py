@@ -52,6 +52,13 @@ Mix = Callable[[SearchSpace, list[Tensor], Batch], Mixing]
 """From the logits of every cell to what takes the place of their softmax on this batch."""
 
 
+class Fit(NamedTuple):
+    """What comes beside F or f: right answers on the batch, and the cross-entropy without the other terms of F."""
+
+    correct: Tensor
+    loss: Tensor
+
+
 class SupernetProblem(NamedTuple):
     """The problem, its start, and the buffers that theta moves."""
 
@@ -103,7 +110,7 @@ def supernet_problem(
     forward = transform(plain)
     device_type = supernet.classifier.weight.device.type
 
-    def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Fit]:
         tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
         with autocast(device_type, precision):
             if mix is None:
@@ -113,20 +120,21 @@ def supernet_problem(
                 run = forward if active is None else plain
                 logits = run(tensors, batch.images, dict(zip(cells, weights)), active and dict(zip(cells, active)))
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return f.cross_entropy(logits, batch.labels), correct_count(logits, batch.labels)
+        value = f.cross_entropy(logits, batch.labels)
+        return value, Fit(correct_count(logits, batch.labels), value)
 
-    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        value, correct = loss(x, y, batch, scratch)
+    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
+        value, fit = loss(x, y, batch, scratch)
         if beta:
             value = value + beta * batch.progress * beta_term(x[: len(cells)])
         if penalty is not None:
             value = value + penalty(x[: len(cells)])
-        return value, correct
+        return value, fit
 
-    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
         return loss(x, y, batch, own)
 
-    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
         return loss(x, theta, batch, theta_buffers)
 
     return SupernetProblem(
@@ -146,11 +154,13 @@ def _shared(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
         return objective
     buffers = [buffer for buffer in moved.values() if buffer.is_floating_point()]
 
-    def reduce(value: Tensor, gradients: list[Tensor], correct: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        value, count, *rest = distributed.averaged([value, correct.to(value.dtype), *gradients, *buffers])
+    def reduce(value: Tensor, gradients: list[Tensor], fit: Fit) -> tuple[Tensor, list[Tensor], Fit]:
+        numbers = [value, fit.loss, fit.correct.to(value.dtype)]
+        value, loss, count, *rest = distributed.averaged([*numbers, *gradients, *buffers])
         if buffers:
             torch._foreach_copy_(buffers, rest[len(gradients) :])
-        return value, rest[: len(gradients)], (count * distributed.processes()).round().to(correct.dtype)
+        count = (count * distributed.processes()).round().to(fit.correct.dtype)
+        return value, rest[: len(gradients)], Fit(count, loss)
 
     return Shared(objective, reduce)
 
