@@ -36,8 +36,8 @@ def write_search(
     folder: Path, epochs: int = 4, finished: bool = True, cell: str = "DARTS_V1", gap: float = 0.01
 ) -> None:
     begin(folder, "search", "finished" if finished else "interrupted")
-    names = ["epoch", "lower_loss", "upper_loss", "upper_accuracy", "lower_accuracy", "held_out_loss",
-             "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)", "phi_x(theta)",
+    names = ["epoch", "lower_loss", "upper_objective", "upper_loss", "upper_accuracy", "lower_accuracy",
+             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)", "phi_x(theta)",
              "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce", "skip_share_normal",
              "skip_share_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
     lines = [",".join(names)]
