@@ -37,9 +37,9 @@ def write_search(
 ) -> None:
     begin(folder, "search", "finished" if finished else "interrupted")
     names = ["epoch", "lower_loss", "upper_objective", "upper_loss", "upper_accuracy", "lower_accuracy",
-             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)", "phi_x(theta)",
-             "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce", "skip_share_normal",
-             "skip_share_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
+             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)",
+             "phi_x(theta)", "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce",
+             "skip_share_normal", "skip_share_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
     lines = [",".join(names)]
     for epoch in range(epochs):
         values = {name: 1 / (1 + epoch) for name in names} | {
