@@ -28,7 +28,9 @@ def found(tmp_path_factory):
         script = str(Path(training.__file__))
         code, _, messages = launching.torchrun(processes, [script, str(folder), ";".join(cases)])
         assert code == 0, messages
-        results[processes] = [torch.load(folder / f"{processes}-{rank}.pt") for rank in range(processes)]
+        results[processes] = [
+            torch.load(folder / f"{processes}-{rank}.pt", weights_only=True) for rank in range(processes)
+        ]
     return results
 
 
