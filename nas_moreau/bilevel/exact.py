@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.bilevel.hypergradient import scalar_of
 from nas_moreau.bilevel.problem import Bilevel, Objective
 from nas_moreau.bilevel.stationarity import lower_solution
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
 
 TRIES = 30
 """Newton steps at most."""
@@ -97,7 +96,7 @@ def exact_hypergradient(
         )
     upper = evaluate(problem.F, x, y, upper_batch, True, True)
     v = shaped(torch.linalg.solve(curvature, flat(upper.grad_y)), y)
-    d_x = subtract(upper.grad_x, _cross(problem.f, x, y, lower_batch, v))
+    d_x = subtract(upper.grad_x, _second(problem.f, x, y, lower_batch, v)[0])
     return Exact(d_x, y, residual, lowest, highest, v, curvature)
 
 
@@ -316,11 +315,6 @@ def _second(objective: Objective, x: Tensors, y: Tensors, batch: Any, v: Tensors
         slope = (flat(_graph_of(objective, leaves_x, leaves_y, batch)) * flat(v)).sum()
         parts = torch.autograd.grad(slope, [*leaves_x, *leaves_y], allow_unused=True, materialize_grads=True)
     return list(parts[: len(x)]), list(parts[len(x) :])
-
-
-def _cross(objective: Objective, x: Tensors, y: Tensors, batch: Any, v: Tensors) -> Tensors:
-    """Returns f_xy v."""
-    return _second(objective, x, y, batch, v)[0]
 
 
 def _newton(

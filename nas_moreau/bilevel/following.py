@@ -29,12 +29,13 @@ from typing import Any, NamedTuple
 import torch
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, random_like, scale, subtract
 
 ITERATIONS = 6
 """Of power iteration at the start."""
 
 LOOK_EVERY = 10
+"""Steps between two looks at the curvature, after the first so many."""
 
 FALL = 0.9
 """What is left of the curvature in use, at least, after a look that found less."""
@@ -61,8 +62,7 @@ def begin(
 ) -> Followed:
     """Returns the constants at the start; None stands for a c or gamma that is not given."""
     c = C if c is None else c
-    generator = torch.Generator(device="cpu").manual_seed(0)  # the same direction on every device
-    drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t) for t in y]
+    drawn = random_like(y, torch.Generator(device="cpu").manual_seed(0))
     along, curvature = scale(drawn, 1 / float(norm(drawn))), 0.0
     here = _gradient(problem, x, y, c, (upper, lower))
     h = _length(y)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel.method import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scalar_of, scale, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 
@@ -61,7 +61,7 @@ def rhg(
 
     def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, upper: Any, lower: Any) -> Hypergradient:
         last = inner_steps if truncate is None else min(truncate, inner_steps)
-        first, inner = descend(problem, x, y, step, inner_steps - last, lower)
+        first, inner = _descend(problem, x, y, step, inner_steps - last, lower)
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in x]
             inner = [t.detach().requires_grad_() for t in inner]
@@ -149,12 +149,7 @@ def neumann(
     return _outer(alpha, beta, update_x, _implicit(inner_steps, solve))
 
 
-def scalar_of(returned: Any) -> Tensor:
-    """Returns the value of an objective that may have returned (value, aux)."""
-    return returned[0] if isinstance(returned, tuple) else returned
-
-
-def descend(
+def _descend(
     problem: Bilevel, x: Tensors, y: Tensors, step: float, steps: int, batch: Any
 ) -> tuple[Tensor | None, Tensors]:
     """Returns (f at the start, y after `steps` gradient steps on f(x, .)); (None, y) for no steps."""
@@ -170,7 +165,7 @@ def _implicit(inner_steps: int, solve: Callable[[Callable[[Tensors], Tensors], T
     """Returns the direction F_x - f_xy v with v = solve(f_yy, F_y)."""
 
     def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, upper: Any, lower: Any) -> Hypergradient:
-        first, y = descend(problem, x, y, step, inner_steps, lower)
+        first, y = _descend(problem, x, y, step, inner_steps, lower)
         found = evaluate(problem.F, x, y, upper, True, True)
         with torch.enable_grad():
             leaves_x = [t.detach().requires_grad_() for t in x]

@@ -75,9 +75,7 @@ class Method(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step hands to the next: theta, the steps done, the states of the three update rules, and automatic
-    constants.
-    """
+    """What a step hands to the next: theta, the steps done, the states of the update rules, and automatic constants."""
 
     theta: Tensors
     k: int

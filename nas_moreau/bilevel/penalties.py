@@ -1,8 +1,7 @@
 """Single-level reformulations other than the Moreau envelope: BOME, F2SA, V-PBGD, and the gradient-norm penalty.
 
-With v(x) = min f(x, .), the first three work on q(x, y) = f(x, y) - v(x), whose gradient in x needs a
-near-minimiser theta:
-q_x = f_x(x, y) - f_x(x, theta). All need a lower level without g; projections onto X are applied, onto Y as well.
+With v(x) = min f(x, .), the first three work on q(x, y) = f(x, y) - v(x), whose gradient in x needs a near-minimiser
+theta: q_x = f_x(x, y) - f_x(x, theta). All need a lower level without g; projections onto X and onto Y are applied.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nas_moreau.bilevel.hypergradient import scalar_of
 from nas_moreau.bilevel.method import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, subtract
+from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scalar_of, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
 
 

@@ -204,9 +204,8 @@ def remove_bias(
 
     At fixed c the method converges to the stationary point z(1/c) of the penalised problem, smooth in t = 1/c where the
     lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3
-    through them
-    gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion says (a
-    solution set, a kink), the point of the largest c is kept. The paper lacks this.
+    through them gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion
+    says (a solution set, a kink), the point of the largest c is kept. The paper lacks this.
     """
     assert method.at_penalty is not None
     lowest = state.tuning.c_last / 16 if method.climbs else c_k

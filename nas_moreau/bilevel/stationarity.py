@@ -1,8 +1,7 @@
 """How far from a solution: the residual R_k of (15), the merit V_k of (16), and the inner problems solved to tolerance.
 
-These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`:
-|d_x|, |d_y|,
-|d_theta| and the gap f(y) - f(theta).
+These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`: |d_x|,
+|d_y|, |d_theta| and the gap f(y) - f(theta).
 """
 
 from __future__ import annotations
@@ -27,8 +26,14 @@ class Minimum(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """R_k of (15) (`total`), what the envelope is worth there, and its inner residual (which bounds the error of
-    `total`).
+    """R_k of (15), and what it is made of.
+
+    Attributes:
+        total: R_k.
+        x, y: Its parts.
+        gap: phi - v_gamma there.
+        theta: The inner problem's minimiser.
+        inner: That one's residual, which bounds the error of `total`.
     """
 
     total: float
@@ -124,8 +129,7 @@ def residual(
 
     Args:
         problem: F, f, g, X and Y.
-        x: (list of tensors).
-        y: (list of tensors).
+        x, y: Where.
         c: The penalty c_k.
         gamma: Of the envelope.
         upper_batch: Given to F.
@@ -176,8 +180,7 @@ def merit(
 
     Args:
         problem: F, f, g, X and Y.
-        x: (list of tensors).
-        y: (list of tensors).
+        x, y: Where.
         theta: The method's theta.
         c: The penalty c_k.
         gamma: Of the envelope.

@@ -7,9 +7,8 @@ of the user's own gradients, so F and f need not be twice differentiable:
     beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)
     alpha = .8 / (L_F^xx / c_k + max(L_f^xx, (L_phi^xy)^2 / (m + 1/gamma)))
 
-each .8 over the Lipschitz constant of its own direction, (9), (12) and (10). The last term is how theta* answers
-to x, with
-m = L_f^yy, or with g (which hides the direction of that answer) the least curvature of f(x, .). Then, by whether
+each .8 over the Lipschitz constant of its own direction, (9), (12) and (10). The last term is how theta* answers to x,
+with m = L_f^yy, or with g (which hides the direction of that answer) the least curvature of f(x, .). Then, by whether
 the lower level was seen to be convex in y:
 
               convex            not
@@ -18,14 +17,12 @@ the lower level was seen to be convex in y:
 
 gamma: v_gamma is close to the value function (the bias of the penalty is (1 + 1/(gamma L))/c), and 1/gamma still
 anchors theta. Near a maximum of a nonconvex lower level -v_gamma pushes y away from the valley that theta found, by
-|y - theta|/gamma; hence 200. First c: where there may be many basins, F/c has to bend more than phi - v_gamma can,
-so that
-the penalised problem has one basin, that of F; with one basin below there is none to miss, and y had better stay
+|y - theta|/gamma; hence 200. First c: where there may be many basins, F/c has to bend more than phi - v_gamma can, so
+that the penalised problem has one basin, that of F; with one basin below there is none to miss, and y had better stay
 near the lower level's solution. Where F has no curvature the ratio of the slopes takes the place of L_F / L_phi.
 
-From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c)
-or 500
-steps have passed, c_k is doubled, theta is found anew from y, and the curvatures are measured anew, until c_k is
+From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c) or
+500 steps have passed, c_k is doubled, theta is found anew from y, and the curvatures are measured anew, until c_k is
 150 L_F / L_phi. On every rung c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the
 minimiser from small c is what finds the right basin where a fixed constant does not.
 
@@ -46,12 +43,10 @@ from typing import Any, NamedTuple
 import torch
 
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, random_like, scale, subtract
 
 FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
-"""c on the first rung (by whether the lower level was seen to be convex in y) and on the last, in units of L_F /
-L_phi.
-"""
+"""c on the first rung, by whether the lower level was seen to be convex in y, and on the last; units: L_F / L_phi."""
 
 ON_THE_WAY = 4
 """How many of the places at which curvatures are measured at the start lie between it and the minimiser of F."""
@@ -60,21 +55,26 @@ PROBES = 32
 """Points at which a nonconvex lower level is looked for at the start, one gradient each."""
 
 SAFETY = 0.8
+"""What a step is of the reciprocal of its direction's Lipschitz constant."""
+
 ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
 """gamma in units of 1 / L_f^yy, where the lower level was seen to be convex in y and where not."""
 
-
 CLOCK = 100
 """Steps in which (k+1)^p of the theory is taken to advance by one; faster growth freezes x before it has arrived."""
-
 
 LONGEST = 500
 """Steps after which the next rung is climbed though the iteration has not settled."""
 
 
 class Curvature(NamedTuple):
-    """Lipschitz constants of gradients by blocks, the weak convexity rho of f(x, .), m, and the lengths of the
-    gradients.
+    """What is known of F, f and phi at a place, or the worst of several.
+
+    Attributes:
+        F_xx, F_yy, F, f_xx, f_yy, phi_xy, phi: Lipschitz constants of gradients, by blocks and of all together.
+        rho: The weak convexity of f(x, .).
+        answer: m.
+        F_slope, phi_slope: Lengths of the gradients.
     """
 
     F_xx: float
@@ -91,8 +91,15 @@ class Curvature(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What was chosen: the curvatures behind it, c and the step at which it was set, the last c, gamma, rungs
-    climbed.
+    """What was chosen.
+
+    Attributes:
+        curvature: What it rests on.
+        c, since: The penalty of this rung, and the step at which it was set.
+        c_last: That of the last rung.
+        gamma: Of the envelope.
+        rungs: How many were climbed.
+        convex: Whether the lower level was seen to be convex in y.
     """
 
     curvature: Curvature
@@ -127,7 +134,7 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         return times, float(norm([*at_x, *at_y]))
 
     def draw(like: Tensors) -> Tensors:
-        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t) for t in like]
+        drawn = random_like(like, generator)
         return scale(drawn, 1 / float(norm(drawn)))
 
     def largest(apply: Any, start: Tensors) -> float:
@@ -188,10 +195,7 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     generator = torch.Generator(device="cpu").manual_seed(0)
 
     def around(tensors: Tensors) -> Tensors:
-        return [
-            t + radius * torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t)
-            for t in tensors
-        ]
+        return [t + radius * drawn for t, drawn in zip(tensors, random_like(tensors, generator))]
 
     def between(share: float) -> tuple[Tensors, Tensors]:
         return add(x, subtract(far_x, x), share), add(y, subtract(far_y, y), share)

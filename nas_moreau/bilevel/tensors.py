@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Shared
-
-Tensors = list[Tensor]
+from nas_moreau.bilevel.problem import Tensors as Tensors
 
 
 class Evaluated(NamedTuple):
     """One evaluation: the value, its gradients (empty where they were not asked for), and what came beside the value.
 
-    uses_x and uses_y say whether the objective depends on any tensor of x or y (False where that was not asked for).
+    uses_x says whether the objective depends on any tensor of x (False where that was not asked for).
     """
 
     value: Tensor
@@ -23,7 +22,6 @@ class Evaluated(NamedTuple):
     grad_y: Tensors
     aux: Any
     uses_x: bool
-    uses_y: bool
 
 
 def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wrt_y: bool) -> Evaluated:
@@ -49,11 +47,11 @@ def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wr
             grads = [None for _ in inputs]
     filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
     count = len(x) if wrt_x else 0
-    used = [grad is not None for grad in grads]
+    uses_x = any(grad is not None for grad in grads[:count])
     value, aux = value.detach(), detach(aux)
     if isinstance(objective, Shared):
         value, filled, aux = objective.reduce(value, filled, aux)
-    return Evaluated(value, filled[:count], filled[count:], aux, any(used[:count]), any(used[count:]))
+    return Evaluated(value, filled[:count], filled[count:], aux, uses_x)
 
 
 class Pieces(NamedTuple):
@@ -78,6 +76,11 @@ def evaluate_together(
     a, b = len(x), len(x) + len(y)
     values = (F.detach(), f.detach(), f_theta.detach())
     return Pieces(values, filled[:a], filled[a:b], filled[b:])
+
+
+def scalar_of(returned: Any) -> Tensor:
+    """Returns the value of an objective that may have returned (value, aux)."""
+    return returned[0] if isinstance(returned, tuple) else returned
 
 
 def grad_x_of_g(g: Any, x: Tensors, y: Tensors) -> Tensors:
@@ -125,3 +128,8 @@ def norm(a: Tensors) -> Tensor:
     if len(a) == 1:
         return torch.linalg.vector_norm(a[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(a)))
+
+
+def random_like(a: Tensors, generator: torch.Generator) -> Tensors:
+    """Returns standard normal numbers in the shapes of a list, drawn on the CPU: the same ones on every device."""
+    return [torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t) for t in a]

@@ -1,14 +1,13 @@
 """Selecting the weights of a group lasso by the validation loss: (21) of Liu et al., ICML 2024, with generated data.
 
-    min over x >= x_min of |A_val y - b_val|^2 / (2 n_val)   s.t.  y in argmin |A_train y - b_train|^2 / (2
-    n_train) + sum_j x_j |y_(j)|
+    min over x >= x_min of |A_val y - b_val|^2 / (2 n_val)
+    subject to y in argmin |A_train y - b_train|^2 / (2 n_train) + sum_j x_j |y_(j)|
 
-x_min is 1e-3 of the level at which y = 0. With x = 0 and more features than samples the lower level has many
-solutions, one of
-which fits the validation half exactly: an optimum of the bilevel problem that is worth nothing on new data.
+x_min is 1e-3 of the level at which y = 0. With x = 0 and more features than samples the lower level has many solutions,
+one of which fits the validation half exactly: an optimum of the bilevel problem that is worth nothing on new data.
 
-Besides the bilevel problem there are searches over x that know nothing of gradients (grid, random, TPE), which
-solve the lower level anew for each x they try.
+Besides the bilevel problem there are searches over x that know nothing of gradients (grid, random, TPE), which solve
+the lower level anew for each x they try.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from nas_moreau.bilevel import Bilevel, lower_solution
 from nas_moreau.bilevel.prox import GroupLasso, project_box
-from nas_moreau.problems.synthetic import Case, Tensors, relative_error
+from nas_moreau.bilevel.tensors import Tensors
+from nas_moreau.problems.synthetic import Case, relative_error
 
 LOWEST = 1e-3
 """x_min in units of `level_of_zero`."""
@@ -63,8 +63,7 @@ def generate(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> GroupLassoData:
-    """Returns data of the published kind: Gaussian designs, three groups of which five features each matter, noise
-    at `snr`.
+    """Returns data of the published kind: Gaussian designs, three groups of which five features each matter, noise.
 
     Args:
         features: Their number; `groups` divides it.
@@ -101,8 +100,7 @@ def generate(
 
 
 def group_lasso(data: GroupLassoData | None = None, n: int = 600, seed: int = 0) -> Case:
-    """Returns (21) on `data`; without data, on `generate(features=n, seed=seed)` with groups of 20 features (of 2
-    below 60).
+    """Returns (21) on `data`; without data, on generated ones with groups of 20 features (of 2 below 60).
 
     No exact solution is known. The start is x_j = the mean over groups of |A_(j)' b| / samples (half of that
     already sets most groups to zero), y = 0.
@@ -128,7 +126,6 @@ def group_lasso(data: GroupLassoData | None = None, n: int = 600, seed: int = 0)
         start_x,
         start_y,
         paper={"alpha": 0.01, "beta": 0.05, "eta": 0.05, "gamma": 100.0, "c": 20.0, "p": 0.48},
-        paper_steps=3000,
         data=data,
     )
 
@@ -186,9 +183,7 @@ class Trial(NamedTuple):
 
 
 def _search(case: Case, propose: Callable[[int, float | None], Tensor | None], tolerance: float) -> Trial:
-    """Tries what `propose` says (given the number of the trial and the loss of the last), each solved from the
-    last y.
-    """
+    """Tries what `propose` says, given the trial's number and the last one's loss; each is solved from the last y."""
     best, y, last, tried, start = None, case.y, None, 0, time.perf_counter()
     while (candidate := propose(tried, last)) is not None:
         x = [candidate]
@@ -219,8 +214,7 @@ def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float =
 
 
 def tpe_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
-    """Returns the best of `tries` weights proposed by the tree-structured Parzen estimator of optuna, over the
-    same range.
+    """Returns the best of `tries` weights proposed by optuna's tree-structured Parzen estimator, over the same range.
 
     Raises:
         ImportError: optuna is not installed (extra `benchmark`).

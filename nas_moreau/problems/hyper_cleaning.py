@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from nas_moreau.bilevel import Bilevel
+from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data, generator_for
 from nas_moreau.errors import InputError
 
@@ -31,8 +32,6 @@ TRAIN, VALIDATION, TEST = 5000, 5000, 10000
 HIDDEN = 64
 RIDGE = 2e-3
 """Of f; in units of 1/2 |y|^2."""
-
-Tensors = list[Tensor]
 
 
 class Part(NamedTuple):

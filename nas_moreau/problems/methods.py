@@ -1,6 +1,4 @@
-"""Bilevel methods by name, with step sizes that suit a case; curvatures are measured as for `moreau`'s automatic
-constants.
-"""
+"""Bilevel methods by name, with step sizes that suit a case, from curvatures as for `moreau`'s automatic constants."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from nas_moreau.bilevel import Method, moreau
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
 from nas_moreau.bilevel.rivals import darts1, darts2
-from nas_moreau.bilevel.step_sizes import SAFETY, Curvature, start
+from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, SAFETY, Curvature, start
 from nas_moreau.problems.synthetic import Case
 
 
@@ -25,8 +23,8 @@ def _reduced(L: Curvature) -> float:
 
 
 def _weight(L: Curvature) -> float:
-    """A penalty of 20 in units of L_F / L_phi, the c from which `moreau` starts on a convex lower level."""
-    return 20.0 * (L.F / L.phi if L.F > 0 else L.F_slope / max(L.phi_slope, 1e-12))
+    """The c from which `moreau` starts on a convex lower level."""
+    return FIRST_CONVEX * (L.F / L.phi if L.F > 0 else L.F_slope / max(L.phi_slope, 1e-12))
 
 
 def _penalised(L: Curvature, weight: float) -> tuple[float, float]:

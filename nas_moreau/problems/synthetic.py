@@ -1,7 +1,7 @@
 """Small bilevel problems with exact solutions: those on which the Moreau-envelope method was published.
 
-Each function returns a `Case`: the problem, a start, the exact solution, and the settings of the paper (Liu et
-al., ICML 2024; equation numbers are the paper's).
+Each function returns a `Case`: the problem, a start, the exact solution, and the settings of the paper (Liu et al.,
+ICML 2024; equation numbers are the paper's).
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel import Bilevel
 from nas_moreau.bilevel.prox import L1, project_box
-
-Tensors = list[Tensor]
+from nas_moreau.bilevel.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Case:
         x_exact, y_exact: A solution, or None.
         y_of: x -> the exact minimiser of the lower level, or None if it is unknown or not unique.
         paper: The paper's settings for `moreau` (alpha, beta, eta, gamma, c, p).
-        paper_steps: Steps these settings are run for.
+        data: What the problem was made from, for searches that know nothing of gradients.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Case:
     y_exact: Tensors | None = None
     y_of: Callable[[Tensors], Tensors] | None = None
     paper: dict[str, float] = field(default_factory=dict)
-    paper_steps: int = 800
     data: Any = None
 
 
@@ -68,9 +66,8 @@ def sine(
 ) -> Case:
     """Returns (19): F = |x - a|^2 + |y - a e - c|^2, each y_i in argmin sin(x + y_i - c_i); x scalar, y (n,).
 
-    x* = ((1-n) a + n C) / (1+n), y_i* = C + c_i - x*, with C the member of {-pi/2 + 2 k pi}
-    nearest to 2a. The lower level
-    is not convex and its stationary points of the wrong sort (maxima) are feasible for the reformulation with
+    x* = ((1-n) a + n C) / (1+n), y_i* = C + c_i - x*, with C the member of {-pi/2 + 2 k pi} nearest to 2a. The lower
+    level is not convex, and its stationary points of the wrong sort (maxima) are feasible for the reformulation with
     small gamma.
 
     Args:
@@ -148,10 +145,9 @@ def quadratic(
 
 
 def merely_convex(n: int = 100, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Case:
-    """Returns (18): F = |x - y2|^2/2 + |y1 - e|^2/2, lower level |y1|^2/2 - x'y1 over (y1, y2); solution x = y1 =
-    y2 = e.
+    """Returns (18): F = |x - y2|^2/2 + |y1 - e|^2/2, lower level |y1|^2/2 - x'y1 over (y1, y2).
 
-    The lower level leaves y2 free, so it has many solutions, and F picks one.
+    The lower level leaves y2 free, so it has many solutions, and F picks one: x = y1 = y2 = e.
 
     Args:
         n: Length of x, y1 and y2.
@@ -180,13 +176,11 @@ def merely_convex(n: int = 100, dtype: torch.dtype = torch.float64, device: torc
 
 
 def lasso(n: int = 100, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Case:
-    """Returns (20): F = sum y, lower level |y - v|^2/2 + sum x_i |y_i|, 0 <= x <= 1, v = (1/n, .., -1/n, ..); x, y
-    (n,).
+    """Returns (20): F = sum y, lower level |y - v|^2/2 + sum x_i |y_i|, 0 <= x <= 1; x, y (n,).
 
-    y_i(x) is v_i shrunk by x_i, so x solves it if and only if x_i >= 1/n in the first half and x_i = 0 in the
-    second; the error
-    is the distance to that set. Every x with all x_i > 1/n has y = 0 nearby and is stationary, so a start there goes
-    nowhere by any gradient; this one starts at x = 0.
+    v = (1/n, .., -1/n, ..). y_i(x) is v_i shrunk by x_i, so x solves it if and only if x_i >= 1/n in the first half and
+    x_i = 0 in the second; the error is the distance to that set. Every x with all x_i > 1/n has y = 0 nearby and is
+    stationary, so a start there goes nowhere by any gradient; this one starts at x = 0.
 
     Args:
         n: Even.

@@ -30,9 +30,8 @@ from nas_moreau.bilevel.exact import (
     unrolled_hypergradient,
     value_differences,
 )
-from nas_moreau.bilevel.hypergradient import scalar_of
-from nas_moreau.bilevel.rivals import RIVALS
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, subtract
+from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
 from nas_moreau.bilevel.updates import SGDState, Update
 from nas_moreau.config import AlphasConfig, MoreauConfig, SearchConfig, WeightsConfig
 from nas_moreau.errors import InputError, did_you_mean
@@ -59,14 +58,12 @@ SEARCH = SearchConfig(
     moreau=MoreauConfig(gamma=1.0, c=0.2, p=0.49, weights_lr=0.025),
 )
 DIFFERENTIATED: dict[str, Callable[[Rules], Method]] = {
-    "implicit-cg": lambda made: RIVALS["implicit-cg"](
-        made.alphas_lr, made.weights_lr, INNER, INNER, update_x=made.update_alphas
+    "implicit-cg": lambda rules: implicit_cg(
+        rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas
     ),
-    "neumann": lambda made: RIVALS["neumann"](
-        made.alphas_lr, made.weights_lr, INNER, INNER, update_x=made.update_alphas
-    ),
-    "rhg": lambda made: RIVALS["rhg"](made.alphas_lr, made.weights_lr, INNER, update_x=made.update_alphas),
-    "t-rhg": lambda made: RIVALS["rhg"](made.alphas_lr, made.weights_lr, INNER, 2, update_x=made.update_alphas),
+    "neumann": lambda rules: neumann(rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas),
+    "rhg": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, update_x=rules.update_alphas),
+    "t-rhg": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, 2, update_x=rules.update_alphas),
 }
 """Methods of the solver that no search is run with; t-rhg differentiates the last 2 steps."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data
 from nas_moreau.data.image_folder import training_files
 from nas_moreau.problems.hyper_cleaning import TEST, Cleaning, f1_score, hyper_cleaning
@@ -21,8 +21,6 @@ from nas_moreau.stages.learn import LOOKS, Job
 
 SHOWN = 60
 """Suspects on the contact sheet."""
-
-Tensors = list[Tensor]
 
 
 def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
@@ -67,8 +65,7 @@ def write_lists(
 
     def row(i: int) -> dict[str, Any]:
         index = int(made.judged[i])
-        found = {"index": index, "file": str(files[index]) if files else "", "label": names[int(made.labels[i])]}
-        return found
+        return {"index": index, "file": str(files[index]) if files else "", "label": names[int(made.labels[i])]}
 
     suspects = [
         {

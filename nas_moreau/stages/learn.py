@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel import Bilevel, Method
+from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_checkpoint
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.setting import pack, peak_memory_bytes, unpack
@@ -18,8 +19,6 @@ from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
 LOOKS = 20
 """About so many times in a run accuracy is measured and the state saved."""
-
-Tensors = list[Tensor]
 
 
 @dataclass
