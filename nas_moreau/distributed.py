@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +112,9 @@ def _start() -> _Group:
         store = dist.PrefixStore(_meet(store, number, size), store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error).rstrip(".")
         raise InputError(
-            f"The {os.environ['WORLD_SIZE']} processes of this run do not find each other: {reason.rstrip('.')}.",
+            f"The {os.environ['WORLD_SIZE']} processes of this run do not find each other: {reason}.",
             "Start them with torchrun, or unset WORLD_SIZE and RANK.",
         ) from error
     return _Group(number, size, store)

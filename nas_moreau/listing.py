@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture.space import KNOWN_OPERATIONS, load_space, space_names
+from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS
+from nas_moreau.architecture.space import load_space, space_names
 from nas_moreau.architecture.zoo import cell_names, load_genotype, source
 from nas_moreau.presets.by_name import preset_names, preset_text
 

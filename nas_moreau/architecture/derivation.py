@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_moreau.architecture.genotype import Cell, Genotype
-from nas_moreau.architecture.known_operations import shorten
 from nas_moreau.architecture.space import SearchSpace
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, quoted
 
 Table = list[list[float]]
 CURE = "Give the alphas of this space, as its supernet holds them."
@@ -118,7 +117,7 @@ def mixing_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, T
     if missing or unknown:
         said = "; ".join(
             [f"alphas of cell '{name}' are missing" for name in missing]
-            + [f"{shorten(key)} is no cell" for key in unknown]
+            + [f"{quoted(key)} is no cell" for key in unknown]
         )
         raise InputError(f"For the search space '{space.name}', {said}.", CURE)
     weights = {}
@@ -173,14 +172,14 @@ def _numbers(value: Any, shape: tuple[int, ...], name: str) -> Any:
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"The alphas '{name}' hold {shorten(value)}, which is no number.", CURE) from None
+            raise InputError(f"The alphas '{name}' hold {quoted(value)}, which is no number.", CURE) from None
         if not math.isfinite(number):
             raise InputError(
                 f"The alphas '{name}' hold {number}, which is not finite.", "Search again with smaller step sizes."
             )
         return number
     if not isinstance(value, list | tuple) or len(value) != shape[0]:
-        found = f"{len(value)} entries" if isinstance(value, list | tuple) else shorten(value)
+        found = f"{len(value)} entries" if isinstance(value, list | tuple) else quoted(value)
         raise InputError(f"The alphas '{name}' have {found} where {shape[0]} are needed.", CURE)
     return [_numbers(item, shape[1:], name) for item in value]
 

@@ -17,8 +17,8 @@ from nas_moreau.architecture.genotype_text import (
     read_nas_bench_201,
     read_printed,
 )
-from nas_moreau.architecture.known_operations import check_operations, shorten
-from nas_moreau.errors import InputError
+from nas_moreau.architecture.known_operations import check_operations
+from nas_moreau.errors import InputError, quoted
 
 VERSION = 1
 MAX_CHARACTERS = 64 * 1024
@@ -63,12 +63,12 @@ class Genotype:
         if inputs is None:
             raise InputError(
                 f"A genotype has the cells normal and reduce, or one named cell; this one has "
-                f"{', '.join(shorten(name) for name in list(self.cells)[:5]) or 'none'}.",
+                f"{', '.join(quoted(name) for name in list(self.cells)[:5]) or 'none'}.",
                 "Name them so.",
             )
         problems = [problem for name, cell in self.cells.items() for problem in _cell_problems(name, cell, inputs)]
         if not isinstance(self.space, str) or not 0 < len(self.space) <= 100:
-            problems.append(f"the space is {shorten(self.space)}, not a name")
+            problems.append(f"the space is {quoted(self.space)}, not a name")
         if problems:
             raise InputError(f"The genotype makes no network: {'; '.join(problems[:10])}.", "Correct its cells.")
         cells = {
@@ -126,16 +126,16 @@ class Genotype:
         version = data.get("version")
         if not is_whole(version) or version != VERSION:
             raise InputError(
-                f"The genotype has version {shorten(version)}; this program reads version {VERSION}.",
+                f"The genotype has version {quoted(version)}; this program reads version {VERSION}.",
                 "Use a newer nas_moreau, or set the version if it is wrong.",
             )
-        problems = [f"unknown key {shorten(key)}" for key in data if key not in ("version", "space", "cells")]
+        problems = [f"unknown key {quoted(key)}" for key in data if key not in ("version", "space", "cells")]
         cells = {}
         for name, cell in data["cells"].items():
             if not isinstance(cell, Mapping) or set(cell) != {"edges", "concat"}:
-                problems.append(f"cell {shorten(name)} does not have just edges and concat")
+                problems.append(f"cell {quoted(name)} does not have just edges and concat")
             elif not isinstance(cell["edges"], list | tuple) or not isinstance(cell["concat"], list | tuple):
-                problems.append(f"edges and concat of cell {shorten(name)} are not lists")
+                problems.append(f"edges and concat of cell {quoted(name)} are not lists")
             else:
                 cells[name] = Cell(tuple(cell["edges"]), tuple(cell["concat"]))
         if problems:
@@ -252,12 +252,12 @@ def _cell_problems(name: str, cell: Cell, inputs: int) -> list[str]:
             problems.append(f"an edge of cell {name} is not [operation, from, to]")
         elif not (is_whole(edge[1]) and is_whole(edge[2]) and 0 <= edge[1] < edge[2] and inputs <= edge[2] <= last):
             problems.append(
-                f"cell {name} has an edge from {shorten(edge[1])} to {shorten(edge[2])}; edges lead to later nodes, "
+                f"cell {name} has an edge from {quoted(edge[1])} to {quoted(edge[2])}; edges lead to later nodes, "
                 f"{inputs} to {last}"
             )
     for node in cell.concat:
         if not is_whole(node) or not inputs <= node <= last:
-            problems.append(f"cell {name} concatenates {shorten(node)}, which is no node ({inputs} to {last})")
+            problems.append(f"cell {name} concatenates {quoted(node)}, which is no node ({inputs} to {last})")
     if not problems and (not cell.concat or len(set(cell.concat)) != len(cell.concat)):
         problems.append(f"cell {name} concatenates no node, or one twice")
     if inputs == 1 and len(cell.concat) > 1:

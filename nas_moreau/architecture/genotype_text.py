@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from nas_moreau.architecture.known_operations import did_you_mean, shorten
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, meant, quoted
 
 MAX_DEPTH, MAX_NODES = 8, 64
 Edge = tuple[str, int, int]
@@ -48,7 +47,7 @@ class _Reader:
     def take(self, sign: str = "") -> tuple[str, str]:
         kind, token = self.peek()
         if sign and (kind, token) != ("sign", sign):
-            raise _refused(f"'{sign}' was expected before {shorten(token)}")
+            raise _refused(f"'{sign}' was expected before {quoted(token)}")
         self.place += 1
         return kind, token
 
@@ -69,7 +68,7 @@ class _Reader:
             return self.sequence(")" if token == "(" else "]", depth)
         if kind == "sign" and token == "{":
             return self.pairs("}", ":", depth)
-        raise _refused(f"{shorten(token)} stands where a value was expected")
+        raise _refused(f"{quoted(token)} stands where a value was expected")
 
     def sequence(self, end: str, depth: int) -> Any:
         """Returns a list; a lone value in parentheses is that value, as in Python."""
@@ -79,7 +78,7 @@ class _Reader:
             if comma := self.follows(","):
                 self.take()
             elif not self.follows(end):
-                raise _refused(f"a comma was expected before {shorten(self.peek()[1])}")
+                raise _refused(f"a comma was expected before {quoted(self.peek()[1])}")
         self.take(end)
         return values[0] if end == ")" and len(values) == 1 and not comma else values
 
@@ -96,11 +95,11 @@ class _Reader:
                 self.take(between)
                 key = key.strip("'\"")
             elif between == ":" or len(fields) >= len(FIELDS):
-                raise _refused(f"{shorten(key)} stands where a field was expected")
+                raise _refused(f"{quoted(key)} stands where a field was expected")
             else:
                 key = FIELDS[len(fields)]
             if key not in FIELDS:
-                raise _refused(f"it has an unknown field {shorten(key)}{did_you_mean(key, FIELDS)}")
+                raise _refused(f"it has an unknown field {quoted(key)}{meant(key, FIELDS)}")
             if key in fields:
                 raise _refused(f"it has the field {key} twice")
             fields[key] = self.value(depth + 1)
@@ -111,12 +110,12 @@ class _Reader:
 
     def call(self, name: str, depth: int) -> Any:
         if not self.follows("("):
-            raise _refused(f"{shorten(name)} is no value")
+            raise _refused(f"{quoted(name)} is no value")
         self.take("(")
         if name == "Genotype" and depth == 0:
             return self.pairs(")", "=", depth)
         if name != "range" and name not in _INTEGERS:
-            raise _refused(f"it calls {shorten(name)}, and only Genotype and range are read")
+            raise _refused(f"it calls {quoted(name)}, and only Genotype and range are read")
         bounds = self.sequence(")", depth)
         if name != "range":
             return bounds if is_whole(bounds) else [bounds]
@@ -131,7 +130,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
     while place < len(text):
         match = _TOKEN.match(text, place)
         if not match:
-            raise _refused(f"it cannot be read from {shorten(text[place : place + 20])} on")
+            raise _refused(f"it cannot be read from {quoted(text[place : place + 20])} on")
         assert match.lastgroup is not None
         yield match.lastgroup, match[match.lastgroup]
         place = match.end()
@@ -158,7 +157,7 @@ def read_printed(text: str) -> dict[str, tuple[list[Edge], list[int]]]:
     if not isinstance(fields, dict):
         raise _refused("it is a value of another kind")
     if reader.peek()[0] != "end":
-        raise _refused(f"{shorten(reader.peek()[1])} follows its end")
+        raise _refused(f"{quoted(reader.peek()[1])} follows its end")
     if missing := [name for name in FIELDS if name not in fields]:
         raise _refused(f"it has no {', '.join(missing)}")
     cells = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, meant, quoted
 
 # an ordered set: the values mean nothing; `operations.register_operation` adds to it
 KNOWN_OPERATIONS: dict[str, None] = dict.fromkeys((
@@ -14,16 +13,10 @@ KNOWN_OPERATIONS: dict[str, None] = dict.fromkeys((
 ))  # fmt: skip
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Returns " (did you mean 'x'?)" for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word[:100], list(known), 1) if isinstance(word, str) else []
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
 def unknown_operations(names: Iterable[str]) -> list[str]:
     """Returns one problem, with the nearest known name, for each name that is no known operation."""
     return [
-        f"unknown operation {shorten(name)}{did_you_mean(name, KNOWN_OPERATIONS)}"
+        f"unknown operation {quoted(name)}{meant(name, KNOWN_OPERATIONS)}"
         for name in dict.fromkeys(names)
         if name not in KNOWN_OPERATIONS
     ]
@@ -36,16 +29,3 @@ def check_operations(names: Iterable[str], where: str) -> None:
             f"{where}: {'; '.join(problems)}.",
             "`nas-moreau list operations` names what exists; --import brings in operations of your own.",
         )
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """Returns repr(value), cut to `limit` characters, for a message; nested containers are not spelt out."""
-    if isinstance(value, str):
-        text = repr(value[: limit + 1])
-    elif value is None or isinstance(value, bool | float):
-        text = repr(value)
-    elif isinstance(value, int):
-        text = repr(value) if value.bit_length() < 64 else "a huge integer"
-    else:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations
 from nas_moreau.architecture.share import draw_rows
-from nas_moreau.architecture.space import KNOWN_OPERATIONS, check_operations
 from nas_moreau.architecture.synchronised_norm import batch_norm
 from nas_moreau.errors import InputError
 

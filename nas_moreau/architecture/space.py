@@ -11,16 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations, did_you_mean, shorten
 from nas_moreau.architecture.space_file import CURE, parse_space, space_fields
 from nas_moreau.architecture.space_rules import SKELETONS, Edge, space_problems
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.plain_yaml import read_text
 
 if TYPE_CHECKING:
     from nas_moreau.architecture.genotype import Genotype
-
-__all__ = ["KNOWN_OPERATIONS", "Derivation", "SearchSpace", "check_operations", "load_space", "space_names"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class SearchSpace:
         if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
             problems.append("edges are not in canonical order (to ascending, then from)")
         if problems:
-            raise InputError(f"Search space {shorten(self.name)}: {'; '.join(problems)}.", CURE)
+            raise InputError(f"Search space {quoted(self.name)}: {'; '.join(problems)}.", CURE)
 
     def __str__(self) -> str:
         return (
@@ -144,7 +141,7 @@ class SearchSpace:
         cell = genotype.cells[name]
         for operation in dict.fromkeys(edge[0] for edge in cell.edges):
             if operation not in self.choices:
-                hint = did_you_mean(operation, self.choices)
+                hint = meant(operation, self.choices)
                 yield f"cell {name} holds '{operation}', which cannot be chosen here{hint}"
         for source, target in dict.fromkeys((source, target) for _, source, target in cell.edges):
             if (source, target) not in self.edges:
@@ -203,7 +200,7 @@ def load_space(name_or_path: str | PathLike[str]) -> SearchSpace:
         return _space_from(read_text(built_in[name], "Search space"), f"Search space {name}")
     if not name.endswith((".yaml", ".yml")):
         raise InputError(
-            f"There is no search space {shorten(name)}{did_you_mean(name, built_in)}.",
+            f"There is no search space {quoted(name)}{meant(name, built_in)}.",
             f"Name one of {', '.join(built_in)}, or the path of a file that ends in .yaml.",
         )
     space = _space_from(read_text(Path(name), "Search space"), f"Search space {name}")

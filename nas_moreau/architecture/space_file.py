@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_moreau.architecture.known_operations import did_you_mean, shorten
 from nas_moreau.architecture.space_rules import REDUCTION, SKELETONS, all_edges, is_count, space_problems
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.plain_yaml import parse_yaml
 
 KEYS = ("name", "skeleton", "nodes", "operations", "derivation", "edges", "concat", "reduction")
@@ -22,7 +21,7 @@ def parse_space(text: str, where: str) -> dict[Any, Any]:
     """
     data = parse_yaml(text, where, CURE)
     if not isinstance(data, dict):
-        raise InputError(f"{where} holds {shorten(data)}, not a mapping of keys to values.", CURE)
+        raise InputError(f"{where} holds {quoted(data)}, not a mapping of keys to values.", CURE)
     return data
 
 
@@ -36,12 +35,12 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
     Raises:
         InputError: Lists every problem of the mapping.
     """
-    problems = [f"unknown key {shorten(key)}{did_you_mean(key, KEYS)}" for key in data if key not in KEYS]
+    problems = [f"unknown key {quoted(key)}{meant(key, KEYS)}" for key in data if key not in KEYS]
     problems += [f"key '{key}' is missing" for key in KEYS[:5] if key not in data]
 
     def typed(key: str, value: Any, right: bool, wanted: str) -> Any:
         if not right:
-            problems.append(f"{key} is {shorten(value)}, not {wanted}")
+            problems.append(f"{key} is {quoted(value)}, not {wanted}")
         return value if right else None
 
     fields: dict[str, Any] = {}
@@ -61,7 +60,7 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
     if derivation is not None:
         for key in derivation:
             if key not in DERIVATION_KEYS:
-                problems.append(f"unknown key derivation.{str(key)[:60]}{did_you_mean(key, DERIVATION_KEYS)}")
+                problems.append(f"unknown key derivation.{str(key)[:60]}{meant(key, DERIVATION_KEYS)}")
         rule = derivation.get("rule")
         fields["rule"] = typed("derivation.rule", rule, isinstance(rule, str), "a string")
         fields["edges_per_node"] = derivation.get("edges_per_node")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nas_moreau.architecture.known_operations import did_you_mean, shorten, unknown_operations
+from nas_moreau.architecture.known_operations import unknown_operations
+from nas_moreau.errors import meant, quoted
 
 Edge = tuple[int, int]
 
@@ -34,15 +35,13 @@ def name_problems(name: object) -> list[str]:
     """Returns what is wrong with a space's name."""
     if isinstance(name, str) and NAME.fullmatch(name):
         return []
-    return [f"name is {shorten(name)}, not 1 to 64 letters, digits, '_', '.' or '-' that begin with a letter or digit"]
+    return [f"name is {quoted(name)}, not 1 to 64 letters, digits, '_', '.' or '-' that begin with a letter or digit"]
 
 
 def operation_problems(operations: Sequence[str]) -> list[str]:
     """Returns what is wrong with the candidates of every edge."""
     problems = unknown_operations(operations)
-    problems += [
-        f"operation {shorten(o)} is listed twice" for o in dict.fromkeys(operations) if operations.count(o) > 1
-    ]
+    problems += [f"operation {quoted(o)} is listed twice" for o in dict.fromkeys(operations) if operations.count(o) > 1]
     if not set(operations) - {"none"}:
         problems.append("operations holds nothing but none" if operations else "operations is empty")
     if len(operations) > MAX_OPERATIONS:
@@ -86,15 +85,15 @@ def derivation_problems(
     """Returns what is wrong with a derivation rule for these operations."""
     problems = []
     if rule not in RULES:
-        problems.append(f"derivation.rule is {shorten(rule)}, not one of {', '.join(RULES)}{did_you_mean(rule, RULES)}")
+        problems.append(f"derivation.rule is {quoted(rule)}, not one of {', '.join(RULES)}{meant(rule, RULES)}")
     if rule == "top_edges" and not is_count(edges_per_node):
-        problems.append(f"derivation.edges_per_node is {shorten(edges_per_node)}; top_edges needs a positive integer")
+        problems.append(f"derivation.edges_per_node is {quoted(edges_per_node)}; top_edges needs a positive integer")
     if rule == "argmax" and edges_per_node is not None:
         problems.append("derivation.edges_per_node has no meaning for argmax, which keeps every edge")
     for name in dict.fromkeys(exclude):
         if operations is not None and name not in operations:
-            hint = did_you_mean(name, operations)
-            problems.append(f"derivation.exclude names {shorten(name)}, which is not among the operations{hint}")
+            hint = meant(name, operations)
+            problems.append(f"derivation.exclude names {quoted(name)}, which is not among the operations{hint}")
     if operations and not set(operations) - set(exclude):
         problems.append("derivation.exclude leaves no operation to choose")
     return problems
@@ -115,11 +114,11 @@ def space_problems(fields: Mapping[str, Any]) -> list[str]:
     problems = [] if fields["name"] is None else name_problems(fields["name"])
     skeleton, nodes, operations = fields["skeleton"], fields["nodes"], fields["operations"]
     if skeleton is not None and skeleton not in SKELETONS:
-        known = f"not one of {', '.join(SKELETONS)}{did_you_mean(skeleton, SKELETONS)}"
-        problems.append(f"skeleton is {shorten(skeleton)}, {known}")
+        known = f"not one of {', '.join(SKELETONS)}{meant(skeleton, SKELETONS)}"
+        problems.append(f"skeleton is {quoted(skeleton)}, {known}")
         skeleton = None
     if nodes is not None and (not is_count(nodes) or nodes > MAX_NODES):
-        problems.append(f"nodes is {shorten(nodes)}, not an integer from 1 to {MAX_NODES}")
+        problems.append(f"nodes is {quoted(nodes)}, not an integer from 1 to {MAX_NODES}")
         nodes = None
     if operations is not None:
         problems += operation_problems(operations)

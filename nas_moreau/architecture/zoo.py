@@ -9,8 +9,7 @@ from typing import Any
 
 from nas_moreau.architecture.genotype import Cell, Genotype
 from nas_moreau.architecture.genotype_text import Edge
-from nas_moreau.architecture.known_operations import did_you_mean, shorten
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.plain_yaml import read_text
 
 _SHORT = {
@@ -138,7 +137,7 @@ def provenance(name: str) -> dict[str, Any]:
     released = _released()
     if name not in released:
         raise InputError(
-            f"There is no released cell {shorten(name)}{did_you_mean(name, released)}.",
+            f"There is no released cell {quoted(name)}{meant(name, released)}.",
             f"Name one of {', '.join(released)}.",
         )
     return json.loads(read_text(released[name] / "provenance.json", "Provenance file"))
@@ -147,7 +146,7 @@ def provenance(name: str) -> dict[str, Any]:
 def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
     if name not in _CELLS:
         raise InputError(
-            f"There is no published cell {shorten(name)}{did_you_mean(name, _CELLS)}.",
+            f"There is no published cell {quoted(name)}{meant(name, _CELLS)}.",
             f"Name one of {', '.join(_CELLS)}.",
         )
     return _CELLS[name]
@@ -181,7 +180,7 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
         path = released[text] / "genotype.json"
     elif not exists:
         raise InputError(
-            f"There is no genotype {shorten(text, 200)}{did_you_mean(text, cell_names())}.",
+            f"There is no genotype {quoted(text, 200)}{meant(text, cell_names())}.",
             "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
         )
     try:

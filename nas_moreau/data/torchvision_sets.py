@@ -12,7 +12,7 @@ import torch
 
 from nas_moreau.data.images import Images
 from nas_moreau.data.omniglot_folder import read_omniglot
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 
 PUBLISHED = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -77,18 +77,15 @@ def _open(name: str, directory: Path, download: bool, **part: bool) -> Any:
             "Check the connection, or use npz:FILE or folder:DIR.",
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = first_line(error, 120).rstrip(".")
         if download:
             raise InputError(
-                f"{name} could not be made ready in {directory} ({_first_line(error)}).",
+                f"{name} could not be made ready in {directory} ({reason}).",
                 "Check that the folder is writable and remove damaged files, or use npz:FILE or folder:DIR.",
             ) from error
         raise InputError(
-            f"{name} is not in {directory} or is damaged there ({_first_line(error)}).",
+            f"{name} is not in {directory} or is damaged there ({reason}).",
             "Add --download to fetch it, or use npz:FILE or folder:DIR.",
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]

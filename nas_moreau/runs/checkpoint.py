@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import sync_folder, write_atomic, write_durable
 
 SCHEMA = 1
@@ -127,8 +127,7 @@ def decode(file: BinaryIO, size: int) -> dict[str, Any]:
         _check_sizes(payload, len(data))
         payload = plain(payload, "payload")
     except Exception as error:  # torch's reader has no list of what it raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Damaged(f"holds no plain data ({reason[:200]})") from error
+        raise Damaged(f"holds no plain data ({first_line(error)})") from error
     if type(payload) is not dict:
         raise Damaged(f"holds a {type(payload).__name__} where a dict should be")
     return payload

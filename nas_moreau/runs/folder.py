@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from nas_moreau.config import Config
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
 from nas_moreau.runs.lock import LOCK_NAME, Lock
@@ -182,9 +182,8 @@ class RunFolder:
         if error is not None and self._state == "running":
             # whatever ended the run, its folder says so; a full disk may forbid even that
             with suppress(OSError):
-                reason = (str(error).splitlines() or [""])[0]
                 at_once = isinstance(error, KeyboardInterrupt)
-                self.status("interrupted" if at_once else "failed", reason=reason or type(error).__name__)
+                self.status("interrupted" if at_once else "failed", reason=first_line(error, 1000))
         self.close()
 
 

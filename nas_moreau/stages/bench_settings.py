@@ -19,6 +19,7 @@ import yaml
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.data import Data, Images
+from nas_moreau.errors import first_line
 from nas_moreau.stages.bench_measures import clock, hardware
 from nas_moreau.stages.nonfinite import FiniteGuard
 from nas_moreau.stages.performance import set_up, uses_tf32
@@ -112,7 +113,7 @@ def benchmark_settings(
             row["peak_bytes"] = peak_bytes(run, device)
             runs[stage, name] = run
         except RuntimeError as error:  # out of memory, or what the compiler cannot do: the others go on
-            row["fault"] = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            row["fault"] = first_line(error)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")

@@ -34,7 +34,7 @@ from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
 from nas_moreau.bilevel.updates import SGDState, Update
 from nas_moreau.config import AlphasConfig, MoreauConfig, SearchConfig, WeightsConfig
-from nas_moreau.errors import InputError, did_you_mean
+from nas_moreau.errors import InputError, did_you_mean, first_line
 from nas_moreau.stages.methods import METHODS
 from nas_moreau.stages.rules import Rules, rules
 from nas_moreau.stages.saved_memory import peak_saved_bytes
@@ -296,8 +296,7 @@ def _as_run(name: str, tiny: TinySupernet, exact: Exact, steps: int, seed: int, 
             return _empty("as run", name, c, "moves no alphas") | {"norm": size}
         there = exact_hypergradient(tiny.problem, x, y, tiny.upper_batch, tiny.lower_batch)
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return _empty("as run", name, None, f"could not be run here: {type(error).__name__}: {first}"[:200])
+        return _empty("as run", name, None, f"could not be run here: {type(error).__name__}: {first_line(error)}"[:200])
     row = _row("as run", name, c, direction, there.d_x, statistics.median(seconds), memory, "")
     alone = evaluate(tiny.problem.F, x, y, tiny.upper_batch, True, False).grad_x
     row["first_order_cosine"] = _cosine(alone, there.d_x)

@@ -13,7 +13,7 @@ import torch
 from nas_moreau.architecture import Genotype, Network, load_genotype
 from nas_moreau.config import Config
 from nas_moreau.data import describe_data
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.stages.recipe import build_network
 from nas_moreau.stages.restored import load_weights
@@ -111,8 +111,9 @@ def from_export(folder: str | PathLike[str]) -> Classifier:
             f"{folder / 'config.json'} is none of `nas-moreau export` ({error}).", "Export again."
         ) from None
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{folder / 'model.safetensors'} cannot be used: {reason}.", "Export again.") from None
+        raise InputError(
+            f"{folder / 'model.safetensors'} cannot be used: {first_line(error)}.", "Export again."
+        ) from None
     return Classifier(network.eval(), options["channels"], options["layers"], data, record)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from nas_moreau.architecture import Supernet, load_space
 from nas_moreau.bilevel import Bilevel, solve
+from nas_moreau.errors import first_line
 from nas_moreau.kernels import build
 from nas_moreau.runs.environment import describe_environment
 from nas_moreau.stages.setting import pick_device
@@ -83,11 +84,8 @@ def _device() -> list[Finding]:
         device = pick_device("auto")
         float(torch.ones(8, device=device).sum())
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        return [
-            *rows,
-            Finding("accelerator", "problem", f"{accelerator}: {reason}", "mend its driver, or --device cpu"),
-        ]
+        found = f"{accelerator}: {first_line(error)}"
+        return [*rows, Finding("accelerator", "problem", found, "mend its driver, or --device cpu")]
     return [*rows, Finding("accelerator", "ok", accelerator)]
 
 
@@ -149,10 +147,8 @@ def _tried(what: str, test: Callable[[], str]) -> Finding:
     try:
         return Finding(f"self-test: {what}", "ok", test())
     except Exception as error:  # whatever it is belongs into the report
-        reason = str(error).splitlines()[0] if str(error) else ""
-        return Finding(
-            f"self-test: {what}", "problem", f"{type(error).__name__}: {reason}", "install the package and torch anew"
-        )
+        found = f"{type(error).__name__}: {first_line(error)}"
+        return Finding(f"self-test: {what}", "problem", found, "install the package and torch anew")
 
 
 def _solves() -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from nas_moreau.architecture import Supernet, load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Data
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
 from nas_moreau.stages.methods import search_supernet
@@ -44,5 +44,4 @@ def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.", "Finish the retraining first (retrain --resume).") from None
     except (Damaged, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be used: {reason}.", "Retrain, or give another run.") from None
+        raise InputError(f"{path} cannot be used: {first_line(error)}.", "Retrain, or give another run.") from None

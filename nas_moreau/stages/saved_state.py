@@ -10,7 +10,7 @@ from typing import Any
 
 from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
 from nas_moreau.stages.stopping import NonFinite
 
@@ -40,9 +40,9 @@ def _fitting(folder: RunFolder) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = (str(error).splitlines() or [""])[0][:100]
+        reason = f"{type(error).__name__}: {first_line(error, 100)}"
         raise InputError(
-            f"The checkpoint in {folder.path} does not fit this run ({type(error).__name__}: {reason}).",
+            f"The checkpoint in {folder.path} does not fit this run ({reason}).",
             "Restore the folder as it was, or start again in another one.",
         ) from error
 

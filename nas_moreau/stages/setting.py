@@ -14,7 +14,7 @@ from torch.nn import functional as f
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.stages.performance import set_up
 
 
@@ -34,7 +34,7 @@ def pick_device(name: str) -> torch.device:
     try:
         return _tried(torch.device(name))
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise InputError(f"Device '{name}' cannot be used: {reason}.", "Use --device auto or --device cpu.") from None
 
 
