@@ -17,7 +17,6 @@ from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.plain_yaml import parse_yaml, read_text
 from nas_moreau.presets.by_name import preset_text
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -331,9 +330,9 @@ def _describe(problem: Any) -> str:
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of nested plain data."""
+    """Yields (dotted key, value) of nested plain data; an empty section is a value."""
     for key, value in data.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -154,8 +154,7 @@ def _choices(
     if limit is None:
         return [_pruned(options, limits) for options in single]
     decided: list[list[Partial]] = []
-    for node in range(space.inputs, space.inputs + space.nodes):
-        into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+    for into in space.incoming():
         options: list[Partial] = []
         for edges in itertools.combinations(into, min(limit, len(into))):
             partials = [Partial(0.0, (0, 0))]

@@ -85,8 +85,7 @@ def kept_edges(space: SearchSpace, table: Table) -> list[int]:
         table: (edges, operations) weights of the cell.
     """
     kept = []
-    for node in range(space.inputs, space.inputs + space.nodes):
-        into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+    for into in space.incoming():
         if space.derivation.rule == "top_edges":
             best = {i: max(w for op, w in zip(space.operations, table[i]) if op in space.choices) for i in into}
             # sorted is stable, so that of equal weights the lower edge comes first
@@ -125,8 +124,7 @@ def mixing_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, T
         table = [_softmax(row) for row in _numbers(alphas[name], space.alpha_shape, name)]
         if f"edge_{name}" in given:
             logits = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
-            for node in range(space.inputs, space.inputs + space.nodes):
-                into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+            for into in space.incoming():
                 for i, share in zip(into, _softmax([logits[i] for i in into])):
                     table[i] = [share * weight for weight in table[i]]
         weights[name] = table
@@ -156,8 +154,7 @@ def node_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, Tab
             extra = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
             logits = [[logit + more for logit in row] for row, more in zip(logits, extra)]
         table: Table = [[] for _ in space.edges]
-        for node in range(space.inputs, space.inputs + space.nodes):
-            into = [i for i, (_, target) in enumerate(space.edges) if target == node]
+        for into in space.incoming():
             shares = _softmax([logit for i in into for logit in logits[i]])
             for place, i in enumerate(into):
                 table[i] = shares[place * len(space.operations) : (place + 1) * len(space.operations)]

@@ -16,6 +16,7 @@ from nas_moreau.architecture.genotype_text import (
     is_whole,
     read_nas_bench_201,
     read_printed,
+    write_nas_bench_201,
 )
 from nas_moreau.architecture.known_operations import check_operations
 from nas_moreau.errors import InputError, quoted
@@ -192,7 +193,7 @@ class Genotype:
             raise InputError(
                 "Only a cell with one edge between any two states has a NAS-Bench-201 string.", "Use JSON."
             )
-        return "+".join("|" + "".join(f"{by_place[a, b]}~{a}|" for a in range(b)) for b in range(1, nodes + 1))
+        return write_nas_bench_201(by_place, nodes)
 
     def to_printed(self) -> str:
         """Returns the text that DARTS and its followers print; lists nest if some node has not two edges.

@@ -1,4 +1,4 @@
-"""Reads genotypes as other programs print them: `Genotype(normal=...)`, the same as a dict, NAS-Bench-201 strings.
+"""Genotypes as other programs print them: `Genotype(normal=...)`, the same as a dict, NAS-Bench-201 strings.
 
 A printed genotype is Python source, and nothing here runs Python: the text is cut into tokens of a closed list and read
 by a grammar of strings, numbers, lists, tuples, dicts and the calls `Genotype(...)`, `range(...)` and `np.int64(...)`.
@@ -9,7 +9,7 @@ thing).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nas_moreau.errors import InputError, meant, quoted
@@ -222,3 +222,8 @@ def read_nas_bench_201(text: str) -> tuple[list[Edge], list[int]]:
             )
         edges += [(operation, source, node) for source, operation in found]
     return edges, [len(groups)]
+
+
+def write_nas_bench_201(by_place: Mapping[tuple[int, int], str], nodes: int) -> str:
+    """Returns the string of a cell of so many nodes, given the operation of every edge (from, to)."""
+    return "+".join("|" + "".join(f"{by_place[a, b]}~{a}|" for a in range(b)) for b in range(1, nodes + 1))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_moreau.architecture.alphas import initial_alphas
 from nas_moreau.architecture.operations import build_operation
 from nas_moreau.architecture.skeleton import add_skeleton, pool_features, run_cells
 from nas_moreau.architecture.space import SearchSpace
@@ -121,14 +122,7 @@ class LiteralSupernet(nn.Module):
             partial(LiteralCell, space, partial_channels=partial_channels),
         )  # fmt: skip
         self.space = space
-        device = self.classifier.weight.device
-        self.alphas = nn.ParameterDict(
-            {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
-        )
-        if partial_channels > 1:
-            for name in space.cells:
-                logits = alpha_scale * torch.randn(len(space.edges), device=device)
-                self.alphas[f"edge_{name}"] = nn.Parameter(logits)
+        self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
 
     def _edges(self, name: str) -> Tensor | None:
         """Returns the weight of every edge: a softmax over the edges into its node."""

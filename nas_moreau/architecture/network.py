@@ -138,7 +138,7 @@ class Network(nn.Module):
         super().__init__()
         check_kernels(kernels)
         self.genotype, self.num_classes, self.drop_path = genotype, num_classes, drop_path
-        inputs = 1 if "cell" in genotype.cells else 2
+        inputs = genotype.inputs
 
         def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> DerivedCell:
             return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess, kernels)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_moreau.architecture.space_file import CURE, parse_space, space_fields
-from nas_moreau.architecture.space_rules import SKELETONS, Edge, space_problems
+from nas_moreau.architecture.space_rules import SKELETONS, Place, space_problems
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.plain_yaml import read_text
 
@@ -60,7 +60,7 @@ class SearchSpace:
     inputs: int
     nodes: int
     operations: tuple[str, ...]
-    edges: tuple[Edge, ...]
+    edges: tuple[Place, ...]
     concat: tuple[int, ...]
     derivation: Derivation
 
@@ -94,9 +94,10 @@ class SearchSpace:
         """The operations that a genotype may hold: all that the derivation does not exclude."""
         return tuple(name for name in self.operations if name not in self.derivation.exclude)
 
-    def reduction_places(self, layers: int) -> tuple[int, ...]:
-        """Returns which of `layers` cells are reduction cells: at a third and two thirds (darts), none otherwise."""
-        return tuple(sorted({layers // 3, 2 * layers // 3})) if self.skeleton == "darts" else ()
+    def incoming(self) -> list[list[int]]:
+        """Returns, for every node, the numbers of the edges that enter it."""
+        nodes = range(self.inputs, self.inputs + self.nodes)
+        return [[i for i, (_, target) in enumerate(self.edges) if target == node] for node in nodes]
 
     def size(self) -> int:
         """Returns the number of distinct genotypes that derivation can produce.
@@ -106,9 +107,7 @@ class SearchSpace:
         cells count as often as they are written differently. NAS-Bench-201: 5**6 = 15,625; DARTS, the published
         count: (180 * 7**8)**2, about 1.08e18.
         """
-        cell = math.prod(
-            math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._incoming()
-        )
+        cell = math.prod(math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._kept())
         return cell ** len(self.cells)
 
     def random_genotype(self, rng: random.Random) -> Genotype:
@@ -117,8 +116,8 @@ class SearchSpace:
 
         cells = {}
         for name in self.cells:
-            kept = [edge for incoming, count in self._incoming() for edge in sorted(rng.sample(incoming, count))]
-            cells[name] = Cell(tuple((rng.choice(self.choices), *edge) for edge in kept), self.concat)
+            kept = [place for incoming, count in self._kept() for place in sorted(rng.sample(incoming, count))]
+            cells[name] = Cell(tuple((rng.choice(self.choices), *place) for place in kept), self.concat)
         return Genotype(self.name, cells)
 
     def check(self, genotype: Genotype) -> None:
@@ -146,7 +145,7 @@ class SearchSpace:
         for source, target in dict.fromkeys((source, target) for _, source, target in cell.edges):
             if (source, target) not in self.edges:
                 yield f"cell {name} has an edge from {source} to {target}"
-        for node, (incoming, count) in enumerate(self._incoming(), self.inputs):
+        for node, (incoming, count) in enumerate(self._kept(), self.inputs):
             sources = [source for _, source, target in cell.edges if target == node]
             if len(sources) != count or len(set(sources)) != count:
                 found = f"{len(sources)} edges from {len(set(sources))} places"
@@ -154,12 +153,11 @@ class SearchSpace:
         if cell.concat != tuple(sorted(self.concat)):
             yield f"cell {name} concatenates {list(cell.concat)}, not {list(self.concat)}"
 
-    def _incoming(self) -> list[tuple[list[Edge], int]]:
+    def _kept(self) -> list[tuple[list[Place], int]]:
         """Returns, for every node, its incoming edges and how many of them a genotype keeps."""
-        found = []
-        for node in range(self.inputs, self.inputs + self.nodes):
-            incoming = [edge for edge in self.edges if edge[1] == node]
-            limit = self.derivation.edges_per_node
+        found, limit = [], self.derivation.edges_per_node
+        for numbers in self.incoming():
+            incoming = [self.edges[i] for i in numbers]
             found.append((incoming, len(incoming) if limit is None else min(limit, len(incoming))))
         return found
 

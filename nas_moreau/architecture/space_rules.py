@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nas_moreau.architecture.known_operations import unknown_operations
 from nas_moreau.errors import meant, quoted
 
-Edge = tuple[int, int]
+Place = tuple[int, int]  # where an edge runs: from, to
 
 
 class Skeleton(NamedTuple):
@@ -26,7 +26,7 @@ MAX_NODES, MAX_OPERATIONS = 32, 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-def all_edges(inputs: int, nodes: int) -> tuple[Edge, ...]:
+def all_edges(inputs: int, nodes: int) -> tuple[Place, ...]:
     """Returns (from, to) from every state to every later intermediate node: `to` ascending, then `from`."""
     return tuple((source, target) for target in range(inputs, inputs + nodes) for source in range(target))
 
@@ -49,7 +49,7 @@ def operation_problems(operations: Sequence[str]) -> list[str]:
     return problems
 
 
-def edge_problems(edges: Sequence[Edge], inputs: int, nodes: int) -> list[str]:
+def edge_problems(edges: Sequence[Place], inputs: int, nodes: int) -> list[str]:
     """Returns what is wrong with the edges (from, to) of a cell."""
     last, problems = inputs + nodes - 1, []
     for source, target in dict.fromkeys(edges):

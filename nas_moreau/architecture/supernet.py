@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from nas_moreau.architecture.alphas import initial_alphas
 from nas_moreau.architecture.mixed_cell import Active, MixedCell
 from nas_moreau.architecture.native import check_kernels
 from nas_moreau.architecture.operations import PlainBatchNorm
@@ -73,14 +74,7 @@ class Supernet(nn.Module):
 
         widths = {name: len(space.concat) for name in space.cells}
         add_skeleton(self, space.cells, widths, channels, layers, num_classes, in_channels, PlainBatchNorm, make_cell)
-        device = self.classifier.weight.device
-        self.alphas = nn.ParameterDict(
-            {name: nn.Parameter(alpha_scale * torch.randn(space.alpha_shape, device=device)) for name in space.cells}
-        )
-        if partial_channels > 1:
-            for name in space.cells:
-                logits = alpha_scale * torch.randn(len(space.edges), device=device)
-                self.alphas[f"edge_{name}"] = nn.Parameter(logits)
+        self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """Returns all parameters but the alphas, by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nas_moreau.architecture.space import load_space
 from nas_moreau.runs.cell_layout import Item, Layout, Link, lay_out
 from nas_moreau.runs.operation_look import LABEL_SIZE, label, look, shorten, text_width
 from nas_moreau.runs.scene import Path, Scene, Text
@@ -51,10 +52,7 @@ def _chosen(genotype: Any, alphas: Any, space: Any) -> Weights | None:
     """Returns the weights of the edges of `genotype`, picked out of tables where tables are given."""
     if not alphas or all(isinstance(weights, Mapping) for weights in alphas.values()):
         return alphas or None
-    if space is None:
-        from nas_moreau.architecture.space import load_space
-
-        space = load_space(genotype.space)
+    space = load_space(genotype.space) if space is None else space
     picked: dict[str, dict[tuple[str, int, int], float]] = {}
     for name, table in alphas.items():
         picked[name] = {
@@ -62,19 +60,6 @@ def _chosen(genotype: Any, alphas: Any, space: Any) -> Weights | None:
             for operation, a, b in genotype.cells[name].edges
         }
     return picked
-
-
-def chosen_weights(genotype: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, int, int], float]]:
-    """Returns the softmax weights of the edges of `genotype` out of rows of alphas.csv (those of one epoch)."""
-    table = {(row["cell"], row["edge"], row["operation"]): float(row["weight"]) for row in rows}
-    return {
-        name: {
-            (operation, a, b): table[name, f"{a}-{b}", operation]
-            for operation, a, b in cell.edges
-            if (name, f"{a}-{b}", operation) in table
-        }
-        for name, cell in genotype.cells.items()
-    }
 
 
 def genotype_scene(genotype: Any, alphas: Weights | None = None) -> Scene:

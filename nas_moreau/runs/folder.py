@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nas_moreau.config import Config
+from nas_moreau.config import Config, flatten
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
@@ -192,8 +192,8 @@ def configuration_digest(config: dict[str, Any]) -> str:
 
     Leaving the defaults out, a key that a later version adds changes no digest.
     """
-    defaults = dict(_flat(Config().to_dict()))
-    entries = {k: v for k, v in _flat(config) if not _may_change(k) and (k not in defaults or defaults[k] != v)}
+    defaults = _flat(Config().to_dict())
+    entries = {k: v for k, v in _flat(config).items() if not _may_change(k) and (k not in defaults or defaults[k] != v)}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -215,8 +215,8 @@ def _now() -> str:
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:
     """Returns the keys of epochs that grew; raises InputError naming the keys that may not differ."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    defaults = dict(_flat(Config().to_dict()))  # a run of an earlier version lacks the keys that came after it
+    before, after = _flat(old), _flat(new)
+    defaults = _flat(Config().to_dict())  # a run of an earlier version lacks the keys that came after it
     before |= {key: defaults[key] for key in after.keys() - before.keys() if key in defaults}
     refused: list[str] = []
     grown: list[str] = []
@@ -243,10 +243,6 @@ def _may_change(key: str) -> bool:
     return any(part in MAY_CHANGE for part in key.split("."))
 
 
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict) or (not value and prefix):
-        return [(prefix, list(value) if isinstance(value, tuple) else value)]
-    rows: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        rows += _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return rows
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns dotted key -> value, tuples as the lists that YAML makes of them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(config)}

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 from urllib.parse import quote
 
+from nas_moreau.config import flatten
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.compare_page import cent, ranges, spread
@@ -101,14 +102,7 @@ def _settings(run: Run) -> dict[str, str]:
     told = {name: stage.genotype.digest() for name, stage in (("cell", run.retrain),)
             if stage is not None and run.search is None and stage.genotype is not None}  # fmt: skip
     kept = {key: value for key, value in config.items() if key not in ("seed", "logging", "checkpoint", "genotype")}
-    return {key: str(value) for key, value in _flat(kept).items()} | told
-
-
-def _flat(section: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        found |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
-    return found
+    return {key: str(value) for key, value in flatten(kept)} | told
 
 
 def _method(run: Run) -> str:

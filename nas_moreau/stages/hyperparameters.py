@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from nas_moreau.config import Config
+from nas_moreau.config import Config, flatten
 from nas_moreau.runs import Monitor
 
 _SECTIONS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain")}
@@ -35,7 +33,7 @@ def show_outcome(
         search_seconds: Wall-clock time of the search.
     """
     plain = config.to_dict()
-    settings = {f"{section}.{name}": v for section in _SECTIONS["run"] for name, v in _flat(plain[section]).items()}
+    settings = dict(flatten({section: plain[section] for section in _SECTIONS["run"]}))
     unused = {name for name in settings if name.split(".")[0] not in _SECTIONS[stage]}
     about = {"stage": stage, "cell": digest, "space": config.space, "data": config.data.name, "seed": config.seed}
     monitor.hparams(
@@ -49,12 +47,3 @@ def show_outcome(
         step,
         unused,
     )
-
-
-def _flat(section: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a section by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        inner = _flat(value) if isinstance(value, dict) else None
-        found |= {name: value} if inner is None else {f"{name}.{key}": v for key, v in inner.items()}
-    return found

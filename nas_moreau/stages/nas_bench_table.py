@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.architecture import Genotype, SearchSpace, load_space
-from nas_moreau.architecture.genotype_text import read_nas_bench_201
+from nas_moreau.architecture.genotype_text import read_nas_bench_201, write_nas_bench_201
 from nas_moreau.errors import InputError, did_you_mean
 
 SPACE = "nas_bench_201"
@@ -187,7 +187,7 @@ def _canonical(text: str, choices: frozenset[str], where: str) -> str:
     if concat != [3] or not choices.issuperset(operation for operation, _, _ in edges):
         raise InputError(f"{where}: '{text[:120]}' is no cell of {SPACE}.", CURE)
     by_place = {(source, node): operation for operation, source, node in edges}
-    return "+".join("|" + "".join(f"{by_place[a, b]}~{a}|" for a in range(b)) for b in (1, 2, 3))
+    return write_nas_bench_201(by_place, 3)
 
 
 def _number(text: str, column: str, where: str) -> float:

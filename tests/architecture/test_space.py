@@ -72,7 +72,6 @@ def test_nas_bench_201_is_the_published_space():
     assert (space.cells, space.inputs, space.nodes, space.concat) == (("cell",), 1, 3, (3,))
     assert space.size() == 15_625
     assert "15,625" in str(space)
-    assert space.reduction_places(5) == ()
 
 
 @pytest.mark.parametrize("name, operations, choices", [
@@ -269,11 +268,9 @@ def test_operations_added_at_run_time_are_known(tmp_path, monkeypatch):
         check_operations(["my_conf"], "here")
 
 
-@pytest.mark.parametrize("layers, places", [
-    (20, (6, 13)), (8, (2, 5)), (5, (1, 3)), (3, (1, 2)), (2, (0, 1)), (1, (0,)),
-])  # fmt: skip
-def test_reduction_places(layers, places):
-    assert load_space("darts").reduction_places(layers) == places
+def test_incoming_edges_are_told_node_by_node():
+    assert load_space("nas_bench_201").incoming() == [[0], [1, 2], [3, 4, 5]]
+    assert load_space("darts").incoming() == [[0, 1], [2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12, 13]]
 
 
 def tiny(rule: str, **changes) -> SearchSpace:

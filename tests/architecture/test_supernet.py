@@ -181,4 +181,3 @@ def test_channels_that_cannot_be_shared_out_are_refused(channels, share):
 )
 def test_reduction_places(layers, places):
     assert reduction_places(layers) == places
-    assert load_space("darts").reduction_places(layers) == places

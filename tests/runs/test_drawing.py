@@ -13,7 +13,7 @@ import pytest
 from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.zoo import published_cell, published_names
 from nas_moreau.errors import InputError
-from nas_moreau.runs.drawing import chosen_weights, draw_genotype, draw_png
+from nas_moreau.runs.drawing import draw_genotype, draw_png
 from nas_moreau.runs.network_drawing import Sizes, draw_network, network_line
 from nas_moreau.runs.operation_look import label, look
 from nas_moreau.showing import draw, show
@@ -185,13 +185,7 @@ def test_the_geometric_test_can_fail():
 
 def test_weights_are_written_and_set_the_width_of_lines():
     cells = genotype({"normal": ([("skip_connect", 0, 2), ("sep_conv_3x3", 1, 2)], (2,))})
-    rows = [
-        {"cell": "normal", "edge": "0-2", "operation": "skip_connect", "weight": "0.75"},
-        {"cell": "normal", "edge": "1-2", "operation": "sep_conv_3x3", "weight": "0.25"},
-        {"cell": "normal", "edge": "1-2", "operation": "skip_connect", "weight": "0.1"},
-    ]
-    weights = chosen_weights(cells, rows)
-    assert weights == {"normal": {("skip_connect", 0, 2): 0.75, ("sep_conv_3x3", 1, 2): 0.25}}
+    weights = {"normal": {("skip_connect", 0, 2): 0.75, ("sep_conv_3x3", 1, 2): 0.25}}
     svg = draw_genotype(cells, weights)
     check_geometry(svg)
     space = SimpleNamespace(edges=((0, 2), (1, 2)), operations=("sep_conv_3x3", "skip_connect"))
