@@ -161,7 +161,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
 
 def derive(args: argparse.Namespace) -> dict[str, Any]:
     """Derives a cell from a search's alphas again and prints it."""
-    from nas_moreau.stages.derive import derive_ensemble, derive_run, write_derived
+    from nas_moreau.stages.derive_run import derive_ensemble, derive_run, write_derived
 
     folders = [stage_folder(run, "search") for run in args.runs]
     config = _derivation(args, run_config(folders[0]))

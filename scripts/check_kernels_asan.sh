@@ -11,7 +11,7 @@ export CXX=${CXX:-g++} PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 "$python" - <<'PYTHON'
 from nas_moreau.kernels import build
 
-compiler = build._compiler()
+compiler = build.find_compiler()
 library = build.cache_directory() / f"operators-{build._key(compiler)}.so"
 if not library.exists():
     build._compile(compiler, library)

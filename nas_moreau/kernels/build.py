@@ -43,7 +43,7 @@ def _notice(text: str) -> None:
 def _load() -> bool:
     if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
         return False
-    compiler, library = _compiler(), library_path()
+    compiler, library = find_compiler(), library_path()
     if not library.exists():
         if compiler is None:
             _notice("no C++ compiler found; the portable path is used (several times slower on a CPU).")
@@ -72,10 +72,11 @@ def cache_directory() -> Path:
 
 def library_path() -> Path:
     """Returns where the library compiled for this machine lies, or will lie."""
-    return cache_directory() / f"operators-{_key(_compiler())}.so"
+    return cache_directory() / f"operators-{_key(find_compiler())}.so"
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """Returns the path of the C++ compiler, None where there is none."""
     candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
     return next((path for path in map(shutil.which, candidates) if path), None)
 

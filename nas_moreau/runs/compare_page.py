@@ -14,7 +14,7 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json, read_yaml
 from nas_moreau.runs.report_charts import Series, cost_chart, dot_chart
 from nas_moreau.runs.report_page import definition_list, figure, page, section, table
-from nas_moreau.runs.report_words import memory
+from nas_moreau.runs.report_words import cent, memory, ranges, spread
 
 FIGURE_NAMES = {
     "table": "accuracy in the table",
@@ -181,27 +181,6 @@ def _record(folder: Path) -> str:
     text = yaml.safe_dump(read_yaml(path), sort_keys=False, allow_unicode=True) if path.exists() else ""
     details = f"<details><summary>config.yaml</summary><pre><code>{escape(text)}</code></pre></details>" if text else ""
     return section("For the record", definition_list(pairs) + details)
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Returns 0-3, 7 for 0, 1, 2, 3, 7."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def cent(value: float | None) -> str:
-    """Returns a fraction in per cent with two digits, or a dash."""
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
-def spread(mean: float, std: float | None) -> str:
-    """Returns mean ± std of fractions in per cent."""
-    return cent(mean) if std is None else f"{cent(mean)} ± {cent(std)}"
 
 
 def _number(value: float | None, form: str = ".2f") -> str:

@@ -22,7 +22,7 @@ from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
 from nas_moreau.runs.lock import LOCK_NAME, Lock
-from nas_moreau.runs.plain_files import read_json, read_yaml
+from nas_moreau.runs.plain_files import json_text, read_json, read_yaml
 
 STATES = ("running", "finished", "interrupted", "failed")
 # Keys, wherever they stand, that a resumed run may change; epochs only upward. None of the others moves a result.
@@ -166,7 +166,7 @@ class RunFolder:
                 write_atomic(target, data)
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
-        self.write_text(name, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+        self.write_text(name, json_text(value))
 
     def close(self) -> None:
         """Gives the lock back; the files stay."""

@@ -1,4 +1,4 @@
-"""JSON and YAML files of a run folder, read with an explanation when they are damaged."""
+"""JSON and YAML files of a run folder: how they are written, and read with an explanation when they are damaged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 from nas_moreau.errors import InputError
 from nas_moreau.plain_yaml import parse_yaml, read_text
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """Returns the text of a JSON file: sorted keys, no NaN or infinity (ValueError)."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

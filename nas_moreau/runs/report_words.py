@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,3 +227,24 @@ def duration(seconds: float) -> str:
 def memory(count: float) -> str:
     """Returns bytes in MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Returns 0-3, 7 for 0, 1, 2, 3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def cent(value: float | None) -> str:
+    """Returns a fraction in per cent with two digits, or a dash."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def spread(mean: float, std: float | None) -> str:
+    """Returns mean ± std of fractions in per cent."""
+    return cent(mean) if std is None else f"{cent(mean)} ± {cent(std)}"

@@ -16,13 +16,12 @@ from urllib.parse import quote
 from nas_moreau.config import flatten
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.compare_page import cent, ranges, spread
 from nas_moreau.runs.drawing import draw_genotype
 from nas_moreau.runs.operation_look import label, shorten
 from nas_moreau.runs.report_charts import Series, dot_chart
 from nas_moreau.runs.report_data import Run, final_weights, read_run
 from nas_moreau.runs.report_page import definition_list, drawing, figure, page, section, table
-from nas_moreau.runs.report_words import duration, memory, millions, percent
+from nas_moreau.runs.report_words import cent, duration, memory, millions, percent, ranges, spread
 
 _SHOWN_CELLS = 12  # drawings in the page; the other cells are named in the table
 _LONGEST = 24  # letters of settings in a name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class EpochTable:
             kept = [row for row in rows[1:] if len(row) == len(header) and int(row[place]) < resume_from_epoch]
             if kept:
                 self.columns = tuple(header)
-        text = _lines([list(self.columns), *kept]) if self.columns else ""
+        text = csv_text([list(self.columns), *kept]) if self.columns else ""
         write_atomic(self.path, text.encode("utf-8"))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,9 +62,16 @@ class EpochTable:
         if not lines:
             return
         with open(self.path, "ab") as file:
-            file.write(_lines(lines).encode("utf-8"))
+            file.write(csv_text(lines).encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Returns rows as the text of a CSV file, each on a line of its own."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
@@ -85,9 +92,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"A table holds numbers and text, not {value!r}.")
     return value if isinstance(value, str) else repr(value)
-
-
-def _lines(rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -36,7 +36,7 @@ from nas_moreau.bilevel.updates import SGDState, Update
 from nas_moreau.config import AlphasConfig, MoreauConfig, SearchConfig, WeightsConfig
 from nas_moreau.errors import InputError, did_you_mean, first_line
 from nas_moreau.stages.methods import METHODS
-from nas_moreau.stages.rules import Rules, rules
+from nas_moreau.stages.rules import Rules, build_rules
 from nas_moreau.stages.saved_memory import peak_saved_bytes
 from nas_moreau.stages.tiny_supernet import TinySupernet, tiny_supernet
 
@@ -199,17 +199,17 @@ def fitted_order(penalties: Sequence[float], errors: Sequence[float]) -> float |
 
 def recorded(name: str, search: SearchConfig = SEARCH) -> Recorded:
     """Returns a method whose every direction of the alphas, as it is handed to their update rule, is written down."""
-    made, directions = rules(search, 10**9), []  # one epoch without end: step sizes stay as at the beginning
-    rule = made.update_alphas
+    rules, directions = build_rules(search, 10**9), []  # one epoch without end: step sizes stay as at the beginning
+    rule = rules.update_alphas
 
     def apply(direction: Tensors, step: float, params: Tensors, state: Any) -> tuple[Tensors, Any]:
         directions.append([t.detach().clone() for t in direction])
         return rule.apply(direction, step, params, state)
 
-    made = made._replace(update_alphas=Update(rule.init, apply))
+    rules = rules._replace(update_alphas=Update(rule.init, apply))
     if name in METHODS:
-        return Recorded(METHODS[name].build(search, made), directions)
-    return Recorded(DIFFERENTIATED[name](made), directions)
+        return Recorded(METHODS[name].build(search, rules), directions)
+    return Recorded(DIFFERENTIATED[name](rules), directions)
 
 
 def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, Any]:

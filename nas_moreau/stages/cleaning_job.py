@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from nas_moreau.problems.network_methods import Chosen
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.contact_sheet import contact_sheet
+from nas_moreau.runs.tables import csv_text
 from nas_moreau.stages.learn import LOOKS, Job
 
 SHOWN = 60
@@ -84,11 +83,7 @@ def write_lists(
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def _files(spec: str, count: int) -> tuple[Path, ...] | None:

@@ -254,7 +254,7 @@ class _Comparison:
 
     def collect(self, failed: list[str]) -> list[str]:
         """Waits for the other processes, takes over their rows, and returns the names of all runs that failed."""
-        found = distributed.in_the_end(({name: self.rows[name] for name in self.own}, failed), self._go_on)
+        found = distributed.in_the_end(({name: self.rows[name] for name in self.own}, failed), self._give_up)
         for rows, _ in found:
             self.rows |= rows
         return [name for _, names in found for name in names]
@@ -273,7 +273,7 @@ class _Comparison:
                 yield self._run("retrain", place.name, place, [json.dumps(row["genotype"]), f"seed={seed}"])
             row |= retrained_figures(place)
         if self._to_rank(method):
-            one_hot_losses(folder, self._config_of(method, seed), self._images(), self.rank or 0, self._go_on)
+            one_hot_losses(folder, self._config_of(method, seed), self._images(), self.rank or 0, self._give_up)
         self.rows[name] = rows
         self.own.append(name)
         self._record()
@@ -283,7 +283,7 @@ class _Comparison:
             self.data = load_images(self.config)
         return self.data
 
-    def _go_on(self) -> None:
+    def _give_up(self) -> None:
         if self.stop is not None and self.stop.received:
             raise Interrupted(self.stop.received, str(self.output))
 

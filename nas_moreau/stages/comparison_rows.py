@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +13,7 @@ from nas_moreau.architecture import Genotype
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
-from nas_moreau.runs.tables import read_table
+from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.stages.nas_bench_table import name_of
 
 Row = dict[str, Any]
@@ -98,12 +96,8 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows.csv anew, at once."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_text(row[name], name in _TEXTS) for name in COLUMNS])
-    write_atomic(path, text.getvalue().encode("utf-8"))
+    texts = ([_text(row[name], name in _TEXTS) for name in COLUMNS] for row in rows)
+    write_atomic(path, csv_text([COLUMNS, *texts]).encode("utf-8"))
 
 
 def _text(value: Any, plain: bool) -> str:

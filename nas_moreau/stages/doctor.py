@@ -127,7 +127,7 @@ def _kernels() -> list[Finding]:
     what = "native kernels"
     if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
         return [Finding(what, "note", "switched off by NAS_MOREAU_NATIVE=0", "unset it: a search is faster with them")]
-    compiler = build._compiler()
+    compiler = build.find_compiler()
     if compiler is None:
         cure = "install a C++ compiler (g++ or clang++): a search is several times faster on a CPU"
         return [Finding(what, "note", "no C++ compiler; the portable path works", cure)]

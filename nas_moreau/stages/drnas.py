@@ -15,19 +15,10 @@ from torch.distributions import Dirichlet
 from torch.nn import functional as f
 
 from nas_moreau.architecture import SearchSpace
-from nas_moreau.bilevel import Method
-from nas_moreau.bilevel.rivals import darts1
-from nas_moreau.config import SearchConfig
-from nas_moreau.stages.rules import Rules
 from nas_moreau.stages.supernet_problem import Batch, Mixing
 
 SMALLEST = 1e-6
 """Concentrations are kept above this; below, draws and their gradients are no longer finite."""
-
-
-def drnas(search: SearchConfig, rules: Rules) -> Method:
-    """Returns the method: alphas on the architecture split, then weights on the weight split, first order."""
-    return darts1(rules.alphas_lr, rules.weights_lr, update_x=rules.update_alphas, update_y=rules.update_weights)
 
 
 def dirichlet_weights(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:

@@ -11,13 +11,13 @@ import torch
 
 from nas_moreau.architecture.zoo import load_genotype
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, stratified_split
+from nas_moreau.data import Augment
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.stages.evaluate import detail, evaluate_model, evaluation_result
 from nas_moreau.stages.recipe import build_network
 from nas_moreau.stages.restored import load_weights, restore_supernet
-from nas_moreau.stages.setting import load_images, prepare, resized
+from nas_moreau.stages.setting import load_images, prepare, search_images
 
 
 def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
@@ -40,9 +40,8 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
     channels_last = config.performance.channels_last
     if (folder / "alphas.csv").exists():
         supernet = restore_supernet(folder, config, data, device)
-        images = resized(data.train, config.search.image_size).to(device)
-        indices = stratified_split(images.labels, config.search.split.model_dump(), config.seed)["held_out"]
-        split, model = "held_out", supernet
+        images, parts = search_images(config, data, device)
+        split, model, indices = "held_out", supernet, parts["held_out"]
     else:
         genotype = load_genotype(str(folder / "genotype.json"))
         model = build_network(config, genotype, data.num_classes, data.channels)

@@ -6,19 +6,10 @@ import torch
 from torch import Tensor
 
 from nas_moreau.architecture import SearchSpace
-from nas_moreau.bilevel import Method
-from nas_moreau.bilevel.rivals import darts1
-from nas_moreau.config import SearchConfig
-from nas_moreau.stages.rules import Rules
 from nas_moreau.stages.supernet_problem import Batch, Mixing
 
 HOTTEST, COLDEST = 10.0, 0.1
 """The temperature falls linearly from the first to the second over the search, as published."""
-
-
-def gdas(search: SearchConfig, rules: Rules) -> Method:
-    """Returns the method: alphas on the architecture split, then weights on the weight split, first order."""
-    return darts1(rules.alphas_lr, rules.weights_lr, update_x=rules.update_alphas, update_y=rules.update_weights)
 
 
 def gumbel_paths(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:

@@ -14,7 +14,8 @@ from nas_moreau.bilevel import Bilevel, Method
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_checkpoint
 from nas_moreau.stages.nonfinite import FiniteGuard
-from nas_moreau.stages.setting import pack, peak_memory_bytes, unpack
+from nas_moreau.stages.saved_state import pack, unpack
+from nas_moreau.stages.setting import peak_memory_bytes
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 
 LOOKS = 20

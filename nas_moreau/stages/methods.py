@@ -18,10 +18,10 @@ from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.stages.candidates import Part
-from nas_moreau.stages.drnas import dirichlet_weights, drnas
-from nas_moreau.stages.gdas import gdas, gumbel_paths
+from nas_moreau.stages.drnas import dirichlet_weights
+from nas_moreau.stages.gdas import gumbel_paths
 from nas_moreau.stages.rsws import best_of_many, rsws, uniform_path
-from nas_moreau.stages.rules import Rules, rules
+from nas_moreau.stages.rules import Rules, build_rules
 from nas_moreau.stages.supernet_problem import Mix
 
 Build = Callable[[SearchConfig, Rules], Method]
@@ -108,8 +108,8 @@ def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, 
 def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Rules]:
     """Returns the method the configuration names, ready to run, and the rules it was built with."""
     base, _ = parse_method(search.method)
-    made = rules(search, steps_per_epoch)
-    return METHODS[base].build(search, made), made
+    rules = build_rules(search, steps_per_epoch)
+    return METHODS[base].build(search, rules), rules
 
 
 def registered(name: str) -> Registered:
@@ -118,22 +118,22 @@ def registered(name: str) -> Registered:
 
 
 def _moreau(order: str) -> Build:
-    def build(search: SearchConfig, made: Rules) -> Method:
+    def build(search: SearchConfig, rules: Rules) -> Method:
         settings = search.moreau
         of_y = settings.weights_lr / search.weights.lr if settings.weights_lr else settings.c / (1 + settings.c)
         of_theta = settings.theta_lr / search.weights.lr if settings.theta_lr else of_y
         return moreau(
-            alpha=made.alphas_lr,
-            beta=lambda k: of_y * made.weights_lr(k),
-            eta=lambda k: of_theta * made.weights_lr(k),
+            alpha=rules.alphas_lr,
+            beta=lambda k: of_y * rules.weights_lr(k),
+            eta=lambda k: of_theta * rules.weights_lr(k),
             gamma=settings.gamma,
             c=settings.c,
             p=settings.p,
             order=order,
             theta_steps=settings.theta_steps,
-            update_x=made.update_alphas,
-            update_y=made.update_weights,
-            update_theta=made.update_weights,
+            update_x=rules.update_alphas,
+            update_y=rules.update_weights,
+            update_theta=rules.update_weights,
         )
 
     return build
@@ -147,22 +147,23 @@ register_method("moreau-lagged")(_moreau("lagged"))
 
 
 @register_method("darts1")
-def _darts1(search: SearchConfig, made: Rules) -> Method:
-    return darts1(made.alphas_lr, made.weights_lr, update_x=made.update_alphas, update_y=made.update_weights)
+def _darts1(search: SearchConfig, rules: Rules) -> Method:
+    return darts1(rules.alphas_lr, rules.weights_lr, update_x=rules.update_alphas, update_y=rules.update_weights)
 
 
 @register_method("darts2")
-def _darts2(search: SearchConfig, made: Rules) -> Method:
+def _darts2(search: SearchConfig, rules: Rules) -> Method:
     return darts2(
-        made.alphas_lr,
-        made.weights_lr,
+        rules.alphas_lr,
+        rules.weights_lr,
         momentum=search.weights.momentum,
         weight_decay=search.weights.weight_decay,
-        update_x=made.update_alphas,
-        update_y=made.update_weights,
+        update_x=rules.update_alphas,
+        update_y=rules.update_weights,
     )
 
 
-register_method("gdas", gumbel_paths)(gdas)
-register_method("drnas", dirichlet_weights)(drnas)
+# first-order DARTS in all but how the operations are mixed
+register_method("gdas", gumbel_paths)(_darts1)
+register_method("drnas", dirichlet_weights)(_darts1)
 register_method("rsws", uniform_path, best_of_many)(rsws)

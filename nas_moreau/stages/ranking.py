@@ -19,14 +19,14 @@ import torch
 
 from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, generator_for, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, generator_for, seed_for
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.stages.candidates import Candidate, Part, measure, one_hot
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.nas_bench_table import SPACE, Table
 from nas_moreau.stages.restored import restore_supernet
-from nas_moreau.stages.setting import prepare, resized
+from nas_moreau.stages.setting import prepare, search_images
 from nas_moreau.stages.significance import kendall_tau
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
@@ -49,7 +49,7 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
 
 @torch.no_grad()
 def one_hot_losses(
-    run: str | PathLike[str], config: Config, data: Data, count: int, go_on: Callable[[], None]
+    run: str | PathLike[str], config: Config, data: Data, count: int, give_up: Callable[[], None]
 ) -> dict[str, Any]:
     """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
 
@@ -61,7 +61,7 @@ def one_hot_losses(
         config: Its configuration.
         data: The images.
         count: How many cells.
-        go_on: Called now and then; it may raise.
+        give_up: Called now and then; it may raise.
     """
     path = Path(run) / "rank.json"
     space = load_space(config.space)
@@ -71,20 +71,20 @@ def one_hot_losses(
         return known
     device = prepare(config)
     supernet = restore_supernet(run, config, data, device)
-    images = resized(data.train, config.search.image_size).to(device)
-    held_out = stratified_split(images.labels, config.search.split.model_dump(), config.seed)["held_out"]
+    images, parts = search_images(config, data, device)
+    held_out = parts["held_out"]
     order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"), device="cpu")
     part = Part(images, held_out[order[:IMAGES].to(device)], Augment(data.mean, data.std))
     candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
     running = []
     for candidate in candidates:
-        go_on()
+        give_up()
 
         def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
             return supernet(batch, candidate.mixture, candidate.active)
 
         running.append(evaluate_model(forward, images, part.augment, data.num_classes, part.indices).loss)
-    batch = [score.loss for score in measure(supernet, candidates, part, give_up=go_on)]
+    batch = [score.loss for score in measure(supernet, candidates, part, give_up=give_up)]
     found = {"cells": len(cells), "images": len(part.indices), "running": running, "batch": batch}
     write_atomic(path, json.dumps(found).encode())
     return found

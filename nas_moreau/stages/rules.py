@@ -31,7 +31,7 @@ def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Calla
     return at
 
 
-def rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
+def build_rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
     """Returns the published schedules and update rules with the configuration's numbers."""
     weights, alphas = search.weights, search.alphas
     return Rules(

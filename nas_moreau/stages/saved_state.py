@@ -1,4 +1,4 @@
-"""What both training stages do about checkpoints: whose they are, whether they fit, and going back to one."""
+"""What the stages do about checkpoints: states as plain data, whose they are, whether they fit, going back to one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace
 from nas_moreau.errors import InputError, first_line
@@ -15,6 +18,24 @@ from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
 from nas_moreau.stages.stopping import NonFinite
 
 MOST_ROLLBACKS = 3
+
+
+def pack(state: Any) -> Any:
+    """Returns a (nested) NamedTuple state as lists, tensors and plain values, for a checkpoint."""
+    return [pack(part) for part in state] if isinstance(state, (tuple, list)) else state
+
+
+def unpack(template: Any, packed: Any, device: torch.device) -> Any:
+    """Returns what `pack` was given, in the types of `template` (the method's state at k = 0)."""
+    if isinstance(packed, Tensor):
+        return packed.to(device)
+    if not isinstance(packed, list):
+        return packed
+    whole = isinstance(template, (tuple, list)) and len(template) == len(packed)
+    parts: Iterator[Any] = (unpack(template[i] if whole else None, part, device) for i, part in enumerate(packed))
+    if whole and isinstance(template, tuple):
+        return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
+    return list(parts)
 
 
 def space_digest(space: SearchSpace) -> str:

@@ -16,7 +16,7 @@ from nas_moreau.architecture.share import Share, sharing
 from nas_moreau.architecture.skeleton import check_images
 from nas_moreau.architecture.synchronised_norm import synchronise
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, describe_data, seed_for
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
 from nas_moreau.runs.drawing import draw_pixels
@@ -25,7 +25,8 @@ from nas_moreau.runs.heat_map import draw_heat_map
 from nas_moreau.runs.operation_look import in_words
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.stages.candidates import Part, Score, measure, one_hot
-from nas_moreau.stages.collapse import Watch, dominant_eigenvalue, loss_of_alphas, signs, verdict
+from nas_moreau.stages.collapse import Watch, signs, verdict
+from nas_moreau.stages.curvature import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.stages.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.hyperparameters import show_outcome
@@ -40,9 +41,10 @@ from nas_moreau.stages.nonfinite import FiniteGuard, tensors_in
 from nas_moreau.stages.performance import refuse_float16
 from nas_moreau.stages.random_cell import draw_cell
 from nas_moreau.stages.rules import smaller_steps
-from nas_moreau.stages.saved_state import restore, save, with_rollbacks
-from nas_moreau.stages.setting import Batches, load_images, pack, peak_memory_bytes, prepare, resized, unpack
+from nas_moreau.stages.saved_state import pack, restore, save, unpack, with_rollbacks
+from nas_moreau.stages.setting import Batches, load_images, peak_memory_bytes, prepare, search_images
 from nas_moreau.stages.shared_folder import finished_result, open_folder
+from nas_moreau.stages.step_numbers import COUNTS, epoch_means, step_numbers
 from nas_moreau.stages.stepping import show, take_steps
 from nas_moreau.stages.stopping import Abandoned, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
@@ -101,8 +103,7 @@ class _Search:
 
     def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device):
         self.config, self.settings, self.space, self.device = config, config.search, space, device
-        images = resized(data.train, self.settings.image_size).to(device)
-        parts = stratified_split(images.labels, self.settings.split.model_dump(), config.seed)
+        images, parts = search_images(config, data, device)
         augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
         size, seed = self.settings.batch_size, config.seed
         (self.rows,) = distributed.own_rows(size)
@@ -205,7 +206,7 @@ class _Search:
         with sharing(self.share):
             *after, info = self.method.step(self.problem, *before, upper_batch=upper, lower_batch=lower)
         self.step += 1
-        terms = _terms(info)
+        terms = step_numbers(info)
         x, y, state = after
         values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
         self.x, self.y, self.state = self.guard.after(
@@ -228,9 +229,11 @@ class _Search:
     def look(self, monitor: Monitor, progress: Progress, info: Any, seconds: float) -> None:
         """Shows the running means, and every now and then the step in TensorBoard."""
         if self.step % self.config.logging.every_steps == 0 or self.step == self.total_steps:
-            terms = _terms(info)
-            size = {name: self.settings.batch_size for name in _COUNTS}
-            values: dict[str, Any] = {tag("step", name): value / size.get(name, 1) for name, value in terms.items()}
+            size = self.settings.batch_size
+            values: dict[str, Any] = {
+                tag("step", name): value / size if name in COUNTS else value
+                for name, value in step_numbers(info).items()
+            }
             values["step/seconds"] = seconds
             if self.c is not None:
                 values["step/c_k"] = self.c
@@ -254,11 +257,7 @@ class _Search:
         except Abandoned:
             self.save(monitor)
             raise
-        size = self.settings.batch_size
-        names = list(self.sums)
-        means = dict(zip(names, (torch.stack([self.sums[n].double() for n in names]) / self.epoch_steps).tolist()))
-        for name in _COUNTS & means.keys():
-            means[name] /= size
+        means = epoch_means(self.sums, self.epoch_steps, self.settings.batch_size)
         row: dict[str, Any] = {
             "epoch": epoch, **means, "held_out_loss": evaluation.loss, "held_out_accuracy": evaluation.accuracy,
         }  # fmt: skip
@@ -430,20 +429,3 @@ class _Search:
         for buffers, key in ((dict(self.supernet.named_buffers()), "buffers"), (self.theta_buffers, "theta_buffers")):
             for name, value in payload[key].items():
                 buffers[name].copy_(value)
-
-
-_COUNTS = {"lower_accuracy", "upper_accuracy"}
-
-
-def _terms(info: Any) -> dict[str, Tensor]:
-    """Returns the step's 0-dim tensors by the names of metrics.csv (accuracies as counts)."""
-    named = {"lower_loss": info.f, "upper_objective": info.F}
-    for level, fit in (("upper", info.F_aux), ("lower", info.f_aux)):
-        if fit is not None:
-            named |= {f"{level}_loss": fit.loss, f"{level}_accuracy": fit.correct}
-    named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
-    if "y-theta" in named:
-        named["distance"] = named.pop("y-theta")
-        # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
-        named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
-    return {name: value for name, value in named.items() if isinstance(value, Tensor)}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from torch.nn import functional as f
 
 from nas_moreau import distributed
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data
+from nas_moreau.data import Augment, Data, Images, epoch_order, generator_for, load_data, stratified_split
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.stages.performance import set_up
 
@@ -70,6 +68,12 @@ def resized(images: Images, size: int | None, chunk: int = 4096) -> Images:
         for part in images.pixels.split(chunk)
     ]
     return Images(torch.cat(parts), images.labels)
+
+
+def search_images(config: Config, data: Data, device: torch.device) -> tuple[Images, dict[str, Tensor]]:
+    """Returns the training images as a search sees them, and the indices of its three parts by name."""
+    images = resized(data.train, config.search.image_size).to(device)
+    return images, stratified_split(images.labels, config.search.split.model_dump(), config.seed)
 
 
 class Batches:
@@ -130,21 +134,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         pass
     # kilobytes elsewhere, bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def pack(state: Any) -> Any:
-    """Returns a (nested) NamedTuple state as lists, tensors and plain values, for a checkpoint."""
-    return [pack(part) for part in state] if isinstance(state, (tuple, list)) else state
-
-
-def unpack(template: Any, packed: Any, device: torch.device) -> Any:
-    """Returns what `pack` was given, in the types of `template` (the method's state at k = 0)."""
-    if isinstance(packed, Tensor):
-        return packed.to(device)
-    if not isinstance(packed, list):
-        return packed
-    whole = isinstance(template, (tuple, list)) and len(template) == len(packed)
-    parts: Iterator[Any] = (unpack(template[i] if whole else None, part, device) for i, part in enumerate(packed))
-    if whole and isinstance(template, tuple):
-        return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
-    return list(parts)

@@ -38,7 +38,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(empty_cache, monkeypatch, c
 
 
 def test_a_damaged_library_is_not_fatal(empty_cache, capsys):
-    library = empty_cache / f"operators-{build._key(build._compiler())}.so"
+    library = empty_cache / f"operators-{build._key(build.find_compiler())}.so"
     library.write_bytes(b"not a library")
     assert build._load() is False
     assert "could not be loaded" in capsys.readouterr().err

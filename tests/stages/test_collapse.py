@@ -15,15 +15,8 @@ from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import search as stage
 from nas_moreau.stages import stepping
-from nas_moreau.stages.collapse import (
-    PATIENCE,
-    Watch,
-    collapsed,
-    dominant_eigenvalue,
-    loss_of_alphas,
-    signs,
-    verdict,
-)
+from nas_moreau.stages.collapse import PATIENCE, Watch, collapsed, signs, verdict
+from nas_moreau.stages.curvature import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.stages.search import search
 from nas_moreau.stages.stopping import Interrupted
 

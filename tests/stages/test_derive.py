@@ -17,7 +17,7 @@ from nas_moreau.config import load_config
 from nas_moreau.data import Augment, Data, Images, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.stages.candidates import Part
-from nas_moreau.stages.derive import derive_ensemble, derive_run
+from nas_moreau.stages.derive_run import derive_ensemble, derive_run
 from nas_moreau.stages.perturbation import perturb
 from nas_moreau.stages.search import search
 from nas_moreau.stages.selection import select

@@ -50,7 +50,7 @@ def test_each_finding_has_its_cure(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "LITTLE_MEMORY", 1 << 60)
     assert doctor._memory()[0].state == "note"
     assert "embedded" in doctor._data(tmp_path)[0].found and "--download" in doctor._data(tmp_path)[0].cure
-    monkeypatch.setattr(doctor.build, "_compiler", lambda: None)
+    monkeypatch.setattr(doctor.build, "find_compiler", lambda: None)
     assert "C++ compiler" in doctor._kernels()[0].cure
     monkeypatch.setenv("NAS_MOREAU_NATIVE", "0")
     assert doctor._kernels()[0].state == "note"

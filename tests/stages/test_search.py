@@ -13,7 +13,7 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import derive as derivation
 from nas_moreau.stages import search as stage
 from nas_moreau.stages import stepping
-from nas_moreau.stages.derive import derive_run
+from nas_moreau.stages.derive_run import derive_run
 from nas_moreau.stages.methods import METHODS, build_method, parse_method, registered, search_supernet
 from nas_moreau.stages.rules import cosine
 from nas_moreau.stages.search import search
