@@ -1,4 +1,4 @@
-"""The command line: its words, its help, its exit codes. What the verbs do stands in `verbs`."""
+"""The command line: its words, its help, its exit codes. What the verbs do stands in `verbs` and its like."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nas_moreau import __version__, distributed, verbs, verbs_compare, verbs_using
+from nas_moreau import __version__, distributed, verbs, verbs_compare, verbs_measuring, verbs_using
 from nas_moreau.errors import InputError
 from nas_moreau.presets.by_name import preset_names
 from nas_moreau.stages.stopping import Interrupted, NonFinite, StopRequest
 from nas_moreau.user_modules import import_modules
+from nas_moreau.words import say
 
 DONE, FAILURE, USAGE, NON_FINITE = 0, 1, 2, 3
 SHARED_VERBS = ("run", "search", "retrain", "compare")
@@ -128,7 +129,7 @@ def build_parser() -> Parser:
     verb.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie")
     verb.add_argument("--device", help="auto (default), cpu, or a device of torch")
 
-    _add_using(table)
+    _using_words(table)
 
     verb = _verb(table, "report", verbs.report, "write report.html of runs, and of several a comparison", [
         "report checkpoints/first", "report checkpoints/seed0 checkpoints/seed1 --output comparison.html",
@@ -162,7 +163,7 @@ def build_parser() -> Parser:
     _compare_words(table)
     _solve_words(table)
 
-    verb = _verb(table, "bench", verbs.bench, "time the search step, supernets and methods side by side", [
+    verb = _verb(table, "bench", verbs_measuring.bench, "time the search step, supernets and methods side by side", [
         "bench", "bench --size M --threads 2 --json",
     ])  # fmt: skip
     verb.add_argument("--size", default="T", help="T, M, full, or channels,layers,batch (default T)")
@@ -172,7 +173,7 @@ def build_parser() -> Parser:
     verb.add_argument("--device", default="cpu", help="where to run (default cpu)")
 
     verb = _verb(
-        table, "check-hypergradient", verbs_using.check_hypergradient,
+        table, "check-hypergradient", verbs_measuring.check_hypergradient,
         "hold every method's direction of the alphas against the exact hypergradient of a tiny supernet", [
             "check-hypergradient", "check-hypergradient --method moreau,darts2 --json",
             "check-hypergradient --import mine.py --method my_method",
@@ -204,7 +205,8 @@ def _compare_words(table: Any) -> None:
 
 
 def _solve_words(table: Any) -> None:
-    verb = _verb(table, "solve", verbs.solve, "solve a bilevel problem: small ones, data hyper-cleaning, few-shot", [
+    summary = "solve a bilevel problem: small ones, data hyper-cleaning, few-shot"
+    verb = _verb(table, "solve", verbs_measuring.solve, summary, [
         "solve sine --n 100", "solve quadratic --method bome --json", "list tasks",
         "solve hyper-cleaning --data folder:photos --corrupt 0     # which of my own labels are wrong?",
         "solve hyper-cleaning --data fashion_mnist --download --output checkpoints/clean",
@@ -231,7 +233,7 @@ def _solve_words(table: Any) -> None:
     group.add_argument("--resume", action="store_true", help="go on in --output where an earlier run stopped")
 
 
-def _add_using(table: Any) -> None:
+def _using_words(table: Any) -> None:
     """Adds the verbs that use what was found."""
     verb = _verb(table, "export", verbs_using.export, "write a trained network as files that other programs load", [
         "export checkpoints/first --format onnx", "export checkpoints/first --format python --output my_model",
@@ -315,7 +317,7 @@ def _failed(
 ) -> int:
     if verbose:
         traceback.print_exc()
-    say = verbs.say if distributed.speaks() else _silent
+    tell = say if distributed.speaks() else _silent
     if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
         # with `received`, a library may have made another error of the one that the signal raised
         said = error if isinstance(error, Interrupted) else "stopped at once; what was saved before stands."
@@ -323,16 +325,16 @@ def _failed(
             with suppress(InputError, SystemExit):
                 args = _parse(arguments)
         resumable = hasattr(args, "resume") and args.output
-        say(f"nas-moreau: {said}" + (f"\nGo on with: {_again(arguments, args.output)}" if resumable else ""))
+        tell(f"nas-moreau: {said}" + (f"\nGo on with: {_again(arguments, args.output)}" if resumable else ""))
         return 128 + int(received or getattr(error, "number", None) or signal.SIGINT)
     if isinstance(error, InputError):
-        say(f"nas-moreau: {error}")
+        tell(f"nas-moreau: {error}")
         return USAGE
     if isinstance(error, NonFinite):
-        say(f"nas-moreau: {error}")
+        tell(f"nas-moreau: {error}")
         return NON_FINITE
     text = str(error).strip().splitlines()
-    say(f"nas-moreau: {type(error).__name__}: {text[0] if text else ''} (-v shows where)")
+    tell(f"nas-moreau: {type(error).__name__}: {text[0] if text else ''} (-v shows where)")
     return FAILURE
 
 

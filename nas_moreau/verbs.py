@@ -7,117 +7,30 @@ once.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
-from nas_moreau.errors import InputError, did_you_mean
+from nas_moreau.errors import InputError
+from nas_moreau.words import begin, print_rows, run_config, say, stage_folder
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config
 
 
-def say(text: str = "") -> None:
-    """Prints for a person, on standard error: standard output belongs to results."""
-    print(text, file=sys.stderr, flush=True)
-
-
-# --- configuration and output ----------------------------------------------------------------------------------------
-
-
-def _configuration(args: argparse.Namespace, base: Path | None = None) -> Config:
-    """Returns the configuration of the options; without --preset and --config that of the run `base`."""
-    from nas_moreau.config import load_config
-
-    overrides = list(args.overrides)
-    for key, value in (("data.name", args.data), ("data.directory", args.data_dir), ("device", args.device)):
-        if value is not None:
-            overrides.append(f"{key}={json.dumps(value)}")
-    if args.seed is not None:
-        overrides.append(f"seed={args.seed}")
-    if args.download:
-        overrides.append("data.download=true")
-    if getattr(args, "on_nonfinite", None):
-        overrides.append(f"checkpoint.on_nonfinite={args.on_nonfinite}")
-    if args.preset or args.config or base is None:
-        return load_config(args.preset, args.config, overrides)
-    return load_config(None, None, [f"{k}={json.dumps(v)}" for k, v in run_config(base).to_dict().items()] + overrides)
-
-
-def run_config(folder: Path) -> Config:
-    """Returns the configuration of a run folder."""
-    from nas_moreau.config import make_config
-    from nas_moreau.runs.folder import read_config
-
-    data = read_config(folder)
-    data.pop("genotype", None)  # a retraining's, recorded so that it cannot be resumed with another cell
-    return make_config(data, str(folder / "config.yaml"))
-
-
-def stage_folder(run: str, *stages: str) -> Path:
-    """Returns the folder of the first of `stages` that `run` is or holds."""
-    folder = Path(run)
-    try:
-        own = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("stage")
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{run} is no run folder.", "Give a folder that `nas-moreau run` or a stage made.") from None
-    for stage in stages:
-        if own == stage:
-            return folder
-        if (folder / stage / "status.json").exists():
-            return folder / stage
-    raise InputError(f"{run} holds no {' or '.join(stages)}.", f"It is a folder of '{own}'; give another one.")
-
-
-def _output(args: argparse.Namespace, verb: str, config: Config) -> Path:
-    return _folder(args, f"{verb}-{args.preset or Path(args.config or 'default').stem}-seed{config.seed}")
-
-
-def _folder(args: argparse.Namespace, stem: str) -> Path:
-    """Returns --output, or else a new folder under checkpoints/."""
-    if args.output:
-        return Path(args.output)
-    if args.resume:
-        raise InputError("--resume needs to know the run.", "Name it with --output.")
-    number = 1
-    while (path := Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    args.output = str(path)
-    return path
-
-
-def _begin(args: argparse.Namespace, verb: str, base: Path | None = None) -> tuple[Config, Path]:
-    """Returns configuration and output folder; a resumed run needs no configuration beside its own."""
-
-    def begin() -> tuple[Config, Path]:
-        resumed = Path(args.output) if args.resume and args.output else None
-        config = _configuration(args, resumed if resumed is not None and (resumed / "config.yaml").exists() else base)
-        return config, _output(args, verb, config)
-
-    config, output = distributed.on_first(begin)
-    args.output = str(output)
-    return config, output
-
-
-def _dry_run(args: argparse.Namespace, config: Config, output: Path) -> dict[str, Any]:
+def _described(config: Config, output: Path) -> dict[str, Any]:
     from nas_moreau.stages.dry_run import describe
 
     return describe(config, output)
 
 
-# --- the verbs -------------------------------------------------------------------------------------------------------
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the main job and prints its outcome."""
-    config, output = _begin(args, "run")
+    config, output = begin(args, "run")
     if args.dry_run:
-        return _dry_run(args, config, output)
+        return _described(config, output)
     from nas_moreau.stages import main_job
 
     say(f"run folder: {output}   (watch it: nas-moreau watch {shlex.quote(str(output))})")
@@ -133,22 +46,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             ("network", f"{trained['parameters']:,} parameters, {trained['macs']:,} multiply-adds"),
             ("report", result["report"]),
         ]
-        _print_rows(rows)
+        print_rows(rows)
     return result
 
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
     """Searches and prints the cell and what comes next."""
-    config, output = _begin(args, "search")
+    config, output = begin(args, "search")
     if args.dry_run:
-        return _dry_run(args, config, output)
+        return _described(config, output)
     from nas_moreau.stages import search as stage
 
     say(f"run folder: {output}")
     result = stage.search(config, output, args.resume)
     if not args.json:
         held_out = result["held_out_accuracy"]
-        _print_rows([
+        print_rows([
             *([("cell before selection", result["argmax_digest"])] if "argmax_digest" in result else []),
             ("cell", result["digest"]),
             ("looks", result.get("verdict", "drawn at random")),
@@ -229,15 +142,15 @@ def retrain(args: argparse.Namespace) -> dict[str, Any]:
         return None, load_genotype(args.genotype)
 
     base, genotype = distributed.on_first(load)
-    config, output = _begin(args, "retrain", base)
+    config, output = begin(args, "retrain", base)
     if args.dry_run:
-        return _dry_run(args, config, output)
+        return _described(config, output)
     from nas_moreau.stages import retrain as stage
 
     say(f"run folder: {output}")
     result = stage.retrain(config, genotype, output, args.resume)
     if not args.json:
-        _print_rows([
+        print_rows([
             ("cell", result["digest"]),
             ("test accuracy", f"{100 * result['test_accuracy']:.2f} %"),
             ("network", f"{result['parameters']:,} parameters, {result['macs']:,} multiply-adds"),
@@ -257,7 +170,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     )
     result = evaluate_run(folder, config.model_copy(update=changes))
     if not args.json:
-        _print_rows([(name, str(value)) for name, value in result.items()])
+        print_rows([(name, str(value)) for name, value in result.items()])
     return result
 
 
@@ -296,7 +209,7 @@ def list_all(args: argparse.Namespace) -> Any:
     rows = listing.rows(args.what, Path(args.output))
     if not args.json:
         shown = [tuple(str(value) for value in row.values()) for row in rows] or [(f"no {args.what}",)]
-        _print_rows([tuple(rows[0]), *shown] if rows and args.what == "runs" else shown)
+        print_rows([tuple(rows[0]), *shown] if rows and args.what == "runs" else shown)
     return rows
 
 
@@ -321,79 +234,3 @@ def check(args: argparse.Namespace) -> Any:
     if not args.json:
         print(f"{args.file} is a valid {kind}.")
     return {"file": args.file, "kind": kind}
-
-
-def _print_rows(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(len(row) for row in rows) - 1)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip())
-
-
-def solve(args: argparse.Namespace) -> dict[str, Any]:
-    """Solves a bilevel problem and prints the outcome."""
-    from nas_moreau.stages import solve as small
-    from nas_moreau.stages.solve_networks import TASKS
-
-    if args.task in TASKS:
-        return _solve_networks(args)
-    if args.task not in small.TASKS:
-        raise InputError(f"There is no task '{args.task}'.", did_you_mean(args.task, [*small.TASKS, *TASKS]))
-    for name in ("data", "data_dir", "device", "corrupt", "ways", "shots", "output"):
-        if getattr(args, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} is no option of {args.task}.", f"It is for {', '.join(TASKS)}."
-            )
-    if args.resume or args.download:
-        raise InputError(f"{args.task} has neither data nor a run folder.", "Leave --resume and --download out.")
-    method, seed = args.method or "moreau", args.seed or 0
-    result = small.solve_task(args.task, args.n, method, args.steps, seed, args.debias, not args.no_polish)
-    if not args.json:
-        short = {k: v for k, v in result.items() if k not in ("x", "y")}
-        _print_rows([(name, str(value)) for name, value in short.items()])
-    return result
-
-
-def _solve_networks(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.stages.solve_networks import Wish, solve_networks
-
-    if args.debias or args.no_polish:
-        raise InputError(f"{args.task} has neither bias removal nor polish.", "Leave --debias and --no-polish out.")
-    wish = Wish(
-        args.data, args.data_dir, args.download, args.method, args.steps, args.seed, args.device, args.n, args.corrupt,
-        args.ways, args.shots,
-    )  # fmt: skip
-    output = _folder(args, f"solve-{args.task}-seed{args.seed or 0}")
-    say(f"run folder: {output}   (watch it: nas-moreau watch {shlex.quote(str(output))})")
-    result = solve_networks(args.task, wish, output, args.resume)
-    if not args.json:
-        spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
-        rows = [
-            ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
-            ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
-            ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ]
-        if args.task == "hyper-cleaning":
-            rows.append(("flagged as wrong", f"{100 * result['flagged']:.2f} % of {result['n']} samples"))
-            if result["f1"] is not None:
-                words = f"{100 * result['f1']:.2f} %  (precision {100 * result['precision']:.2f} %, "
-                rows.append(("F1 of finding them", f"{words}recall {100 * result['recall']:.2f} %)"))
-            rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
-        _print_rows(rows)
-    return result
-
-
-def bench(args: argparse.Namespace) -> dict[str, Any]:
-    """Times the search step and prints the table."""
-    from nas_moreau.stages.bench import benchmark
-
-    result = benchmark(args.size, args.threads, args.rounds, space=args.space, device=args.device, note=say)
-    if not args.json:
-        print(f"{result['hardware']}, torch {result['torch']}, medians of n interleaved runs")
-        kept = ("supernet", "method", "milliseconds", "n", "saved_bytes", "resident_bytes", "operator_calls")
-        cells = [[_cell(row[name]) for name in kept] for row in result["rows"]]
-        _print_rows([kept, *cells])
-    return result
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)

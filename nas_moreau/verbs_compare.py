@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from nas_moreau.errors import InputError
-from nas_moreau.verbs import _begin, say
+from nas_moreau.words import begin, say
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     from nas_moreau.stages import compare as stage
 
     methods = stage.parse_methods(args.methods, args.seeds)
-    config, output = _begin(args, "compare")
+    config, output = begin(args, "compare")
     if args.dry_run:
         return stage.plan_comparison(methods, output)
     say(f"comparison: {output}")

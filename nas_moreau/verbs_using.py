@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.errors import InputError
-from nas_moreau.verbs import _configuration, _print_rows, run_config, say, stage_folder
+from nas_moreau.words import configuration, print_rows, run_config, say, stage_folder
 
 SHOWN = 3  # classes in a row of `predict`
 
@@ -35,7 +35,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             channels, layers = published_sizes(genotype)
             sizes = [f"retrain.channels={channels}", f"retrain.layers={layers}"]
             args.overrides = [*sizes, *args.overrides]
-        network = classifier.untrained(genotype, _configuration(args))
+        network = classifier.untrained(genotype, configuration(args))
         output = args.output or f"export-{genotype.digest()}-{args.format}"
     else:
         if (args.overrides or args.preset or args.config or args.data) or not Path(args.run).exists():
@@ -46,7 +46,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     result = write(network, args.format, output)
     if not args.json:
         largest = max(check["largest_difference"] for check in result["checks"])
-        _print_rows([
+        print_rows([
             ("written", result["output"]),
             ("files", ", ".join(result["files"])),
             ("checked", f"outputs at most {largest:.1e} from the network's, batches of 1 and 3"),
@@ -99,7 +99,7 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     if args.hours is not None and not args.hours > 0:
         raise InputError(f"--hours is {args.hours:g}.", "Give the hours that there are.")
     genotype = None if args.genotype is None else load_genotype(args.genotype)
-    result = look_ahead(_configuration(args), genotype, memory, args.hours, args.imports, say)
+    result = look_ahead(configuration(args), genotype, memory, args.hours, args.imports, say)
     if not args.json:
         rows = [(stage, "", result[stage]) for stage in ("search", "retrain")]
         rows += [
@@ -107,7 +107,7 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
             for p in result["proposals"]
         ]
         shown = [("stage", "memory", "time", "with"), *((s, _memory(r), _time(r), text) for s, text, r in rows)]
-        _print_rows(shown)
+        print_rows(shown)
         if genotype is None:
             say("The retraining is that of a random cell of the space; --genotype names the one you mean.")
     return result
@@ -130,39 +130,8 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
 
     result = examine(Path(args.output), Path(args.data_dir))
     if not args.json:
-        _print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
+        print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
         cures = [f"{row['what']}: {row['cure']}" for row in result["findings"] if row["cure"]]
         print("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
         print("usable" if result["usable"] else "not usable as it is")
     return result
-
-
-def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints how far each method's direction is from the exact hypergradient."""
-    from nas_moreau.stages.check_hypergradient import check_hypergradient as check
-
-    names = args.method and [name.strip() for name in args.method.split(",")]
-    result = check(names or None, args.seed, note=say)
-    if not args.json:
-        _print_directions(result)
-    return result
-
-
-def _print_directions(result: dict[str, Any]) -> None:
-    """Prints the table of the rows, and what each check says."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['alphas']} alphas, {result['weights']} weights, seed {result['seed']}, float64")
-    for name in ("part", "method", "c", "cosine", "relative error", "norm", "seconds", "kept bytes", "in words"):
-        table.add_column(name, justify="left" if name in ("part", "method", "in words") else "right")
-    formats = (
-        ("c", "{:.3g}"), ("cosine", "{:.4f}"), ("relative_error", "{:.2e}"), ("norm", "{:.2e}"), ("seconds", "{:.3f}"),
-        ("memory_bytes", "{:,}"),
-    )  # fmt: skip
-    for row in result["rows"]:
-        numbers = ["-" if row[key] is None else form.format(row[key]) for key, form in formats]
-        table.add_row(row["part"], row["method"], *numbers, row["verdict"])
-    Console(width=None if Console().is_terminal else 160).print(table)
-    for check in result["checks"]:
-        print(check["verdict"])

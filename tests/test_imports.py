@@ -41,7 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "user_modules": {"errors"},
 }  # fmt: skip
-UNBOUND = {"cli", "verbs", "verbs_compare", "verbs_using", "listing", "showing", "__main__"}
+UNBOUND = {
+    "cli", "verbs", "verbs_compare", "verbs_measuring", "verbs_using", "words", "listing", "showing", "__main__",
+}  # fmt: skip
 LIGHT = [
     "errors", "config", "architecture", "architecture.space", "architecture.genotype", "architecture.derivation",
     "architecture.zoo",
