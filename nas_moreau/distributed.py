@@ -7,6 +7,7 @@ the accelerator's own backend where there is one.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import time
@@ -295,21 +296,21 @@ def taking_turns(count: int, purpose: str) -> Iterator[int]:
 
 
 def in_the_end(value: T, give_up: Callable[[], None]) -> list[T]:
-    """Returns the values (plain data) of all processes by rank, however long the last of them takes.
+    """Returns the values of all processes by rank, however long the last of them takes.
 
     Args:
-        value: This process's.
+        value: This process's: what JSON can say.
         give_up: Called while waiting; may raise.
     """
     if _group is None:
         return [value]
-    _group.store.set(f"end/{_group.rank}", pickle.dumps(value))
+    _group.store.set(f"end/{_group.rank}", json.dumps(value))
     names = [f"end/{other}" for other in range(_group.size)]
     with noticing_loss():
         while not _group.store.check(names):
             give_up()
             time.sleep(0.1)
-        return [pickle.loads(_group.store.get(name)) for name in names]
+        return [json.loads(_group.store.get(name)) for name in names]
 
 
 def together(work: Callable[[], T]) -> T:

@@ -13,7 +13,8 @@ import argparse
 import json
 import sys
 
-from nas_moreau.stages.bench import OUR_METHODS, SUPERNETS, benchmark, parse_size
+from nas_moreau.stages.bench import benchmark
+from nas_moreau.stages.bench_cases import OUR_METHODS, SUPERNETS, parse_size
 from nas_moreau.stages.bench_network import benchmark_network
 
 

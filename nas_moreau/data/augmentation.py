@@ -10,7 +10,7 @@ from torch.nn import functional
 class Augment:
     """Random crop with zero padding, horizontal flip, normalising and cutout, in this (the published) order.
 
-    ``augment(pixels, generator)`` augments; ``augment(pixels)`` only normalises, as evaluation does. The
+    `augment(pixels, generator)` augments; `augment(pixels)` only normalises, as evaluation does. The
     padding is black before normalising. Cutout sets a square of the normalised image to 0 around a centre
     drawn anywhere in the image, so that the square is clipped at the borders (DeVries & Taylor 2017, as used
     by DARTS).
@@ -39,14 +39,14 @@ class Augment:
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Returns the float32 batch for uint8 ``pixels`` (n, channels, height, width); see the class."""
+        """Returns the float32 batch for uint8 `pixels` (n, channels, height, width); see the class."""
         if generator is None:
             return self.normalise(pixels)
         height, width = pixels.shape[2:]
         return self.apply(pixels, self.draw(len(pixels), height, width, generator))
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Returns the draws for ``count`` images: int64 (5, count), one column an image.
+        """Returns the draws for `count` images: int64 (5, count), one column an image.
 
         Rows: top and left of the crop in the padded image, flip (0 or 1), row and column of the cutout's
             centre. All five are drawn whatever is switched on, so cutout or flip never changes the draws of
@@ -58,7 +58,7 @@ class Augment:
         )
 
     def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Returns the float32 batch that `draw`'s numbers make of uint8 ``pixels``."""
+        """Returns the float32 batch that `draw`'s numbers make of uint8 `pixels`."""
         count, _, height, width = pixels.shape
         top, left, mirrored, row, column = draws.to(pixels.device, non_blocking=True)
         if self.crop or self.flip:
@@ -81,7 +81,7 @@ class Augment:
         return batch
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Returns ``(pixels / 255 - mean) / std`` as float32."""
+        """Returns `(pixels / 255 - mean) / std` as float32."""
         if pixels.shape[1] != len(self.mean):
             raise ValueError(f"{pixels.shape[1]} channels do not fit {len(self.mean)} means; give as many")
         mean, std = self._on(pixels.device)

@@ -1,4 +1,4 @@
-"""The embedded data set ``shapes``: generated images whose class is a shape, a texture and a colour together.
+"""The embedded data set `shapes`: generated images whose class is a shape, a texture and a colour together.
 
 Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight of
 them each attribute has a partner class that differs in it alone: blindness to one confuses whole pairs.
@@ -33,12 +33,12 @@ _DISTRACTORS = 2
 
 
 def generate_shapes(count: int, seed: int, part: str, image_size: int = 32) -> Images:
-    """Returns ``count`` images, classes as equal in number as can be and in random order.
+    """Returns `count` images, classes as equal in number as can be and in random order.
 
     Args:
         count: How many.
         seed: The data set's seed; parts of different names are independent.
-        part: For example ``"train"`` or ``"test"``.
+        part: For example "train" or "test".
         image_size: Height and width; everything drawn scales with it.
     """
     refuse_too_large(count, 3, image_size, image_size, "The data set shapes")
@@ -97,7 +97,7 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _along(rows: Tensor, columns: Tensor, angle: Tensor) -> Tensor:
-    """Returns the coordinate along the direction ``angle``."""
+    """Returns the coordinate along the direction `angle`."""
     return columns * angle.cos() + rows * angle.sin()
 
 

@@ -1,4 +1,4 @@
-"""Reads ``idx:DIR``: the four files of MNIST and its relatives, gzipped or not."""
+"""Reads `idx:DIR`: the four files of MNIST and its relatives, gzipped or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_moreau.data.images import Images, refuse_too_large
+from nas_moreau.data.images import Images, refuse_too_large, too_dense
 from nas_moreau.errors import InputError
 
 FILES = {
@@ -22,8 +22,6 @@ FILES = {
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
 _CURE = "Copy or download the file again."
-_DENSE = 64 << 20
-_HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
 
 
 def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
@@ -87,7 +85,7 @@ def _parse(stream: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) 
     count, height, width = (*shape, 1, 1)[:3]
     refuse_too_large(count, 1, height, width, str(path))
     needed = count * height * width
-    if needed > _DENSE and needed > _HIGHEST_RATIO * path.stat().st_size:
+    if too_dense(needed, path.stat().st_size):
         raise InputError(
             f"{path} claims {needed} bytes in a file of {path.stat().st_size}, which no photographs fit in.",
             "Check where the file comes from.",

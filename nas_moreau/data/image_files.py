@@ -42,12 +42,12 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
     """Returns uint8 (n, channels, height, width) and a sentence on how the size came about.
 
     Camera rotation (EXIF) is undone, transparency is put on white, 16-bit values are scaled to 8 bits,
-    animations give their first frame. Without ``image_size``, images that all have one size of at most 512
+    animations give their first frame. Without `image_size`, images that all have one size of at most 512
     pixels a side keep it; else 32 pixels is used.
 
     Args:
         files: Image files, at least one.
-        mode: ``"RGB"`` (3 channels) or ``"L"`` (1 channel); other images are converted.
+        mode: "RGB" (3 channels) or "L" (1 channel); other images are converted.
         image_size: Height and width wished, or None.
 
     Raises:
@@ -87,7 +87,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
-    """Returns one image as uint8 (channels, height, width), brought to ``size`` (height, width) by the policy.
+    """Returns one image as uint8 (channels, height, width), brought to `size` (height, width) by the policy.
 
     Raises:
         InputError: It cannot be read; the cause names the file and the reason.
@@ -135,7 +135,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Returns the upright image in ``mode``, transparency on white."""
+    """Returns the upright image in `mode`, transparency on white."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Reads ``folder:DIR``: train/CLASS/* and test/CLASS/*, of any format and size."""
+"""Reads `folder:DIR`: train/CLASS/* and test/CLASS/*, of any format and size."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_folder(
 ) -> tuple[Images, Images, tuple[str, ...], tuple[str, ...]]:
     """Returns training images, test images, sorted class names, and notes.
 
-    All images become RGB; sizes as `read_images` says, one for both parts. Without a ``test`` folder a tenth
-    of every class, drawn by ``seed``, is held out for the test.
+    All images become RGB; sizes as `read_images` says, one for both parts. Without a `test` folder a tenth
+    of every class, drawn by `seed`, is held out for the test.
 
     Args:
-        directory: The folder that holds ``train`` and perhaps ``test``.
+        directory: The folder that holds `train` and perhaps `test`.
         image_size: Height and width wished, or None.
         seed: Seed of the held-out tenth.
 

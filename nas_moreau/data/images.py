@@ -12,6 +12,8 @@ from nas_moreau.errors import InputError
 
 MAX_BYTES = 8 << 30
 """More pixels than this are refused before any memory is asked for."""
+_DENSE = 64 << 20
+_HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Images:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Images:
-        """Returns the same images on ``device``."""
+        """Returns the same images on `device`."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def take(self, indices: Tensor) -> Images:
-        """Returns the images at ``indices`` (int64, any device), in that order."""
+        """Returns the images at `indices` (int64, any device), in that order."""
         indices = indices.to(self.labels.device)
         return Images(self.pixels.index_select(0, indices), self.labels.index_select(0, indices))
 
@@ -55,7 +57,7 @@ class Data:
 
     Attributes:
         name: The specification it was loaded by.
-        classes: Class names; label i means ``classes[i]``.
+        classes: Class names; label i means `classes[i]`.
         train: Training images.
         test: Test images.
         mean: Mean of each channel, pixels scaled to 0..1.
@@ -88,7 +90,7 @@ class Data:
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> Data:
-        """Returns the same data with its tensors on ``device``."""
+        """Returns the same data with its tensors on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
@@ -126,6 +128,11 @@ def refuse_too_large(count: int, channels: int, height: int, width: int, what: s
             f"the limit is {MAX_BYTES >> 30} GiB.",
             "Use fewer or smaller images (image_size).",
         )
+
+
+def too_dense(unpacked: int, packed: int) -> bool:
+    """Returns whether so many bytes, packed into so few, can be no photographs."""
+    return unpacked > _DENSE and unpacked > _HIGHEST_RATIO * packed
 
 
 def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:

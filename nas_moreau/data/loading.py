@@ -1,4 +1,4 @@
-"""From a specification such as ``shapes`` or ``folder:DIR`` to `Data`."""
+"""From a specification such as `shapes` or `folder:DIR` to `Data`."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def load_data(
     image_size: int | None = None,
     seed: int = 0,
 ) -> Data:
-    """Returns the data set that ``spec`` names, on the CPU.
+    """Returns the data set that `spec` names, on the CPU.
 
     Args:
-        spec: ``shapes`` (generated, needs no file); ``cifar10``, ``cifar100``, ``fashion_mnist``,
-            ``omniglot`` (torchvision's); ``folder:DIR`` (train/CLASS/*, test/CLASS/*); ``npz:FILE`` (uint8
-            NHWC ``x_train y_train x_test y_test``); ``idx:DIR`` (MNIST-style files); ``omniglot:DIR``
+        spec: `shapes` (generated, needs no file); `cifar10`, `cifar100`, `fashion_mnist`,
+            `omniglot` (torchvision's); `folder:DIR` (train/CLASS/*, test/CLASS/*); `npz:FILE` (uint8
+            NHWC `x_train y_train x_test y_test`); `idx:DIR` (MNIST-style files); `omniglot:DIR`
             (Alphabet/character/*.png).
         directory: Where torchvision's sets lie.
         download: Whether torchvision may fetch what is absent.
         image_size: Height and width wished: the shorter side is resized to it, then the centre kept. By
             default images stay as they are if all have one size, else become 32 pixels (Omniglot: 28).
-        seed: Seed of ``shapes`` and of a test part that has to be held out. Keep it fixed when runs are
+        seed: Seed of `shapes` and of a test part that has to be held out. Keep it fixed when runs are
             compared.
 
     Returns:
-        Pixels, labels, class names, and per channel mean and std: published ones for ``cifar10``,
-        ``cifar100`` and ``fashion_mnist`` by name, else those of the training pixels. ``notes`` says what was
+        Pixels, labels, class names, and per channel mean and std: published ones for `cifar10`,
+        `cifar100` and `fashion_mnist` by name, else those of the training pixels. `notes` says what was
         done.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reads ``npz:FILE``: uint8 NHWC images and integer labels, checked before any memory is asked for."""
+"""Reads `npz:FILE`: uint8 NHWC images and integer labels, checked before any memory is asked for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from nas_moreau.data.images import MAX_BYTES, Images
+from nas_moreau.data.images import MAX_BYTES, Images, too_dense
 from nas_moreau.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-_DENSE = 64 << 20
-_HIGHEST_RATIO = 200
 _LONGEST_HEADER = 1 << 14
 _MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...)."
 
@@ -25,7 +23,7 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
     """Returns training images, test images and class names (the labels as text).
 
     Args:
-        path: A file with ``x_train y_train x_test y_test``: uint8 (n, height, width, channels) and integers
+        path: A file with `x_train y_train x_test y_test`: uint8 (n, height, width, channels) and integers
             (n,).
 
     Raises:
@@ -108,7 +106,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
             f"{path}: {key} claims {info.compress_size} bytes of a file of {path.stat().st_size}.",
             "Copy or write the file again.",
         )
-    if needed > _DENSE and needed > _HIGHEST_RATIO * info.compress_size:
+    if too_dense(needed, info.compress_size):
         raise InputError(
             f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, which no photographs do.",
             "Check where the file comes from, or save it by numpy.savez without compression.",

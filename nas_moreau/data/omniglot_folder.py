@@ -1,4 +1,4 @@
-"""Reads ``omniglot:DIR``: Alphabet/character/*.png, a class for each character of each alphabet."""
+"""Reads `omniglot:DIR`: Alphabet/character/*.png, a class for each character of each alphabet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEEPEST = 4
 def read_omniglot(
     directory: Path, image_size: int | None = None, seed: int = 0
 ) -> tuple[Images, Images, tuple[str, ...], tuple[str, ...]]:
-    """Returns training images, test images, sorted class names ``Alphabet/character``, and notes.
+    """Returns training images, test images, sorted class names `Alphabet/character`, and notes.
 
     Several sets below one folder are merged: an alphabet in two of them counts once, and so does a drawing
     (known by its file name) that both hold. A tenth of each character's drawings is the test part; few-shot

@@ -14,13 +14,13 @@ POLICY = "the shorter side resized to {size} pixels (bilinear, antialiased), the
 
 
 def check_image_size(image_size: int | None) -> None:
-    """Raises InputError unless ``image_size`` is None or from 1 to 4096."""
+    """Raises InputError unless `image_size` is None or from 1 to 4096."""
     if image_size is not None and not 1 <= image_size <= 4096:
         raise InputError(f"The image size {image_size} is not within 1 to 4096.", "Give it in pixels, for example 32.")
 
 
 def fit_image(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-    """Returns ``image`` as size x size, or as (height, width), by the policy.
+    """Returns `image` as size x size, or as (height, width), by the policy.
 
     The central part of that shape is cut before resizing, which is the same picture and keeps a very long
     image from becoming huge.

@@ -14,7 +14,7 @@ def seed_for(seed: int, purpose: str, *numbers: int) -> int:
 
     Args:
         seed: The user's seed, any integer.
-        purpose: What is drawn, for example ``"augment"``.
+        purpose: What is drawn, for example "augment".
         numbers: Any further integers, for example epoch and step.
     """
     key = repr((int(seed), str(purpose), *(int(number) for number in numbers)))
@@ -22,5 +22,5 @@ def seed_for(seed: int, purpose: str, *numbers: int) -> int:
 
 
 def generator_for(seed: int, purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns a fresh generator on ``device``, seeded by `seed_for(seed, purpose, *numbers)`."""
+    """Returns a fresh generator on `device`, seeded by `seed_for(seed, purpose, *numbers)`."""
     return torch.Generator(device=device).manual_seed(seed_for(seed, purpose, *numbers))

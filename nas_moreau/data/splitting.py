@@ -24,7 +24,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
         seed: The user's seed.
 
     Returns:
-        int64 index tensors on the device of ``labels``.
+        int64 index tensors on the device of `labels`.
 
     Raises:
         InputError: The fractions are no split of 1, or a part that should hold something would be empty.
@@ -65,6 +65,6 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
 
 
 def epoch_order(indices: Tensor, seed: int, purpose: str, epoch: int) -> Tensor:
-    """Returns ``indices`` in the shuffled order of one epoch: of (seed, purpose, epoch), equal on every device."""
+    """Returns `indices` in the shuffled order of one epoch: of (seed, purpose, epoch), equal on every device."""
     order = torch.randperm(len(indices), generator=generator_for(seed, purpose, epoch), device="cpu")
     return indices[order.to(indices.device)]

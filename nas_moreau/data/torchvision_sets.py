@@ -35,7 +35,7 @@ def read_torchvision(
 ) -> tuple[Images, Images, tuple[str, ...], tuple[str, ...]]:
     """Returns training images, test images, class names and notes of one of `NAMES`.
 
-    Omniglot is both of its sets together, read as `read_omniglot` says; ``image_size`` and ``seed`` matter to
+    Omniglot is both of its sets together, read as `read_omniglot` says; `image_size` and `seed` matter to
     it alone.
 
     Args:

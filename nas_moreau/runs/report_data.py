@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.architecture.genotype import Genotype
 from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_json, read_yaml
 from nas_moreau.runs.tables import read_table
@@ -119,8 +120,6 @@ def _read_stage(path: Path, name: str) -> Stage | None:
     stage.metrics = {column: [_number(row[column]) for row in rows] for column in (rows[0] if rows else ())}
     _read_alphas(stage, path / "alphas.csv")
     if (path / "genotype.json").exists():
-        from nas_moreau.architecture.genotype import Genotype
-
         stage.genotype = Genotype.from_json((path / "genotype.json").read_text(encoding="utf-8"))
     if not name:
         known = stage.status.get("stage")

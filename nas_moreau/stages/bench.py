@@ -33,8 +33,6 @@ from nas_moreau.stages.bench_measures import (
     saved_bytes,
 )
 
-__all__ = ["OUR_METHODS", "SUPERNETS", "benchmark", "parse_size"]
-
 
 def benchmark(
     size: str = "T",

@@ -254,10 +254,11 @@ class _Comparison:
 
     def collect(self, failed: list[str]) -> list[str]:
         """Waits for the other processes, takes over their rows, and returns the names of all runs that failed."""
-        found = distributed.in_the_end(({name: self.rows[name] for name in self.own}, failed), self._give_up)
-        for rows, _ in found:
-            self.rows |= rows
-        return [name for _, names in found for name in names]
+        mine: dict[str, Any] = {"rows": {name: self.rows[name] for name in self.own}, "failed": failed}
+        found = distributed.in_the_end(mine, self._give_up)
+        for other in found:
+            self.rows |= other["rows"]
+        return [name for other in found for name in other["failed"]]
 
     def _chain(self, method: str, seed: int) -> Iterator[Run]:
         name = folder_name(method, seed)
