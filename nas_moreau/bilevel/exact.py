@@ -1,9 +1,10 @@
-"""The hypergradient of a small smooth problem without approximation, three ways, and the point where Moreau's method
-has it too: oracles, for a few thousand unknowns at most (Hessians are dense).
+"""The hypergradient of a small smooth problem, exactly.
 
     dF(x, y*(x))/dx = F_x - f_xy f_yy^-1 F_y    at y* = argmin f(x, .)
 
-Nothing here is a method to search with; `hypergradient.py` holds those.
+It is computed in three independent ways; besides, the point is found where Moreau's method has it too. These are
+oracles, for a few thousand unknowns at most (Hessians are dense). Nothing here is a method to search with;
+`hypergradient.py` holds those.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Methods that follow the hypergradient of F(x, y*(x)): through an unrolled lower level, or by the implicit
-function theorem.
+"""Methods that follow the hypergradient of F(x, y*(x)), by unrolling or by the implicit function theorem.
 
     dF/dx = F_x - f_xy (f_yy)^-1 F_y     at y*(x)
 

@@ -51,8 +51,7 @@ def bome(
     update_x: Update | None = None,
     update_y: Update | None = None,
 ) -> Method:
-    """Returns BOME! (Ye et al., NeurIPS 2022, Algorithm 1): dynamic barrier gradient descent on F with the
-    constraint q <= 0.
+    """Returns BOME! (Ye et al., NeurIPS 2022, Algorithm 1): dynamic barrier gradient descent on F where q <= 0.
 
         theta = `inner_steps` gradient steps on f(x, .) from y
         lambda = max( (barrier |grad q|^2 - <grad F, grad q>) / |grad q|^2, 0 )
@@ -94,8 +93,7 @@ def f2sa(
     update_x: Update | None = None,
     update_y: Update | None = None,
 ) -> Method:
-    """Returns F2SA (Kwon et al., ICML 2023, Algorithm 1 with T = 1): a fully first-order method with a growing
-    multiplier.
+    """Returns F2SA (Kwon et al., ICML 2023, Algorithm 1 with T = 1): first-order, with a growing multiplier.
 
         theta <- theta - eta grad_y f(x, theta)
         y     <- y - beta ( grad_y F(x, y) + lambda_k grad_y f(x, y) )
@@ -172,8 +170,7 @@ def v_pbgd(
 
 
 def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> Method:
-    """Returns gradient descent on F + penalty/2 |grad_y f|^2 (Mehra and Hamm, ACML 2021, eq. 3, with the penalty
-    held fixed).
+    """Returns gradient descent on F + penalty/2 |grad_y f|^2 (Mehra and Hamm, ACML 2021, eq. 3, at a fixed penalty).
 
     It needs second derivatives, and like every stationarity penalty it takes maxima of f for solutions.
 

@@ -35,8 +35,10 @@ class Zero(NamedTuple):
 
 
 class L1(NamedTuple):
-    """g = sum w |y|; the weight is a number, or x -> one tensor for each tensor of y that broadcasts to it (w = x,
-    say).
+    """g = sum w |y|.
+
+    Attributes:
+        weight: w, a number or x -> one tensor for each tensor of y that broadcasts to it (w = x, say).
 
     Example:
         >>> import torch
@@ -61,13 +63,12 @@ class L1(NamedTuple):
 
 
 class GroupLasso(NamedTuple):
-    """g = sum_j w_j |y_(j)| over groups j of one flat y; the weight is a number, or x -> a list with one tensor
-    (groups,).
+    """g = sum_j w_j |y_(j)| over groups j of one flat y.
 
     Attributes:
         group_of: Group number of each element of y[0], int64 (n,), 0 .. groups - 1.
         groups: How many.
-        weight: w.
+        weight: w, a number or x -> a list with one tensor (groups,).
     """
 
     group_of: Tensor

@@ -175,8 +175,9 @@ def merit(
     lower_batch: Any = None,
     tolerance: float = 1e-12,
 ) -> float:
-    """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, C_V = lipschitz^2 + 1/gamma^2,
-    equation (16).
+    """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, equation (16).
+
+    C_V = lipschitz^2 + 1/gamma^2.
 
     Args:
         problem: F, f, g, X and Y.

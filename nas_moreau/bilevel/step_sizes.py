@@ -180,9 +180,7 @@ def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> floa
 
 
 def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: Any = None) -> Tuning:
-    """Returns the constants of the first step, from curvatures at the start, near the minimiser of F, and around
-    both.
-    """
+    """Returns the constants of the first step, from curvatures at the start, near F's minimiser, and around both."""
     here = measure(problem, x, y, upper, lower, 0, 6)
     far_x, far_y = x, y
     for _ in range(20 if here.F > 0 else 0):
@@ -226,10 +224,10 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
 
 
 def _nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around: Any, batch: Any) -> float:
-    """Returns the greatest -<grad_y f(u) - grad_y f(v), u - v> / |u - v|^2 met between points around the places; 0
-    if none.
+    """Returns the greatest -<grad_y f(u) - grad_y f(v), u - v> / |u - v|^2 met between points around the places.
 
-    A local curvature sees one point; a lower level with many valleys is seen only from some distance.
+    It is 0 where none is positive. A local curvature sees one point; a lower level with many valleys is seen only from
+    some distance.
     """
     greatest = 0.0
     for x, y in places:

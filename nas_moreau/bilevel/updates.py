@@ -104,8 +104,14 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
 
 
 class DistanceState(NamedTuple):
-    """Where each tensor began, its greatest root mean square distance from there, its entries' sums of squares, the
-    average direction, and the steps done.
+    """What is known of each tensor.
+
+    Attributes:
+        start: Where it began.
+        distances: Its greatest root mean square distance from there so far.
+        squares: Sums of squares of its entries' directions.
+        average: The average direction.
+        steps: Done.
     """
 
     start: Tensors
@@ -116,7 +122,9 @@ class DistanceState(NamedTuple):
 
 
 def distance_over_gradients(first: float = 0.01, momentum: float = 0.9) -> Update:
-    """Returns a rule that needs no step size: each entry of a tensor moves by
+    """Returns a rule that needs no step size.
+
+    Each entry of a tensor moves by
 
         - r_k m_k / sqrt(sum_{i<=k} g_i^2),    r_k = max(first, max_{i<=k} rms(x_i - x_0))
 

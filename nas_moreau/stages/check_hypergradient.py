@@ -250,9 +250,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
 
 
 def _advance(method: Method, tiny: TinySupernet, exact: Exact, steps: int) -> tuple[Tensors, Tensors, Any, Any]:
-    """Returns x, y, state and a function that does the next step, after some from the first alphas and their best
-    weights.
-    """
+    """Takes steps from the first alphas and their best weights; returns x, y, state and what does the next step."""
     x, y = tiny.x, exact.y
     state = method.init(tiny.problem, x, y)
 

@@ -218,8 +218,10 @@ class _Search:
         return info
 
     def _numbers(self) -> dict[str, float | str]:
-        """Returns what a person watches: the epoch's mean losses, read from the device only where that is free, and
-        what the end of the last epoch brought."""
+        """Returns what a person watches: the epoch's mean losses, and what the end of the last epoch brought.
+
+        The losses are read from the device only where that is free.
+        """
         if self.device.type != "cpu" or not self.sums:
             return dict(self.latest)
         count = (self.step - 1) % self.epoch_steps + 1

@@ -62,9 +62,9 @@ def solve_task(
         polish: Solve the lower level exactly at the final x, from the final y.
 
     Returns:
-        `task n method x y error residual steps seconds peak_memory_bytes message`; `error` is |x - x*| / max(1,
-        |x*|), null
-        where no solution is known; `residual` is R_k of (15) before polishing, null for methods without c and gamma.
+        `task n method x y error residual steps seconds peak_memory_bytes message`; `error` is |x - x*| / max(1, |x*|),
+        null where no solution is known; `residual` is R_k of (15) before polishing, null for methods without c and
+        gamma.
 
     Raises:
         InputError: Unknown task or method, a size that the problem cannot have, or a method that cannot be used on it.
