@@ -204,9 +204,7 @@ def group_lasso_tables(repeats: int) -> dict[str, Any]:
 
 
 def reach(case: Case, method: Any, goal: float, steps: int) -> Row:
-    """Returns the polished validation loss and CPU seconds at the end, and the seconds at which it first beat
-    `goal`.
-    """
+    """Returns polished validation loss and CPU seconds at the end, and the seconds at which it first beat `goal`."""
     begin = time.process_time()
     x, y, state = case.x, case.y, method.init(case.problem, case.x, case.y)
     seconds, beat, objective, best_y = time.process_time() - begin, None, float("inf"), y

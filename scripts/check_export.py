@@ -18,7 +18,7 @@ from nas_moreau.architecture import load_genotype
 from nas_moreau.config import Config, load_config
 from nas_moreau.data import Augment, Data
 from nas_moreau.stages.classifier import Classifier, untrained
-from nas_moreau.stages.export import _load_onnx, _load_python, export
+from nas_moreau.stages.export import export, load_onnx, load_python
 from nas_moreau.stages.setting import load_images
 
 BATCH = 50
@@ -47,8 +47,8 @@ def compare(found: Classifier, data: Data, images: int) -> tuple[int, float, flo
         export(found, "onnx", Path(place) / "onnx")
         export(found, "python", Path(place) / "python")
         session, alone = (
-            _load_onnx(Path(place) / "onnx" / "model.onnx"),
-            _load_python(Path(place) / "python" / "model.py"),
+            load_onnx(Path(place) / "onnx" / "model.onnx"),
+            load_python(Path(place) / "python" / "model.py"),
         )
         equal, apart, margin = 0, 0.0, float("inf")
         with torch.no_grad():

@@ -71,6 +71,20 @@ def imports(path: Path) -> Iterator[str]:
                 yield module
 
 
+def defined(path: Path) -> set[str]:
+    """The names that a module defines at its top, or hands on by `import name as name`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return names
+
+
 def run_python(code: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -86,6 +100,17 @@ def test_imports_go_one_way(path):
     if own not in UNBOUND:
         assert own in MAY_IMPORT, f"{own} is a new room: say in MAY_IMPORT what it may import"
         assert mine <= MAY_IMPORT[own], f"{own} must not import {sorted(mine - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES])
+def test_names_come_from_where_they_are_defined(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("nas_moreau."):
+            continue
+        home = ROOT.parent.joinpath(*node.module.split(".")).with_suffix(".py")
+        if home.exists():  # packages hand names on
+            assert {alias.name for alias in node.names} <= defined(home), f"{node.module} does not define these"
+            assert not any(alias.name.startswith("_") for alias in node.names), f"{node.module} keeps these for itself"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bilevel").glob("*.py")), ids=lambda path: path.name)

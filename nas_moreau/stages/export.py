@@ -82,9 +82,9 @@ def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, An
     checks = _compare("timm", _timm(folder), classifier)
     if form != "safetensors":
         ways: dict[str, tuple[Callable[[Classifier, Path], None], Callable[[Path], Callable[[Tensor], Tensor]]]] = {
-            "onnx": (_write_onnx, _load_onnx),
+            "onnx": (_write_onnx, load_onnx),
             "torch-export": (_write_program, _load_program),
-            "python": (write_python, _load_python),
+            "python": (write_python, load_python),
         }
         write, load = ways[form]
         write(classifier, folder / FILES[form])
@@ -161,7 +161,8 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
     write_atomic(path, model.SerializeToString())
 
 
-def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Returns images -> logits by onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -202,6 +203,7 @@ def write_python(classifier: Classifier, path: Path) -> None:
     write_atomic(path, (before + "\n".join(lines) + after).encode())
 
 
-def _load_python(path: Path) -> nn.Module:
+def load_python(path: Path) -> nn.Module:
+    """Returns the network of a model.py, with the weights that lie beside it."""
     network: nn.Module = module_of(path, "nas_moreau_exported_model").load(path.with_name("model.safetensors"))
     return network

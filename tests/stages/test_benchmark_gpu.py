@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from nas_moreau.bilevel import Bilevel
-from nas_moreau.config import load_config, preset_text
+from nas_moreau.config import load_config
+from nas_moreau.presets.by_name import preset_text
 from nas_moreau.stages import bench_settings, settings_check
 from nas_moreau.stages.settings_check import CPU, Errors, errors, retraining_step, search_step
 

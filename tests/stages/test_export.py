@@ -105,7 +105,7 @@ CELLS = [
 def test_the_stand_alone_file_gives_equal_bits_in_float64(genotype, layers, size, tmp_path, monkeypatch):
     trained = without_training(genotype, monkeypatch, f"retrain.layers={layers}", data=tiny_data(1, size))
     export(trained, "python", tmp_path / "out")
-    network = stage._load_python(tmp_path / "out" / "model.py").double()
+    network = stage.load_python(tmp_path / "out" / "model.py").double()
     reference = trained.network.double()
     reference.drop_path = 0.0
     assert network.state_dict().keys() == reference.state_dict().keys()
@@ -150,14 +150,14 @@ def test_the_stand_alone_file_needs_torch_alone(tmp_path, monkeypatch):
 
 def test_wrong_numbers_are_noticed_and_nothing_is_left(tmp_path, monkeypatch):
     trained = without_training("PDARTS", monkeypatch)
-    right = stage._load_python
+    right = stage.load_python
 
     def load_other(path):
         network = right(path)
         network.classifier.bias.data += 1e-3
         return network
 
-    monkeypatch.setattr(stage, "_load_python", load_other)
+    monkeypatch.setattr(stage, "load_python", load_other)
     with pytest.raises(ExportFailed, match="python gives other numbers"):
         export(trained, "python", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
