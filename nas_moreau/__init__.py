@@ -1,7 +1,7 @@
 """Neural architecture search by a single-loop Moreau-envelope bilevel method, and the solver on its own.
 
-The names below are what the package promises; the rooms (`nas_moreau.bilevel`, `architecture`, `data`, `runs`) hand
-on more of their own kind. Each is loaded when it is first asked for:
+The names below are what the package promises; the rooms (`nas_moreau.bilevel`, `problems`, `architecture`, `data`,
+`runs`) hand on more of their own kind. Each is loaded when it is first asked for:
 
     from nas_moreau import load_config, run
     result = run(load_config("smoke"), "runs/first")     # search, retrain, evaluate, report

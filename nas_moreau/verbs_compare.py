@@ -18,8 +18,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     if args.seed is not None:
         raise InputError("A comparison has several seeds.", "Use --seeds.")
     from nas_moreau.stages import compare as stage
+    from nas_moreau.stages.methods import parse_methods
 
-    methods = stage.parse_methods(args.methods, args.seeds)
+    methods = parse_methods(args.methods, args.seeds)
     config, output = begin(args, "compare")
     if args.dry_run:
         return stage.plan_comparison(methods, output)

@@ -5,15 +5,15 @@ from nas_moreau import _hand_on
 __all__, __getattr__, __dir__ = _hand_on(
     __name__,
     {
-        "RunFolder": "folder",
-        "save_checkpoint": "checkpoint",
-        "load_checkpoint": "checkpoint",
         "DiskFull": "atomic",
         "Monitor": "monitor",
         "Progress": "progress",
+        "RunFolder": "folder",
         "draw_genotype": "drawing",
         "draw_png": "drawing",
-        "write_report": "report",
+        "load_checkpoint": "checkpoint",
+        "save_checkpoint": "checkpoint",
         "write_comparison": "several_page",
+        "write_report": "report",
     },
 )

@@ -8,7 +8,6 @@ from the seed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -36,7 +35,6 @@ from nas_moreau.stages.comparison_rows import (
 )
 from nas_moreau.stages.comparison_summary import summarise
 from nas_moreau.stages.cost_curves import cost_curve
-from nas_moreau.stages.methods import parse_method
 from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table, name_of, same_cells
 from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.ranking import CELLS, one_hot_losses, rank_correlations, rivals_of_ranking
@@ -45,39 +43,6 @@ from nas_moreau.stages.search import plan_search
 from nas_moreau.stages.setting import load_images, pick_device
 from nas_moreau.stages.shared_folder import open_folder
 from nas_moreau.stages.stopping import Interrupted, StopRequest
-
-
-def parse_methods(methods: str, seeds: str) -> dict[str, tuple[int, ...]]:
-    """Returns method -> seeds of texts such as "moreau+beta,random:0-7" and "0,1,2".
-
-    Args:
-        methods: Names with commas between; a name may carry seeds of its own after a colon: one, or a range.
-        seeds: Numbers and ranges with commas between, for the methods that carry none.
-
-    Raises:
-        InputError: An unknown method, one named twice, or something that is no seed.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    for word in methods.split(","):
-        name, colon, own = (part.strip() for part in word.partition(":"))
-        parse_method(name)
-        if name in found:
-            raise InputError(f"The method {name} is named twice.", "Name it once, with all its seeds.")
-        found[name] = _parse_seeds(own if colon else seeds)
-    return found
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    seeds: list[int] = []
-    for word in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", word)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last < first + 10_000:
-            raise InputError(f"'{word}' is no seed.", "Write --seeds 0,1,2 or 0-4, or a method's own: random:0-7.")
-        seeds += range(first, last + 1)
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"The seeds {text} hold one twice.", "Name each seed once.")
-    return tuple(seeds)
 
 
 def compare(

@@ -7,6 +7,7 @@ that along.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -80,6 +81,39 @@ def parse_method(name: str) -> tuple[str, frozenset[str]]:
         if additions.count(addition) > 1:
             raise InputError(f"'{name}' names '+{addition}' twice.", "Name it once.")
     return base, frozenset(additions)
+
+
+def parse_methods(methods: str, seeds: str) -> dict[str, tuple[int, ...]]:
+    """Returns method -> seeds of texts such as "moreau+beta,random:0-7" and "0,1,2".
+
+    Args:
+        methods: Names with commas between; a name may carry seeds of its own after a colon: one, or a range.
+        seeds: Numbers and ranges with commas between, for the methods that carry none.
+
+    Raises:
+        InputError: An unknown method, one named twice, or something that is no seed.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for word in methods.split(","):
+        name, colon, own = (part.strip() for part in word.partition(":"))
+        parse_method(name)
+        if name in found:
+            raise InputError(f"The method {name} is named twice.", "Name it once, with all its seeds.")
+        found[name] = _parse_seeds(own if colon else seeds)
+    return found
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    seeds: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", word)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 10_000:
+            raise InputError(f"'{word}' is no seed.", "Write --seeds 0,1,2 or 0-4, or a method's own: random:0-7.")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"The seeds {text} hold one twice.", "Name each seed once.")
+    return tuple(seeds)
 
 
 def check_macs_penalty(search: SearchConfig) -> None:

@@ -8,9 +8,9 @@ import pytest
 from nas_moreau.architecture import load_space
 from nas_moreau.cli import _parse
 from nas_moreau.config import load_config
-from nas_moreau.stages.compare import parse_methods
 from nas_moreau.stages.comparison_rows import COLUMNS
 from nas_moreau.stages.comparison_summary import summarise
+from nas_moreau.stages.methods import parse_methods
 from nas_moreau.stages.nas_bench_table import same_cells
 
 PATH = Path(__file__).parents[2] / "scripts" / "benchmark_comparison.py"

@@ -18,10 +18,10 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.compare_page import render, summary_table
 from nas_moreau.runs.tables import read_table
 from nas_moreau.stages import compare as stage
-from nas_moreau.stages.compare import compare, parse_methods, plan_comparison
+from nas_moreau.stages.compare import compare, plan_comparison
 from nas_moreau.stages.comparison_rows import COLUMNS, folder_name, read_rows, rows_of_search
 from nas_moreau.stages.comparison_summary import summarise
-from nas_moreau.stages.methods import METHODS
+from nas_moreau.stages.methods import METHODS, parse_methods
 
 TINY = [
     "space=nas_bench_201", "search.channels=2", "search.layers=1", "search.epochs=2", "search.steps_per_epoch=1",
