@@ -15,7 +15,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.plain_yaml import read_text
 from nas_moreau.presets.by_name import preset_names, preset_text
 from nas_moreau.runs.network_drawing import add_network, network_line, sizes_of_run
-from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, choices, search_lines
+from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, explain_search, search_lines
 
 
 def show(name: str, why: bool = False) -> tuple[str, Any]:
@@ -29,7 +29,7 @@ def show(name: str, why: bool = False) -> tuple[str, Any]:
         InputError: `name` is none of them, or no search where `why` is asked.
     """
     if why:
-        rows = choices(name)
+        rows = explain_search(name)
         others = alternatives(load_genotype(_genotype_file(name)), rows)
         lines = [*search_lines(name), *choice_lines(rows), *alternative_lines(others)]
         return "\n".join(lines), {"genotype": show(name)[1], "edges": rows, "alternatives": others}

@@ -36,7 +36,7 @@ def search_lines(name: str) -> list[str]:
     return lines
 
 
-def choices(name: str) -> list[dict[str, Any]]:
+def explain_search(name: str) -> list[dict[str, Any]]:
     """Returns `explain`'s rows for the search in folder `name`, from its result or else its last epoch.
 
     Raises:
@@ -63,7 +63,7 @@ def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5)
 
     Args:
         genotype: The derived cell.
-        rows: Of `choices`; edges that the genotype does not hold with their strongest operation are left out.
+        rows: Of `explain_search`; edges that the genotype does not hold with their strongest operation are left out.
         count: At most so many.
     """
     found: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ import pytest
 from nas_moreau.architecture import derive, load_space
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
-from nas_moreau.runs.searched import choices, search_lines
+from nas_moreau.runs.searched import explain_search, search_lines
 
 SPACE = load_space("nas_bench_201")
 TABLE = [[0.1, 0.2, 0.3, 0.25, 0.15] for _ in SPACE.edges]
@@ -53,7 +53,7 @@ def test_a_finished_search_is_described(run, capsys):
 def test_why_an_edge_is_what_it_is(run, capsys, finished):
     if finished:
         write_result(run)
-    rows = choices(str(run))
+    rows = explain_search(str(run))
     assert [row["edge"] for row in rows] == ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"]
     assert rows[0]["operation"] == "nor_conv_1x1" and rows[0]["margin"] == pytest.approx(0.05)
     assert main(["show", str(run), "--why"]) == 0
@@ -63,11 +63,11 @@ def test_why_an_edge_is_what_it_is(run, capsys, finished):
 def test_what_is_no_search_has_no_why(run, capsys):
     assert search_lines("DARTS_V2") == [] and search_lines(str(run)) == []
     with pytest.raises(InputError, match="is no search"):
-        choices("DARTS_V2")
+        explain_search("DARTS_V2")
     assert main(["show", "DARTS_V2", "--why"]) == 2
     (run / "alphas.csv").write_text("epoch,cell,edge,operation,weight\n0,cell,7-8,none,1\n")
     with pytest.raises(InputError, match="does not hold weights of the space"):
-        choices(str(run))
+        explain_search(str(run))
 
 
 def test_the_closest_other_cells_change_one_operation_each_by_the_least_margin():
