@@ -13,7 +13,7 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import derive as derivation
 from nas_moreau.stages import search as stage
 from nas_moreau.stages import stepping
-from nas_moreau.stages.derive_run import derive_run
+from nas_moreau.stages.derive_run import derive_ensemble, derive_run
 from nas_moreau.stages.methods import METHODS, build_method, parse_method, registered, search_supernet
 from nas_moreau.stages.rules import cosine
 from nas_moreau.stages.search import search
@@ -203,7 +203,7 @@ def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeyp
     load_space("toy").check(Genotype.from_json(json.dumps(result["genotype"])))
     # the supernet weights its edges by itself: what it is handed are shares of operations
     assert all(sum(row) == pytest.approx(1) for row in rows) and bool(rows) == (rule == "perturbation")
-    ensemble = derivation.derive_ensemble([tmp_path / "a"], tiny_for("darts1+pc"))
+    ensemble = derive_ensemble([tmp_path / "a"], tiny_for("darts1+pc"))
     assert ensemble.genotype.digest() == result["argmax_digest"]
 
 
