@@ -85,6 +85,11 @@ class Data:
         return self.train.pixels.shape[2], self.train.pixels.shape[3]
 
     @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        return self.channels, *self.image_size
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)

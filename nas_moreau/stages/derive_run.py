@@ -43,7 +43,7 @@ def derive_run(run: str | PathLike[str], config: Config, data: Data | None = Non
     trained, shape = None, None
     if settings.rule in MEASURED or settings.max_parameters or settings.max_macs:
         data = load_images(config) if data is None else data
-        shape = (data.num_classes, data.channels, *data.image_size)
+        shape = (data.num_classes, *data.input_size)
     if settings.rule in MEASURED:
         trained = _trained(folder, config, data)
     return derive_by_rule(config, space, alphas, trained, shape)
@@ -91,7 +91,7 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
     shape = None
     if config.derive.max_parameters or config.derive.max_macs:
         data = load_images(config)
-        shape = (data.num_classes, data.channels, *data.image_size)
+        shape = (data.num_classes, *data.input_size)
     found = derive_by_rule(config, space, alphas, None, shape)
     record = (found.record or {}) | {"rule": "mean of softmax weights", "runs": [str(run) for run in runs]}
     return Derived(found.genotype, found.argmax or found.genotype, record)

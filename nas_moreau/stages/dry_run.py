@@ -32,7 +32,7 @@ def describe(config: Config, output: str | PathLike[str]) -> dict[str, Any]:
         "device": str(pick_device(config.device)),
         "data": {
             "name": data.name, "classes": data.num_classes, "train": len(data.train), "test": len(data.test),
-            "image": [data.channels, *data.image_size], "notes": list(data.notes),
+            "image": list(data.input_size), "notes": list(data.notes),
         },
         "space": {"name": space.name, "genotypes": space.size()},
         "search": {

@@ -1,4 +1,7 @@
-"""The solve stage on networks: a bilevel method in a run folder, with exact resume, until its steps are done."""
+"""The solve stage on networks: a bilevel method in a run folder, with exact resume, until its steps are done.
+
+Its loop is not that of `stepping`: there are no epochs, and its clock runs for the method's steps alone.
+"""
 
 from __future__ import annotations
 

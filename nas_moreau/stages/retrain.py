@@ -97,7 +97,7 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
         )
     device = prepare(config)
     network = build_network(config, genotype, data.num_classes, data.channels)
-    check_images(torch.empty((1, data.channels, *data.image_size), device="meta"), network)
+    check_images(torch.empty((1, *data.input_size), device="meta"), network)
     return _Retraining(config, genotype, network, data, device)
 
 
@@ -167,7 +167,7 @@ class _Retraining:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
         folder.write_data(describe_data(self.data))
-        self.forward = share_network(self.forward, self.network, (self.data.channels, *self.data.image_size))
+        self.forward = share_network(self.forward, self.network, self.data.input_size)
         return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
 
     def _run(self) -> dict[str, Any]:
@@ -357,7 +357,7 @@ class _Retraining:
         result = {
             "digest": self.genotype.digest(),
             "parameters": parameter_count(self.network) - auxiliary,
-            "macs": multiply_adds(self.network, (self.data.channels, *self.data.image_size)),
+            "macs": multiply_adds(self.network, self.data.input_size),
             "epochs": self.settings.epochs, "seed": self.config.seed, "wall_seconds": self.seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device), "test_accuracy": test.accuracy,
         }  # fmt: skip

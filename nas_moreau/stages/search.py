@@ -89,7 +89,7 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     if method == "random":
         return None
     refuse_float16(config.performance)
-    check_budget(config, space, (data.num_classes, data.channels, *data.image_size))
+    check_budget(config, space, (data.num_classes, *data.input_size))
     return _Search(config, space, data, prepare(config))
 
 
@@ -114,7 +114,7 @@ class _Search:
         self.held_out = Part(images, parts["held_out"], augment)
         self.architecture = Part(images, parts["architecture"], augment)
         self.num_classes, self.description = data.num_classes, describe_data(data)
-        self.shape = (data.num_classes, data.channels, *data.image_size)
+        self.shape = (data.num_classes, *data.input_size)
         self.image_size = tuple(images.pixels.shape[-2:])
         self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
         self.total_steps = self.epoch_steps * self.settings.epochs
