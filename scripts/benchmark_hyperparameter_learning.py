@@ -44,7 +44,7 @@ def runs(task: str, wish: Wish, methods: Sequence[str], seeds: Sequence[int], pl
     found = []
     for seed in seeds:
         for method in methods:
-            steps = max(1, budget // METHODS[task][method]().evaluations)
+            steps = max(1, budget // METHODS[task][method].evaluations)
             here = wish._replace(method=method, seed=seed, steps=steps)
             result = solve_networks(task, here, place / f"{method}-seed{seed}", resume=True, data=data)
             found.append(result)

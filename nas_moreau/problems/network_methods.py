@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from nas_moreau.bilevel import Method, adam, distance_over_gradients, moreau, sgd
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.method import Info
+from nas_moreau.bilevel.method import Automatic, Info, StepSize
 from nas_moreau.bilevel.penalties import bome, f2sa, v_pbgd
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
@@ -20,23 +20,27 @@ from nas_moreau.bilevel.updates import Update
 
 
 class Chosen(NamedTuple):
-    """A method and the gradient evaluations that a step of it takes."""
+    """make(steps) -> the method for a run of so many steps; and the gradient evaluations that a step of it takes."""
 
-    method: Method
+    make: Callable[[int], Method]
     evaluations: int
 
 
 class Sizes(NamedTuple):
-    """Step sizes of a task: of x under Adam; of y and theta under SGD with momentum; of plain inner steps."""
+    """Step sizes of a task: of x under Adam; of y and theta under SGD with momentum; of plain inner steps.
+
+    `falls`: whether x's falls to a fiftieth in the course of the run.
+    """
 
     x: float
     y: float
     inner: float
     momentum: float
+    falls: bool
 
 
-CLEANING = Sizes(0.1, 0.01, 0.05, 0.9)
-FEW_SHOT = Sizes(3e-3, 0.2, 0.5, 0.0)
+CLEANING = Sizes(0.1, 0.01, 0.05, 0.9, False)
+FEW_SHOT = Sizes(1e-2, 0.2, 0.5, 0.0, True)
 PAPER = {
     "hyper-cleaning": {"alpha": 0.1, "beta": 0.15, "eta": 0.001, "gamma": 100.0, "c": 0.2, "p": 0.25},
     "few-shot": {"alpha": 0.08, "beta": 0.05, "eta": 0.001, "gamma": 100.0, "c": 0.067, "p": 0.08},
@@ -71,54 +75,65 @@ def frozen(beta: float, update_y: Update, upper: bool = False) -> Method:
     return Method(init, step)
 
 
-def _moreau(size: Sizes, c: float, order: str, evaluations: int) -> Chosen:
-    """gamma = 1 keeps theta near y; c is constant, because a growing one would drown F within so few steps."""
-    return Chosen(
-        moreau(
-            size.x, size.y, size.y, 1.0, c, 0.0, order,
-            update_x=adam(), update_y=sgd(size.momentum), update_theta=sgd(size.momentum),
-        ),
-        evaluations,
-    )  # fmt: skip
+def falling(first: float, steps: int) -> Callable[[int], float]:
+    """Returns k -> a step size that falls on a straight line from `first` to a fiftieth of it after `steps` steps."""
+    return lambda k: first * max(0.02, 1 - k / steps)
 
 
-def _table(task: str, size: Sizes, c: float) -> dict[str, Callable[[], Chosen]]:
-    """Returns name -> function that makes the method. `c` is the penalty of those that have one (1/c weighs F)."""
+def _table(task: str, size: Sizes, c: float) -> dict[str, Chosen]:
+    """Returns name -> method. `c` is the penalty of those that have one (1/c weighs F)."""
     unrolled = 5
+
+    def alpha(steps: int) -> StepSize:
+        return falling(size.x, steps) if size.falls else size.x
 
     def rule() -> Update:
         return sgd(size.momentum)
 
+    def envelope(order: str) -> Callable[[int], Method]:
+        # gamma = 1 keeps theta near y; c is constant, because a growing one would drown F within so few steps
+        return lambda steps: moreau(
+            alpha(steps), size.y, size.y, 1.0, c, 0.0, order,
+            update_x=adam(), update_y=rule(), update_theta=rule(),
+        )  # fmt: skip
+
+    def automatic(steps: int) -> Method:
+        factor: Automatic = falling(1.0, steps) if size.falls else "auto"
+        return moreau(factor, order="lagged", update_x=distance_over_gradients(), update_y=rule(), update_theta=rule())
+
     return {
-        "moreau": lambda: _moreau(size, c, "lagged", 3),
-        "moreau-jacobi": lambda: _moreau(size, c, "jacobi", 4),
-        "moreau-gauss-seidel": lambda: _moreau(size, c, "gauss-seidel", 6),
-        "moreau-auto": lambda: Chosen(
-            moreau(order="lagged", update_x=distance_over_gradients(), update_y=rule(), update_theta=rule()), 3
+        "moreau": Chosen(envelope("lagged"), 3),
+        "moreau-jacobi": Chosen(envelope("jacobi"), 4),
+        "moreau-gauss-seidel": Chosen(envelope("gauss-seidel"), 6),
+        "moreau-auto": Chosen(automatic, 3),
+        "moreau-paper": Chosen(lambda steps: moreau(**PAPER[task], update_x=adam()), 6),
+        "rhg": Chosen(lambda steps: rhg(alpha(steps), size.inner, 2 * unrolled, update_x=adam()), 4 * unrolled + 1),
+        "rhg-truncated": Chosen(
+            lambda steps: rhg(alpha(steps), size.inner, 2 * unrolled, truncate=2, update_x=adam()), 2 * unrolled + 3
         ),
-        "moreau-paper": lambda: Chosen(moreau(**PAPER[task], update_x=adam()), 6),
-        "rhg": lambda: Chosen(rhg(size.x, size.inner, 2 * unrolled, update_x=adam()), 4 * unrolled + 1),
-        "rhg-truncated": lambda: Chosen(
-            rhg(size.x, size.inner, 2 * unrolled, truncate=2, update_x=adam()), 2 * unrolled + 3
+        "implicit-cg": Chosen(
+            lambda steps: implicit_cg(alpha(steps), size.inner, unrolled, unrolled, update_x=adam()), 2 * unrolled + 3
         ),
-        "implicit-cg": lambda: Chosen(
-            implicit_cg(size.x, size.inner, unrolled, unrolled, update_x=adam()), 2 * unrolled + 3
+        "neumann": Chosen(
+            lambda steps: neumann(alpha(steps), size.inner, unrolled, unrolled, update_x=adam()), 2 * unrolled + 2
         ),
-        "neumann": lambda: Chosen(neumann(size.x, size.inner, unrolled, unrolled, update_x=adam()), 2 * unrolled + 2),
-        "bome": lambda: Chosen(
-            bome(size.x, size.y, size.inner, unrolled, update_x=adam(), update_y=rule()), unrolled + 3
+        "bome": Chosen(
+            lambda steps: bome(alpha(steps), size.y, size.inner, unrolled, update_x=adam(), update_y=rule()),
+            unrolled + 3,
         ),
-        "v-pbgd": lambda: Chosen(v_pbgd(size.x, size.y, size.inner, c, update_x=adam(), update_y=rule()), 4),
-        "f2sa": lambda: Chosen(f2sa(size.x, size.y, size.inner, c, update_x=adam(), update_y=rule()), 6),
-        "none": lambda: Chosen(frozen(size.y, rule()), 1),
+        "v-pbgd": Chosen(
+            lambda steps: v_pbgd(alpha(steps), size.y, size.inner, c, update_x=adam(), update_y=rule()), 4
+        ),
+        "f2sa": Chosen(lambda steps: f2sa(alpha(steps), size.y, size.inner, c, update_x=adam(), update_y=rule()), 6),
+        "none": Chosen(lambda steps: frozen(size.y, rule()), 1),
     }
 
 
-METHODS: dict[str, dict[str, Callable[[], Chosen]]] = {
+METHODS: dict[str, dict[str, Chosen]] = {
     "hyper-cleaning": {
         **_table("hyper-cleaning", CLEANING, 1.0),
-        "validation-only": lambda: Chosen(frozen(CLEANING.y, sgd(CLEANING.momentum), upper=True), 1),
+        "validation-only": Chosen(lambda steps: frozen(CLEANING.y, sgd(CLEANING.momentum), upper=True), 1),
     },
     "few-shot": _table("few-shot", FEW_SHOT, 1.0),
 }
-"""Task -> name -> function that makes the method. `none` never moves x; `validation-only` uses no training sample."""
+"""Task -> name -> method. `none` never moves x; `validation-only` uses no training sample."""

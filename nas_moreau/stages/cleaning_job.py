@@ -49,7 +49,7 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
 
     steps = config["steps"]
     return Job(
-        "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.method, chosen.evaluations, steps,
+        "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.make(steps), chosen.evaluations, steps,
         max(1, steps // LOOKS), look, finish,
     )  # fmt: skip
 

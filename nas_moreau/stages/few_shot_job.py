@@ -68,7 +68,7 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
 
     problem = few_shot_problem()
     return Job(
-        "few-shot", config["method"], problem, x, fresh, chosen.method, chosen.evaluations, steps,
+        "few-shot", config["method"], problem, x, fresh, chosen.make(steps), chosen.evaluations, steps,
         max(STAY, steps // LOOKS), lambda x, y: {"accuracy": measure(x, test, LOOK_TASKS, "looks")[0]},
         lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config), episodes, renew=renew,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nas_moreau.data import Data, load_data
 from nas_moreau.errors import InputError, did_you_mean
-from nas_moreau.problems.network_methods import METHODS, Chosen
+from nas_moreau.problems.network_methods import METHODS
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
 from nas_moreau.stages.cleaning_job import cleaning_job
@@ -82,7 +82,7 @@ def solve_networks(
     if data is None:
         data = load_data(config["data"], config["directory"], wish.download)
     make = cleaning_job if task == "hyper-cleaning" else few_shot_job
-    job = make(config, chosen(config), data, device)
+    job = make(config, METHODS[task][config["method"]], data, device)
     with RunFolder.open(output, config, "solve", resume) as folder:
         for note in data.notes:
             folder.log(note)
@@ -114,13 +114,8 @@ def configuration(task: str, wish: Wish, resumed: Path | None = None) -> dict[st
         raise InputError(
             f"There is no method '{config['method']}' for {task}.", did_you_mean(config["method"], list(METHODS[task]))
         )
-    config.setdefault("steps", max(1, EVALUATIONS[task] // chosen(config).evaluations))
+    config.setdefault("steps", max(1, EVALUATIONS[task] // METHODS[task][config["method"]].evaluations))
     for name, least in (("steps", 1), ("n", 2), ("ways", 2), ("shots", 1)):
         if name in config and config[name] < least:
             raise InputError(f"{name} is {config[name]}.", f"It must be at least {least}.")
     return config
-
-
-def chosen(config: dict[str, Any]) -> Chosen:
-    """Returns the method of a configuration, made anew."""
-    return METHODS[config["task"]][config["method"]]()

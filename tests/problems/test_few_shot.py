@@ -146,12 +146,12 @@ def test_interval_by_hand():
 @pytest.mark.parametrize("name", ["moreau", "bome", "rhg", "v-pbgd"])
 def test_steps_lower_the_loss_on_queries(name):
     train, _ = pools(drawings(LETTERS), 0)
-    batch, chosen = train.draw(2, 3, 1, 3, 0, "training", 0), METHODS["few-shot"][name]()
+    batch, method = train.draw(2, 3, 1, 3, 0, "training", 0), METHODS["few-shot"][name].make(40)
     problem, x = few_shot_problem(), backbone(1, 0, hidden=8)
     y = heads(2, 3, 8, x[0])
-    state = chosen.method.init(problem, x, y, batch, batch)
+    state = method.init(problem, x, y, batch, batch)
     for _ in range(40):
-        x, y, state, info = chosen.method.step(problem, x, y, state, batch, batch)
+        x, y, state, info = method.step(problem, x, y, state, batch, batch)
     assert float(info.F) < 0.5 * 2 * math.log(3)  # chance is log 3 for each of the two tasks
     assert episode_accuracies(x, batch).mean() > 0.8
 

@@ -101,10 +101,10 @@ def test_parts_are_disjoint_and_own_labels_are_all_judged():
 @pytest.mark.parametrize("name", sorted(METHODS["hyper-cleaning"]))
 def test_every_method_finds_wrong_labels_of_a_separable_toy(name):
     made = hyper_cleaning(blobs(), 0.5, sizes=(120, 120, 60), hidden=8)
-    chosen = METHODS["hyper-cleaning"][name]()
-    x, y, state = made.x, made.y, chosen.method.init(made.problem, made.x, made.y)
+    method = METHODS["hyper-cleaning"][name].make(80)
+    x, y, state = made.x, made.y, method.init(made.problem, made.x, made.y)
     for _ in range(80):
-        x, y, state, _ = chosen.method.step(made.problem, x, y, state)
+        x, y, state, _ = method.step(made.problem, x, y, state)
     f1 = f1_score(made.weights(x) < 0.5, made.corrupted)[2]
     if name in ("none", "validation-only"):
         assert f1 == 0 and all(torch.equal(a, b) for a, b in zip(x, made.x))
@@ -119,7 +119,7 @@ def test_own_labels_a_few_of_them_wrong():
     wrong, where = corrupt_labels(data.train.labels, 4, 0.1, seed=3)
     data = Data(data.name, data.classes, Images(data.train.pixels, wrong), data.test, data.mean, data.std)
     made = hyper_cleaning(data, 0.0, hidden=8)
-    method = METHODS["hyper-cleaning"]["moreau"]().method
+    method = METHODS["hyper-cleaning"]["moreau"].make(80)
     x, y, state = made.x, made.y, method.init(made.problem, made.x, made.y)
     for _ in range(80):
         x, y, state, _ = method.step(made.problem, x, y, state)

@@ -14,7 +14,7 @@ from nas_moreau import cli
 from nas_moreau.bilevel import moreau
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
-from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.problems.network_methods import METHODS, Chosen
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.contact_sheet import contact_sheet
 from nas_moreau.runs.tables import read_table
@@ -157,7 +157,7 @@ def test_a_class_of_one_image_is_passed_over():
     data = Data("rare", tuple("abcdefgh"), images, images.take(torch.arange(0)), (0.5,), (0.3,))
     for seed in range(4):  # the rare class is on either side
         config = configuration("few-shot", Wish(ways=2, shots=3, steps=5, seed=seed))
-        job = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"](), data, torch.device("cpu"))
+        job = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"], data, torch.device("cpu"))
         assert 0 <= job.look(job.x, job.y)["accuracy"] <= 1
 
 
@@ -186,9 +186,7 @@ def test_refusals_leave_nothing_behind(tmp_path, capsys, words, sentence):
 
 
 def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch):
-    from nas_moreau.problems.network_methods import Chosen
-
-    wild = lambda: Chosen(moreau(1e30, 1e30, 1e30, 1.0, 1.0), 6)  # noqa: E731
+    wild = Chosen(lambda steps: moreau(1e30, 1e30, 1e30, 1.0, 1.0), 6)
     monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
     code, _, err = run(capsys, "hyper-cleaning", *TINY, "--output", str(tmp_path / "run"))
     assert code == 3 and "not finite" in err
@@ -199,10 +197,10 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch)
 def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, capsys, monkeypatch, small, signalled):
     """With 6 steps there is a look after every step, so the looks are put further apart."""
     monkeypatch.setattr(cleaning_job, "LOOKS", 1)
-    made, poisoned = METHODS["hyper-cleaning"]["moreau"](), []
+    made, poisoned = METHODS["hyper-cleaning"]["moreau"].make(6), []
 
     def step(problem, x, y, state, *batches):
-        x, y, state, info = made.method.step(problem, x, y, state, *batches)
+        x, y, state, info = made.step(problem, x, y, state, *batches)
         poisoned.append(1)
         if len(poisoned) == 3:
             y = [y[0] * float("nan"), *y[1:]]
@@ -210,8 +208,8 @@ def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, cap
                 signal.raise_signal(signal.SIGTERM)
         return x, y, state, info
 
-    wild = made._replace(method=made.method._replace(step=step))
-    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", lambda: wild)
+    wild = Chosen(lambda steps: made._replace(step=step), 3)
+    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
     code, _, err = run(capsys, "hyper-cleaning", *small, "--output", str(tmp_path / "run"))
     assert "at step 3" in err and len(poisoned) == 3 and "y" in err
     assert code == 3
@@ -223,7 +221,7 @@ def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, cap
 def test_equal_budgets_by_default():
     found = {name: configuration("hyper-cleaning", Wish(method=name))["steps"] for name in METHODS["hyper-cleaning"]}
     for name, steps in found.items():
-        each = METHODS["hyper-cleaning"][name]().evaluations
+        each = METHODS["hyper-cleaning"][name].evaluations
         assert steps * each <= 600 < (steps + 1) * each
 
 
@@ -244,3 +242,9 @@ def test_contact_sheet_of_grey_and_colour():
             assert picture.convert("RGB").getpixel((20, 20)) == (200, 200, 200)
     with pytest.raises(ValueError, match="caption"):
         contact_sheet(torch.zeros((1, 1, 2, 2), dtype=torch.uint8), [])
+
+
+def test_a_falling_step_size_ends_at_a_fiftieth():
+    from nas_moreau.problems.network_methods import falling
+
+    assert [falling(2.0, 10)(k) for k in (0, 5, 10, 20)] == [2.0, 1.0, 0.04, 0.04]
