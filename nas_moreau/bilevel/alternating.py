@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nas_moreau.bilevel.method import Info, Method, StepSize, at
+from nas_moreau.bilevel.contract import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
 from nas_moreau.bilevel.updates import Update
@@ -46,7 +46,7 @@ def alternating(alpha: StepSize, beta: StepSize, rule_x: Update, rule_y: Update,
         new_y, y_rule = rule_y.apply(lower.grad_y, b, y, state.y_rule)
         new_y = problem.prox_y(new_x, new_y, b)
         norms = norms | {"d_x": norm(d_x), "d_y": norm(lower.grad_y)}
-        info = Info(upper.value, lower.value, None, None, a, b, None, None, norms, None, upper.aux, lower.aux)
+        info = Info(a, b, norms, F=upper.value, f=lower.value, F_aux=upper.aux, f_aux=lower.aux)
         return new_x, new_y, AlternatingState(k + 1, x_rule, y_rule), info
 
     return Method(init, step)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nas_moreau.bilevel.automatic import Rule, State, Taken
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, random_like, scale, subtract
 
@@ -79,6 +80,11 @@ def begin(
     return Followed(SHORT / (curvature + 1 / gamma), curvature, along, c, gamma)
 
 
+def sizes(followed: Followed, c_k: float, gamma: float) -> tuple[float, float, float]:
+    """Returns (alpha, beta, eta); alpha is a factor of the length that x's rule finds."""
+    return 1.0, followed.step, followed.step
+
+
 def look(
     followed: Followed,
     k: int,
@@ -116,6 +122,14 @@ def look(
     return followed._replace(step=step, curvature=curvature, along=scale(bent, 1 / value))
 
 
+def after(problem: Bilevel, taken: Taken) -> tuple[Tensors, Tensors, State]:
+    """Returns what the step led to, with the curvature where it began where it is time to look."""
+    used, before = taken.used, taken.state
+    constants = (used.c, used.gamma)
+    followed = look(before.tuning, before.k, problem, taken.x_of_y, taken.y, taken.grad_y, constants, taken.batches)
+    return taken.new_x, taken.new_y, taken.new_state._replace(tuning=followed)
+
+
 def explain(followed: Followed) -> str:
     """Returns in words what was chosen."""
     return (
@@ -136,3 +150,15 @@ def _gradient(problem: Bilevel, x: Tensors, y: Tensors, c: float, batches: tuple
         evaluate(smooth, x, y, batch, False, True).grad_y for smooth, batch in zip((problem.F, problem.f), batches)
     )
     return add(lower, upper, 1 / c)
+
+
+FOLLOWED = Rule(
+    begin=begin,
+    penalty=lambda followed, k, p: followed.c,
+    sizes=sizes,
+    after=after,
+    last_penalty=lambda followed: None,
+    hold=lambda followed: followed,
+    explain=explain,
+)
+"""The rule of this file."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.bilevel.method import Info, Method, StepSize, at
+from nas_moreau.bilevel.contract import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scalar_of, scale, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
@@ -218,7 +218,7 @@ def _outer(alpha: StepSize, beta: StepSize, update_x: Update | None, direction: 
         new_x, x_rule = rule.apply(found.d_x, a, x, state.x_rule)
         norms = {"d_x": norm(found.d_x), "d_y": norm(subtract(found.y, y)) / b}
         upper = found.upper
-        info = Info(upper.value, found.f, None, None, a, b, None, None, norms, None, upper.aux, None)
+        info = Info(a, b, norms, F=upper.value, f=found.f, F_aux=upper.aux)
         return problem.onto_x(new_x), found.y, HypergradientState(state.k + 1, x_rule), info
 
     return Method(init, step)

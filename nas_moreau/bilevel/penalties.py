@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nas_moreau.bilevel.method import Info, Method, StepSize, at
+from nas_moreau.bilevel.contract import Info, Method, StepSize, at
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scalar_of, subtract
 from nas_moreau.bilevel.updates import Update, gradient_descent
@@ -198,7 +198,7 @@ def fixed_penalty(alpha: StepSize, beta: StepSize, penalty: StepSize = 10.0) -> 
         new_x, new_y = problem.onto_x(add(x, found.grad_x, -a)), _onto_y(problem, add(y, found.grad_y, -b))
         norms = {"d_x": norm(found.grad_x), "d_y": norm(found.grad_y)}
         upper, lower = found.aux
-        info = Info(upper, lower, None, None, a, b, None, None, norms, None, None, None)
+        info = Info(a, b, norms, F=upper, f=lower)
         return new_x, new_y, PenaltyState(new_y, state.k + 1), info
 
     return _method(_rules(None, None), step)
@@ -260,7 +260,9 @@ def _finish(
         "phi_x(y)": norm(gap.at_y.grad_x), "phi_x(theta)": norm(gap.at_theta.grad_x), "difference": norm(gap.grad_x),
         "d_x": norm(d_x), "d_y": norm(d_y), "y-theta": norm(subtract(y, theta)),
     }  # fmt: skip
+    alpha, beta, eta = sizes
     info = Info(
-        upper.value, gap.at_y.value, gap.at_theta.value, None, *sizes, None, norms, None, upper.aux, gap.at_y.aux
-    )
+        alpha, beta, norms, F=upper.value, f=gap.at_y.value, f_theta=gap.at_theta.value, eta=eta,
+        F_aux=upper.aux, f_aux=gap.at_y.aux,
+    )  # fmt: skip
     return new_x, new_y, PenaltyState(theta, state.k + 1, x_rule, y_rule), info

@@ -1,4 +1,4 @@
-"""DARTS in both orders, and the table of all rivals under the contract of `method.Method`."""
+"""DARTS in both orders, and the table of all rivals under the contract of `contract.Method`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nas_moreau.bilevel.alternating import AlternatingState, alternating
+from nas_moreau.bilevel.contract import Method, StepSize, at
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.method import Method, StepSize, at
 from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, norm, subtract

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 
-from nas_moreau.bilevel.following import Followed
-from nas_moreau.bilevel.following import explain as explain_followed
-from nas_moreau.bilevel.method import Method, moreau
+from nas_moreau.bilevel.contract import Info, Method
+from nas_moreau.bilevel.method import moreau
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.stationarity import lower_solution
-from nas_moreau.bilevel.step_sizes import at_top, explain
 from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 
 LOOK_EVERY = 10
@@ -104,10 +102,8 @@ def solve(
         lower = lower_solution(problem, x, y, first[1])
         y = lower.point
         message += f" Polished: the lower level is solved to {lower.residual:.1e} at this x."
-    tuning = getattr(state, "tuning", None)
-    if tuning is not None:
-        words = explain_followed(tuning) if isinstance(tuning, Followed) else explain(tuning)
-        message += f" Automatic constants: {words}."
+    if method.automatic is not None:
+        message += f" Automatic constants: {method.automatic.explain(state.tuning)}."
     return Solution(x, y, state, converged, message, run.history, taken, movement)
 
 
@@ -125,7 +121,11 @@ def _run(
     """The loop."""
     rows: list[dict[str, Any]] = []
     movement, converged, k = math.inf, False, -1
-    message = f"Stopped after {steps} steps without meeting the tolerance {tolerance:.0e}."
+    message = (
+        f"Took {steps} steps on minibatches."
+        if batches
+        else f"Stopped after {steps} steps without meeting the tolerance {tolerance:.0e}."
+    )
     for k in range(steps):
         batch = batches(k) if batches else (None, None)
         new_x, new_y, new_state, info = method.step(problem, x, y, state, *batch)
@@ -143,20 +143,23 @@ def _run(
             return Solution(x, y, state, False, message, _history(rows), k + 1, math.nan)
         x, y, state = new_x, new_y, new_state
         if look:
-            tuning = getattr(state, "tuning", None)
-            on_the_way = tuning is not None and method.climbs and not at_top(tuning, info.c)
+            last = _last_penalty(method, state)
+            on_the_way = last is not None and info.c < last
             if batches is None and movement <= tolerance and not on_the_way:
                 converged, message = True, f"Converged in {k + 1} steps: the movement is {movement:.1e}."
                 break
         if watch is not None and watch(k, x, y, info):
             message = f"Stopped by the caller after {k + 1} steps."
             break
-    if batches is not None and not message.startswith("Stopped by"):
-        message = f"Took {k + 1} steps on minibatches."
     return Solution(x, y, state, converged, message, _history(rows), k + 1, movement)
 
 
-def _not_finite(info: Any, x: Tensors, y: Tensors, state: Any) -> list[str]:
+def _last_penalty(method: Method, state: Any) -> float | None:
+    """Returns the c up to which an automatic c climbs; None where it does not climb."""
+    return None if method.automatic is None else method.automatic.last_penalty(state.tuning)
+
+
+def _not_finite(info: Info, x: Tensors, y: Tensors, state: Any) -> list[str]:
     """Returns the names of the terms of a step, and of the iterates it gave, that are not finite (a single wait)."""
     named = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
     named |= {"x": _largest(x), "y": _largest(y), "theta": _largest(getattr(state, "theta", []))}
@@ -173,7 +176,7 @@ def _largest(tensors: Tensors) -> torch.Tensor | None:
     return torch.stack(torch._foreach_norm(filled, math.inf)).max()
 
 
-def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Any) -> float:
+def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Info) -> float:
     """Returns the stopping rule's left side; for methods without a penalty c is 1."""
     c = info.c or 1.0
     moved = norm(subtract(new_x, x)) / info.alpha + norm(subtract(new_y, y)) / info.beta
@@ -208,7 +211,10 @@ def remove_bias(
     says (a solution set, a kink), the point of the largest c is kept. The paper lacks this.
     """
     assert method.at_penalty is not None
-    lowest = state.tuning.c_last / 16 if method.climbs else c_k
+    last = _last_penalty(method, state)
+    lowest = c_k if last is None else last / 16
+    if method.automatic is not None:
+        state = state._replace(tuning=method.automatic.hold(state.tuning))
     levels, found, taken = [lowest * 2**i for i in range(4)], [], 0
     start_x, start_y = x, y
     for c in levels:

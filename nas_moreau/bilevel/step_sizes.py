@@ -1,7 +1,6 @@
 """The five constants of the method, found from the problem: alpha, beta, eta, gamma and c where they are "auto".
 
-Everything follows from block-wise curvatures L, found by power iteration on secants (grad(z + h d) - grad(z)) / h
-of the user's own gradients, so F and f need not be twice differentiable:
+Everything follows from block-wise curvatures L (curvature.py), so F and f need not be twice differentiable:
 
     eta   = .8 / (L_f^yy + 1/gamma)
     beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)
@@ -42,17 +41,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nas_moreau.bilevel.automatic import Rule, State, Taken
+from nas_moreau.bilevel.curvature import Curvature, measure, nonmonotone, secant, worst
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, random_like, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, evaluate, grad_x_of_g, norm, random_like, subtract
 
 FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
 """c on the first rung, by whether the lower level was seen to be convex in y, and on the last; units: L_F / L_phi."""
 
 ON_THE_WAY = 4
 """How many of the places at which curvatures are measured at the start lie between it and the minimiser of F."""
-
-PROBES = 32
-"""Points at which a nonconvex lower level is looked for at the start, one gradient each."""
 
 SAFETY = 0.8
 """What a step is of the reciprocal of its direction's Lipschitz constant."""
@@ -63,31 +61,11 @@ ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
 CLOCK = 100
 """Steps in which (k+1)^p of the theory is taken to advance by one; faster growth freezes x before it has arrived."""
 
+CHECK_EVERY = 10
+"""Steps between two looks at whether the iteration has settled, and half-way between them at its secants."""
+
 LONGEST = 500
 """Steps after which the next rung is climbed though the iteration has not settled."""
-
-
-class Curvature(NamedTuple):
-    """What is known of F, f and phi at a place, or the worst of several.
-
-    Attributes:
-        F_xx, F_yy, F, f_xx, f_yy, phi_xy, phi: Lipschitz constants of gradients, by blocks and of all together.
-        rho: The weak convexity of f(x, .).
-        answer: m.
-        F_slope, phi_slope: Lengths of the gradients.
-    """
-
-    F_xx: float
-    F_yy: float
-    F: float
-    f_xx: float
-    f_yy: float
-    phi_xy: float
-    phi: float
-    rho: float
-    answer: float
-    F_slope: float
-    phi_slope: float
 
 
 class Tuning(NamedTuple):
@@ -95,92 +73,35 @@ class Tuning(NamedTuple):
 
     Attributes:
         curvature: What it rests on.
-        c, since: The penalty of this rung, and the step at which it was set.
-        c_last: That of the last rung.
-        gamma: Of the envelope.
+        gamma: Of the envelope; the given one where it is given.
+        c, since: The penalty of this rung, and the step at which it was set; the given c where it is given.
+        c_last: That of the last rung; None where c is given.
         rungs: How many were climbed.
         convex: Whether the lower level was seen to be convex in y.
     """
 
     curvature: Curvature
+    gamma: float
     c: float
     since: int
-    c_last: float
-    gamma: float
+    c_last: float | None
     rungs: int
     convex: bool
 
 
-def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, seed: int, iterations: int) -> Curvature:
-    """Returns the curvatures at (x, y); about 10 gradient evaluations of F and of f for each iteration."""
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+def begin(
+    problem: Bilevel,
+    x: Tensors,
+    y: Tensors,
+    upper: Any = None,
+    lower: Any = None,
+    c: float | None = None,
+    gamma: float | None = None,
+) -> Tuning:
+    """Returns the constants of the first step, from curvatures at the start, near F's minimiser, and around both.
 
-    def gradient(smooth: Any, batch: Any, x: Tensors, y: Tensors, with_g: bool) -> tuple[Tensors, Tensors]:
-        found = evaluate(smooth, x, y, batch, True, True)
-        grad_x = found.grad_x
-        if with_g and problem.g is not None:
-            grad_x = add(grad_x, grad_x_of_g(problem.g, x, y))
-        return grad_x, found.grad_y
-
-    def secant(smooth: Any, batch: Any, with_g: bool) -> Any:
-        at_x, at_y = gradient(smooth, batch, x, y, with_g)
-        eps = max(torch.finfo(t.dtype).eps for t in [*x, *y])
-        h = math.sqrt(eps) * (1 + float(norm([*x, *y])))
-
-        def times(u: Tensors, v: Tensors) -> tuple[Tensors, Tensors]:
-            moved_x, moved_y = gradient(smooth, batch, add(x, u, h), add(y, v, h), with_g)
-            return scale(subtract(moved_x, at_x), 1 / h), scale(subtract(moved_y, at_y), 1 / h)
-
-        return times, float(norm([*at_x, *at_y]))
-
-    def draw(like: Tensors) -> Tensors:
-        drawn = random_like(like, generator)
-        return scale(drawn, 1 / float(norm(drawn)))
-
-    def largest(apply: Any, start: Tensors) -> float:
-        value, v = 0.0, start
-        for _ in range(iterations):
-            v = apply(v)
-            value = float(norm(v))
-            if not 0 < value < math.inf:
-                return value
-            v = scale(v, 1 / value)
-        return value
-
-    no_x, no_y, m = [torch.zeros_like(t) for t in x], [torch.zeros_like(t) for t in y], len(x)
-    times_F, slope_F = secant(problem.F, upper, False)
-    times_f, slope_f = secant(problem.f, lower, True)
-
-    def joint(times: Any) -> Any:
-        return lambda v: [t for part in times(v[:m], v[m:]) for t in part]
-
-    f_yy = largest(lambda v: times_f(no_x, v)[1], draw(y))
-    least = f_yy - largest(lambda v: subtract(scale(v, f_yy), times_f(no_x, v)[1]), draw(y))
-    return Curvature(
-        F_xx=largest(lambda u: times_F(u, no_y)[0], draw(x)),
-        F_yy=largest(lambda v: times_F(no_x, v)[1], draw(y)),
-        F=largest(joint(times_F), draw([*x, *y])),
-        f_xx=largest(lambda u: times_f(u, no_y)[0], draw(x)),
-        f_yy=f_yy,
-        # from y to x only: g is not differentiable in y
-        phi_xy=math.sqrt(largest(lambda v: times_f(times_f(no_x, v)[0], no_y)[1], draw(y)))
-        if problem.g is None
-        else _operator_norm(times_f, no_x, [draw(y) for _ in range(iterations)]),
-        phi=largest(joint(times_f), draw([*x, *y])),
-        rho=max(0.0, -least),
-        answer=f_yy if problem.g is None else max(0.0, least),
-        F_slope=slope_F,
-        phi_slope=slope_f,
-    )
-
-
-def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> float:
-    """Returns the largest |H_xy v| met, v of length 1."""
-    return max(float(norm(times(no_x, v)[0])) for v in directions)
-
-
-def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: Any = None) -> Tuning:
-    """Returns the constants of the first step, from curvatures at the start, near F's minimiser, and around both."""
+    None stands for a c or gamma that is not given.
+    """
     here = measure(problem, x, y, upper, lower, 0, 6)
     far_x, far_y = x, y
     for _ in range(20 if here.F > 0 else 0):
@@ -206,48 +127,23 @@ def start(problem: Bilevel, x: Tensors, y: Tensors, upper: Any = None, lower: An
     places = [between(0.25), between(0.5), between(0.75), (far_x, far_y), shifted(radius / 2), shifted(-radius / 2)]
     places += [(problem.onto_x(around(u)), around(v)) for u, v in ((x, y), (far_x, far_y))]
     measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 3) for i, (u, v) in enumerate(places))]
-    rho = _nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
-    rho = max(rho, _worst(measured).rho)
+    rho = nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
+    rho = max(rho, worst(measured).rho)
     # a convex lower level has no valley to be missed, so what is far from the way need not slow the steps on it
-    convex = rho < 0.01 * _worst(measured).f_yy
-    worst = _worst(measured[: 1 + ON_THE_WAY] if convex else measured)._replace(rho=rho)
-    if not worst.phi > 0:
+    convex = rho < 0.01 * worst(measured).f_yy
+    L = worst(measured[: 1 + ON_THE_WAY] if convex else measured)._replace(rho=rho)
+    if not L.phi > 0:
         raise ValueError(
             "No curvature was found in the lower level, so its step sizes cannot be chosen. "
             "Give alpha, beta, eta, gamma and c."
         )
-    unit = worst.F / worst.phi
+    unit = L.F / L.phi
     if unit < 1e-8:
         unit = here.F_slope / max(here.phi_slope, 1e-8 * here.F_slope) if here.F_slope > 0 else 1.0
     first, envelope = (FIRST_CONVEX, ENVELOPE) if convex else (FIRST_NONCONVEX, ENVELOPE_NONCONVEX)
-    return Tuning(worst, first * unit, 0, LAST * unit, envelope / max(worst.f_yy, 1e-12), 0, convex)
-
-
-def _nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around: Any, batch: Any) -> float:
-    """Returns the greatest -<grad_y f(u) - grad_y f(v), u - v> / |u - v|^2 met between points around the places.
-
-    It is 0 where none is positive. A local curvature sees one point; a lower level with many valleys is seen only from
-    some distance.
-    """
-    greatest = 0.0
-    for x, y in places:
-        first = last = (y, evaluate(problem.f, x, y, batch, False, True).grad_y)
-        for _ in range(PROBES // len(places)):
-            u = around(y)
-            new = (u, evaluate(problem.f, x, u, batch, False, True).grad_y)
-            for point, gradient in (first, last):
-                apart = subtract(new[0], point)
-                square = float(dot(apart, apart))
-                if square > 0:
-                    greatest = max(greatest, -float(dot(subtract(new[1], gradient), apart)) / square)
-            last = new
-    return greatest
-
-
-def _worst(found: list[Curvature]) -> Curvature:
-    """Returns the largest of each, and the slopes of the first."""
-    highest = Curvature(*(max(c for c in column if math.isfinite(c)) for column in zip(*found)))
-    return highest._replace(answer=min(c.answer for c in found), F_slope=found[0].F_slope, phi_slope=found[0].phi_slope)
+    gamma = envelope / max(L.f_yy, 1e-12) if gamma is None else gamma
+    last = LAST * unit if c is None else None
+    return Tuning(L, gamma, first * unit if c is None else c, 0, last, 0, convex)
 
 
 def sizes(tuning: Tuning, c_k: float, gamma: float) -> tuple[float, float, float]:
@@ -267,94 +163,128 @@ def penalty(tuning: Tuning, k: int, p: float) -> float:
     return tuning.c * (1 + (k - tuning.since) / CLOCK) ** p
 
 
-def at_top(tuning: Tuning, c_k: float) -> bool:
-    """Returns whether c_k is past the last rung, where it grows by the theory's schedule alone."""
-    return c_k >= tuning.c_last
+def after(problem: Bilevel, taken: Taken) -> tuple[Tensors, Tensors, State]:
+    """Returns where to go on from after a step: where it led to, or before it if it was too long.
 
-
-def measured_again(tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, k: int) -> Tuning:
-    """Returns the tuning with the curvatures of (x, y); where the lower level is not convex they never fall."""
-    here = measure(problem, x, y, upper, lower, k, 6 if tuning.convex else 4)
-    if not all(math.isfinite(value) for value in here):
-        return tuning
-    if not tuning.convex:
-        here = _worst([here, tuning.curvature])._replace(rho=here.rho, answer=here.answer)
-    return tuning._replace(curvature=here)
-
-
-def climb(tuning: Tuning, k: int, c_k: float) -> Tuning:
-    """Returns the constants of the next rung, from step k on: c doubled."""
-    return tuning._replace(c=min(2 * c_k, tuning.c_last), since=k, rungs=tuning.rungs + 1)
-
-
-def steeper(
-    tuning: Tuning,
-    problem: Bilevel,
-    x: tuple[Tensors, Tensors, Tensors],
-    theta: tuple[Tensors, Tensors, Tensors],
-    y: Tensors,
-    place: Tensors,
-    c_k: float,
-    alpha: float,
-    upper: Any,
-    lower: Any,
-) -> Tuning | None:
-    """Returns the tuning with longer curvatures if the directions of x or theta changed more than those in use allow.
-
-    An iteration whose steps are too long swings along the steepest direction, so that its own secants find it.
-
-    Args:
-        tuning: What is in use.
-        problem: F and f.
-        x: Before the step, after it, and the direction d_x before.
-        theta: Before its last step, after it, and grad_y f before.
-        y: Before the step.
-        place: The theta at which d_x was taken.
-        c_k, alpha: Of the step.
-        upper, lower: The step's batches. Four evaluations are made of them.
+    In the first steps, and later half-way between two looks at whether the iteration has settled, the secants of the
+    step are looked at; a step that was too long is taken back. Where the iteration has settled c climbs.
     """
-    old, new, gradient = theta
-    at_theta = evaluate(problem.at_theta, x[0], new, lower, False, True).grad_y
-    bend_theta = _secant(old, new, gradient, at_theta)
+    tuning: Tuning = taken.state.tuning
+    k = taken.new_state.k
+    if k < CHECK_EVERY or k % CHECK_EVERY == CHECK_EVERY // 2:
+        shorter = _shorter(problem, taken)
+        if shorter is not None:
+            return taken.x, taken.y, taken.state._replace(k=k, tuning=shorter)
+    new_x, new_y, new = taken.new_x, taken.new_y, taken.new_state
+    last = tuning.c_last
+    if last is None or taken.used.c >= last or k % CHECK_EVERY:
+        return new_x, new_y, new
+    if k - tuning.since >= LONGEST or _settled(taken):
+        tuning = _measured_again(tuning, problem, new_x, new_y, taken.batches, k)
+        tuning = tuning._replace(c=min(2 * taken.used.c, last), since=k, rungs=tuning.rungs + 1)
+        near = _near_prox(problem, taken)
+        new = new._replace(theta=near, theta_rule=taken.restart(near), tuning=tuning)
+    return new_x, new_y, new
+
+
+def _shorter(problem: Bilevel, taken: Taken) -> Tuning | None:
+    """Returns longer curvatures if the directions of x or theta changed more in the step than those in use allow.
+
+    An iteration whose steps are too long swings along the steepest direction, so that its own secants find it. Four
+    evaluations.
+    """
+    assert taken.grad_theta is not None
+    x, new_x, y, theta, place = taken.x, taken.new_x, taken.y, taken.new_state.theta, taken.theta_of_x
+    upper, lower = taken.batches
+    at_theta = evaluate(problem.at_theta, x, theta, lower, False, True).grad_y
+    bend_theta = secant(taken.last_theta, theta, taken.grad_theta, at_theta)
     parts = [
-        evaluate(smooth, x[1], point, batch, True, False).grad_x
+        evaluate(smooth, new_x, point, batch, True, False).grad_x
         for smooth, point, batch in ((problem.F, y, upper), (problem.f, y, lower), (problem.at_theta, place, lower))
     ]
-    d_x = add(subtract(parts[1], parts[2]), parts[0], 1 / c_k)
+    d_x = add(subtract(parts[1], parts[2]), parts[0], 1 / taken.used.c)
     if problem.g is not None:
-        d_x = add(d_x, subtract(grad_x_of_g(problem.g, x[1], y), grad_x_of_g(problem.g, x[1], place)))
-    bend_x = _secant(x[0], x[1], x[2], d_x)
+        d_x = add(d_x, subtract(grad_x_of_g(problem.g, new_x, y), grad_x_of_g(problem.g, new_x, place)))
+    bend_x = secant(x, new_x, taken.d_x, d_x)
+    tuning: Tuning = taken.state.tuning
     L = tuning.curvature
-    if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / alpha:
+    if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / taken.used.alpha:
         return None
     return tuning._replace(curvature=L._replace(f_yy=max(L.f_yy, 1.5 * bend_theta), f_xx=max(L.f_xx, 1.5 * bend_x)))
 
 
-def _secant(old: Tensors, new: Tensors, before: Tensors, after: Tensors) -> float:
-    """Returns |after - before| / |new - old|, 0 where nothing moved."""
-    apart = float(norm(subtract(new, old)))
-    value = float(norm(subtract(after, before))) / apart if apart > 0 else 0.0
-    return value if math.isfinite(value) else 0.0
+def _settled(taken: Taken) -> bool:
+    """Returns whether the step moved each of x, y, theta by less than a tenth of what pushes them.
+
+    That is F/c for y and theta, and for x what y - theta can make of it through the cross curvature too.
+    """
+    size, used, cross = taken.norms, taken.used, taken.state.tuning.curvature.phi_xy
+    moved_x = norm(subtract(taken.new_x, taken.x)) / used.alpha
+    moved_y = norm(subtract(taken.new_y, taken.y)) / used.beta
+    moved_y = moved_y + norm(subtract(taken.new_state.theta, taken.state.theta)) / used.eta
+    calm_x = moved_x <= 0.1 * (size["F_x/c"] + cross * size["y-theta"])
+    return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
 
 
-def explain(tuning: Tuning, gamma: float | None = None) -> str:
+def _measured_again(
+    tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, batches: tuple[Any, Any], k: int
+) -> Tuning:
+    """Returns the tuning with the curvatures of (x, y); where the lower level is not convex they never fall."""
+    here = measure(problem, x, y, *batches, k, 6 if tuning.convex else 4)
+    if not all(math.isfinite(value) for value in here):
+        return tuning
+    if not tuning.convex:
+        here = worst([here, tuning.curvature])._replace(rho=here.rho, answer=here.answer)
+    return tuning._replace(curvature=here)
+
+
+def _near_prox(problem: Bilevel, taken: Taken) -> Tensors:
+    """Returns theta after steps (9) from y with x and y at rest, until they are short, 50 at most.
+
+    theta may have stayed in a valley that y has left long ago. It must have arrived before x moves again: at theta
+    = y the difference in (10) vanishes, and x would be driven by F alone.
+    """
+    x, y, used = taken.new_x, taken.new_y, taken.used
+    tolerance, theta = 0.1 * float(taken.norms["F_y/c"]), y
+    for k in range(50):
+        found = evaluate(problem.at_theta, x, theta, taken.batches[1], False, True)
+        moved = add(theta, add(found.grad_y, subtract(theta, y), 1 / used.gamma), -used.eta)
+        moved = problem.prox_y(x, moved, used.eta)
+        length = float(norm(subtract(moved, theta))) / used.eta
+        theta = moved
+        if length <= tolerance and k >= 5:
+            break
+    return theta
+
+
+def explain(tuning: Tuning) -> str:
     """Returns in words what was chosen and why, and whether the theory's condition on gamma holds there.
 
     Args:
         tuning: The automatic constants: `state.tuning` of a method with any.
-        gamma: What was given for gamma; None where it is automatic.
     """
     L = tuning.curvature
-    gamma = tuning.gamma if gamma is None else gamma
     bound = math.inf if L.rho < 1e-6 * L.f_yy else 1 / (2 * L.rho)
     theory = (
         "the lower level is convex in y there, so every gamma is within the theory"
         if bound == math.inf
         else f"the theory asks for gamma < 1/(2 rho) = {bound:.3g} there, which "
-        + ("holds" if gamma < bound else "does not hold")
+        + ("holds" if tuning.gamma < bound else "does not hold")
     )
+    climbed = "as given" if tuning.c_last is None else f"after {tuning.rungs} doublings"
     return (
         f"curvatures F_xx {L.F_xx:.3g}, F_yy {L.F_yy:.3g}, f_xx {L.f_xx:.3g}, f_yy {L.f_yy:.3g}, "
-        f"phi_xy {L.phi_xy:.3g}; "
-        f"gamma {gamma:.3g}; c {tuning.c:.3g} after {tuning.rungs} doublings; {theory}"
+        f"phi_xy {L.phi_xy:.3g}; gamma {tuning.gamma:.3g}; c {tuning.c:.3g} {climbed}; {theory}"
     )
+
+
+MEASURED = Rule(
+    begin=begin,
+    penalty=penalty,
+    sizes=sizes,
+    after=after,
+    last_penalty=lambda tuning: tuning.c_last,
+    hold=lambda tuning: tuning._replace(c_last=None),
+    explain=explain,
+)
+"""The rule of this file."""

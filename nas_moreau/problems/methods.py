@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nas_moreau.bilevel import Method, moreau
+from nas_moreau.bilevel.curvature import Curvature
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
 from nas_moreau.bilevel.rivals import darts1, darts2
-from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, SAFETY, Curvature, start
+from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, SAFETY, begin
 from nas_moreau.problems.synthetic import Case
 
 
@@ -85,4 +86,4 @@ def method_for(name: str, case: Case) -> Method:
     if name in MOREAU:
         return MOREAU[name](case)
     build = RIVALS[name]
-    return build(start(case.problem, case.x, case.y).curvature)
+    return build(begin(case.problem, case.x, case.y).curvature)

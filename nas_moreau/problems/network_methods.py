@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_moreau.bilevel import Method, adam, distance_over_gradients, moreau, sgd
+from nas_moreau.bilevel.contract import Info, StepSize
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.method import Automatic, Info, StepSize
+from nas_moreau.bilevel.method import Automatic
 from nas_moreau.bilevel.penalties import bome, f2sa, v_pbgd
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
@@ -67,9 +68,7 @@ def frozen(beta: float, update_y: Update, upper: bool = False) -> Method:
         trained, batch = (problem.F, upper_batch) if upper else (problem.f, lower_batch)
         found = evaluate(trained, x, y, batch, False, True)
         new_y, y_rule = update_y.apply(found.grad_y, beta, y, state.y_rule)
-        info = Info(
-            found.value, found.value, None, None, 0.0, beta, None, None, {"d_y": norm(found.grad_y)}, None, None, None
-        )
+        info = Info(0.0, beta, {"d_y": norm(found.grad_y)}, F=found.value, f=found.value)
         return x, new_y, FrozenState(state.k + 1, y_rule), info
 
     return Method(init, step)

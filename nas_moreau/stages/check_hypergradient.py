@@ -63,9 +63,9 @@ DIFFERENTIATED: dict[str, Callable[[Rules], Method]] = {
     ),
     "neumann": lambda rules: neumann(rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas),
     "rhg": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, update_x=rules.update_alphas),
-    "t-rhg": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, 2, update_x=rules.update_alphas),
+    "rhg-truncated": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, 2, update_x=rules.update_alphas),
 }
-"""Methods of the solver that no search is run with; t-rhg differentiates the last 2 steps."""
+"""Methods of the solver that no search is run with; rhg-truncated differentiates the last 2 steps."""
 
 
 class Recorded(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.bilevel import Bilevel, Info, Method
-from nas_moreau.bilevel.method import at
+from nas_moreau.bilevel.contract import at
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
 from nas_moreau.config import SearchConfig
 from nas_moreau.data import seed_for
@@ -53,7 +53,7 @@ def rsws(search: SearchConfig, rules: Rules) -> Method:
         lower = evaluate(problem.f, x, y, lower_batch, False, True)
         new_y, y_rule = update.apply(lower.grad_y, beta, y, state.y_rule)
         norms = {"d_y": norm(lower.grad_y)}
-        info = Info(None, lower.value, None, None, alpha, beta, None, None, norms, None, None, lower.aux)
+        info = Info(alpha, beta, norms, f=lower.value, f_aux=lower.aux)
         return x, new_y, RswsState(state.k + 1, y_rule), info
 
     return Method(init, step)
