@@ -7,14 +7,13 @@ output=checkpoints/quickstart
 echo "== Search and retrain on the embedded data set 'shapes' (about a minute)" >&2
 resume=()
 [ -e "$output/config.yaml" ] && resume=(--resume)
-# networks this small gain nothing from a second thread, and where others use the machine threads wait for each other
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/nas-moreau run --preset smoke --output "$output" "${resume[@]}"
+.venv/bin/nas-moreau run --preset smoke --output "$output" "${resume[@]}"
 cat <<TEXT
 
 Done. Look at:   $output/report.html
 Watch curves:    .venv/bin/nas-moreau watch $output
 Next, on CIFAR-10 and a GPU:
                  .venv/bin/nas-moreau run --preset cifar10 --data cifar10 --download
-or on two CPU cores in under half an hour:
+or on two CPU cores in a quarter of an hour:
                  .venv/bin/nas-moreau run --preset cpu --data cifar10 --download
 TEXT
