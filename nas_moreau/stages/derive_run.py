@@ -23,10 +23,12 @@ from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.stages.candidates import Part
 from nas_moreau.stages.derive import MEASURED, Derived, Trained, derive_by_rule
+from nas_moreau.stages.performance import as_it_was
 from nas_moreau.stages.restored import restore_supernet
 from nas_moreau.stages.setting import load_images, prepare, search_images
 
 
+@as_it_was()
 def derive_run(run: str | PathLike[str], config: Config, data: Data | None = None) -> Derived:
     """Returns the cell that a search folder's last checkpoint stands for.
 
@@ -49,6 +51,7 @@ def derive_run(run: str | PathLike[str], config: Config, data: Data | None = Non
     return derive_by_rule(config, space, alphas, trained, shape)
 
 
+@as_it_was()
 def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Derived:
     """Returns the cell of several searches of one space: the space's rule on the mean of their softmax weights.
 

@@ -15,11 +15,13 @@ from nas_moreau.data import Augment
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.stages.evaluate import detail, evaluate_model, evaluation_result
+from nas_moreau.stages.performance import as_it_was
 from nas_moreau.stages.recipe import build_network
 from nas_moreau.stages.restored import load_weights, restore_supernet
 from nas_moreau.stages.setting import load_images, prepare, search_images
 
 
+@as_it_was()
 def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
     """Returns split, accuracy (0..1), loss (nats) and samples.
 

@@ -12,6 +12,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import Data
 from nas_moreau.runs import Monitor, RunFolder, write_report
 from nas_moreau.stages.hyperparameters import show_outcome
+from nas_moreau.stages.performance import as_it_was
 from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.retrain import plan_retraining, retrain
 from nas_moreau.stages.search import plan_search, search
@@ -20,6 +21,7 @@ from nas_moreau.stages.shared_folder import finished_result, open_folder
 from nas_moreau.stages.stopping import Interrupted
 
 
+@as_it_was()
 def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
     """Returns {"search": ..., "retrain": ..., "report": path} after doing what is not done yet.
 

@@ -6,7 +6,8 @@ and the gradients that come back have the type of what they belong to.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +19,28 @@ _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def set_up(performance: PerformanceConfig, device: torch.device) -> None:
-    """Sets torch's threads and whether float32 products may be computed in TF32; both hold for the whole process."""
+    """Sets torch's threads and whether float32 products may be computed in TF32, for the process: see `as_it_was`."""
     if performance.threads:
         torch.set_num_threads(performance.threads)
     tf32 = uses_tf32(performance, device)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
+
+
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Leaves behind the threads and TF32 settings of the caller; around every function that sets them for a stage.
+
+    Who calls a stage from a notebook has other work for torch afterwards, and other threads for it.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def uses_tf32(performance: PerformanceConfig, device: torch.device) -> bool:

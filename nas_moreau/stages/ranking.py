@@ -25,6 +25,7 @@ from nas_moreau.runs.plain_files import read_json
 from nas_moreau.stages.candidates import Candidate, Part, measure, one_hot
 from nas_moreau.stages.evaluate import evaluate_model
 from nas_moreau.stages.nas_bench_table import SPACE, Table
+from nas_moreau.stages.performance import as_it_was
 from nas_moreau.stages.restored import restore_supernet
 from nas_moreau.stages.setting import prepare, search_images
 from nas_moreau.stages.significance import kendall_tau
@@ -47,6 +48,7 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
     ]
 
 
+@as_it_was()
 @torch.no_grad()
 def one_hot_losses(
     run: str | PathLike[str], config: Config, data: Data, count: int, give_up: Callable[[], None]

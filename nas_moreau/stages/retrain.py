@@ -31,7 +31,7 @@ from nas_moreau.runs.report_data import WORST_FILE
 from nas_moreau.stages.evaluate import Evaluation, detail, evaluate_model, evaluation_result
 from nas_moreau.stages.hyperparameters import show_outcome
 from nas_moreau.stages.nonfinite import FiniteGuard
-from nas_moreau.stages.performance import autocast
+from nas_moreau.stages.performance import as_it_was, autocast
 from nas_moreau.stages.recipe import build_network, build_optimizer, training_loss
 from nas_moreau.stages.restored import load_weights
 from nas_moreau.stages.saved_state import restore, save, with_rollbacks
@@ -45,6 +45,7 @@ WORST_IMAGES = 20
 """So many misclassified test images are drawn for the report."""
 
 
+@as_it_was()
 def retrain(
     config: Config,
     genotype: Genotype,

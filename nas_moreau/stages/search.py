@@ -38,7 +38,7 @@ from nas_moreau.stages.methods import (
     search_supernet,
 )
 from nas_moreau.stages.nonfinite import FiniteGuard, tensors_in
-from nas_moreau.stages.performance import refuse_float16
+from nas_moreau.stages.performance import as_it_was, refuse_float16
 from nas_moreau.stages.random_cell import draw_cell
 from nas_moreau.stages.rules import smaller_steps
 from nas_moreau.stages.saved_state import pack, restore, save, unpack, with_rollbacks
@@ -50,6 +50,7 @@ from nas_moreau.stages.stopping import Abandoned, StopRequest
 from nas_moreau.stages.supernet_problem import Batch, supernet_problem, write_back
 
 
+@as_it_was()
 def search(
     config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None
 ) -> dict[str, Any]:

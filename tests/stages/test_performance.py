@@ -63,6 +63,24 @@ def test_tf32_is_auto_by_device_and_holds_for_products_and_convolutions(given, d
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, fails):
+    """A notebook's next cell must not be left with the threads of the last search."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    try:
+        config = tiny("performance.threads=1", "performance.tf32=false", *(["search.batch_size=1000"] if fails else []))
+        try:
+            search(config, tmp_path / "run", data=tiny_data())
+        except InputError:
+            assert fails
+        assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
 def test_defaults_are_those_that_change_no_result_on_a_cpu():
     section = PerformanceConfig()
     assert (section.precision, section.tf32, section.compile, section.channels_last) == ("float32", "auto", False, True)
