@@ -66,6 +66,8 @@ def begin(
     drawn = random_like(y, torch.Generator(device="cpu").manual_seed(0))
     along, curvature = scale(drawn, 1 / float(norm(drawn))), 0.0
     here = _gradient(problem, x, y, c, (upper, lower))
+    if not math.isfinite(float(norm(here))):
+        raise ValueError("A gradient of F or f is not finite at the start. Start elsewhere, or mend F and f.")
     h = _length(y)
     for _ in range(ITERATIONS):
         bent = scale(subtract(_gradient(problem, x, add(y, along, h), c, (upper, lower)), here), 1 / h)

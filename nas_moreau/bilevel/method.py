@@ -102,7 +102,8 @@ def moreau(
     scheme = Scheme(order, theta_steps, *(given or gradient_descent() for given in (update_x, update_y, update_theta)))
 
     def init(problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None) -> State:
-        theta = [t.detach().clone() for t in y]
+        x, y = [t.detach() for t in x], [t.detach() for t in y]
+        theta = [t.clone() for t in y]
         tuning = None
         if rule is not None:
             given = [None if isinstance(value, str) else at(value, 0) for value in (c, gamma)]

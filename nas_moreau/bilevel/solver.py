@@ -84,8 +84,11 @@ def solve(
         watch: Called after every step with (k, x, y, info); True ends the run.
 
     Raises:
-        ValueError: `debias` with a method that has no penalty, or with `batches`.
+        TypeError: x or y is no list of floating-point tensors.
+        ValueError: `debias` with a method that has no penalty, or with `batches`; automatic constants where F or f is
+            not finite at the start.
     """
+    x, y = _checked("x", x), _checked("y", y)
     method = moreau() if method is None else method
     if debias and (method.at_penalty is None or batches is not None):
         raise ValueError("debias needs a method with a penalty c and no minibatches. Use moreau(...) and batches=None.")
@@ -105,6 +108,20 @@ def solve(
     if method.automatic is not None:
         message += f" Automatic constants: {method.automatic.explain(state.tuning)}."
     return Solution(x, y, state, converged, message, run.history, taken, movement)
+
+
+def _checked(name: str, given: Any) -> Tensors:
+    """Returns the tensors, detached; raises TypeError where it is no list of tensors that can be moved."""
+    if not isinstance(given, (list, tuple)):
+        fault = f"is a {type(given).__name__}"
+    elif not given:
+        fault = "is empty"
+    else:
+        wrong = [t for t in given if not isinstance(t, torch.Tensor) or not t.is_floating_point()]
+        if not wrong:
+            return [t.detach() for t in given]
+        fault = f"holds {wrong[0].dtype if isinstance(wrong[0], torch.Tensor) else type(wrong[0]).__name__}"
+    raise TypeError(f"{name} {fault}; give a list of floating-point tensors, such as [torch.zeros(3)].")
 
 
 def _run(

@@ -103,6 +103,8 @@ def begin(
     None stands for a c or gamma that is not given.
     """
     here = measure(problem, x, y, upper, lower, 0, 6)
+    if not all(math.isfinite(value) for value in here):
+        raise ValueError("F, f or a gradient of them is not finite at the start. Start elsewhere, or mend F and f.")
     far_x, far_y = x, y
     for _ in range(20 if here.F > 0 else 0):
         found = evaluate(problem.F, far_x, far_y, upper, True, True)

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, lower_solution, merit, moreau, residual, solve
+from nas_moreau.bilevel import Bilevel, distance_over_gradients, lower_solution, merit, moreau, residual, solve
 from nas_moreau.bilevel.prox import L1, project_box
 from nas_moreau.bilevel.rivals import darts1
 
@@ -183,3 +183,24 @@ def test_rates(name, p):
 
     assert slope(residuals) <= -(1 - 2 * p) / 2 + 0.02
     assert slope(gaps) <= -p + 0.05
+
+
+@pytest.mark.parametrize("given, fault", [
+    (torch.zeros(2), "x is a Tensor"), ([], "x is empty"), ([torch.zeros(2, dtype=torch.int64)], "x holds torch.int64"),
+    ([numpy.zeros(2)], "x holds ndarray"),
+])  # fmt: skip
+def test_what_is_no_list_of_tensors_is_named(given, fault):
+    with pytest.raises(TypeError, match=f"^{fault}; give a list"):
+        solve(quadratic(), given, zero())
+
+
+@pytest.mark.parametrize("method", [moreau(), moreau(update_x=distance_over_gradients())])
+def test_numbers_that_are_not_finite_at_the_start_are_told(method):
+    with pytest.raises(ValueError, match="not finite at the start"):
+        solve(Bilevel(quadratic().F, lambda x, y, b: y[0] * x[0] * math.nan), zero(), zero(), method)
+
+
+def test_parameters_of_a_module_serve_as_a_start(recwarn):
+    start = [torch.nn.Parameter(tensor(0.0))]
+    found = solve(quadratic(), start, start, steps=30)
+    assert not recwarn.list and not found.x[0].requires_grad and float(start[0]) == 0
