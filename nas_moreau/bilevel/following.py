@@ -125,7 +125,7 @@ def look(
 
 
 def after(problem: Bilevel, taken: Taken) -> tuple[Tensors, Tensors, State]:
-    """Returns what the step led to, with the curvature where it began where it is time to look."""
+    """Returns what the step led to; where it is time, the curvature is looked at where the step began."""
     used, before = taken.used, taken.state
     constants = (used.c, used.gamma)
     followed = look(before.tuning, before.k, problem, taken.x_of_y, taken.y, taken.grad_y, constants, taken.batches)

@@ -36,6 +36,7 @@ from nas_moreau.stages.comparison_rows import (
 from nas_moreau.stages.comparison_summary import summarise
 from nas_moreau.stages.cost_curves import cost_curve
 from nas_moreau.stages.nas_bench_table import SPACE, Table, baselines, load_table, name_of, same_cells
+from nas_moreau.stages.performance import as_it_was
 from nas_moreau.stages.random_cell import random_cell
 from nas_moreau.stages.ranking import CELLS, one_hot_losses, rank_correlations, rivals_of_ranking
 from nas_moreau.stages.retrain import plan_retraining
@@ -45,6 +46,7 @@ from nas_moreau.stages.shared_folder import open_folder
 from nas_moreau.stages.stopping import Interrupted, StopRequest
 
 
+@as_it_was()
 def compare(
     config: Config,
     methods: Mapping[str, Sequence[int]],

@@ -1,5 +1,6 @@
 """The `performance` section: what it sets, what it refuses, and that results agree up to rounding."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -16,6 +17,8 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.stages import performance, stepping
 from nas_moreau.stages import retrain as retraining
+from nas_moreau.stages.compare import compare
+from nas_moreau.stages.main_job import run
 from nas_moreau.stages.methods import build_method
 from nas_moreau.stages.retrain import retrain
 from nas_moreau.stages.search import search
@@ -63,18 +66,23 @@ def test_tf32_is_auto_by_device_and_holds_for_products_and_convolutions(given, d
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, fails):
+@pytest.mark.parametrize("refused", [None, "search", "run", "compare"])
+def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused):
     """A notebook's next cell must not be left with the threads of the last search."""
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("high")
     try:
-        config = tiny("performance.threads=1", "performance.tf32=false", *(["search.batch_size=1000"] if fails else []))
-        try:
-            search(config, tmp_path / "run", data=tiny_data())
-        except InputError:
-            assert fails
+        config = tiny("performance.threads=1", "performance.tf32=false", "data.name=shapes")
+        if refused:
+            (tmp_path / "something").touch()  # a folder that is not empty is refused after torch was set up
+        with pytest.raises(InputError) if refused else contextlib.nullcontext():
+            if refused == "run":
+                run(config, tmp_path)
+            elif refused == "compare":
+                compare(config, {"darts1": (0,)}, tmp_path)
+            else:
+                search(config, tmp_path, data=tiny_data())
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
     finally:
         torch.set_num_threads(before[0])
