@@ -7,8 +7,10 @@ The names below are what the package promises; the rooms (`nas_moreau.bilevel`, 
     result = run(load_config("smoke"), "runs/first")     # search, retrain, evaluate, report
 """
 
+import sys as _sys
 from collections.abc import Callable as _Callable
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 from typing import Any as _Any
 
 __version__ = "0.1.0"
@@ -21,15 +23,28 @@ def _hand_on(package: str, homes: dict[str, str]) -> tuple[list[str], _Callable[
 
     Args:
         package: Its full name.
-        homes: Name -> module of the package.
+        homes: Name -> module of the package. A name whose module bears it too is a package that can be called.
     """
 
     def get(name: str) -> _Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(_import_module(f"{package}.{homes[name]}"), name)
+        module = _import_module(f"{package}.{homes[name]}")
+        return module if homes[name] == name else getattr(module, name)
 
     return sorted(homes), get, lambda: sorted(homes)
+
+
+class _CallablePackage(_ModuleType):
+    """A package with a function of its own name, which a call of the package calls."""
+
+    def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+def _make_callable(package: str) -> None:
+    """Lets `nas_moreau.search(...)` work although `nas_moreau.search` is a package with modules of its own."""
+    _sys.modules[package].__class__ = _CallablePackage
 
 
 __all__, __getattr__, __dir__ = _hand_on(
@@ -55,10 +70,10 @@ __all__, __getattr__, __dir__ = _hand_on(
         "InputError": "errors",
         "load_config": "config",
         "load_data": "data",
-        "compare": "stages.compare",
-        "register_method": "stages.methods",
-        "retrain": "stages.retrain",
-        "run": "stages.main_job",
-        "search": "stages.search",
+        "compare": "compare",
+        "register_method": "search.methods",
+        "retrain": "training.retrain",
+        "run": "pipeline",
+        "search": "search",
     },
 )

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nas_moreau.errors import InputError, did_you_mean
-from nas_moreau.plain_yaml import parse_yaml, read_text
 from nas_moreau.presets.by_name import preset_text
+from nas_moreau.yaml_files import parse_yaml, read_text
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nas_moreau.architecture import Genotype, Network, cell_names, load_genotype, published_sizes
-from nas_moreau.architecture.network import DerivedCell
-from nas_moreau.architecture.sizes import reduction_places
-from nas_moreau.architecture.skeleton import ResidualBlock, run_cells
+from nas_moreau.architecture.networks.network import DerivedCell
+from nas_moreau.architecture.networks.skeleton import ResidualBlock, run_cells
+from nas_moreau.architecture.spaces.sizes import reduction_places
 
 DEFAULT_GENOTYPE = "DARTS_V2"
 MATCH_PREVIOUS = (99999,)  # timm's mark for parameters that belong to the group before them

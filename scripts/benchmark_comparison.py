@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas_moreau.architecture import load_space
-from nas_moreau.runs.compare_page import FIGURE_NAMES, ranking_table, summary_table
+from nas_moreau.report.comparison import FIGURE_NAMES, ranking_table, summary_table
 from nas_moreau.runs.plain_files import read_json
 
 COLUMN = "c10_test_200ep"

@@ -18,11 +18,11 @@ from pathlib import Path
 import yaml
 
 from nas_moreau.config import load_config
+from nas_moreau.diagnostics.tune_performance import as_configuration, benchmark_settings
 from nas_moreau.errors import InputError
 from nas_moreau.presets.by_name import preset_text
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.stages.bench_settings import as_configuration, benchmark_settings
-from nas_moreau.stages.setting import pick_device
+from nas_moreau.training.setting import pick_device
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,8 +25,8 @@ import torch
 
 from nas_moreau.data import load_data
 from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.problems.network_tasks import Wish, solve_networks
 from nas_moreau.runs.environment import processor_name
-from nas_moreau.stages.solve_networks import Wish, solve_networks
 
 PUBLISHED = {
     "hyper-cleaning": "published (Fashion-MNIST; accuracy, F1): RHG 80.87 88.67; BOME 82.16 85.01; V-PBGD 81.72 89.93; "

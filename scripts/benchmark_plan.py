@@ -32,8 +32,8 @@ CELLS = {"cpu": "cifar10_cpu"}  # elsewhere the cell that the search of this rou
 
 def predict(stage: str, config: Any, genotype: Any) -> dict[str, float]:
     """Returns the prediction of `plan`, reckoned in CPU seconds."""
-    from nas_moreau.stages import plan_probe
-    from nas_moreau.stages.plan import SECONDS
+    from nas_moreau.diagnostics import plan_probe
+    from nas_moreau.diagnostics.plan import SECONDS
 
     plan_probe.now = lambda device: time.process_time()
     found = plan_probe.probe(stage, config, genotype, SECONDS)
@@ -42,9 +42,9 @@ def predict(stage: str, config: Any, genotype: Any) -> dict[str, float]:
 
 def carry_out(stage: str, config: Any, genotype: Any) -> dict[str, Any]:
     """Returns what the stage takes from its beginning, the images loaded, to its end."""
-    from nas_moreau.stages.retrain import retrain
-    from nas_moreau.stages.search import search
-    from nas_moreau.stages.setting import load_images, peak_memory_bytes, pick_device
+    from nas_moreau.search.stage import search
+    from nas_moreau.training.retrain import retrain
+    from nas_moreau.training.setting import load_images, peak_memory_bytes, pick_device
 
     data, device = load_images(config), pick_device(config.device)
     wall, cpu = time.monotonic(), time.process_time()

@@ -13,9 +13,9 @@ import argparse
 import json
 import sys
 
-from nas_moreau.stages.bench import benchmark
-from nas_moreau.stages.bench_cases import OUR_METHODS, SUPERNETS, parse_size
-from nas_moreau.stages.bench_network import benchmark_network
+from nas_moreau.diagnostics.bench import benchmark
+from nas_moreau.diagnostics.bench_cases import OUR_METHODS, SUPERNETS, parse_size
+from nas_moreau.diagnostics.bench_network import benchmark_network
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def resident() -> int:
 def soak(epochs: int, folder: Path) -> dict[str, Any]:
     """Returns memory and open files after a tenth of the epochs and at the end."""
     from nas_moreau.config import load_config
-    from nas_moreau.stages import search as stage
+    from nas_moreau.search import stage as stage
 
     overrides = [f"search.epochs={epochs}", "search.steps_per_epoch=1"]
     config = load_config(path=make_toy(folder)["search"][2], overrides=overrides)

@@ -21,8 +21,8 @@ from typing import Any
 from nas_moreau.config import Config, load_config
 from nas_moreau.data import Data
 from nas_moreau.runs.monitor import Monitor
-from nas_moreau.stages import search as stage
-from nas_moreau.stages.setting import load_images
+from nas_moreau.search import stage as stage
+from nas_moreau.training.setting import load_images
 
 WATCHING = ("scalars", "image", "layout", "hparams", "flush")
 

@@ -14,8 +14,8 @@ def one_thread():
 @pytest.fixture
 def registrations_forgotten():
     """A context manager after which operations and methods that were registered within are unknown again."""
-    from nas_moreau.architecture import operations
-    from nas_moreau.stages import methods
+    from nas_moreau.architecture.networks import operations
+    from nas_moreau.search import methods
 
     @contextmanager
     def forgotten():

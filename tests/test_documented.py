@@ -33,7 +33,7 @@ def test_examples_are_true(module, registrations_forgotten):
 
 def test_the_solver_and_the_genotype_have_examples():
     assert sum(module.startswith("nas_moreau.bilevel.") for module in WITH_EXAMPLES) >= 4
-    assert "nas_moreau.architecture.genotype" in WITH_EXAMPLES
+    assert "nas_moreau.architecture.spaces.genotype" in WITH_EXAMPLES
 
 
 @pytest.mark.parametrize("package, name", PROMISED)

@@ -28,7 +28,7 @@ def test_every_package_and_every_kind_of_data_file_is_listed():
 
 
 def test_no_module_bears_the_name_of_a_function_its_package_hands_on():
-    for package in ("architecture", "bilevel", "data", "runs", "stages"):
+    for package in ("architecture", "bilevel", "data", "runs", "search"):
         init = (Path(nas_moreau.__file__).parent / package / "__init__.py").read_text()
         modules = {p.stem for p in (Path(nas_moreau.__file__).parent / package).glob("*.py")}
         for module in modules - {"__init__"}:

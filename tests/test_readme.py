@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_moreau import cli
+from nas_moreau.cli import entry as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

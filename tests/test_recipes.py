@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_moreau import cli
-from nas_moreau.stages import compare
+from nas_moreau.cli import entry as cli
+from nas_moreau.compare import protocol as compare
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## )", TEXT, re.DOTALL | re.MULTILINE)

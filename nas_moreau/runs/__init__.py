@@ -9,11 +9,7 @@ __all__, __getattr__, __dir__ = _hand_on(
         "Monitor": "monitor",
         "Progress": "progress",
         "RunFolder": "folder",
-        "draw_genotype": "drawing",
-        "draw_png": "drawing",
         "load_checkpoint": "checkpoint",
         "save_checkpoint": "checkpoint",
-        "write_comparison": "several_page",
-        "write_report": "report",
     },
 )

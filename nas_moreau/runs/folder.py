@@ -24,6 +24,9 @@ from nas_moreau.runs.environment import describe_environment
 from nas_moreau.runs.lock import LOCK_NAME, Lock
 from nas_moreau.runs.plain_files import json_text, read_json, read_yaml
 
+WORST_FILE = "worst.png"
+"""The test images that a retrained network is most wrong about, in the folder of the retraining."""
+
 STATES = ("running", "finished", "interrupted", "failed")
 # Keys, wherever they stand, that a resumed run may change; epochs only upward. None of the others moves a result.
 MAY_CHANGE = ("epochs", "logging", "device", "output", "checkpoint", "download", "directory")

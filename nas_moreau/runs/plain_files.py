@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.errors import InputError
-from nas_moreau.plain_yaml import parse_yaml, read_text
+from nas_moreau.yaml_files import parse_yaml, read_text
 
 
 def json_text(value: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture.derivation import explain
-from nas_moreau.architecture.genotype import Genotype
-from nas_moreau.architecture.space import load_space
+from nas_moreau.architecture.spaces.derivation import explain
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.plain_files import read_json

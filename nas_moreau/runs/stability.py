@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture.derivation import Table, strongest_genotype
-from nas_moreau.architecture.space import SearchSpace
+from nas_moreau.architecture.spaces.derivation import Table, strongest_genotype
+from nas_moreau.architecture.spaces.space import SearchSpace
 from nas_moreau.errors import InputError
 from nas_moreau.runs.tables import read_table
 

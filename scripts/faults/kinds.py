@@ -75,7 +75,7 @@ def _space() -> bytes:
 
 
 def _genotype() -> bytes:
-    from nas_moreau.architecture.zoo import published_cell
+    from nas_moreau.architecture.spaces.zoo import published_cell
 
     return published_cell("DARTS_V2").to_json().encode()
 
@@ -258,9 +258,9 @@ def _table() -> bytes:
 def kinds() -> dict[str, Kind]:
     """Returns the kinds by name."""
     from nas_moreau.architecture import load_genotype, load_space
+    from nas_moreau.compare.nas_bench_table import load_table
     from nas_moreau.config import load_config
     from nas_moreau.data import load_data
-    from nas_moreau.stages.nas_bench_table import load_table
 
     deep = b'{"version":1,"space":"darts","cells":' + b"[" * 30_000
     genotypes = (

@@ -93,7 +93,7 @@ def everywhere(folder: Path) -> list[Row]:
 def _sound(folder: Path, status: str) -> bool:
     """Returns whether the checkpoint is of the step before the poisoned one and all of it finite."""
     from nas_moreau.runs import load_checkpoint
-    from nas_moreau.stages.nonfinite import tensors_in
+    from nas_moreau.training.finite_guard import tensors_in
 
     found = load_checkpoint(folder / "checkpoints")
     finite = found is not None and all(t.isfinite().all() for t in tensors_in(found[0]) if t.is_floating_point())
@@ -102,8 +102,8 @@ def _sound(folder: Path, status: str) -> bool:
 
 def _search(folder: Path, place: Any) -> bool:
     from nas_moreau.config import load_config
-    from nas_moreau.stages import search as stage
-    from nas_moreau.stages.stopping import NonFinite
+    from nas_moreau.search import stage as stage
+    from nas_moreau.training.signals import NonFinite
 
     folder.mkdir()
     config = load_config(path=make_toy(folder)["search"][2], overrides=["logging.tensorboard=false"])
@@ -138,10 +138,10 @@ def _search(folder: Path, place: Any) -> bool:
 
 
 def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
-    from nas_moreau.architecture.zoo import published_cell
+    from nas_moreau.architecture.spaces.zoo import published_cell
     from nas_moreau.config import load_config
-    from nas_moreau.stages import retrain as stage
-    from nas_moreau.stages.stopping import NonFinite
+    from nas_moreau.training import retrain as stage
+    from nas_moreau.training.signals import NonFinite
 
     folder.mkdir()
     overrides = ["logging.tensorboard=false", "retrain.mixup=0"]

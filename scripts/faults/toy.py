@@ -63,9 +63,6 @@ def import_everything() -> None:
     import timm.utils  # noqa: F401
     import torch.utils.tensorboard
 
-    import nas_moreau.runs.report
-    import nas_moreau.stages.retrain
-    import nas_moreau.stages.search  # noqa: F401
     from nas_moreau.runs import environment
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # which says at every purge that it purges

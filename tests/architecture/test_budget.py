@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Network, derive, load_space, multiply_adds, parameter_count
-from nas_moreau.architecture.budget import best_within, network_costs
-from nas_moreau.architecture.derivation import mixing_weights
+from nas_moreau.architecture.networks.budget import best_within, network_costs
+from nas_moreau.architecture.spaces.derivation import mixing_weights
 from nas_moreau.errors import InputError
 
 

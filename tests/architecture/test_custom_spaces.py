@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, LiteralSupernet, Network, Supernet, derive, load_space
-from nas_moreau.architecture.literal import matching_state
+from nas_moreau.architecture.networks.literal import matching_state
 
 TEXT = """\
 name: sparse

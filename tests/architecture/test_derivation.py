@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_moreau.architecture.derivation import derive, explain
-from nas_moreau.architecture.genotype import Genotype
-from nas_moreau.architecture.space import Derivation, SearchSpace, load_space
+from nas_moreau.architecture.spaces.derivation import derive, explain
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import Derivation, SearchSpace, load_space
 from nas_moreau.errors import InputError
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_moreau.architecture.genotype import Cell, Genotype
-from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS
-from nas_moreau.architecture.space import load_space
-from nas_moreau.architecture.zoo import published_cell
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
+from nas_moreau.architecture.spaces.space import load_space
+from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
 
 V2 = published_cell("DARTS_V2")

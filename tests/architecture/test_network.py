@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
-from nas_moreau.architecture.network import drop_path
-from nas_moreau.architecture.zoo import published_cell
+from nas_moreau.architecture.networks.network import drop_path
+from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
 
 PUBLISHED = {

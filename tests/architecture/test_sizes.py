@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, Network, load_genotype
-from nas_moreau.architecture.sizes import network_parts
+from nas_moreau.architecture.spaces.sizes import network_parts
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_moreau.architecture.derivation import derive
-from nas_moreau.architecture.genotype import Cell, Genotype
-from nas_moreau.architecture.known_operations import KNOWN_OPERATIONS, check_operations
-from nas_moreau.architecture.space import Derivation, SearchSpace, load_space, space_names
+from nas_moreau.architecture.spaces.derivation import derive
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS, check_operations
+from nas_moreau.architecture.spaces.space import Derivation, SearchSpace, load_space, space_names
 from nas_moreau.errors import InputError
-from nas_moreau.plain_yaml import parse_yaml
+from nas_moreau.yaml_files import parse_yaml
 
 VALID = """\
 name: mine

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as f
 
 from nas_moreau.architecture import SearchSpace
-from nas_moreau.architecture.depthwise import depthwise
-from nas_moreau.architecture.literal import LiteralCell
-from nas_moreau.architecture.mixed_cell import MixedCell
-from nas_moreau.architecture.space import Derivation
+from nas_moreau.architecture.networks.depthwise import depthwise
+from nas_moreau.architecture.networks.literal import LiteralCell
+from nas_moreau.architecture.networks.mixed_cell import MixedCell
+from nas_moreau.architecture.spaces.space import Derivation
 
 OPERATIONS = [
     "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",

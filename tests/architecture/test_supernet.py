@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as f
 
 from nas_moreau.architecture import Network, Supernet, load_space
-from nas_moreau.architecture.literal import LiteralSupernet, matching_state
-from nas_moreau.architecture.sizes import reduction_places
+from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_state
+from nas_moreau.architecture.spaces.sizes import reduction_places
 from nas_moreau.errors import InputError
 
 SPACES = {"toy": 3, "darts": 3, "nas_bench_201": 1, "robust_darts_s3": 3}

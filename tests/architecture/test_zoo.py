@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nas_moreau.architecture.genotype import Genotype
-from nas_moreau.architecture.space import load_space
-from nas_moreau.architecture.zoo import (
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import load_space
+from nas_moreau.architecture.spaces.zoo import (
     cell_names,
     load_genotype,
     provenance,

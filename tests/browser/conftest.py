@@ -168,8 +168,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the preset `smoke`."""
+    from nas_moreau import pipeline as main_job
     from nas_moreau.config import load_config
-    from nas_moreau.stages import main_job
 
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     main_job.run(load_config("smoke"), folder)
@@ -179,10 +179,10 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The comparison page of three short runs of one configuration, whose folders and classes have hostile names."""
+    from nas_moreau import pipeline as main_job
     from nas_moreau.config import load_config
     from nas_moreau.data import load_data
-    from nas_moreau.runs import write_comparison
-    from nas_moreau.stages import main_job
+    from nas_moreau.report import write_comparison
 
     short = ["search.epochs=2", "search.steps_per_epoch=4", "retrain.epochs=2", "retrain.steps_per_epoch=4"]
     place = tmp_path_factory.mktemp("seeds")

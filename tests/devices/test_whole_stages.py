@@ -5,14 +5,15 @@ import csv
 import pytest
 import torch
 
-from nas_moreau.architecture import native, published_cell
+from nas_moreau.architecture import published_cell
+from nas_moreau.architecture.networks import native
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
-from nas_moreau.stages import retrain as retraining
-from nas_moreau.stages import search as searching
-from nas_moreau.stages.retrain import retrain
-from nas_moreau.stages.search import search
-from nas_moreau.stages.settings_check import CPU, TOLERANCES, errors, retraining_step, search_step
+from nas_moreau.diagnostics.verify_performance import CPU, TOLERANCES, errors, retraining_step, search_step
+from nas_moreau.search import stage as searching
+from nas_moreau.search.stage import search
+from nas_moreau.training import retrain as retraining
+from nas_moreau.training.retrain import retrain
 
 DEVICE = torch.device("lazy")
 TINY = [
@@ -23,8 +24,8 @@ TINY = [
 # methods whose draws depend on the alphas, and are made on the CPU so as to be the same everywhere: they wait once an
 # evaluation, and where the gradient goes the same way back
 DRAW = {
-    "gdas": {"stages/gdas.py:gumbel_paths": 2},
-    "drnas+pc": {"stages/drnas.py:dirichlet_weights": 2, "bilevel/tensors.py:evaluate": 1},
+    "gdas": {"search/gdas.py:gumbel_paths": 2},
+    "drnas+pc": {"search/drnas.py:dirichlet_weights": 2, "bilevel/tensors.py:evaluate": 1},
 }
 METHODS = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "drnas+pc", "rsws"]
 CELL = published_cell("DARTS_V2")

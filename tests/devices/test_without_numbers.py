@@ -7,9 +7,9 @@ from torch._subclasses import FakeTensorMode
 from nas_moreau.architecture import Genotype, Network, Supernet, load_space, published_cell
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
-from nas_moreau.stages.nonfinite import FiniteGuard
-from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.setting import Batches
+from nas_moreau.training.finite_guard import FiniteGuard
+from nas_moreau.training.retrain import plan_retraining
+from nas_moreau.training.setting import Batches
 
 CELLS = {
     "darts": published_cell("DARTS_V2"),

@@ -23,7 +23,7 @@ from nas_moreau.config import load_config
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import read_table
-from nas_moreau.stages.search import search
+from nas_moreau.search.stage import search
 
 EPOCHS = 8
 KEYS = [

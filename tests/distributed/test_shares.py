@@ -7,18 +7,19 @@ import torch
 from torch import nn
 from torch.nn import functional as f
 
-from nas_moreau import cli, distributed
+from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network
-from nas_moreau.architecture.network import drop_path
-from nas_moreau.architecture.operations import Noise
-from nas_moreau.architecture.share import Share, sharing
-from nas_moreau.architecture.synchronised_norm import SynchronisedBatchNorm2d, batch_norm, synchronise
+from nas_moreau.architecture.networks.batch_norm import SynchronisedBatchNorm2d, batch_norm, synchronise
+from nas_moreau.architecture.networks.batch_shard import Share, sharing
+from nas_moreau.architecture.networks.network import drop_path
+from nas_moreau.architecture.networks.operations import Noise
 from nas_moreau.bilevel import Shared
 from nas_moreau.bilevel.tensors import evaluate
+from nas_moreau.cli import entry as cli
 from nas_moreau.data import Augment, Images
 from nas_moreau.errors import InputError
-from nas_moreau.stages.setting import Batches
-from nas_moreau.stages.shared_network import _leaves_some_unused
+from nas_moreau.training.setting import Batches
+from nas_moreau.training.shared_network import _leaves_some_unused
 
 
 def test_rows_of_a_batch_are_those_of_the_whole():

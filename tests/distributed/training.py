@@ -17,12 +17,12 @@ from nas_moreau import distributed
 from nas_moreau.architecture import load_space
 from nas_moreau.config import Config, make_config
 from nas_moreau.data import Augment, Data, Images
-from nas_moreau.stages.nonfinite import FiniteGuard
-from nas_moreau.stages.random_cell import random_cell
-from nas_moreau.stages.retrain import plan_retraining
-from nas_moreau.stages.search import plan_search
-from nas_moreau.stages.shared_network import share_network
-from nas_moreau.stages.supernet_problem import supernet_problem
+from nas_moreau.search.random_cell import random_cell
+from nas_moreau.search.stage import plan_search
+from nas_moreau.search.supernet_problem import supernet_problem
+from nas_moreau.training.finite_guard import FiniteGuard
+from nas_moreau.training.retrain import plan_retraining
+from nas_moreau.training.shared_network import share_network
 
 STEPS, FEW, BATCH = 20, 6, 8
 

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas_moreau.architecture import load_genotype, load_space
+from nas_moreau.compare.nas_bench_table import load_table
 from nas_moreau.config import load_config
 from nas_moreau.data import load_data
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.stages.nas_bench_table import load_table
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

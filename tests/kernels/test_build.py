@@ -67,6 +67,6 @@ def test_kernels_that_are_asked_for_and_missing_are_an_error(monkeypatch):
 
 
 def test_import_does_no_work(empty_cache):
-    code = "import nas_moreau.architecture.supernet, nas_moreau.kernels.build as b; assert not b._state"
+    code = "import nas_moreau.architecture.networks.supernet, nas_moreau.kernels.build as b; assert not b._state"
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
     assert not list(empty_cache.iterdir())

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space, published_cell
-from nas_moreau.architecture.literal import LiteralCell, LiteralSupernet, matching_state
-from nas_moreau.architecture.mixed_cell import MixedCell
-from nas_moreau.architecture.space import Derivation
+from nas_moreau.architecture.networks.literal import LiteralCell, LiteralSupernet, matching_state
+from nas_moreau.architecture.networks.mixed_cell import MixedCell
+from nas_moreau.architecture.spaces.space import Derivation
 from nas_moreau.kernels import cell as kernel
 from nas_moreau.kernels.cell import Branch, cell_numbers
 

@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torch.nn import functional as f
 
 from nas_moreau.architecture import LiteralSupernet, Supernet, load_space
-from nas_moreau.architecture.literal import matching_state
+from nas_moreau.architecture.networks.literal import matching_state
 from nas_moreau.bilevel import Bilevel, adam, moreau, sgd
 from nas_moreau.kernels import cell as kernel
 

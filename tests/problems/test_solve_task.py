@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nas_moreau.errors import InputError
-from nas_moreau.stages.solve import TASKS, solve_task
+from nas_moreau.problems.small_tasks import TASKS, solve_task
 
 KEYS = {"task", "n", "method", "x", "y", "error", "residual", "steps", "seconds", "peak_memory_bytes", "message"}
 

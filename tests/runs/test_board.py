@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from nas_moreau.architecture import derive, load_space
+from nas_moreau.cli.watching import gather
+from nas_moreau.drawing.cell import draw_pixels, draw_png
+from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.runs.board_layout import edge_curves, retraining_charts, search_charts, tag
-from nas_moreau.runs.drawing import draw_pixels, draw_png
-from nas_moreau.runs.heat_map import draw_heat_map
-from nas_moreau.runs.watching import gather
 
 SPACE = load_space("toy")
 COLUMNS = ["epoch", "lower_loss", "upper_loss", "upper_objective", "f_theta", "d_x", "d_y", "phi_x(y)", "phi_x(theta)",

@@ -7,7 +7,7 @@ import torch
 
 from nas_moreau.architecture import Supernet, derive, load_space
 from nas_moreau.runs.checkpoint import read_checkpoint
-from nas_moreau.stages.supernet_problem import write_back
+from nas_moreau.search.supernet_problem import write_back
 
 # the toy space, 1 channel, 1 cell, 3 classes, by darts1; never written anew
 FROZEN = Path(__file__).parent / "frozen" / "schema_1_search_of_toy.pt"

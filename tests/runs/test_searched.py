@@ -95,8 +95,8 @@ def test_the_closest_other_cells_change_one_operation_each_by_the_least_margin()
 
 
 def test_a_notebook_shows_the_drawing():
-    from nas_moreau.architecture.zoo import published_cell
-    from nas_moreau.runs.drawing import draw_genotype
+    from nas_moreau.architecture.spaces.zoo import published_cell
+    from nas_moreau.drawing.cell import draw_genotype
 
     genotype = published_cell("NASNet")
     assert genotype._repr_svg_() == draw_genotype(genotype) and "<svg" in genotype._repr_svg_()

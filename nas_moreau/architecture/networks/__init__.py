@@ -1,0 +1,3 @@
+"""Torch modules: operations, supernets and derived networks."""
+
+__all__: list[str] = []

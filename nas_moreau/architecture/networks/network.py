@@ -1,0 +1,171 @@
+"""The network a genotype describes, as it is trained and used after the search."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.architecture.networks.batch_shard import draw_rows
+from nas_moreau.architecture.networks.native import NativeCell, check_kernels, native_cell, run_native, usable
+from nas_moreau.architecture.networks.operations import build_operation
+from nas_moreau.architecture.networks.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.errors import InputError
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Returns x (n, c, h, w) with each sample zeroed with probability `rate` and the others scaled by 1/(1-rate)."""
+    return x * (_kept(x, rate) / (1 - rate))
+
+
+def _kept(x: Tensor, rate: float) -> Tensor:
+    """Returns (n, 1, 1, 1) zeros with probability `rate`, else ones."""
+
+    def draw(rows: int) -> Tensor:
+        if torch.compiler.is_compiling():
+            # bernoulli_ would make the rate a constant of the compiled code, to be compiled anew at every epoch
+            return (torch.rand((rows, 1, 1, 1), device=x.device) >= rate).to(x.dtype)
+        return torch.empty((rows, 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+
+    return draw_rows(len(x), draw)
+
+
+class DerivedCell(nn.Module):
+    """One cell with the operations its genotype kept.
+
+    Args:
+        cell: Edges (operation, from, to) and the nodes to concatenate; `none` edges contribute nothing.
+        inputs: Number of input states (2 in DARTS, 1 in NAS-Bench-201).
+        channels: Channels of every node.
+        halves: Edges that leave an input have stride 2.
+        preprocess: One module for each input, or none at all.
+        kernels: As for `Network`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        inputs: int,
+        channels: int,
+        halves: bool,
+        preprocess: nn.ModuleList,
+        kernels: str = "auto",
+    ):
+        super().__init__()
+        self.halves, self.preprocess, self.concat = halves, preprocess, cell.concat
+        # in canonical order, so that equal genotypes give equal networks and one state dict fits them all
+        kept = sorted((e for e in cell.edges if e[0] != "none"), key=lambda e: (e[2], e[1], e[0]))
+        self.places = [(source, target) for _, source, target in kept]
+        self.last_node = max([*cell.concat, *(target for _, _, target in cell.edges)])
+        operations = [
+            build_operation(name, channels, 2 if halves and source < inputs else 1, nn.BatchNorm2d)
+            for name, source, _ in kept
+        ]
+        self.operations = nn.ModuleList(operations)
+        edges = [(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, operations))]
+        nodes = self.last_node + 1 - inputs
+        self.kernels = kernels
+        self.native = native_cell(inputs, nodes, channels, halves, self.concat, edges, droppable=True)
+
+    def forward(self, inputs: list[Tensor], drop_path_rate: float = 0.0) -> Tensor:
+        """Returns the concatenated nodes of the input states, all of them (n, channels, height, width)."""
+        if len(self.preprocess):
+            inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
+        if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
+            return self._run_native(self.native, inputs, drop_path_rate if self.training else 0.0)
+        states = list(inputs)
+        for node in range(len(inputs), self.last_node + 1):
+            total = None
+            for (source, target), operation in zip(self.places, self.operations):
+                if target != node:
+                    continue
+                x = operation(states[source])
+                if self.training and drop_path_rate > 0 and not operation.is_identity:
+                    x = drop_path(x, drop_path_rate)
+                total = x if total is None else total + x
+            states.append(self._nothing(states[0]) if total is None else total)
+        return states[self.concat[0]] if len(self.concat) == 1 else torch.cat([states[i] for i in self.concat], 1)
+
+    def _run_native(self, plan: NativeCell, inputs: list[Tensor], rate: float) -> Tensor:
+        """Returns the same as `forward` from the native operator, from the same random draws."""
+        x, scales, keep = inputs[0], [1.0] * len(self.operations), None
+        if rate > 0:
+            dropped = [not operation.is_identity for operation in self.operations]
+            scales = [1 / (1 - rate) if drop else 1.0 for drop in dropped]
+            rows = [_kept(x, rate).flatten() for drop in dropped if drop]
+            keep = torch.stack(rows) > 0 if rows else None
+        mixture = torch.tensor(scales, dtype=x.dtype, device=x.device)
+        return run_native(plan, inputs, mixture, self.training, keep)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
+
+
+class Network(nn.Module):
+    """An image classifier built from a genotype: (n, in_channels, height, width) -> (n, num_classes) logits.
+
+    In training mode with `auxiliary=True` the output is the pair (logits, auxiliary logits).
+
+    Args:
+        genotype: What was found. Cells named normal and reduce make the DARTS skeleton, one named cell NAS-Bench-201's.
+        channels: Channels of the first cell's nodes (published: 36 for DARTS, 16 for NAS-Bench-201).
+        layers: Cells in all (DARTS: 20) or cells in each of the three stages (NAS-Bench-201: 5).
+        num_classes: Classes; 0 leaves the classifier out, and the pooled features are the output.
+        auxiliary: Add the auxiliary classifier after cell 2*layers//3 (DARTS skeleton only).
+        drop_path: Probability that an edge is dropped for a sample in training; `network.drop_path` may be set anew.
+        in_channels: Channels of the images.
+        kernels: "auto", "portable" or "native", as for `Supernet`.
+
+    Raises:
+        InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
+    """
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    classifier: nn.Linear | nn.Identity
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int = 36,
+        layers: int = 20,
+        num_classes: int = 10,
+        auxiliary: bool = False,
+        drop_path: float = 0.0,
+        in_channels: int = 3,
+        kernels: str = "auto",
+    ):
+        super().__init__()
+        check_kernels(kernels)
+        self.genotype, self.num_classes, self.drop_path = genotype, num_classes, drop_path
+        inputs = genotype.inputs
+
+        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> DerivedCell:
+            return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess, kernels)
+
+        widths = {name: len(cell.concat) for name, cell in genotype.cells.items()}
+        outputs = add_skeleton(
+            self, tuple(genotype.cells), widths, channels, layers, num_classes, in_channels, nn.BatchNorm2d, make_cell
+        )
+        self.num_features, self.cell_channels = outputs[-1], tuple(outputs)
+        self.auxiliary_place = 2 * layers // 3
+        self.auxiliary = None
+        if auxiliary:
+            if inputs == 1 or not num_classes:
+                raise InputError(
+                    "Only networks of the DARTS skeleton with classes have an auxiliary head.",
+                    "Set auxiliary to false.",
+                )
+            self.auxiliary = AuxiliaryHead(outputs[self.auxiliary_place], num_classes)
+
+    def forward_maps(self, images: Tensor) -> list[Tensor]:
+        """Returns the feature maps after the stem and after every cell, oldest first."""
+        return run_cells(self, images, lambda cell, inputs: cell(inputs, self.drop_path))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns logits (n, num_classes), in training with an auxiliary head the pair (logits, auxiliary logits)."""
+        maps = self.forward_maps(images)
+        logits = self.classifier(pool_features(self, maps[-1]))
+        if self.auxiliary is not None and self.training:
+            return logits, self.auxiliary(maps[self.auxiliary_place + 1])
+        return logits

@@ -1,0 +1,169 @@
+"""All candidates of one kind on all edges that leave one state, as one wide operation.
+
+The edges that leave a state start from the same tensor. Its copies side by side, as channels, go through one depthwise
+convolution, one grouped 1x1 convolution and one BatchNorm for all edges; every channel sees what it would see alone.
+So a cell's calls grow with its states, not with its edges, and each has more to do.
+
+Dilated convolutions are carried out as plain ones, which libraries are quicker at:
+
+* Stride 2 and dilation 2 read every second pixel only: a plain convolution of the image without the others.
+* Dilation d and stride 1 treat the d x d sublattices of the image apart from each other: a plain convolution of d x d
+  smaller images, which are put together again after the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from nas_moreau.architecture.networks.batch_norm import batch_norm
+from nas_moreau.architecture.networks.depthwise import depthwise
+from nas_moreau.architecture.networks.native import part_of
+from nas_moreau.architecture.networks.operations import Operation, PlainBatchNorm
+from nas_moreau.kernels.cell import DENSE, DOUBLE, PAIR, POINT, SINGLE
+
+_LANES = 16  # a CPU's grouped 1x1 convolution is quick for groups of a multiple of so many channels
+
+
+class Stack(NamedTuple):
+    """Equal operations of several edges: layer by layer, the modules of all edges."""
+
+    kind: int
+    stride: int
+    dilation: int
+    convolutions: list[tuple[nn.Conv2d, ...]]
+    norms: list[tuple[PlainBatchNorm, ...]]
+
+
+def stack_of(operations: Sequence[Operation]) -> Stack | None:
+    """Returns the stack of `operations` (equal but for their weights), or None if there is no wide form of them."""
+    parts = [part_of(operation) for operation in operations]
+    first = parts[0]
+    if first is None or first.kind not in (SINGLE, DOUBLE, PAIR, POINT, DENSE):
+        return None
+    if any(part is None or part[:3] != first[:3] or not _plain(part.norms) for part in parts):
+        return None
+    columns = [list(zip(*(getattr(part, name) for part in parts))) for name in ("convolutions", "norms")]
+    return Stack(first.kind, operations[0].stride, first.dilation, *columns)
+
+
+def _plain(norms: Sequence[nn.Module]) -> bool:
+    return all(type(norm) is PlainBatchNorm for norm in norms)
+
+
+def watched(stack: Stack) -> bool:
+    """Whether somebody has hooks on the stack's convolutions and so wants to see each of them called."""
+    return any(conv._forward_hooks for layer in stack.convolutions for conv in layer)
+
+
+class Copies:
+    """The ReLU of one state, side by side for `edges` edges, made when first asked for and shared by all stacks.
+
+    Args:
+        state: (n, channels, height, width).
+        edges: Number of edges that leave it.
+    """
+
+    def __init__(self, state: Tensor, edges: int):
+        self.state, self.edges = state, edges
+        self._relu: Tensor | None = None
+        self._wide: dict[tuple[int, int], Tensor] = {}
+
+    def relu(self) -> Tensor:
+        """Returns the state's ReLU."""
+        if self._relu is None:
+            self._relu = f.relu(self.state)
+        return self._relu
+
+    def wide(self, step: int, lattices: int) -> Tensor:
+        """Returns every `step`-th pixel of the copies, each sublattice as an image of its own."""
+        key = (step, lattices)
+        if key not in self._wide:
+            x = self.relu()[:, :, ::step, ::step]
+            if lattices > 1 or self.edges > 1 or step > 1:
+                x = _spread(x, self.edges, lattices)
+            self._wide[key] = x
+        return self._wide[key]
+
+
+def _spread(x: Tensor, edges: int, lattices: int) -> Tensor:
+    """Returns copies of x side by side as channels, its sublattices one after another as images."""
+    n, channels, height, width = x.shape
+    d = lattices
+    pixels = x.permute(0, 2, 3, 1).reshape(n, height // d, d, width // d, d, channels).permute(2, 4, 0, 1, 3, 5)
+    copies = pixels.unsqueeze(5).expand(-1, -1, -1, -1, -1, edges, -1)
+    return copies.reshape(d * d * n, height // d, width // d, edges * channels).permute(0, 3, 1, 2)
+
+
+def gather_lattices(x: Tensor, lattices: int) -> Tensor:
+    """Returns the images whose sublattices `Copies.wide` set apart."""
+    d = lattices
+    n, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(d, d, n // (d * d), height, width, channels).permute(2, 3, 0, 4, 1, 5)
+    return pixels.reshape(n // (d * d), d * height, d * width, channels).permute(0, 3, 1, 2)
+
+
+def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tuple[Tensor, int]:
+    """Returns the stack's output, edges side by side as channels, and how many sublattices lie apart in it (1: none).
+
+    Args:
+        stack: From `stack_of`.
+        copies: Of the state it leaves.
+        scale: (edges * channels,), the weight of each edge for each of its channels.
+        training: Normalise by the batch, else by the running statistics.
+    """
+    weights = [torch.cat([conv.weight for conv in layer]) for layer in stack.convolutions]
+    if stack.kind in (SINGLE, DOUBLE):
+        step = stack.stride if stack.dilation % stack.stride == 0 else 1
+        stride, dilation = stack.stride // step, stack.dilation // step
+        sides = [(side + step - 1) // step for side in copies.state.shape[-2:]]
+        # (in place of a stride above 1 nothing is won)
+        lattices = dilation if stride == 1 and all(side % dilation == 0 for side in sides) else 1
+        x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices)
+        x = _pointwise(x, stack.convolutions[1], weights[1])
+        if stack.kind == DOUBLE:
+            x = _norm(x, stack.norms[0], None, training).relu_()
+            if lattices > 1:
+                x, lattices = gather_lattices(x, lattices), 1
+            x = _pointwise(depthwise(x, weights[2]), stack.convolutions[3], weights[3])
+        return _norm(x, stack.norms[-1], scale, training), lattices
+    x = copies.relu()
+    if stack.kind == PAIR:
+        x = _pair(x, weights, copies.edges)
+    else:
+        size = weights[0].shape[-1]
+        x = f.conv2d(x, weights[0], None, stack.stride, stack.dilation * (size // 2), stack.dilation)
+    return _norm(x, stack.norms[-1], scale, training), 1
+
+
+def _pointwise(x: Tensor, layer: tuple[nn.Conv2d, ...], weight: Tensor) -> Tensor:
+    """Returns the 1x1 convolutions of all edges, each of its own channels."""
+    edges, channels = len(layer), weight.shape[1]
+    if edges > 1 and x.device.type == "cpu" and channels % _LANES and channels < _LANES:
+        return f.conv2d(x, torch.block_diag(*weight.flatten(1).split(channels))[:, :, None, None])
+    return f.conv2d(x, weight, groups=edges)
+
+
+def _pair(x: Tensor, weights: list[Tensor], edges: int) -> Tensor:
+    """Returns the two strided 1x1 convolutions of every edge, an edge's two results beside each other."""
+    height, width = x.shape[-2:]
+    shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
+    halves = [f.conv2d(part, weight, None, 2) for part, weight in zip((x, shifted), weights)]
+    pixels = [half.permute(0, 2, 3, 1).unflatten(3, (edges, -1)) for half in halves]
+    return torch.cat(pixels, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def _norm(x: Tensor, norms: tuple[PlainBatchNorm, ...], scale: Tensor | None, training: bool) -> Tensor:
+    """Returns one BatchNorm over all edges' channels; the running statistics of each edge move as its own would."""
+    means, variances = ([getattr(norm, name) for norm in norms] for name in ("running_mean", "running_var"))
+    mean, variance = torch.cat(means), torch.cat(variances)
+    x = batch_norm(x, mean, variance, scale, None, training)
+    if training:
+        with torch.no_grad():
+            split = [t.split(len(means[0])) for t in (mean, variance)]
+            torch._foreach_copy_([*means, *variances], [*split[0], *split[1]])
+    return x

@@ -1,0 +1,120 @@
+"""The supernet: every candidate on every edge, mixed by softmax weights.
+
+`mixed_cell` says what is computed once for several edges; `literal` spells the same function out without sharing, and
+tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.architecture.networks.alphas import initial_alphas
+from nas_moreau.architecture.networks.mixed_cell import Active, MixedCell
+from nas_moreau.architecture.networks.native import check_kernels
+from nas_moreau.architecture.networks.operations import PlainBatchNorm
+from nas_moreau.architecture.networks.partial_cell import PartialCell, check_share, edge_weights
+from nas_moreau.architecture.networks.skeleton import add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.spaces.space import SearchSpace
+
+
+class Supernet(nn.Module):
+    """The DARTS-style supernet of a search space: (n, in_channels, height, width) -> (n, num_classes) logits.
+
+    `alphas` maps a cell's name to its Parameter of logits, shape (edges, operations), shared by all cells of that name;
+    with partial channels also "edge_" + name to logits of the edges, shape (edges,). Both are initialised with
+    `alpha_scale` * N(0, 1). BatchNorm within cells is affine-free, as published.
+
+    Args:
+        space: What may exist.
+        channels: Channels of the first cell's nodes.
+        layers: Cells in all (DARTS skeleton) or in each of three stages (NAS-Bench-201).
+        num_classes: Classes.
+        in_channels: Channels of the images.
+        alpha_scale: Standard deviation of the initial logits.
+        kernels: "auto" takes the native operator for cells where it can (CPU, float32 or float64), "portable" never;
+            "native" is "auto" that fails where there is no compiled operator.
+        partial_channels: One in so many channels goes through the candidates (`architecture.partial_cell`, always
+            portable); 1 for the plain supernet without edge weights.
+
+    Raises:
+        InputError: A size is not positive, or the channels cannot be shared out so.
+    """
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    classifier: nn.Linear
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        channels: int = 16,
+        layers: int = 8,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        alpha_scale: float = 1e-3,
+        kernels: str = "auto",
+        partial_channels: int = 1,
+    ):
+        super().__init__()
+        self.space = space
+        check_kernels(kernels)
+        check_share(channels, partial_channels)
+
+        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell | PartialCell:
+            if partial_channels == 1:
+                cell: MixedCell | PartialCell = MixedCell(space, width, halves, preprocess, kernels)
+            else:
+                narrow = MixedCell(space, width // partial_channels, halves, nn.ModuleList(), "portable")
+                cell = PartialCell(narrow, preprocess, partial_channels)
+            cell.name = name
+            return cell
+
+        widths = {name: len(space.concat) for name in space.cells}
+        add_skeleton(self, space.cells, widths, channels, layers, num_classes, in_channels, PlainBatchNorm, make_cell)
+        self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Returns all parameters but the alphas, by name."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("alphas.")}
+
+    def weights(self) -> list[nn.Parameter]:
+        """Returns all parameters but the alphas."""
+        return list(self.named_weights().values())
+
+    def mixture(self) -> dict[str, Tensor]:
+        """Returns the softmax of the alphas by cell name, each (edges, operations)."""
+        return {name: torch.softmax(self.alphas[name], -1) for name in self.space.cells}
+
+    def edge_weights(self) -> dict[str, Tensor]:
+        """Returns the weights of the edges by cell name, each (edges,); empty without partial channels."""
+        edges = {name: f"edge_{name}" for name in self.space.cells}
+        return {name: edge_weights(self.space, self.alphas[key]) for name, key in edges.items() if key in self.alphas}
+
+    def forward(
+        self,
+        images: Tensor,
+        mixture: Mapping[str, Tensor] | None = None,
+        active: Mapping[str, Active] | None = None,
+    ) -> Tensor:
+        """Returns logits.
+
+        Args:
+            images: (n, in_channels, height, width).
+            mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas. (The weights of
+                edges, with partial channels, come on top of both.)
+            active: Cell name -> for every edge the numbers of the operations to compute; by default all are. For
+                sparse mixtures: the work of the active ones alone. The weights of the others get no gradient.
+        """
+        mixture = self.mixture() if mixture is None else mixture
+        chosen = active or {}
+        edges = self.edge_weights()
+
+        def run_cell(cell: MixedCell | PartialCell, inputs: list[Tensor]) -> Tensor:
+            weights = (edges[cell.name],) if edges else ()
+            return cell(inputs, mixture[cell.name], chosen.get(cell.name), *weights)
+
+        maps = run_cells(self, images, run_cell)
+        return self.classifier(pool_features(self, maps[-1]))

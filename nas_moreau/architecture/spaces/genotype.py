@@ -1,0 +1,266 @@
+"""Genotypes: what a search found, as data. JSON in and out; other people's printed dialects in. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from nas_moreau.architecture.spaces.genotype_text import (
+    CURE,
+    MAX_NODES,
+    Edge,
+    is_whole,
+    read_nas_bench_201,
+    read_printed,
+    write_nas_bench_201,
+)
+from nas_moreau.architecture.spaces.known_operations import check_operations
+from nas_moreau.errors import InputError, quoted
+
+VERSION = 1
+MAX_CHARACTERS = 64 * 1024
+MAX_EDGES, MAX_JSON_DEPTH = 500, 12
+INPUTS = {frozenset({"normal", "reduce"}): 2, frozenset({"cell"}): 1}
+
+
+class Cell(NamedTuple):
+    """Edges (operation, from, to) and the nodes whose outputs are concatenated."""
+
+    edges: tuple[Edge, ...]
+    concat: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Genotype:
+    """The cells of a network.
+
+    Two genotypes are equal when their spaces and cells are, the edges into a node taken as a multiset: their order
+    means nothing, but an edge may stand twice. A node may have no edge at all: it is zero.
+
+    Args:
+        space: Name of the search space.
+        cells: Cell name ("normal" and "reduce", or "cell") -> cell. `concat` is kept in ascending order.
+
+    Raises:
+        InputError: Lists everything that is wrong with the cells.
+
+    Example:
+        >>> g = Genotype.parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")
+        >>> g.space, len(g.cells["cell"].edges)
+        ('nas_bench_201', 6)
+        >>> Genotype.from_json(g.to_json()) == g
+        True
+    """
+
+    space: str
+    cells: Mapping[str, Cell]
+
+    def __post_init__(self) -> None:
+        inputs = INPUTS.get(frozenset(self.cells))
+        if inputs is None:
+            raise InputError(
+                f"A genotype has the cells normal and reduce, or one named cell; this one has "
+                f"{', '.join(quoted(name) for name in list(self.cells)[:5]) or 'none'}.",
+                "Name them so.",
+            )
+        problems = [problem for name, cell in self.cells.items() for problem in _cell_problems(name, cell, inputs)]
+        if not isinstance(self.space, str) or not 0 < len(self.space) <= 100:
+            problems.append(f"the space is {quoted(self.space)}, not a name")
+        if problems:
+            raise InputError(f"The genotype makes no network: {'; '.join(problems[:10])}.", "Correct its cells.")
+        cells = {
+            name: Cell(tuple((op, a, b) for op, a, b in self.cells[name].edges), tuple(sorted(self.cells[name].concat)))
+            for name in ("normal", "reduce", "cell")
+            if name in self.cells
+        }
+        object.__setattr__(self, "cells", cells)
+
+    @property
+    def inputs(self) -> int:
+        """Input states of a cell: 2, or 1 in the NAS-Bench-201 skeleton."""
+        return INPUTS[frozenset(self.cells)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plain data of the JSON form, edges in their own order."""
+        cells = {n: {"edges": [list(e) for e in c.edges], "concat": list(c.concat)} for n, c in self.cells.items()}
+        return {"version": VERSION, "space": self.space, "cells": cells}
+
+    def to_json(self) -> str:
+        """Returns the JSON text (one line)."""
+        return json.dumps(self.to_dict())
+
+    def _repr_svg_(self) -> str:
+        """Returns the drawing that notebooks show."""
+        # Looked up when it is asked for: drawings build on genotypes, and not the other way round.
+        return str(import_module("nas_moreau.drawing.cell").draw_genotype(self))
+
+    def _canonical(self) -> str:
+        data = self.to_dict()
+        for cell in data["cells"].values():
+            cell["edges"].sort(key=lambda edge: (edge[2], edge[1], edge[0]))
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """Returns 16 hexadecimal digits that equal genotypes share: of the sha256 of the canonical JSON."""
+        return hashlib.sha256(self._canonical().encode()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return self._canonical() == other._canonical() if isinstance(other, Genotype) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._canonical())
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> Genotype:
+        """Returns the genotype of a JSON text, or of the plain data it holds.
+
+        Raises:
+            InputError: It is no genotype.
+        """
+        data: Any = _load_json(text) if isinstance(text, str) else text
+        if not isinstance(data, Mapping) or not isinstance(data.get("cells"), Mapping):
+            raise InputError("The JSON holds no genotype (no 'cells').", "Give a genotype.json of a run.")
+        version = data.get("version")
+        if not is_whole(version) or version != VERSION:
+            raise InputError(
+                f"The genotype has version {quoted(version)}; this program reads version {VERSION}.",
+                "Use a newer nas_moreau, or set the version if it is wrong.",
+            )
+        problems = [f"unknown key {quoted(key)}" for key in data if key not in ("version", "space", "cells")]
+        cells = {}
+        for name, cell in data["cells"].items():
+            if not isinstance(cell, Mapping) or set(cell) != {"edges", "concat"}:
+                problems.append(f"cell {quoted(name)} does not have just edges and concat")
+            elif not isinstance(cell["edges"], list | tuple) or not isinstance(cell["concat"], list | tuple):
+                problems.append(f"edges and concat of cell {quoted(name)} are not lists")
+            else:
+                cells[name] = Cell(tuple(cell["edges"]), tuple(cell["concat"]))
+        if problems:
+            raise InputError(f"The genotype's JSON is wrong: {'; '.join(problems[:10])}.", "Correct it.")
+        space: Any = data.get("space")
+        return cls(space, cells)  # which refuses a space that is no name
+
+    @classmethod
+    def parse(cls, text: str, space: str | None = None) -> Genotype:
+        """Returns the genotype of a text: our JSON, a printed `Genotype(normal=..., ...)`, or a NAS-Bench-201 string.
+
+        Args:
+            text: At most 64 KiB. Nothing in it is evaluated.
+            space: Name of the space for the dialects that carry none; by default "darts" ("robust_darts_s4" if noise
+                is among the operations and all are that space's) and "nas_bench_201".
+
+        Raises:
+            InputError: The text is none of these, or names an operation that does not exist.
+
+        Example:
+            >>> text = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=range(2, 3), "
+            >>> text += "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])"
+            >>> Genotype.parse(text).cells["normal"]
+            Cell(edges=(('skip_connect', 0, 2), ('sep_conv_3x3', 1, 2)), concat=(2,))
+        """
+        _check_length(text)
+        text = text.strip().lstrip("\ufeff")
+        if text.startswith("{") and '"cells"' in text:
+            genotype = cls.from_json(text)
+        elif text.startswith("|"):
+            edges, concat = read_nas_bench_201(text)
+            genotype = cls(space or "nas_bench_201", {"cell": Cell(tuple(edges), tuple(concat))})
+        else:
+            fields = read_printed(text)
+            cells = {name: Cell(tuple(edges), tuple(concat)) for name, (edges, concat) in fields.items()}
+            names = {edge[0] for cell in cells.values() for edge in cell.edges}
+            noisy = "noise" in names and names <= {"noise", "sep_conv_3x3"}
+            genotype = cls(space or ("robust_darts_s4" if noisy else "darts"), cells)
+        for name, cell in genotype.cells.items():
+            check_operations((operation for operation, _, _ in cell.edges), f"Cell {name} of the genotype")
+        return genotype
+
+    def to_nas_bench_201(self) -> str:
+        """Returns the benchmark's string of a cell with one edge between any two states.
+
+        Raises:
+            InputError: The genotype is of another kind.
+        """
+        cell = self.cells.get("cell", Cell((), (0,)))
+        nodes = cell.concat[-1]
+        by_place = {(a, b): op for op, a, b in cell.edges}
+        places = [(a, b) for b in range(1, nodes + 1) for a in range(b)]
+        if len(cell.edges) != len(places) or set(by_place) != set(places) or not places:
+            raise InputError(
+                "Only a cell with one edge between any two states has a NAS-Bench-201 string.", "Use JSON."
+            )
+        return write_nas_bench_201(by_place, nodes)
+
+    def to_printed(self) -> str:
+        """Returns the text that DARTS and its followers print; lists nest if some node has not two edges.
+
+        Raises:
+            InputError: The genotype is of another kind.
+        """
+        if "cell" in self.cells:
+            raise InputError("A NAS-Bench-201 cell has no such form.", "Use to_nas_bench_201().")
+        parts = []
+        for name, cell in self.cells.items():
+            last = max([*cell.concat, *(target for _, _, target in cell.edges)])
+            nested = [[(op, a) for op, a, b in cell.edges if b == node] for node in range(2, last + 1)]
+            flat = all(len(pairs) == 2 for pairs in nested)
+            parts.append(f"{name}={[pair for pairs in nested for pair in pairs] if flat else nested}")
+            parts.append(f"{name}_concat={list(cell.concat)}")
+        return f"Genotype({', '.join(parts)})"
+
+
+def _check_length(text: str) -> None:
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+        kind = f"has {len(text):,} characters" if isinstance(text, str) else f"is a {type(text).__name__}, no text"
+        raise InputError(f"The genotype {kind}; it can have {MAX_CHARACTERS:,}.", CURE)
+
+
+def _load_json(text: str) -> Any:
+    _check_length(text)
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(depth, deepest)
+    if deepest > MAX_JSON_DEPTH:
+        raise InputError(f"The genotype's JSON is nested more than {MAX_JSON_DEPTH} deep.", CURE)
+
+    def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise InputError("The genotype's JSON has a key twice.", "Keep one of them.")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=no_doubles)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The genotype is not valid JSON: {str(error)[:80]}.", CURE) from None
+
+
+def _cell_problems(name: str, cell: Cell, inputs: int) -> list[str]:
+    """Returns why a cell is no directed graph from its inputs to its concatenated nodes."""
+    if not 1 <= len(cell.edges) <= MAX_EDGES:
+        return [f"cell {name} has {len(cell.edges)} edges, not 1 to {MAX_EDGES}"]
+    problems, last = [], inputs + MAX_NODES - 1
+    for edge in cell.edges:
+        if not (
+            isinstance(edge, list | tuple) and len(edge) == 3 and isinstance(edge[0], str) and 0 < len(edge[0]) <= 100
+        ):
+            problems.append(f"an edge of cell {name} is not [operation, from, to]")
+        elif not (is_whole(edge[1]) and is_whole(edge[2]) and 0 <= edge[1] < edge[2] and inputs <= edge[2] <= last):
+            problems.append(
+                f"cell {name} has an edge from {quoted(edge[1])} to {quoted(edge[2])}; edges lead to later nodes, "
+                f"{inputs} to {last}"
+            )
+    for node in cell.concat:
+        if not is_whole(node) or not inputs <= node <= last:
+            problems.append(f"cell {name} concatenates {quoted(node)}, which is no node ({inputs} to {last})")
+    if not problems and (not cell.concat or len(set(cell.concat)) != len(cell.concat)):
+        problems.append(f"cell {name} concatenates no node, or one twice")
+    if inputs == 1 and len(cell.concat) > 1:
+        problems.append(f"cell {name} of the NAS-Bench-201 skeleton gives {len(cell.concat)} nodes, not one")
+    return problems

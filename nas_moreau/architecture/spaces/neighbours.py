@@ -1,0 +1,63 @@
+"""Genotypes one change away, and which candidates of a supernet a genotype stands for. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.space import SearchSpace
+
+# cell name -> for every edge of the space, the numbers of its operations
+Chosen = dict[str, list[tuple[int, ...]]]
+
+
+class Neighbour(NamedTuple):
+    """A genotype and the one change that leads to it: on `edge` of `cell`, `operation` in place of `former`."""
+
+    cell: str
+    edge: tuple[int, int]
+    former: str
+    operation: str
+    genotype: Genotype
+
+
+def neighbours(space: SearchSpace, genotype: Genotype) -> list[Neighbour]:
+    """Returns every genotype that differs in the operation of one edge.
+
+    The edges stay. Operations that the derivation excludes are not tried, nor is `none`, which would take an edge away.
+
+    Args:
+        space: The space of `genotype`.
+        genotype: Where the changes begin.
+    """
+    found = []
+    candidates = [name for name in space.choices if name != "none"]
+    for name, cell in genotype.cells.items():
+        for i, (former, source, target) in enumerate(cell.edges):
+            for operation in candidates:
+                if operation == former:
+                    continue
+                edges = (*cell.edges[:i], (operation, source, target), *cell.edges[i + 1 :])
+                changed = Genotype(genotype.space, {**genotype.cells, name: Cell(edges, cell.concat)})
+                found.append(Neighbour(name, (source, target), former, operation, changed))
+    return found
+
+
+def chosen_operations(space: SearchSpace, genotype: Genotype) -> Chosen:
+    """Returns the numbers of the operations that a genotype keeps, by cell and by edge of the space.
+
+    Args:
+        space: The space of `genotype`.
+        genotype: What is kept.
+
+    Raises:
+        InputError: The genotype is not of this space.
+    """
+    space.check(genotype)
+    return {
+        name: [
+            tuple(space.operations.index(operation) for operation, *place in cell.edges if tuple(place) == edge)
+            for edge in space.edges
+        ]
+        for name, cell in genotype.cells.items()
+    }

@@ -1,0 +1,211 @@
+"""Search spaces: which operations may stand on which edges, and how a genotype is chosen among them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_moreau.architecture.spaces.space_file import CURE, parse_space, space_fields
+from nas_moreau.architecture.spaces.space_rules import SKELETONS, Place, space_problems
+from nas_moreau.errors import InputError, meant, quoted
+from nas_moreau.yaml_files import read_text
+
+if TYPE_CHECKING:
+    from nas_moreau.architecture.spaces.genotype import Genotype
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How a genotype follows from the weights of the operations.
+
+    Args:
+        rule: "top_edges" (DARTS: each node keeps its strongest edges) or "argmax" (NAS-Bench-201: every edge stays).
+        edges_per_node: For top_edges, how many incoming edges a node keeps (all, if it has fewer); None for argmax.
+        exclude: Operations that take part in the softmax and never in the result.
+    """
+
+    rule: str
+    edges_per_node: int | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may be found. States are numbered: the cell's inputs first, then its intermediate nodes.
+
+    Args:
+        name: Stands in the genotypes found here.
+        skeleton: "darts" or "nas_bench_201": the network around the cells.
+        cells: Names of the cells to be found, fixed by the skeleton.
+        inputs: Input states of a cell, fixed by the skeleton (2 and 1).
+        nodes: Intermediate nodes of a cell.
+        operations: Candidates of every edge, in the order of the alphas' columns.
+        edges: (from, to), the alphas' rows: `to` ascending, then `from`.
+        concat: Nodes whose concatenation is the cell's output (nas_bench_201: the last node alone).
+        derivation: How alphas become a genotype.
+
+    Raises:
+        InputError: Lists everything that is wrong.
+    """
+
+    name: str
+    skeleton: str
+    cells: tuple[str, ...]
+    inputs: int
+    nodes: int
+    operations: tuple[str, ...]
+    edges: tuple[Place, ...]
+    concat: tuple[int, ...]
+    derivation: Derivation
+
+    def __post_init__(self) -> None:
+        rule = self.derivation
+        problems = space_problems({
+            "name": self.name, "skeleton": self.skeleton, "nodes": self.nodes, "operations": self.operations,
+            "edges": self.edges, "concat": self.concat, "rule": rule.rule, "edges_per_node": rule.edges_per_node,
+            "exclude": rule.exclude,
+        })  # fmt: skip
+        if self.skeleton in SKELETONS and (self.cells, self.inputs) != SKELETONS[self.skeleton]:
+            problems.append(f"the skeleton {self.skeleton} has cells and inputs {tuple(SKELETONS[self.skeleton])}")
+        if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
+            problems.append("edges are not in canonical order (to ascending, then from)")
+        if problems:
+            raise InputError(f"Search space {quoted(self.name)}: {'; '.join(problems)}.", CURE)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.size():,} genotypes ({', '.join(self.cells)}: {len(self.edges)} edges of "
+            f"{len(self.operations)} operations)"
+        )
+
+    @property
+    def alpha_shape(self) -> tuple[int, int]:
+        """(edges, operations), the shape of each cell's logits."""
+        return len(self.edges), len(self.operations)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The operations that a genotype may hold: all that the derivation does not exclude."""
+        return tuple(name for name in self.operations if name not in self.derivation.exclude)
+
+    def incoming(self) -> list[list[int]]:
+        """Returns, for every node, the numbers of the edges that enter it."""
+        nodes = range(self.inputs, self.inputs + self.nodes)
+        return [[i for i, (_, target) in enumerate(self.edges) if target == node] for node in nodes]
+
+    def size(self) -> int:
+        """Returns the number of distinct genotypes that derivation can produce.
+
+        With top_edges a cell has, for each node with n incoming edges of which k are kept, C(n, k) * choices**k
+        possibilities; with argmax choices**edges. All cells together: the power by the number of cells. Isomorphic
+        cells count as often as they are written differently. NAS-Bench-201: 5**6 = 15,625; DARTS, the published
+        count: (180 * 7**8)**2, about 1.08e18.
+        """
+        cell = math.prod(math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._kept())
+        return cell ** len(self.cells)
+
+    def random_genotype(self, rng: random.Random) -> Genotype:
+        """Returns a genotype drawn uniformly from the `size()` that derivation can produce."""
+        from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+
+        cells = {}
+        for name in self.cells:
+            kept = [place for incoming, count in self._kept() for place in sorted(rng.sample(incoming, count))]
+            cells[name] = Cell(tuple((rng.choice(self.choices), *place) for place in kept), self.concat)
+        return Genotype(self.name, cells)
+
+    def check(self, genotype: Genotype) -> None:
+        """Raises InputError, naming every difference, when derivation in this space cannot produce `genotype`."""
+        problems = []
+        if genotype.space != self.name:
+            problems.append(f"it is of space '{genotype.space}'")
+        if set(genotype.cells) != set(self.cells):
+            problems.append(f"it has the cells {', '.join(genotype.cells)}, not {', '.join(self.cells)}")
+        else:
+            problems += [p for name in self.cells for p in self._cell_problems(name, genotype)]
+        if problems:
+            raise InputError(
+                f"The genotype {genotype.digest()} does not belong to the search space '{self.name}': "
+                f"{'; '.join(problems)}.",
+                "Use the space it was found in, or a genotype of this one.",
+            )
+
+    def _cell_problems(self, name: str, genotype: Genotype) -> Iterable[str]:
+        cell = genotype.cells[name]
+        for operation in dict.fromkeys(edge[0] for edge in cell.edges):
+            if operation not in self.choices:
+                hint = meant(operation, self.choices)
+                yield f"cell {name} holds '{operation}', which cannot be chosen here{hint}"
+        for source, target in dict.fromkeys((source, target) for _, source, target in cell.edges):
+            if (source, target) not in self.edges:
+                yield f"cell {name} has an edge from {source} to {target}"
+        for node, (incoming, count) in enumerate(self._kept(), self.inputs):
+            sources = [source for _, source, target in cell.edges if target == node]
+            if len(sources) != count or len(set(sources)) != count:
+                found = f"{len(sources)} edges from {len(set(sources))} places"
+                yield f"node {node} of cell {name} has {found}, not {count} of {len(incoming)}"
+        if cell.concat != tuple(sorted(self.concat)):
+            yield f"cell {name} concatenates {list(cell.concat)}, not {list(self.concat)}"
+
+    def _kept(self) -> list[tuple[list[Place], int]]:
+        """Returns, for every node, its incoming edges and how many of them a genotype keeps."""
+        found, limit = [], self.derivation.edges_per_node
+        for numbers in self.incoming():
+            incoming = [self.edges[i] for i in numbers]
+            found.append((incoming, len(incoming) if limit is None else min(limit, len(incoming))))
+        return found
+
+
+def _space_from(text: str, where: str) -> SearchSpace:
+    fields = space_fields(parse_space(text, where), where)
+    cells, inputs = SKELETONS[fields["skeleton"]]
+    rule = Derivation(fields.pop("rule"), fields.pop("edges_per_node"), fields.pop("exclude"))
+    return SearchSpace(cells=cells, inputs=inputs, derivation=rule, **fields)
+
+
+@cache
+def _built_in() -> dict[str, Path]:
+    package = Path(__file__).resolve().parents[2]
+    # inside the package when installed from a wheel, beside it in a checkout
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if found := sorted(folder.glob("*.yaml")):
+            return {path.stem: path for path in found}
+    return {}
+
+
+def space_names() -> list[str]:
+    """Returns the names of the built-in search spaces."""
+    return list(_built_in())
+
+
+def load_space(name_or_path: str | PathLike[str]) -> SearchSpace:
+    """Returns a built-in search space by name, or the one that a YAML file describes.
+
+    Args:
+        name_or_path: A name such as "darts", or the path of a file ending in .yaml or .yml.
+
+    Raises:
+        InputError: There is no such space, or the file is wrong: all its problems are listed together.
+    """
+    built_in, name = _built_in(), str(name_or_path)
+    if name in built_in:
+        return _space_from(read_text(built_in[name], "Search space"), f"Search space {name}")
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(
+            f"There is no search space {quoted(name)}{meant(name, built_in)}.",
+            f"Name one of {', '.join(built_in)}, or the path of a file that ends in .yaml.",
+        )
+    space = _space_from(read_text(Path(name), "Search space"), f"Search space {name}")
+    # a genotype carries only the space's name, so one name must not stand for two spaces
+    if space.name in built_in and space != load_space(space.name):
+        raise InputError(
+            f"Search space {name} bears the name '{space.name}' of a built-in space and differs from it.",
+            "Give it a name of its own.",
+        )
+    return space

@@ -1,0 +1,109 @@
+"""Reads a search space's YAML file: every field checked, all problems reported together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas_moreau.architecture.spaces.space_rules import REDUCTION, SKELETONS, all_edges, is_count, space_problems
+from nas_moreau.errors import InputError, meant, quoted
+from nas_moreau.yaml_files import parse_yaml
+
+KEYS = ("name", "skeleton", "nodes", "operations", "derivation", "edges", "concat", "reduction")
+DERIVATION_KEYS = ("rule", "edges_per_node", "exclude")
+CURE = "Correct the file; `nas-moreau show darts` prints a whole space."
+
+
+def parse_space(text: str, where: str) -> dict[Any, Any]:
+    """Returns the mapping that a space's YAML text holds.
+
+    Raises:
+        InputError: The text is no YAML mapping, or is larger, deeper or more tangled than a space can be.
+    """
+    data = parse_yaml(text, where, CURE)
+    if not isinstance(data, dict):
+        raise InputError(f"{where} holds {quoted(data)}, not a mapping of keys to values.", CURE)
+    return data
+
+
+def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
+    """Returns the checked fields of a space from its YAML mapping, defaults filled in.
+
+    Args:
+        data: Keys `name skeleton nodes operations derivation` and, optional, `edges concat reduction`.
+        where: What messages call the mapping.
+
+    Raises:
+        InputError: Lists every problem of the mapping.
+    """
+    problems = [f"unknown key {quoted(key)}{meant(key, KEYS)}" for key in data if key not in KEYS]
+    problems += [f"key '{key}' is missing" for key in KEYS[:5] if key not in data]
+
+    def typed(key: str, value: Any, right: bool, wanted: str) -> Any:
+        if not right:
+            problems.append(f"{key} is {quoted(value)}, not {wanted}")
+        return value if right else None
+
+    fields: dict[str, Any] = {}
+    for key in ("name", "skeleton"):
+        fields[key] = typed(key, data[key], isinstance(data[key], str), "a string") if key in data else None
+    fields["nodes"] = (
+        typed("nodes", data["nodes"], is_count(data["nodes"]), "a positive integer") if "nodes" in data else None
+    )
+    operations: Any = data.get("operations", [])
+    right = typed("operations", operations, _is_list(operations, str), "a list of names") is not None
+    fields["operations"] = tuple(operations) if right and "operations" in data else None
+
+    derivation = data.get("derivation")
+    if "derivation" not in data or typed("derivation", derivation, isinstance(derivation, dict), "a mapping") is None:
+        derivation = None
+    fields.update({"rule": None, "edges_per_node": None, "exclude": ()})
+    if derivation is not None:
+        for key in derivation:
+            if key not in DERIVATION_KEYS:
+                problems.append(f"unknown key derivation.{str(key)[:60]}{meant(key, DERIVATION_KEYS)}")
+        rule = derivation.get("rule")
+        fields["rule"] = typed("derivation.rule", rule, isinstance(rule, str), "a string")
+        fields["edges_per_node"] = derivation.get("edges_per_node")
+        exclude = derivation.get("exclude", [])
+        if typed("derivation.exclude", exclude, _is_list(exclude, str), "a list of operations") is not None:
+            fields["exclude"] = tuple(exclude)
+
+    fields["edges"], fields["concat"] = _cell_shape(data, fields, typed)
+    if "reduction" in data:
+        right = fields["skeleton"] == "darts" and data["reduction"] == REDUCTION
+        wanted = "[1/3, 2/3], the places that the darts skeleton fixes for searching and retraining (no other has them)"
+        typed("reduction", data["reduction"], right, wanted)
+    problems += space_problems(fields)
+    if problems:
+        raise InputError(f"{where}: {'; '.join(problems)}.", CURE)
+    return fields
+
+
+def _cell_shape(data: dict[Any, Any], fields: dict[str, Any], typed: Any) -> tuple[Any, Any]:
+    """Returns edges and concat (None where they are bad), by default every edge and the skeleton's output."""
+    edges, concat = data.get("edges", "all"), data.get("concat", "all")
+    if edges != "all" and typed("edges", edges, _is_edge_list(edges), "'all' or a list of [from, to]") is None:
+        edges = None
+    if concat != "all" and typed("concat", concat, _is_list(concat, int), "'all' or a list of nodes") is None:
+        concat = None
+    skeleton = SKELETONS.get(fields["skeleton"])
+    if skeleton is None or fields["nodes"] is None or fields["nodes"] > 1000:
+        return None, None
+    first, last = skeleton.inputs, skeleton.inputs + fields["nodes"] - 1
+    if edges == "all":
+        edges = all_edges(first, fields["nodes"]) if fields["nodes"] <= 32 else None
+    elif edges is not None:
+        edges = tuple(sorted(((a, b) for a, b in edges), key=lambda edge: (edge[1], edge[0])))
+    if concat == "all":
+        concat = (last,) if fields["skeleton"] == "nas_bench_201" else tuple(range(first, last + 1))
+    elif concat is not None:
+        concat = tuple(sorted(concat))
+    return edges, concat
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
+
+
+def _is_edge_list(value: object) -> bool:
+    return isinstance(value, list) and all(_is_list(edge, int) and len(edge) == 2 for edge in value)

@@ -1,0 +1,191 @@
+"""Published and released cells by name, and genotypes from wherever they lie. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.genotype_text import Edge
+from nas_moreau.errors import InputError, meant, quoted
+from nas_moreau.yaml_files import read_text
+
+_SHORT = {
+    "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "s7": "sep_conv_7x7", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5",
+    "mx": "max_pool_3x3", "av": "avg_pool_3x3", "sk": "skip_connect", "c71": "conv_7x1_1x7",
+}  # fmt: skip
+
+# name -> (source, normal, its concat, reduce, its concat); "s3 1, s3 0 ; ..." lists operation and source node by node
+_ALL = (2, 3, 4, 5)
+_CELLS: dict[str, tuple[str, str, tuple[int, ...], str, tuple[int, ...]]] = {
+    "DARTS_V1": (
+        "Liu, Simonyan, Yang: DARTS, ICLR 2019 (first order)",
+        "s3 1, s3 0 ; sk 0, s3 1 ; sk 0, s3 1 ; s3 0, sk 2", _ALL,
+        "mx 0, mx 1 ; sk 2, mx 0 ; mx 0, sk 2 ; sk 2, av 0", _ALL,
+    ),
+    "DARTS_V2": (
+        "Liu, Simonyan, Yang: DARTS, ICLR 2019 (second order)",
+        "s3 0, s3 1 ; s3 0, s3 1 ; s3 1, sk 0 ; sk 0, d3 2", _ALL,
+        "mx 0, mx 1 ; sk 2, mx 1 ; mx 0, sk 2 ; sk 2, mx 1", _ALL,
+    ),
+    "PC_DARTS_cifar": (
+        "Xu et al.: PC-DARTS, ICLR 2020",
+        "s3 1, sk 0 ; s3 0, d3 1 ; s5 0, s3 1 ; av 0, d3 1", _ALL,
+        "s5 1, mx 0 ; s5 1, s5 2 ; s3 0, s3 3 ; s3 1, s3 2", _ALL,
+    ),
+    "PDARTS": (
+        "Chen et al.: Progressive DARTS, ICCV 2019",
+        "sk 0, d3 1 ; sk 0, s3 1 ; s3 1, s3 3 ; s3 0, d5 4", _ALL,
+        "av 0, s5 1 ; s3 0, d5 2 ; mx 0, d3 1 ; d3 1, d5 3", _ALL,
+    ),
+    "DrNAS_cifar10": (
+        "Chen et al.: DrNAS, ICLR 2021",
+        "s3 0, s5 1 ; s3 1, s3 2 ; sk 0, s3 1 ; s3 2, d5 3", _ALL,
+        "mx 0, s5 1 ; d5 2, s5 1 ; s5 1, d5 3 ; sk 4, s5 1", _ALL,
+    ),
+    "GDAS_V1": (
+        "Dong, Yang: GDAS, CVPR 2019",
+        "sk 0, sk 1 ; sk 0, s5 2 ; s3 3, sk 0 ; s5 4, s3 3", _ALL,
+        "s5 0, s3 1 ; s5 2, s5 1 ; d5 2, s3 1 ; s5 0, s5 1", _ALL,
+    ),
+    "NASNet": (
+        "Zoph et al.: NASNet, CVPR 2018",
+        "s5 1, s3 0 ; s5 0, s3 0 ; av 1, sk 0 ; av 0, av 0 ; s3 1, sk 1", (2, 3, 4, 5, 6),
+        "s5 1, s7 0 ; mx 1, s7 0 ; av 1, s5 0 ; sk 3, av 2 ; s3 2, mx 1", (4, 5, 6),
+    ),
+    "AmoebaNet": (
+        "Real et al.: AmoebaNet, AAAI 2019",
+        "av 0, mx 1 ; s3 0, s5 2 ; s3 0, av 3 ; s3 1, sk 1 ; sk 0, av 1", (4, 5, 6),
+        "av 0, s3 1 ; mx 0, s7 2 ; s7 0, av 1 ; mx 0, mx 1 ; c71 0, s3 5", (3, 4, 6),
+    ),
+    "MEHA": (
+        "Liu et al.: Moreau envelope for nonconvex bi-level optimization, ICML 2024",
+        "s3 0, d5 1 ; sk 0, s5 2 ; s3 3, s5 1 ; s5 3, s5 2", _ALL,
+        "mx 0, s3 1 ; s5 2, av 1 ; mx 0, mx 3 ; d3 0, d3 4", _ALL,
+    ),
+}  # fmt: skip
+
+
+def _edges(text: str) -> tuple[Edge, ...]:
+    edges: list[Edge] = []
+    for node, group in enumerate(text.split(";"), 2):
+        for pair in group.split(","):
+            short, source = pair.split()
+            edges.append((_SHORT[short], int(source), node))
+    return tuple(edges)
+
+
+def published_names() -> list[str]:
+    """Returns the names of the published cells."""
+    return list(_CELLS)
+
+
+def _released() -> dict[str, Path]:
+    """Returns the folders of the cells that this project found, by name."""
+    package = Path(__file__).resolve().parents[2]
+    # inside the package when installed from a wheel, beside it in a checkout
+    for folder in (package / "released", package.parent / "checkpoints" / "released"):
+        if found := sorted(folder.glob("*/genotype.json")):
+            return {path.parent.name: path.parent for path in found}
+    return {}
+
+
+def released_names() -> list[str]:
+    """Returns the names of the cells that this project found and released."""
+    return list(_released())
+
+
+def cell_names() -> list[str]:
+    """Returns all names that `load_genotype` knows: published cells, then released ones."""
+    return [*published_names(), *released_names()]
+
+
+def published_cell(name: str) -> Genotype:
+    """Returns a published genotype. All bear the space "darts", whose topology they have or (NASNet, AmoebaNet) extend.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    _, normal, normal_concat, reduce, reduce_concat = _entry(name)
+    cells = {"normal": Cell(_edges(normal), normal_concat), "reduce": Cell(_edges(reduce), reduce_concat)}
+    return Genotype("darts", cells)
+
+
+def published_sizes(genotype: Genotype) -> tuple[int, int]:
+    """Returns the channels and layers that networks of this skeleton are published with (CIFAR-10)."""
+    return (16, 5) if "cell" in genotype.cells else (36, 20)
+
+
+def source(name: str) -> str:
+    """Returns where a cell comes from: authors, paper, venue and year, or what search of this project found it.
+
+    Raises:
+        InputError: There is no cell of that name.
+    """
+    released = _released()
+    return provenance(name)["source"] if name in released else _entry(name)[0]
+
+
+def provenance(name: str) -> dict[str, Any]:
+    """Returns how a released cell was made: command, seed, commit, hardware, metrics and configuration.
+
+    Raises:
+        InputError: No cell of that name was released.
+    """
+    released = _released()
+    if name not in released:
+        raise InputError(
+            f"There is no released cell {quoted(name)}{meant(name, released)}.",
+            f"Name one of {', '.join(released)}.",
+        )
+    return json.loads(read_text(released[name] / "provenance.json", "Provenance file"))
+
+
+def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
+    if name not in _CELLS:
+        raise InputError(
+            f"There is no published cell {quoted(name)}{meant(name, _CELLS)}.",
+            f"Name one of {', '.join(_CELLS)}.",
+        )
+    return _CELLS[name]
+
+
+def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
+    """Returns a genotype from the name of a cell, a file, a run folder, or the text itself.
+
+    Args:
+        text_path_or_name: Tried in this order: a name of `published_names()`; genotype text in any form that
+            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file; a name of
+            `released_names()`.
+
+    Raises:
+        InputError: It is none of these, or the file holds no genotype.
+    """
+    text = str(text_path_or_name)
+    if text in _CELLS:
+        return published_cell(text)
+    if text.lstrip().startswith(("{", "|")) or "Genotype(" in text or len(text) > 4096 or "\n" in text.strip():
+        return Genotype.parse(text)
+    path = Path(text)
+    try:
+        if path.is_dir():
+            places = [path / "genotype.json", path / "search" / "genotype.json"]
+            path = next((place for place in places if place.is_file()), places[0])
+        exists = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        exists = False
+    if not exists and text in (released := _released()):
+        path = released[text] / "genotype.json"
+    elif not exists:
+        raise InputError(
+            f"There is no genotype {quoted(text, 200)}{meant(text, cell_names())}.",
+            "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
+        )
+    try:
+        return Genotype.parse(read_text(path, "Genotype file"))
+    except InputError as error:
+        if str(path) in error.cause:
+            raise
+        raise InputError(f"{path}: {error.cause}", error.cure) from None

@@ -1,0 +1,9 @@
+"""Comparison of search methods over seeds under one protocol.
+
+The package can be called: `nas_moreau.compare(...)` is `nas_moreau.compare.compare(...)`.
+"""
+
+from nas_moreau import _hand_on, _make_callable
+
+__all__, __getattr__, __dir__ = _hand_on(__name__, {"compare": "protocol"})
+_make_callable(__name__)

@@ -1,0 +1,123 @@
+"""How well a finished supernet ranks cells: its one-hot evaluations against a table, by Kendall's tau.
+
+The cells are those of NAS-Bench-201 made of skip_connect, nor_conv_1x1 and nor_conv_3x3 alone: 729, none of them broken
+by a missing edge or a pooled one, so that a rank says something.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from itertools import product
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
+from nas_moreau.compare.nas_bench_table import SPACE, Table
+from nas_moreau.compare.significance import kendall_tau
+from nas_moreau.config import Config
+from nas_moreau.data import Augment, Data, generator_for, seed_for
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.search.candidates import Candidate, Part, measure, one_hot
+from nas_moreau.search.restore import restore_supernet
+from nas_moreau.training.evaluate import evaluate_model
+from nas_moreau.training.performance import as_it_was
+from nas_moreau.training.setting import prepare, search_images
+
+OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
+CELLS = 3**6
+IMAGES = 1000  # of the held-out split, the same for every cell of a search
+EARLY = "c10_valid25k_12ep"  # accuracy after 12 epochs, where the table has it
+
+
+def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
+    """Returns `count` of the 729 cells, the same ones for every search; all of them where count is 729 or more."""
+    words = list(product(OPERATIONS, repeat=len(space.edges)))
+    if count < len(words):
+        words = random.Random(seed_for(0, "cells to rank")).sample(words, count)
+    name = space.cells[0]
+    return [
+        Genotype(space.name, {name: Cell(tuple((op, *edge) for op, edge in zip(word, space.edges)), space.concat)})
+        for word in words
+    ]
+
+
+@as_it_was()
+@torch.no_grad()
+def one_hot_losses(
+    run: str | PathLike[str], config: Config, data: Data, count: int, give_up: Callable[[], None]
+) -> dict[str, Any]:
+    """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
+
+    The result: `cells` and `images` (how many), `running` and `batch`: for every cell of `ranked_cells` its loss (nats)
+    on a fixed part of the held-out images, with BatchNorm's running statistics and with those of the batch.
+
+    Args:
+        run: Folder of a finished search.
+        config: Its configuration.
+        data: The images.
+        count: How many cells.
+        give_up: Called now and then; it may raise.
+    """
+    path = Path(run) / "rank.json"
+    space = load_space(config.space)
+    cells = ranked_cells(space, count)
+    known = read_json(path)
+    if known is not None and known.get("cells") == len(cells):
+        return known
+    device = prepare(config)
+    supernet = restore_supernet(run, config, data, device)
+    images, parts = search_images(config, data, device)
+    held_out = parts["held_out"]
+    order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"), device="cpu")
+    part = Part(images, held_out[order[:IMAGES].to(device)], Augment(data.mean, data.std))
+    candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
+    running = []
+    for candidate in candidates:
+        give_up()
+
+        def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
+            return supernet(batch, candidate.mixture, candidate.active)
+
+        running.append(evaluate_model(forward, images, part.augment, data.num_classes, part.indices).loss)
+    batch = [score.loss for score in measure(supernet, candidates, part, give_up=give_up)]
+    found = {"cells": len(cells), "images": len(part.indices), "running": running, "batch": batch}
+    write_atomic(path, json.dumps(found).encode())
+    return found
+
+
+def rank_correlations(losses: dict[str, Any], table: Table, column: str) -> dict[str, float | None]:
+    """Returns tau_running and tau_batch of one supernet's one-hot losses: 1 is the order of the table's column."""
+    truth = _truth(table, column, losses["cells"])
+    return {f"tau_{name}": _tau([-loss for loss in losses[name]], truth) for name in ("running", "batch")}
+
+
+def rivals_of_ranking(table: Table, column: str, count: int) -> dict[str, Any]:
+    """Returns what ranks the same cells without a search: their number, parameters, early accuracy."""
+    cells = ranked_cells(load_space(SPACE), count)
+    truth = _truth(table, column, count)
+    found: dict[str, Any] = {"cells": len(cells), "parameters": _tau([_size(cell) for cell in cells], truth)}
+    if EARLY in table.columns and column != EARLY:
+        found[EARLY] = _tau([table.look_up(cell)[EARLY] for cell in cells], truth)
+    return found
+
+
+def _truth(table: Table, column: str, count: int) -> list[float]:
+    return [table.look_up(cell)[column] for cell in ranked_cells(load_space(SPACE), count)]
+
+
+def _tau(a: Sequence[float], b: Sequence[float]) -> float | None:
+    # a loss that overflowed says nothing
+    return kendall_tau(a, b) if all(map(math.isfinite, a)) else None
+
+
+def _size(genotype: Genotype) -> int:
+    """Returns a number that orders these cells as their parameter counts do: a 3x3 convolution has 9 of a 1x1's."""
+    operations = [operation for operation, _, _ in genotype.cells["cell"].edges]
+    return 9 * operations.count("nor_conv_3x3") + operations.count("nor_conv_1x1")

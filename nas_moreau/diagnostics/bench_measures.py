@@ -1,0 +1,150 @@
+"""What the benchmark reads off a case: time, arithmetic, activations kept, operator calls, resident memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as f
+
+from nas_moreau.architecture import LiteralSupernet, load_space, multiply_adds
+from nas_moreau.diagnostics.bench_cases import (
+    CLASSES,
+    IMAGE,
+    build_batches,
+    build_run,
+    build_supernet,
+    evaluate,
+    parse_size,
+)
+from nas_moreau.runs.environment import processor_name
+from nas_moreau.training.setting import peak_memory_bytes
+
+
+def clock(run: Callable[[], object], device: torch.device) -> float:
+    """Returns the milliseconds one call takes: device events on an accelerator, the wall clock on a CPU."""
+    if device.type == "cpu":
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
+    events = torch.get_device_module(device)
+    first, last = events.Event(enable_timing=True), events.Event(enable_timing=True)
+    first.record()
+    run()
+    last.record()
+    events.synchronize()
+    return first.elapsed_time(last)
+
+
+def gemm_rate(device: torch.device, side: int = 1024, repeats: int = 10) -> float:
+    """Returns the best rate (operations a second) of a square float32 matrix product on the threads in use."""
+    a = torch.randn((side, side), device=device)
+    a @ a
+    return 2 * side**3 / min(clock(lambda: a @ a, device) / 1e3 for _ in range(repeats))
+
+
+def evaluation_flops(space: str, size: str) -> int:
+    """Returns the convolution and linear arithmetic of one evaluation: two operations a multiply-add, three passes."""
+    channels, layers, batch = parse_size(size)
+    with torch.device("cpu"):
+        net = LiteralSupernet(load_space(space), channels, layers, CLASSES)
+    return 2 * 3 * batch * multiply_adds(net, (3, IMAGE, IMAGE))
+
+
+def saved_bytes(space: str, size: str, supernet: str, device: torch.device) -> int:
+    """Returns the bytes a forward pass keeps for the backward pass, parameters, buffers and images excepted."""
+    net = build_supernet(space, size, supernet, device)
+    _, batch = build_batches(size, supernet, device)
+    known = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers(), batch.images, batch.labels]}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = f.cross_entropy(net(batch.images), batch.labels)
+    total = sum(kept.values())
+    del loss
+    return total
+
+
+def operator_calls(space: str, size: str, supernet: str, device: torch.device) -> int:
+    """Returns how many operators of one evaluation, nested ones included, take a tensor of the size of an activation.
+
+    That is: one whose first dimension is the batch and that is not smaller than a quarter of the image's side at the
+    first cell's channels.
+    """
+    channels, _, images = parse_size(size)
+    least = images * channels * (IMAGE // 4) ** 2
+    net = build_supernet(space, size, supernet, device)
+    _, batch = build_batches(size, supernet, device)
+    evaluate(net, batch)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
+    ) as profile:
+        evaluate(net, batch)
+
+    def large(shape: Any) -> bool:
+        if not isinstance(shape, list | tuple) or not shape:
+            return False
+        if isinstance(shape[0], list | tuple):
+            return any(map(large, shape))
+        numel = 1
+        for n in shape:
+            numel *= n
+        return len(shape) > 1 and shape[0] == images and numel >= least
+
+    named = (event for event in profile.events() if "::" in event.name and not event.name.startswith("autograd::"))
+    return sum(any(map(large, event.input_shapes)) for event in named)
+
+
+def read_memory(space: str, size: str, supernet: str, method: str, threads: int) -> int | None:
+    """Returns the resident memory that two runs add at their peak, read in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "nas_moreau.diagnostics.bench_measures",
+        space,
+        size,
+        supernet,
+        method,
+        str(threads),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def added_memory(space: str, size: str, supernet: str, method: str, threads: int) -> int | None:
+    """Returns peak resident memory less what was resident before the first run; None where /proc is missing."""
+    torch.set_num_threads(threads)
+    run = build_run(space, size, supernet, method, torch.device("cpu"))
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return None
+    before = int(status.read_text().split()[1]) * resource.getpagesize()
+    for _ in range(2):
+        run()
+    return peak_memory_bytes(torch.device("cpu")) - before
+
+
+def hardware(device: torch.device) -> str:
+    """Returns the name of the processor or accelerator."""
+    if device.type != "cpu":
+        return torch.get_device_module(device).get_device_name(device)
+    return processor_name()
+
+
+if __name__ == "__main__":
+    _, *names, threads = sys.argv  # space, size, supernet, method
+    print(json.dumps(added_memory(names[0], names[1], names[2], names[3], int(threads))))

@@ -1,0 +1,212 @@
+"""Which `performance` settings are right and fastest on this device: measured once, written as a configuration.
+
+Every variant is checked by one step of search and retraining against float64 on the CPU (`settings_check`), then timed
+by whole steps of the real stages (batches, augmentation, guard) on random images. Variants take turns, round by round,
+so that a change of the device's speed meets all alike; medians are reported. What is chosen has the least expected time
+for the whole configuration among those that passed both checks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import yaml
+
+from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.config import Config, PerformanceConfig
+from nas_moreau.data import Data, Images
+from nas_moreau.diagnostics.bench_measures import clock, hardware
+from nas_moreau.diagnostics.verify_performance import (
+    CHANNELS,
+    CLASSES,
+    CPU,
+    errors,
+    retraining_step,
+    search_step,
+    tolerance,
+)
+from nas_moreau.errors import first_line
+from nas_moreau.search.random_cell import random_cell
+from nas_moreau.search.stage import plan_search
+from nas_moreau.training.finite_guard import FiniteGuard
+from nas_moreau.training.performance import set_up, uses_tf32
+from nas_moreau.training.retrain import plan_retraining
+
+STAGES = ("search", "retrain")
+WARM = 3
+
+
+def variants(device: torch.device, compiled: bool = True) -> list[dict[str, Any]]:
+    """Returns the choices that are measured: precision and TF32, memory layout, compiling."""
+    precisions: list[dict[str, Any]] = [{"precision": "float32", "tf32": False}]
+    if device.type != "cpu":
+        precisions.append({"precision": "float32", "tf32": True})
+    precisions += [{"precision": half, "tf32": device.type != "cpu"} for half in ("bfloat16", "float16")]
+    layouts, compiling = (True, False), (False, True) if compiled else (False,)
+    return [
+        precision | {"channels_last": last, "compile": made}
+        for precision, last, made in itertools.product(precisions, layouts, compiling)
+    ]
+
+
+def name_of(variant: dict[str, Any]) -> str:
+    """Returns a variant in a few words."""
+    words = ["tf32" if variant["tf32"] and variant["precision"] == "float32" else variant["precision"]]
+    words += [word for key, word in (("channels_last", "channels last"), ("compile", "compiled")) if variant[key]]
+    return ", ".join(words)
+
+
+def benchmark_settings(
+    config: Config,
+    device: torch.device,
+    rounds: int = 10,
+    check_batch: int = 8,
+    image_size: int = 32,
+    compiled: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Returns `rows` (stage, name, variant, errors, passed, milliseconds, n, peak_bytes, fault), `chosen` and `hours`.
+
+    Args:
+        config: What is to be run: sizes of both stages, methods, batches.
+        device: Where.
+        rounds: n of the medians.
+        check_batch: Images of the checked step.
+        image_size: Side of the images.
+        compiled: Whether to measure compiled variants too; they take minutes to compile.
+        note: Takes a line on what is going on.
+    """
+    torch._dynamo.config.recompile_limit = 256  # all variants compile the same function
+    config = config.model_copy(update={"device": str(device)})
+    data, cell = random_data(config, image_size), random_cell(load_space(config.space), config.seed)
+    chosen_from = variants(device, compiled)
+    note("the exact step, float64 on the CPU")
+    plain = configured(config, {"precision": "float32", "tf32": False, "channels_last": True, "compile": False})
+    exact, theta = search_step(plain, CPU, check_batch, None, torch.float64)
+    exact_retraining = retraining_step(plain, cell, CPU, check_batch, image_size, torch.float64)
+    rows, runs = [], {}
+    for stage, variant in itertools.product(STAGES, chosen_from):
+        if stage == "search" and variant["precision"] == "float16":
+            continue  # refused there
+        name, trial = name_of(variant), configured(config, variant)
+        note(f"{stage}: {name}")
+        row: dict[str, Any] = {
+            "stage": stage, "name": name, "variant": variant, "errors": None, "passed": False, "milliseconds": None,
+            "n": 0, "peak_bytes": None, "fault": None,
+        }  # fmt: skip
+        rows.append(row)
+        try:
+            if stage == "search":
+                found = errors(search_step(trial, device, check_batch, theta, torch.float32)[0], exact)
+            else:
+                step = retraining_step(trial, cell, device, check_batch, image_size, torch.float32)
+                found = errors(step, exact_retraining)
+            row["errors"] = {"loss": found.loss, **found.vectors}
+            row["passed"] = found.within(tolerance(trial.performance, uses_tf32(trial.performance, device)))
+            run = prepared(stage, trial, cell, data, device)
+            for _ in range(WARM):
+                run()
+            row["peak_bytes"] = peak_bytes(run, device)
+            runs[stage, name] = run
+        except RuntimeError as error:  # out of memory, or what the compiler cannot do: the others go on
+            row["fault"] = first_line(error)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for number in range(rounds):
+        note(f"round {number + 1} of {rounds}")
+        for key, run in runs.items():
+            times[key].append(clock(run, device))
+    for row in rows:
+        if measured := times.get((row["stage"], row["name"])):
+            row |= {"milliseconds": statistics.median(measured), "n": len(measured)}
+    chosen, hours = choose(rows, steps_of(config))
+    return {
+        "hardware": hardware(device), "device": str(device), "torch": torch.__version__, "rows": rows,
+        "chosen": chosen, "hours": hours,
+    }  # fmt: skip
+
+
+def configured(config: Config, variant: dict[str, Any]) -> Config:
+    """Returns the configuration with the variant's settings in its `performance` section."""
+    section = PerformanceConfig(**(config.performance.model_dump() | variant))
+    return config.model_copy(update={"performance": section})
+
+
+def random_data(config: Config, image_size: int) -> Data:
+    """Returns random images, as many as both stages need for a batch."""
+    split = config.search.split
+    count = max(config.retrain.batch_size, int(config.search.batch_size / min(split.weights, split.architecture)) + 1)
+    count = CLASSES * -(-2 * count // CLASSES)
+    draw = torch.Generator(device="cpu").manual_seed(0)
+    shape = (count, CHANNELS, image_size, image_size)
+    pixels = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8, device="cpu")
+    images = Images(pixels, torch.arange(count, device="cpu") % CLASSES)
+    names = tuple(str(i) for i in range(CLASSES))
+    return Data("random images", names, images, images, (0.5,) * CHANNELS, (0.25,) * CHANNELS)
+
+
+def prepared(stage: str, config: Config, cell: Genotype, data: Data, device: torch.device) -> Callable[[], Any]:
+    """Returns a function that does one step of the real stage."""
+    job: Any = plan_search(config, data) if stage == "search" else plan_retraining(config, cell, data)
+    job.guard = FiniteGuard(stage, device, None)
+
+    def run() -> None:
+        set_up(config.performance, device)
+        job.advance()
+
+    return run
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Returns what one call adds to the device's memory at its peak; None where the device does not count."""
+    module = getattr(torch, device.type)
+    if device.type == "cpu" or not hasattr(module, "reset_peak_memory_stats"):
+        return None
+    module.reset_peak_memory_stats(device)
+    before = module.memory_allocated(device)
+    run()
+    return module.max_memory_allocated(device) - before
+
+
+def steps_of(config: Config) -> dict[str, int]:
+    """Returns the steps of both stages, on CIFAR-10's 50,000 training images where the configuration gives none."""
+    search, retrain = config.search, config.retrain
+    weights = int(50_000 * search.split.weights)
+    return {
+        "search": search.epochs * (search.steps_per_epoch or weights // search.batch_size),
+        "retrain": retrain.epochs * (retrain.steps_per_epoch or 50_000 // retrain.batch_size),
+    }
+
+
+def choose(rows: list[dict[str, Any]], steps: dict[str, int]) -> tuple[dict[str, Any] | None, float | None]:
+    """Returns the variant that takes both stages through all their steps soonest, and in how many hours; None if none.
+
+    Only variants whose steps were right in both stages, and could be timed, are looked at.
+    """
+    usable: dict[str, dict[str, dict[str, Any]]] = {stage: {} for stage in steps}
+    for row in rows:
+        if row["passed"] and row["milliseconds"] is not None:
+            usable[row["stage"]][row["name"]] = row
+    both = [name for name in usable["search"] if name in usable["retrain"]]
+    hours = {name: sum(n * usable[stage][name]["milliseconds"] for stage, n in steps.items()) / 3.6e6 for name in both}
+    if not hours:
+        return None, None
+    best = min(hours, key=hours.__getitem__)
+    return usable["search"][best]["variant"], hours[best]
+
+
+def as_configuration(preset: dict[str, Any], result: dict[str, Any], command: str, made_by: str) -> str:
+    """Returns the YAML of a preset with the chosen settings, beginning with the command that runs it."""
+    performance = {**preset.get("performance", {}), **result["chosen"]}
+    rows = [row for row in result["rows"] if row["variant"] == result["chosen"]]
+    head = [
+        command,
+        f"The fastest settings that were right on {result['hardware']}, torch {result['torch']}:",
+        *(f"{row['stage']} {row['milliseconds']:.1f} ms a step (median of {row['n']})" for row in rows),
+        f"Made by {made_by}",
+    ]
+    text = yaml.safe_dump({**preset, "performance": performance}, sort_keys=False)
+    return "".join(f"# {line}\n" for line in head) + text

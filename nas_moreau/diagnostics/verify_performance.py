@@ -1,0 +1,139 @@
+"""Whether a choice of `performance` settings computes what the configuration says: one step against float64 on a CPU.
+
+Of a search: the losses F, f and f at theta, all their gradients, and the direction of the alphas they make. Of a
+retraining: the loss and its gradient. Weights, batches and theta (one step of the weights away from y) are the same for
+all; the batch is small, for the sake of the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.bilevel.tensors import add, evaluate, norm, subtract
+from nas_moreau.config import Config, PerformanceConfig
+from nas_moreau.data import seed_for
+from nas_moreau.search.methods import search_supernet
+from nas_moreau.search.supernet_problem import Batch, supernet_problem
+from nas_moreau.training.performance import autocast, set_up
+from nas_moreau.training.recipe import build_network, training_loss
+
+CLASSES, CHANNELS = 10, 3
+CPU = torch.device("cpu")
+TOLERANCES = {"float32": (1e-4, 1e-2), "tf32": (1e-2, 0.1), "bfloat16": (2e-2, 0.5), "float16": (1e-2, 0.1)}
+"""Of the losses, and of gradients and directions as vectors; relative to float64. (Half of the length is an angle of 30
+degrees; gradients in bfloat16 are a fifth off on small supernets on a CPU.)
+"""
+
+
+class Step(NamedTuple):
+    """Losses and vectors of one step, on the CPU in float64."""
+
+    losses: Tensor
+    vectors: dict[str, Tensor]
+
+
+class Errors(NamedTuple):
+    """The largest relative error of the losses, and of each vector."""
+
+    loss: float
+    vectors: dict[str, float]
+
+    def within(self, tolerance: tuple[float, float]) -> bool:
+        """Returns whether no error is above the tolerance."""
+        return self.loss <= tolerance[0] and all(error <= tolerance[1] for error in self.vectors.values())
+
+
+def tolerance(performance: PerformanceConfig, tf32: bool) -> tuple[float, float]:
+    """Returns what is allowed for a choice of settings."""
+    return TOLERANCES["tf32" if tf32 and performance.precision == "float32" else performance.precision]
+
+
+def errors(found: Step, exact: Step) -> Errors:
+    """Returns how far a step is from the exact one; a number that is not finite counts as infinitely far."""
+    loss = ((found.losses - exact.losses) / exact.losses).abs().max().item()
+    apart = {
+        name: ((found.vectors[name] - vector).norm() / vector.norm()).item() for name, vector in exact.vectors.items()
+    }
+    infinite = float("inf")
+    return Errors(
+        loss if loss == loss else infinite, {name: e if e == e else infinite for name, e in apart.items()}
+    )  # fmt: skip
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().to(CPU, torch.float64).flatten() for tensor in tensors])
+
+
+def random_batch(size: int, image_size: int, purpose: int) -> tuple[Tensor, Tensor]:
+    """Returns standard normal images (float64, on the CPU) and labels."""
+    draw = torch.Generator(device="cpu").manual_seed(purpose)
+    images = torch.randn((size, CHANNELS, image_size, image_size), generator=draw, dtype=torch.float64, device="cpu")
+    return images, torch.randint(0, CLASSES, (size,), generator=draw, device="cpu")
+
+
+def search_step(
+    config: Config, device: torch.device, batch_size: int, theta: list[Tensor] | None, dtype: torch.dtype
+) -> tuple[Step, list[Tensor]]:
+    """Returns losses, gradients and direction of a search, and the theta that they were computed at.
+
+    Args:
+        config: Its `search` and `performance` sections, space and seed.
+        device: Where to compute.
+        batch_size: Images a batch.
+        theta: As a call in float64 gave it; None to make it.
+        dtype: Of weights and images; float64 for what others are compared with.
+    """
+    settings, performance = config.search, config.performance
+    set_up(performance, device)
+    layout = torch.channels_last if performance.channels_last else torch.contiguous_format
+    torch.manual_seed(seed_for(config.seed, "initial weights"))
+    supernet = search_supernet(load_space(config.space), settings, CLASSES, CHANNELS)
+    supernet = supernet.to(device, dtype).to(memory_format=layout)
+    transform = torch.compile if performance.compile else lambda forward: forward
+    posed = supernet_problem(supernet, 0.0, performance.precision, transform)
+    size = settings.image_size or 32
+    upper, lower = (
+        Batch(images.to(device, dtype).contiguous(memory_format=layout), labels.to(device), 0.0)
+        for images, labels in (random_batch(batch_size, size, i) for i in range(2))
+    )
+    at_y = evaluate(posed.problem.f, posed.x, posed.y, lower, True, True)
+    if theta is None:
+        length = settings.weights.lr * min(1.0, (settings.weights.clip or 1e9) / norm(at_y.grad_y).item())
+        theta = [t.to(CPU) for t in add(posed.y, at_y.grad_y, -length)]
+    there = [t.to(device, dtype) for t in theta]
+    at_theta = evaluate(posed.problem.at_theta, posed.x, there, lower, True, True)
+    above = evaluate(posed.problem.F, posed.x, posed.y, upper, True, True)
+    direction = add(subtract(at_y.grad_x, at_theta.grad_x), above.grad_x, 1 / settings.moreau.c)
+    vectors = {
+        "F_x": above.grad_x, "F_y": above.grad_y, "f_x": at_y.grad_x, "f_y": at_y.grad_y,
+        "f_x(theta)": at_theta.grad_x, "f_y(theta)": at_theta.grad_y, "d_x": direction,
+    }  # fmt: skip
+    losses = _flat([above.value, at_y.value, at_theta.value])
+    return Step(losses, {name: _flat(tensors) for name, tensors in vectors.items()}), theta
+
+
+def retraining_step(
+    config: Config, genotype: Genotype, device: torch.device, batch_size: int, image_size: int, dtype: torch.dtype
+) -> Step:
+    """Returns loss and gradient of a step of retraining without drop-path; arguments as for `search_step`."""
+    settings, performance = config.retrain, config.performance
+    set_up(performance, device)
+    layout = torch.channels_last if performance.channels_last else torch.contiguous_format
+    network = build_network(config, genotype, CLASSES, CHANNELS).to(device, dtype).to(memory_format=layout).train()
+    network.drop_path = 0.0
+    images, labels = random_batch(batch_size, image_size, 2)
+    loss_of, _ = training_loss(settings.model_copy(update={"mixup": 0.0, "cutmix": 0.0}), CLASSES)
+    forward = torch.compile(network) if performance.compile else network
+    with autocast(device.type, performance.precision):
+        output = forward(images.to(device, dtype).contiguous(memory_format=layout))
+        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+        loss = loss_of(logits, labels.to(device))
+        if auxiliary is not None:
+            loss = loss + settings.auxiliary_weight * loss_of(auxiliary, labels.to(device))
+    scale = 1024.0 if performance.precision == "float16" else 1.0
+    gradient = torch.autograd.grad(scale * loss, list(network.parameters()), allow_unused=True)
+    return Step(_flat([loss]), {"gradient": _flat([g / scale for g in gradient if g is not None])})

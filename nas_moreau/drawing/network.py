@@ -1,0 +1,144 @@
+"""The whole network as a strip: every cell a block, taller where the image is larger, with sizes below."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+from nas_moreau.architecture.spaces.sizes import Part, network_parts
+from nas_moreau.architecture.spaces.zoo import published_sizes
+from nas_moreau.drawing.cell import outline
+from nas_moreau.drawing.operation_style import text_width
+from nas_moreau.drawing.scene import Path, Scene, Text
+from nas_moreau.drawing.scene_svg import paint_svg
+from nas_moreau.runs.plain_files import read_json, read_yaml
+
+_MARGIN, _GAP, _PORT, _TALLEST = 24.0, 7.0, (78.0, 44.0), 104.0
+_NARROW, _BLOCK, _FEW = 4.0, 20.0, 22  # widths of a block; more cells than `_FEW` get narrower ones
+_LOOKS = {  # of the colours and shapes of operations
+    "stem": ("plate", "#5b6472"), "normal": ("box", "#0072b2"), "cell": ("box", "#0072b2"),
+    "reduce": ("narrowing", "#d55e00"), "residual": ("narrowing", "#9a4fb5"),
+}  # fmt: skip
+
+
+class Sizes(NamedTuple):
+    """What a network is besides its cells. `image`: channels, height, width; `classes` may be unknown."""
+
+    channels: int
+    layers: int
+    image: tuple[int, int, int] = (3, 32, 32)
+    classes: int | None = None
+    auxiliary: bool = False
+
+
+def sizes_of_run(genotype: Any, folder: FilePath) -> Sizes:
+    """Returns the sizes of the network that the run or stage in `folder` trains at the end.
+
+    Without a configuration or a data.json there, those that networks of this kind are published with (CIFAR-10).
+    """
+    parts = [folder, folder / "retrain", folder / "search"] if os.path.isdir(folder) else []
+    config = next((read_yaml(part / "config.yaml") for part in parts if (part / "config.yaml").exists()), {})
+    retrain = config.get("retrain")
+    retrain = retrain if isinstance(retrain, Mapping) else {}
+    data = next((found for part in parts if (found := read_json(part / "data.json"))), {})
+    channels, layers = published_sizes(genotype)
+    height, width = data.get("image_size", (32, 32))
+    return Sizes(
+        _whole(retrain.get("channels"), channels), _whole(retrain.get("layers"), layers),
+        (data.get("channels", 3), height, width), len(data["classes"]) if "classes" in data else None,
+        bool(retrain.get("auxiliary", False)),
+    )  # fmt: skip
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) and value > 0 else otherwise
+
+
+def network_line(genotype: Any, sizes: Sizes) -> str:
+    """Returns the network in one line: image, parts with their channels and resolution, classes."""
+    said = [f"image {_times(*sizes.image)}"]
+    for part, count in _groups(_parts(genotype, sizes)):
+        said.append(f"{_counted(part, count)} {_times(*part[1:])}")
+    return " -> ".join([*said, "classes" if sizes.classes is None else f"{sizes.classes} classes"])
+
+
+def draw_network(genotype: Any, sizes: Sizes) -> str:
+    """Returns the strip as SVG."""
+    scene = Scene(title="The network as a strip of cells")
+    add_network(scene, genotype, sizes)
+    return paint_svg(scene)
+
+
+def add_network(scene: Scene, genotype: Any, sizes: Sizes) -> None:
+    """Draws the strip below what `scene` holds already."""
+    parts = _parts(genotype, sizes)
+    top = scene.height + (0 if scene.height else _MARGIN)
+    scene.parts.append(Text(_MARGIN, top + 8, "network", 16, "title", "start"))
+    left = _MARGIN + text_width("network", 16) + 14
+    note = f"{sizes.layers} cells{' a stage' if genotype.inputs == 1 else ''}, {sizes.channels} channels"
+    note += ", each cell reads the two before it" if genotype.inputs == 2 else ""
+    scene.parts.append(Text(left, top + 9, note, 12, "faint", "start"))
+    middle = top + (56 if sizes.auxiliary else 32) + _TALLEST / 2
+    shown = _BLOCK if len(parts) <= _FEW else max(_NARROW, _BLOCK * _FEW / len(parts))
+    x = _port(scene, _MARGIN, middle, "image", _times(*sizes.image))
+    smallest = min(part.height * part.width for part in parts)
+    place = 0
+    for part, count in _groups(parts):
+        words = [_counted(part, count), f"{part.channels} channels", _times(part.height, part.width)]
+        need = max(text_width(word, 11) for word in words) + 10
+        width = count * shown + (count - 1) * _GAP
+        start = x + max(_GAP, (need - width) / 2)
+        shape, colour = _LOOKS.get(part.name, _LOOKS["normal"])
+        height = min(_TALLEST, 26 + 12 * math.log2(part.height * part.width / smallest))
+        for i in range(count):
+            scene.parts.append(Path("line", [("M", x, middle), ("L", start, middle)]))
+            corners = outline(shape if shown > 12 else "plate", start + shown / 2, middle, shown, height)
+            title = f"{_counted(part, 1)}: {', '.join(words[1:])}"
+            scene.parts.append(Path("operation", corners, colour, 1.8, (), title))
+            if sizes.auxiliary and genotype.inputs == 2 and place + i - 1 == 2 * sizes.layers // 3:
+                above = [("M", start + shown / 2, top + 46), ("L", start + shown / 2, middle - height / 2)]
+                scene.parts.append(Path("line", above))
+                scene.parts.append(Text(start + shown / 2, top + 36, "auxiliary head", 11, "faint"))
+            x, start = start + shown, start + shown + _GAP
+        place += count
+        centre = x - width / 2
+        for i, word in enumerate(words):
+            role = "faint" if i else "label"
+            scene.parts.append(Text(centre, middle + _TALLEST / 2 + 18 + 15 * i, word, 11, role))
+        end = max(x, centre + need / 2)
+        scene.parts.append(Path("line", [("M", x, middle), ("L", end, middle)]))
+        x = end
+    scene.parts.append(Path("line", [("M", x, middle), ("L", x + _GAP, middle)]))
+    x = _port(scene, x + _GAP, middle, "classes", "pool, linear" if sizes.classes is None else f"{sizes.classes}")
+    scene.width = max(scene.width, x + _MARGIN, left + text_width(note, 12) + _MARGIN)
+    scene.height = middle + _TALLEST / 2 + 48 + _MARGIN
+
+
+def _port(scene: Scene, left: float, middle: float, name: str, note: str) -> float:
+    """Draws where images come in or classes go out; returns its right end."""
+    width, height = max(_PORT[0], text_width(note, 10) + 12), _PORT[1]
+    scene.parts.append(Path("port", outline("box", left + width / 2, middle, width, height), title=f"{name}: {note}"))
+    scene.parts.append(Text(left + width / 2, middle - 8, name, 13))
+    scene.parts.append(Text(left + width / 2, middle + 10, note, 10, "faint"))
+    return left + width
+
+
+def _parts(genotype: Any, sizes: Sizes) -> list[Part]:
+    return network_parts(genotype, sizes.channels, sizes.layers, sizes.image[1:])
+
+
+def _groups(parts: list[Part]) -> list[tuple[Part, int]]:
+    return [(part, len(list(alike))) for part, alike in itertools.groupby(parts)]
+
+
+def _counted(part: Part, count: int) -> str:
+    name = {"residual": "residual block"}.get(part.name, part.name)
+    return name if count == 1 else f"{count} cells" if name == "cell" else f"{count} {name}"
+
+
+def _times(*numbers: int) -> str:
+    return "×".join(map(str, numbers))

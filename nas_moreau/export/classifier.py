@@ -1,0 +1,145 @@
+"""Networks with what is needed to use them: out of a retraining, out of an exported folder, or untrained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_moreau.architecture import Genotype, Network, load_genotype
+from nas_moreau.config import Config
+from nas_moreau.data import describe_data
+from nas_moreau.errors import InputError, first_line
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.training.recipe import build_network
+from nas_moreau.training.resume import load_weights
+from nas_moreau.training.setting import load_images
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network and what belongs to it.
+
+    Attributes:
+        network: On the CPU, in evaluation mode, without auxiliary head, on portable kernels.
+        channels: Channels of its first cell.
+        layers: Its cells, in all or (NAS-Bench-201) in each stage.
+        data: What `describe_data` gave for the images it was trained on.
+        record: result, environment and configuration of its training; empty where there was none.
+    """
+
+    network: Network
+    channels: int
+    layers: int
+    data: dict[str, Any]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def genotype(self) -> Genotype:
+        """The cells."""
+        return self.network.genotype
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images it was trained on."""
+        height, width = self.data["image_size"]
+        return self.data["channels"], height, width
+
+
+def from_run(folder: str | PathLike[str], config: Config) -> Classifier:
+    """Returns the network of a retraining folder with the weights its result was measured with.
+
+    Raises:
+        InputError: The retraining has not finished, or its files are damaged.
+    """
+    folder = Path(folder)
+    # runs of earlier versions have no data.json: their images say the same
+    data = read_json(folder / "data.json") or describe_data(load_images(config))
+    genotype = load_genotype(str(folder / "genotype.json"))
+    network = build_network(config, genotype, len(data["classes"]), data["channels"], kernels="portable")
+    load_weights(network, folder)
+    files = {name: read_json(folder / f"{name}.json") or {} for name in ("result", "environment")}
+    return _finished(network, config, data, files | {"config": config.to_dict()})
+
+
+def untrained(genotype: Genotype, config: Config) -> Classifier:
+    """Returns the network of a genotype with the initial weights that a retraining by `config` would begin with.
+
+    Raises:
+        InputError: A size or the data of the configuration cannot be used.
+    """
+    data = describe_data(load_images(config))
+    network = build_network(config, genotype, len(data["classes"]), data["channels"], kernels="portable")
+    return _finished(network, config, data, {})
+
+
+def _finished(network: Network, config: Config, data: dict[str, Any], record: dict[str, Any]) -> Classifier:
+    network.auxiliary = None
+    return Classifier(network.eval(), config.retrain.channels, config.retrain.layers, data, record)
+
+
+def is_export(folder: str | PathLike[str]) -> bool:
+    """Whether a folder was written by `export`."""
+    return (Path(folder) / "config.json").is_file() and (Path(folder) / "model.safetensors").is_file()
+
+
+def from_export(folder: str | PathLike[str]) -> Classifier:
+    """Returns the network of an exported folder.
+
+    Raises:
+        InputError: Its files are damaged or of another program.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    config = read_json(folder / "config.json") or {}
+    try:
+        options = config["model_args"]
+        data, record = config["nas_moreau"]["data"], config["nas_moreau"]["record"]
+        network = Network(
+            Genotype.from_json(options["genotype"]), options["channels"], options["layers"], len(data["classes"]),
+            in_channels=data["channels"], kernels="portable",
+        )  # fmt: skip
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'config.json'} is none of `nas-moreau export` ({error}).", "Export again."
+        ) from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"{folder / 'model.safetensors'} cannot be used: {first_line(error)}.", "Export again."
+        ) from None
+    return Classifier(network.eval(), options["channels"], options["layers"], data, record)
+
+
+def timm_configuration(classifier: Classifier) -> dict[str, Any]:
+    """Returns config.json of an exported folder: what timm needs to rebuild the network, and what we add."""
+    from nas_moreau.timm_models import CONFIGURATION
+
+    channels, height, width = classifier.input_size
+    with torch.no_grad():
+        maps = classifier.network.forward_maps(torch.zeros(1, channels, height, width, device="cpu"))
+    about = {
+        "input_size": [channels, height, width], "pool_size": list(maps[-1].shape[-2:]), "crop_pct": 1.0,
+        "crop_mode": "center", "interpolation": "bilinear", "fixed_input_size": False, "mean": classifier.data["mean"],
+        "std": classifier.data["std"], "num_classes": len(classifier.data["classes"]),
+        "first_conv": CONFIGURATION["first_conv"], "classifier": CONFIGURATION["classifier"],
+    }  # fmt: skip
+    return {
+        "architecture": "nas_moreau",
+        "num_classes": len(classifier.data["classes"]),
+        "num_features": classifier.network.num_features,
+        "global_pool": "avg",
+        "label_names": classifier.data["classes"],
+        "model_args": {
+            "genotype": json.loads(classifier.genotype.to_json()), "channels": classifier.channels,
+            "layers": classifier.layers, "num_classes": len(classifier.data["classes"]), "in_chans": channels,
+        },
+        "pretrained_cfg": about,
+        "nas_moreau": {"digest": classifier.genotype.digest(), "data": classifier.data, "record": classifier.record},
+    }  # fmt: skip

@@ -1,0 +1,95 @@
+"""Data hyper-cleaning as a job: what is measured on the way, and the lists and the picture at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_moreau.bilevel.tensors import Tensors
+from nas_moreau.data import Data
+from nas_moreau.data.image_folder import training_files
+from nas_moreau.drawing.contact_sheet import contact_sheet
+from nas_moreau.problems.hyper_cleaning import TEST, Cleaning, f1_score, hyper_cleaning
+from nas_moreau.problems.learn import LOOKS, Job
+from nas_moreau.problems.network_methods import Chosen
+from nas_moreau.runs import RunFolder
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.tables import csv_text
+
+SHOWN = 60
+"""Suspects on the contact sheet."""
+
+
+def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
+    """Returns the job of a configuration (`solve_networks.configuration`).
+
+    Raises:
+        InputError: The data or the rate of corruption cannot be used.
+    """
+    n, seed = config["n"], config["seed"]
+    made = hyper_cleaning(data, config["corrupt"], seed, (n, n, TEST), device=device)
+
+    def look(x: Tensors, y: Tensors) -> dict[str, float]:
+        flagged = made.weights(x).cpu() < 0.5
+        row = {"accuracy": made.accuracy(y), "flagged": float(flagged.double().mean())}
+        if config["corrupt"] > 0:
+            row["precision"], row["recall"], row["f1"] = f1_score(flagged, made.corrupted)
+        return row
+
+    def finish(folder: RunFolder, x: Tensors, y: Tensors) -> dict[str, Any]:
+        files = _files(config["data"], len(data.train))
+        write_lists(folder, made, data, x, y, files)
+        return {
+            "n": len(made.judged), "corrupt": config["corrupt"], "seed": seed, "f1": None, "precision": None,
+            "recall": None, **look(x, y), "suspects": str(folder.path / "suspects.csv"),
+            "cleaned": str(folder.path / "cleaned.csv"), "contact_sheet": str(folder.path / "suspects.png"),
+        }  # fmt: skip
+
+    steps = config["steps"]
+    return Job(
+        "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.make(steps), chosen.evaluations, steps,
+        max(1, steps // LOOKS), look, finish,
+    )  # fmt: skip
+
+
+def write_lists(
+    folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Tensors, files: tuple[Path, ...] | None
+) -> None:
+    """Writes suspects.csv (all judged samples, least weight first), cleaned.csv (those to keep) and suspects.png."""
+    weights, predicted = made.weights(x).cpu(), made.predicted(y).cpu()
+    order = torch.argsort(weights, stable=True)
+    names = data.classes
+
+    def row(i: int) -> dict[str, Any]:
+        index = int(made.judged[i])
+        return {"index": index, "file": str(files[index]) if files else "", "label": names[int(made.labels[i])]}
+
+    suspects = [
+        {
+            "rank": rank, **row(i), "predicted": names[int(predicted[i])], "weight": repr(float(weights[i])),
+            "keep": int(weights[i] >= 0.5), "corrupted": int(made.corrupted[i]),
+        }
+        for rank, i in enumerate(order.tolist(), 1)
+    ]  # fmt: skip
+    kept = sorted(torch.nonzero(weights >= 0.5).flatten().tolist(), key=lambda i: int(made.judged[i]))
+    folder.write_text("suspects.csv", _csv(suspects))
+    folder.write_text("cleaned.csv", _csv([row(i) for i in kept]) if kept else "index,file,label\n")
+    worst = order[:SHOWN]
+    captions = [f"{line['label']}\n? {line['predicted']}\n{float(line['weight']):.3f}" for line in suspects[:SHOWN]]
+    picture = contact_sheet(data.train.pixels[made.judged[worst]], captions)
+    write_atomic(folder.path / "suspects.png", picture)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
+
+
+def _files(spec: str, count: int) -> tuple[Path, ...] | None:
+    """Returns the file of each training image where the data are a folder."""
+    kind, _, place = spec.partition(":")
+    if kind != "folder":
+        return None
+    files = training_files(Path(place).expanduser())
+    return files if len(files) == count else None

@@ -1,0 +1,99 @@
+"""Perturbation-based derivation: an operation is worth what the supernet loses without it.
+
+DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021): edge by edge in random
+order, the operation whose removal hurts most is kept and the edge becomes one-hot; then each node keeps the edges whose
+removal hurts most. Two departures. The supernet is not trained on between the decisions, as it is there, so this costs
+evaluations alone. And hurt is measured by the loss, not by the accuracy, which ties often on few images. A removed
+operation leaves its share of the softmax to nobody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_moreau.architecture import Genotype, SearchSpace, Supernet
+from nas_moreau.architecture.spaces.genotype import Cell
+from nas_moreau.data import seed_for
+from nas_moreau.search.candidates import Candidate, Part, measure
+
+
+def perturb(
+    space: SearchSpace,
+    supernet: Supernet,
+    weights: Mapping[str, list[list[float]]],
+    part: Part,
+    seed: int,
+    channels_last: bool = False,
+) -> tuple[Genotype, dict[str, Any]]:
+    """Returns the cell, and a record of every decision with the losses after each removal.
+
+    Operations that the derivation excludes cannot be kept, nor can `none`, whose removal changes nothing.
+
+    Args:
+        space: The space of the supernet.
+        supernet: With the weights of the search.
+        weights: The search's mixing weights, cell name -> (edges, operations).
+        part: Images of the architecture split.
+        seed: Of the order of edges and nodes.
+        channels_last: Memory layout of the batches.
+    """
+    like = supernet.classifier.weight
+    mixture = {name: torch.tensor(table, dtype=like.dtype, device=like.device) for name, table in weights.items()}
+
+    def losses(cell: str, without: list[tuple[int, int | slice]]) -> list[float]:
+        removed = [Candidate({**mixture, cell: _without(mixture[cell], *place)}) for place in without]
+        return [score.loss for score in measure(supernet, removed, part, channels_last)]
+
+    numbers = [k for k, name in enumerate(space.operations) if name in space.choices and name != "none"]
+    decisions: list[dict[str, Any]] = []
+    kept: dict[tuple[str, int], str] = {}
+    draw = random.Random(seed_for(seed, "order of perturbation"))
+    places = [(cell, edge) for cell in space.cells for edge in range(len(space.edges))]
+    for cell, edge in draw.sample(places, len(places)):
+        found = losses(cell, [(edge, k) for k in numbers])
+        best = numbers[max(range(len(numbers)), key=lambda i: found[i])]
+        mixture[cell][edge] = 0
+        mixture[cell][edge, best] = 1
+        kept[cell, edge] = space.operations[best]
+        tried = {space.operations[k]: loss for k, loss in zip(numbers, found)}
+        decisions.append({
+            "cell": cell, "edge": list(space.edges[edge]), "kept": kept[cell, edge], "loss_without": tried
+        })  # fmt: skip
+
+    stay = {cell: list(range(len(space.edges))) for cell in space.cells}
+    limit = space.derivation.edges_per_node
+    nodes = [(cell, node) for cell in space.cells for node in range(space.inputs, space.inputs + space.nodes)]
+    for cell, node in draw.sample(nodes, len(nodes)) if limit is not None else []:
+        into = [i for i in stay[cell] if space.edges[i][1] == node]
+        if len(into) <= limit:
+            continue
+        found = losses(cell, [(edge, slice(None)) for edge in into])
+        best_edges = sorted(range(len(into)), key=lambda i: -found[i])[:limit]
+        for place, edge in enumerate(into):
+            if place not in best_edges:
+                stay[cell].remove(edge)
+                mixture[cell][edge] = 0
+        decisions.append({
+            "cell": cell, "node": node, "kept": [list(space.edges[into[i]]) for i in sorted(best_edges)],
+            "loss_without": {f"{a}-{b}": loss for (a, b), loss in zip((space.edges[i] for i in into), found)},
+        })  # fmt: skip
+    cells = {
+        cell: Cell(tuple((kept[cell, edge], *space.edges[edge]) for edge in stay[cell]), space.concat)
+        for cell in space.cells
+    }
+    record = {
+        "rule": "perturbation", "split": "architecture", "images": len(part.indices), "decisions": decisions,
+        "note": "no training between the decisions; losses in nats, by batch statistics",
+    }  # fmt: skip
+    return Genotype(space.name, cells), record
+
+
+def _without(weights: Tensor, edge: int, operation: int | slice) -> Tensor:
+    weights = weights.clone()
+    weights[edge, operation] = 0
+    return weights

@@ -1,0 +1,70 @@
+"""The selection stage: is there a better cell one change away from the derived one?
+
+The derived cell and all its one-change neighbours (`architecture.neighbours`) are measured one-hot in the supernet that
+was trained softly, on the images that neither level of the search has seen; the lowest loss is kept. One move only: the
+measure is how well a cell fits the trained mixture, and further moves lead away from where that is informative.
+
+It does not measure accuracy, and prefers skips. On 25 searches by moreau+beta in NAS-Bench-201 (8 channels, 16x16
+CIFAR-10 images, 1,000 steps, seeds 100 to 104, seven settings; table's accuracy after training on half the data) one-
+hot accuracies were .07 to .27, 18 moves led to a skip, and the cells went from 89.79 to 90.03 % (14 better, 11
+worse). Where the skip went on the edge from the cell's input to its output (12) they gained: 89.73 to 90.68;
+elsewhere (13) they lost: 89.84 to 89.43. That skip put in unasked gives 90.53. Nothing of this is shown for the DARTS
+space.
+
+These images have chosen the cell then, so no loss or accuracy on them says how good it is: the retrained network's test
+accuracy does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from nas_moreau.architecture import Genotype, SearchSpace, Supernet
+from nas_moreau.architecture.spaces.neighbours import neighbours
+from nas_moreau.search.candidates import Part, measure, one_hot
+
+NOTE = "chosen by the lowest held-out loss: these losses and accuracies are no estimate of how good the cell is"
+
+
+def select(
+    space: SearchSpace,
+    supernet: Supernet,
+    genotype: Genotype,
+    held_out: Part,
+    channels_last: bool = False,
+    allowed: Callable[[Genotype], bool] = lambda genotype: True,
+) -> tuple[Genotype, dict[str, Any]]:
+    """Returns the cell to keep, and a record of what was tried: `candidates` in order, the derived cell first.
+
+    Args:
+        space: The space of `genotype`.
+        supernet: With the weights of the search.
+        genotype: The derived cell. Of equal losses it is kept, then the earlier neighbour.
+        held_out: The images to choose by.
+        channels_last: Memory layout of the batches.
+        allowed: Neighbours that it refuses are not tried.
+    """
+    tried = [neighbour for neighbour in neighbours(space, genotype) if allowed(neighbour.genotype)]
+    cells = [genotype, *(neighbour.genotype for neighbour in tried)]
+    scores = measure(
+        supernet, [one_hot(space, cell, supernet.classifier.weight) for cell in cells], held_out, channels_last
+    )
+    # a loss that is not finite is the worst, and result.json cannot hold it
+    losses = [score.loss if math.isfinite(score.loss) else None for score in scores]
+    best = min(range(len(cells)), key=lambda i: scores[i].loss if math.isfinite(scores[i].loss) else math.inf)
+    rows: list[dict[str, Any]] = []
+    for i, (cell, score) in enumerate(zip(cells, scores)):
+        row = {"digest": cell.digest(), "loss": losses[i], "accuracy": score.accuracy, "change": None}
+        if i:
+            change = tried[i - 1]
+            row["change"] = {
+                "cell": change.cell, "edge": list(change.edge), "from": change.former, "to": change.operation
+            }  # fmt: skip
+        rows.append(row)
+    record = {
+        "rule": "selection", "split": "held_out", "images": len(held_out.indices), "note": NOTE,
+        "moved": best > 0, "chosen": rows[best], "candidates": rows,
+    }  # fmt: skip
+    return cells[best], record

@@ -1,0 +1,187 @@
+"""NaN and infinity: seen within the step, never saved, never carried on.
+
+On the CPU the host looks after every step. On an accelerator that would make it wait for the device each time. There
+one flag lives on the device: once it has fallen, every later step gives back what was there before it, bit for bit,
+and the host reads the flag now and then, and before anything is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_moreau.training.signals import NonFinite
+
+_STEP_KEYS = {"search": "search.weights.lr (or search.alphas.lr)", "retrain": "retrain.lr"}
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class FiniteGuard:
+    """Watches the numbers of one stage.
+
+    Args:
+        stage: "search", "retrain" or the name of what is solved, for messages.
+        device: Where the numbers are.
+        lr: The weights' learning rate at a step (counted from 0), None where there is no one number.
+        at_once: Read the flag after every step; by default on the CPU alone.
+    """
+
+    def __init__(
+        self, stage: str, device: torch.device, lr: Callable[[int], float] | None, at_once: bool | None = None
+    ):
+        self.stage, self._lr = stage, lr
+        self.at_once = device.type == "cpu" if at_once is None else at_once
+        self._names: list[str] = []
+        self._sound = torch.ones((), dtype=torch.bool, device=device)
+        self._sound_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._fault: Tensor | None = None  # which names were finite in the first step that was not sound
+        self._begin: int | None = None
+        self._in_place: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    def before(self, written: Callable[[], Sequence[Tensor]]) -> None:
+        """Remembers the tensors that the coming step writes into, where they may have to be put back."""
+        if self.at_once:
+            return
+        in_place = written()
+        if len(self._kept) == len(in_place):
+            torch._foreach_copy_(self._kept, list(in_place))
+        else:
+            self._kept = [tensor.detach().clone(memory_format=torch.preserve_format) for tensor in in_place]
+        self._in_place = list(in_place)
+
+    @torch.no_grad()
+    def after(
+        self, step: int, terms: Mapping[str, Tensor], values: Mapping[str, Any], new: Any = None, old: Any = None
+    ) -> Any:
+        """Looks at a step that was done, and returns the state to go on with: `new`, or `old` once the flag is down.
+
+        Args:
+            step: Steps done, this one included.
+            terms: 0-dim tensors by name: losses and norms of directions.
+            values: Nested tensors by name: weights and whatever else would be saved.
+            new: The nested state that the step gave.
+            old: The state it began with.
+
+        Raises:
+            NonFinite: On the CPU, when anything in it is not finite.
+        """
+        sizes = {name: largest for name, value in values.items() if (largest := _largest(value)) is not None}
+        named = {**terms, **sizes}
+        flags = torch.stack([torch.isfinite(value) for value in named.values()])
+        if self._fault is None or list(named) != self._names:
+            self._names, self._fault = list(named), torch.ones_like(flags)
+        if self.at_once:
+            self._sound, self._fault, self._begin = flags.all(), flags, step - 1
+            self.read()
+            return new
+        before, self._sound = self._sound, self._sound & flags.all()
+        self._fault = torch.where(before & ~self._sound, flags, self._fault)
+        self._begin = step - 1 if self._begin is None else self._begin
+        self._sound_steps += self._sound
+        if self._in_place:
+            torch._foreach_copy_(self._in_place, select(self._sound, self._in_place, self._kept))
+        return keep(self._sound, new, old)
+
+    def read(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Waits for the device, once, and returns `values` with numbers in place of 0-dim tensors.
+
+        Call it before anything is saved.
+
+        Raises:
+            NonFinite: The flag is down.
+        """
+        values = dict(values or {})
+        names = [name for name, value in values.items() if isinstance(value, Tensor)]
+        if self._fault is None and not names:
+            return values
+        state = [self._sound, self._sound_steps, *([] if self._fault is None else self._fault.unbind())]
+        tensors = [*state, *(values[name].detach() for name in names)]
+        numbers = torch.stack([tensor.to(torch.float64) for tensor in tensors]).tolist()
+        (sound, steps, *flags), found = numbers[: len(state)], numbers[len(state) :]
+        if not sound:
+            step = (self._begin or 0) + int(steps) + 1
+            raise NonFinite(self._message(step, [name for name, flag in zip(self._names, flags) if not flag]))
+        return values | dict(zip(names, found))
+
+    def _message(self, step: int, bad: list[str]) -> str:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        rate = "" if self._lr is None else f" (learning rate {self._lr(step - 1):.3g})"
+        advice = "Use another --method, or other data."
+        if self.stage in _STEP_KEYS:
+            advice = (
+                f"Start again with a smaller {_STEP_KEYS[self.stage]} or clip, or resume with --on-nonfinite rollback, "
+                "which halves the steps."
+            )
+        return (
+            f"The {self.stage} met a number that is not finite at step {step}{rate}: "
+            f"{', '.join(bad[:3])}{more}; nothing of that step is saved. {advice}"
+        )
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors of nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)
+
+
+def _largest(value: Any) -> Tensor | None:
+    """Returns the largest absolute value among all floating-point tensors of `value`, NaN if there is one in them."""
+    floats = [tensor for tensor in tensors_in(value) if tensor.is_floating_point() and tensor.numel()]
+    if not floats:
+        return None
+    return torch.stack([size.float() for size in torch._foreach_norm(floats, float("inf"))]).max()
+
+
+def keep(sound: Tensor, new: Any, old: Any) -> Any:
+    """Returns the nested state `new` with every tensor taken from `old` where `sound` is false."""
+    pairs = list(_pairs(new, old))
+    chosen = iter(select(sound, [a for a, _ in pairs], [b for _, b in pairs]))
+    return _replaced(new, old, chosen)
+
+
+def _alike(new: Any, old: Any) -> bool:
+    return isinstance(old, Tensor) and new.shape == old.shape and new.dtype == old.dtype
+
+
+def _pairs(new: Any, old: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(new, Tensor):
+        if _alike(new, old):
+            yield new, old
+    elif isinstance(new, (list, tuple)) and isinstance(old, (list, tuple)) and len(new) == len(old):
+        for a, b in zip(new, old):
+            yield from _pairs(a, b)
+
+
+def _replaced(new: Any, old: Any, chosen: Iterator[Tensor]) -> Any:
+    if isinstance(new, Tensor):
+        return next(chosen) if _alike(new, old) else new
+    if isinstance(new, (list, tuple)) and isinstance(old, (list, tuple)) and len(new) == len(old):
+        parts = [_replaced(a, b, chosen) for a, b in zip(new, old)]
+        return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)
+    return new
+
+
+def select(sound: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+    """Returns `new` where the 0-dim `sound` is true, else `old`, bit for bit, in few kernels and without a wait.
+
+    Done on the bits as integers, old + sound * (new - old), whose wrap-around is exact: NaN times zero would be NaN.
+    """
+    places: dict[torch.dtype, list[int]] = {}
+    for i, tensor in enumerate(new):
+        places.setdefault(_BITS[tensor.element_size()], []).append(i)
+    chosen: list[Tensor] = list(new)
+    for bits, indices in places.items():
+        before = [old[i].detach().view(bits) for i in indices]
+        change = torch._foreach_sub([new[i].detach().view(bits) for i in indices], before)
+        torch._foreach_mul_(change, sound.to(bits))
+        torch._foreach_add_(change, before)
+        for i, tensor in zip(indices, change):
+            chosen[i] = tensor.view(new[i].dtype)
+    return chosen

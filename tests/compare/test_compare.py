@@ -1,0 +1,389 @@
+"""The compare stage: rows, resume row by row, the summary by hand, refusals, the page; tiny images in a file."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.cli import entry as cli
+from nas_moreau.compare import protocol as stage
+from nas_moreau.compare.protocol import compare, plan_comparison
+from nas_moreau.compare.rows import COLUMNS, folder_name, read_rows, rows_of_search
+from nas_moreau.compare.summary import summarise
+from nas_moreau.config import load_config
+from nas_moreau.errors import InputError
+from nas_moreau.report.comparison import render, summary_table
+from nas_moreau.runs.tables import read_table
+from nas_moreau.search.methods import METHODS, parse_methods
+
+TINY = [
+    "space=nas_bench_201", "search.channels=2", "search.layers=1", "search.epochs=2", "search.steps_per_epoch=1",
+    "search.batch_size=4", "search.augment.crop=1", "retrain.channels=2", "retrain.layers=1", "retrain.epochs=1",
+    "retrain.steps_per_epoch=1", "retrain.batch_size=4", "retrain.auxiliary=false", "retrain.validation=0.2",
+    "logging.tensorboard=false", "performance.threads=1",
+]  # fmt: skip
+SPACE = load_space("nas_bench_201")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """60 images of 8x8 in three classes."""
+    draw = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    pixels, labels = draw.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels[:30], y_test=labels[:30])
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Every cell, its accuracy in per cent by its operations alone."""
+    from itertools import product
+
+    worth = {"none": 0, "skip_connect": 5, "avg_pool_3x3": 3, "nor_conv_1x1": 9, "nor_conv_3x3": 12}
+    lines = ["arch,acc,c10_valid25k_12ep"]
+    for word in product(worth, repeat=6):
+        text = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*word)
+        accuracy = 20 + sum(worth[operation] for operation in word)
+        lines.append(f"{text},{accuracy},{accuracy / 2}")
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs go through the command line in this process; the list tells which."""
+    ran = []
+
+    def run_all(chains, at_once, stop, place):
+        for chain in chains:
+            for run in chain:
+                ran.append(run.name)
+                assert cli.main(run.words) == 0
+        return []
+
+    monkeypatch.setattr(stage, "run_all", run_all)
+    return ran
+
+
+def tiny(images, *overrides):
+    return load_config(overrides=[*TINY, f"data.name={json.dumps(images)}", *overrides])
+
+
+# --- words ---
+
+
+def test_methods_may_bring_their_seeds():
+    found = parse_methods("moreau+beta, darts1:7,random:0-3", "1,4-5")
+    assert found == {"moreau+beta": (1, 4, 5), "darts1": (7,), "random": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "said"),
+    [
+        ("moreau,moreau", "0", "named twice"),
+        ("moreu", "0", "no search method"),
+        ("moreau", "0,x", "'x' is no seed"),
+        ("moreau", "3-1", "'3-1' is no seed"),
+        ("moreau", "-1", "'-1' is no seed"),
+        ("moreau", "0,0", "hold one twice"),
+        ("random:", "0", "'' is no seed"),
+        ("", "0", "no search method"),
+    ],
+)
+def test_words_that_say_nothing_are_refused(methods, seeds, said):
+    with pytest.raises(InputError, match=said):
+        parse_methods(methods, seeds)
+
+
+def test_folders_of_methods_with_any_name_are_distinct_and_stay_inside():
+    names = [folder_name(method, 0) for method in ("moreau+beta", "../../x", "a/b", "a_b", "a b")]
+    assert len(set(names)) == len(names) and not any("/" in name for name in names)
+
+
+# --- the summary ---
+
+
+def row(method, seed, **values):
+    return dict.fromkeys(COLUMNS) | {"method": method, "seed": seed, "skip_share": 0.5, "noise_share": 0.0} | values
+
+
+def test_summary_by_hand():
+    rows = [
+        *(row("a", i, table=v, search_seconds=t, search_peak_memory_bytes=m)
+          for i, (v, t, m) in enumerate([(0.90, 10, 5), (0.92, 20, 9), (0.94, 30, 7)])),
+        *(row("random", i, table=v) for i, v in enumerate([0.80, 0.82, 0.84])),
+        row("a +selection", 0, table=0.95),
+    ]  # fmt: skip
+    known = [{"name": "all cells", "mean": 0.8}]
+    found = {line["method"]: line for line in summarise(rows, ["random", "a"], "random", known)}
+    assert list(found) == ["random", "a", "a +selection"]
+    a = found["a"]
+    assert (a["figure"], a["n"], a["min"], a["max"]) == ("table", 3, 0.90, 0.94)
+    assert a["mean"] == pytest.approx(0.92) and a["std"] == pytest.approx(0.02)
+    assert a["relative_improvement"] == pytest.approx(15)  # over the table's mean, not over the three random cells
+    assert a["p_value"] == 0.1  # the two most extreme of 20
+    assert (a["search_seconds"], a["search_peak_memory_bytes"]) == (20, 9)
+    assert found["random"]["p_value"] is None and found["random"]["relative_improvement"] == pytest.approx(2.5)
+    assert found["a +selection"]["std"] is None and found["a +selection"]["n"] == 1
+
+
+def test_without_a_table_the_random_rows_are_the_measure():
+    rows = [row("a", 0, retrained_accuracy=0.6, retrained_held_out_accuracy=0.5),
+            row("random", 0, retrained_accuracy=0.5), row("random", 1, retrained_accuracy=0.3)]  # fmt: skip
+    found = summarise(rows, ["a", "random"], "random", [])
+    assert [(line["figure"], line["method"]) for line in found] == [
+        ("retrained_accuracy", "a"), ("retrained_accuracy", "random"), ("retrained_held_out_accuracy", "a"),
+    ]  # fmt: skip
+    assert found[0]["relative_improvement"] == pytest.approx(50)
+    assert found[2]["relative_improvement"] is None
+
+
+# --- whole comparisons ---
+
+
+def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, tmp_path, capsys):
+    config, output = tiny(images), tmp_path / "c"
+    first = compare(config, {"darts1": (0,), "random": (0,)}, output, table=table, column="acc")
+    assert here == ["search darts1-seed0", "search random-seed0"]
+    # another seed and another method: only what is new is computed
+    methods = {"darts1": (0, 1), "moreau": (0,), "random": (0, 1)}
+    result = compare(config, methods, output, True, table=table, column="acc")
+    assert here[2:] == ["search moreau-seed0", "search darts1-seed1", "search random-seed1"]
+    again = compare(config, methods, output, True, table=table, column="acc")
+    assert len(here) == 5 and again == result
+    kept = [line for line in result["rows"] if line["search"] in ("darts1-seed0", "random-seed0")]
+    assert sorted(kept, key=lambda r: r["search"]) == sorted(first["rows"], key=lambda r: r["search"])
+
+    assert {"method", "seed", "genotype", "digest", "held_out_accuracy", "retrained_accuracy", "table",
+            "search_seconds", "search_peak_memory_bytes"} <= set(result["rows"][0])  # fmt: skip
+    assert {"method", "n", "mean", "std", "min", "max", "relative_improvement"} <= set(result["summary"][0])
+    assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(result))
+    for line in result["rows"]:
+        cell = Genotype.from_json(line["genotype"])
+        words = [edge[0] for edge in cell.cells["cell"].edges]
+        worth = {"none": 0, "skip_connect": 5, "avg_pool_3x3": 3, "nor_conv_1x1": 9, "nor_conv_3x3": 12}
+        assert line["table"] == pytest.approx((20 + sum(worth[word] for word in words)) / 100)
+        assert line["skip_share"] == words.count("skip_connect") / 6
+        assert cell.digest() == line["digest"] and line["retrained_accuracy"] is None
+    # exact: the mean worth of an edge is 29 / 5
+    assert result["baselines"][0]["mean"] == pytest.approx((20 + 6 * 29 / 5) / 100)
+    page = (output / "compare.html").read_text()
+    assert (
+        "seconds of the search" in page and "convolution-only" in page and "http" not in page.replace("www.w3.org", "")
+    )
+    assert len(read_table(output / "rows.csv")) == 5
+
+
+def test_without_a_table_every_cell_is_retrained_by_one_recipe(images, here, tmp_path):
+    output = tmp_path / "c"
+    methods = {"darts1": (0,), "random": (0, 1)}
+    result = compare(tiny(images), methods, output)
+    assert [name for name in here if name.startswith("retrain")] == [
+        "retrain darts1-seed0", "retrain random-seed0", "retrain random-seed1",
+    ]  # fmt: skip
+    for line in result["rows"]:
+        found = json.loads((output / "retrained" / line["search"] / "result.json").read_text())
+        assert line["retrained_accuracy"] == found["test_accuracy"] and found["digest"] == line["digest"]
+        assert line["retrained_held_out_accuracy"] is not None and line["table"] is None
+    assert {line["figure"] for line in result["summary"]} == {"retrained_accuracy", "retrained_held_out_accuracy"}
+    compare(tiny(images), methods, output, True)
+    assert len(here) == 6
+
+
+def test_finished_rows_need_no_folders_and_a_lost_row_none_of_its_runs(images, table, here, tmp_path):
+    output = tmp_path / "c"
+    methods = {"darts1": (0, 1)}
+    result = compare(tiny(images), methods, output, table=table, column="acc")
+    lines = (output / "rows.csv").read_text().splitlines(keepends=True)
+    (output / "rows.csv").write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a torn last row
+    again = compare(tiny(images), methods, output, True, table=table, column="acc")
+    assert again["rows"] == result["rows"] and len(here) == 2  # the search of the lost row was finished
+    import shutil
+
+    shutil.rmtree(output / "searches")
+    assert compare(tiny(images), methods, output, True, table=table, column="acc")["rows"] == result["rows"]
+
+
+def test_ranking_by_one_hot_losses(images, table, here, tmp_path):
+    output = tmp_path / "c"
+    result = compare(tiny(images), {"darts1": (0,), "random": (0,)}, output, table=table, column="acc", rank=6)
+    losses = json.loads((output / "searches" / "darts1-seed0" / "rank.json").read_text())
+    assert losses["cells"] == len(losses["running"]) == len(losses["batch"]) == 6
+    searched, drawn = result["rows"]
+    assert -1 <= searched["tau_running"] <= 1 and drawn["tau_running"] is None
+    # the early accuracy is half the late one
+    assert result["ranking"]["c10_valid25k_12ep"] == pytest.approx(1) and result["ranking"]["cells"] == 6
+    assert "rank cells" in (output / "compare.html").read_text()
+
+
+def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
+    folder = tmp_path / "moreau-seed0"
+    folder.mkdir()
+    before, after = (SPACE.random_genotype(random.Random(seed)).to_dict() for seed in (1, 2))
+    (folder / "metrics.csv").write_text("epoch,wall_seconds\n0,0.25\n1,0.75\n")
+    (folder / "result.json").write_text(json.dumps({
+        "genotype": after, "argmax_genotype": before, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
+        "peak_memory_bytes": 7, "selection": {"rule": "selection"},
+    }))  # fmt: skip
+    rows = list(rows_of_search("moreau", 0, folder))
+    assert [(line["method"], line["genotype"]) for line in rows] == [("moreau", before), ("moreau +selection", after)]
+    assert [line["search_seconds"] for line in rows] == [0.75, 1.0]  # the selection's time is its own
+    assert {line["search"] for line in rows} == {"moreau-seed0"}
+
+
+def test_what_cannot_be_used_is_refused_before_anything_is_written(images, table, tmp_path):
+    config, methods = tiny(images), {"darts1": (0,)}
+    for said, how in [
+        ("needs a table", {"rank": 5}),
+        ("needs a table", {"column": "acc"}),
+        ("has no column", {"table": table, "column": "c100"}),
+        ("has 2 columns", {"table": table}),
+        ("not among the methods", {"baseline": "random"}),
+        ("starts at 1", {"jobs": 0}),
+        ("cannot be read", {"table": tmp_path / "absent.csv"}),
+    ]:
+        with pytest.raises(InputError, match=said):
+            compare(config, methods, tmp_path / "c", **how)
+    with pytest.raises(InputError, match="the space is toy"):
+        compare(tiny(images, "space=toy"), methods, tmp_path / "c", table=table, column="acc")
+    with pytest.raises(InputError, match="fewer than a batch"):
+        compare(tiny(images, "search.batch_size=50"), methods, tmp_path / "c", table=table, column="acc")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_comparison_goes_on_only_with_its_own_configuration(images, table, here, tmp_path):
+    output = tmp_path / "c"
+    compare(tiny(images), {"random": (0,)}, output, table=table, column="acc")
+    with pytest.raises(InputError, match="already holds a run"):
+        compare(tiny(images), {"random": (0,)}, output, table=table, column="acc")
+    for override in ("search.epochs=3", "search.channels=3"):
+        with pytest.raises(InputError, match=r"search\.epochs=2|search\.channels"):
+            compare(tiny(images, override), {"random": (0,)}, output, True, table=table, column="acc")
+    (output / "rows.csv").write_text((output / "rows.csv").read_text().replace("nas_bench_201", "x" * 200))
+    with pytest.raises(InputError, match="line 2, is damaged"):
+        read_rows(output / "rows.csv")
+
+
+def test_the_command_line(images, table, here, tmp_path, capsys):
+    words = ["compare", "--data", images, "--methods", "darts1,random", "--table", str(table), "--column", "acc",
+             "--output", str(tmp_path / "c"), *TINY]  # fmt: skip
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["to do"] == ["darts1-seed0", "random-seed0"]
+    assert cli.main([*words, "--baseline", "darts1"]) == 0
+    shown = capsys.readouterr().out
+    assert "convolution-only cells (exact)" in shown and "p against darts1" in shown
+    assert cli.main([*words, "--resume", "--json"]) == 0
+    assert [line["method"] for line in json.loads(capsys.readouterr().out)["rows"]] == ["darts1", "random"]
+    for wrong in (["--seed", "3"], ["search.method=moreau"], ["seed=3"]):
+        assert cli.main([*words, *wrong]) == 2
+    assert plan_comparison({"darts1": (0, 1)}, tmp_path / "c")["to do"] == ["darts1-seed1"]
+
+
+def test_the_page_escapes_hostile_names(tmp_path):
+    hostile = "<script>alert(1)</script>$x$&"
+    rows = [row(hostile, 0, table=0.5, search="x", digest="d", arch=hostile)]
+    result = {
+        "rows": rows, "summary": summarise(rows, [hostile], hostile, []), "baseline": hostile, "baselines": [],
+        "column": hostile, "ranking": None, "failed": [hostile], "space": hostile, "data": hostile, "report": "",
+    }  # fmt: skip
+    folder = tmp_path / "<b>c"
+    folder.mkdir()
+    page = render(result, {hostile: [[(1.0, 0.5), (2.0, 0.6)]]}, folder)
+    assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
+    assert summary_table(result, "table")[1][0][2] == "50.00"
+
+
+# --- processes and signals ---
+
+
+def started(images, table, output, *words):
+    given = ["--data", images, "--table", str(table), "--column", "acc", "--output", str(output), *TINY, *words]
+    return subprocess.Popen([sys.executable, "-m", "nas_moreau", "compare", *given],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_search_in_work_and_resume_goes_on(images, table, tmp_path):
+    output = tmp_path / "c"
+    long = ["--methods", "random:0,darts1:1", "search.epochs=100000"]
+    process = started(images, table, output, *long)
+    wait_for(output / "searches" / "darts1-seed1" / "metrics.csv", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    last = said.splitlines()[-1]
+    assert last.startswith("Go on with: ") and "nas_moreau compare " in last and last.endswith(" --resume")
+    assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0"]
+    status = json.loads((output / "searches" / "darts1-seed1" / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(status["pid"], 0)
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_takes_its_search_with_it_and_repeats_no_finished_row(images, table, tmp_path):
+    output = tmp_path / "c"
+    process = started(images, table, output, "--methods", "random:0,darts1:1", "search.epochs=40")
+    wait_for(output / "searches" / "darts1-seed1" / "metrics.csv", process)
+    before = (output / "searches" / "random-seed0" / "log.txt").read_text()
+    process.kill()
+    process.communicate()
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends the search with its parent")
+    again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=40")
+    _, said = again.communicate(timeout=300)
+    if "in use by process" in said:  # the search was still saving what it had
+        again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=40")
+        _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert (output / "searches" / "random-seed0" / "log.txt").read_text() == before
+    assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0", "darts1-seed1"]
+    assert json.loads((output / "searches" / "darts1-seed1" / "result.json").read_text())["steps"] == 40
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_search_is_its_own():
+    """ru_maxrss of a process started by a larger one begins at the larger one's."""
+    code = (
+        "import subprocess, sys; block = bytearray(1 << 30); block[::4096] = b'x' * len(block[::4096]);"
+        "print(subprocess.run([sys.executable, '-c', 'import torch; from nas_moreau.training.setting import"
+        " peak_memory_bytes; print(peak_memory_bytes(torch.device(chr(99) + chr(112) + chr(117))))'],"
+        " capture_output=True, text=True).stdout)"
+    )
+    if sys.platform != "linux":
+        pytest.skip("Linux only")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < int(found) < 1 << 30
+
+
+@pytest.mark.slow
+def test_a_failed_run_does_not_hold_up_the_others(images, table, tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from nas_moreau.search.methods import METHODS, register_method\n"
+        "@register_method('bad')\ndef bad(search, made):\n    import sys\n"
+        "    if 'search' in sys.argv[1]:\n        raise RuntimeError('it broke')\n"
+        "    return METHODS['darts1'].build(search, made)\n"
+    )
+    output = tmp_path / "c"
+    words = ["--methods", "bad,random", "--seeds", "0", "--jobs", "2", "--import", str(tmp_path / "bad.py")]
+    process = started(images, table, output, *words)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "1 runs failed: search bad-seed0 (exit code 1: " in said and "it broke" in said
+    assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0"]
+    assert "it broke" in (output / "compare.html").read_text() and "bad" not in METHODS

@@ -1,0 +1,47 @@
+"""The benchmark of hyper-parameter learning prints its tables, keeps finished rows and computes them rightly."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas_moreau.problems import few_shot_job, learn
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_hyperparameter_learning.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    from nas_moreau.data import loading
+
+    monkeypatch.setattr(loading, "TRAIN_SHAPES", 240)
+    monkeypatch.setattr(loading, "TEST_SHAPES", 60)
+    for name, value in (("TEST_TASKS", 20), ("LOOK_TASKS", 4), ("TEST_QUERIES", 3)):
+        monkeypatch.setattr(few_shot_job, name, value)
+    spec = importlib.util.spec_from_file_location("benchmark_hyperparameter_learning", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsys):
+    words = ["--quick", "--methods", "moreau,none", "--output", str(tmp_path / "rows"), "--json", str(tmp_path / "all")]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    assert script.main() == 0
+    out = capsys.readouterr().out
+    assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out
+    assert out.count("| moreau |") == out.count("| none |") == 2 and "| 2 | 60 |" in out
+
+    def never(self):
+        raise AssertionError("a finished row was run again")
+
+    monkeypatch.setattr(learn._Run, "_advance", never)
+    assert script.main() == 0
+    assert capsys.readouterr().out == out
+
+
+def test_numbers_by_hand(script):
+    assert script.spread([1.0]) == "1.00" and script.spread([1.0, 3.0]) == "2.00 +- 1.41"
+    curve = [{"accuracy": 0.5, "cpu_seconds": 1.0}, {"accuracy": 0.9, "cpu_seconds": 2.0}]
+    assert script.to_goal({"curve": curve}, 0.8) == 2.0 and script.to_goal({"curve": curve}, 0.95) is None

@@ -1,0 +1,250 @@
+"""hyper-cleaning and few-shot from the command line: files, resume to the byte, and what is refused."""
+
+import csv
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas_moreau.bilevel import moreau
+from nas_moreau.cli import entry as cli
+from nas_moreau.data import Data, Images
+from nas_moreau.drawing.contact_sheet import contact_sheet
+from nas_moreau.errors import InputError
+from nas_moreau.problems import cleaning_job, few_shot_job, learn
+from nas_moreau.problems.network_methods import METHODS, Chosen
+from nas_moreau.problems.network_tasks import Wish, configuration, solve_networks
+from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs.tables import read_table
+
+TINY = ["--data", "shapes", "--n", "40", "--steps", "6"]
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch):
+    from nas_moreau.data import loading
+
+    monkeypatch.setattr(loading, "TRAIN_SHAPES", 240)
+    monkeypatch.setattr(loading, "TEST_SHAPES", 60)
+    for name, value in (("TEST_TASKS", 20), ("LOOK_TASKS", 4), ("TEST_QUERIES", 3)):
+        monkeypatch.setattr(few_shot_job, name, value)
+
+
+def run(capsys, *words):
+    code = cli.main(["solve", *words])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Words for images of 4x4 pixels, which are quick even where curvatures are measured."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 80), ("test", 20)):
+        labels = np.arange(count) % 4
+        arrays[f"x_{part}"] = (generator.integers(0, 90, (count, 4, 4, 1)) + 50 * labels[:, None, None, None]).astype(
+            "u1"
+        )
+        arrays[f"y_{part}"] = labels
+    np.savez(tmp_path / "small.npz", **arrays)
+    return ["--data", f"npz:{tmp_path}/small.npz", "--n", "40", "--steps", "6"]
+
+
+def rows_of(folder):
+    return [{k: v for k, v in row.items() if k != "wall_seconds"} for row in read_table(folder / "metrics.csv")]
+
+
+def test_hyper_cleaning_writes_lists_and_picture(tmp_path, capsys):
+    folder = tmp_path / "run"
+    code, out, _ = run(capsys, "hyper-cleaning", *TINY, "--output", str(folder), "--json")
+    result = json.loads(out)
+    assert code == 0 and result == json.loads((folder / "result.json").read_text())
+    assert {"task", "n", "method", "x", "y", "error", "residual", "steps", "seconds", "peak_memory_bytes", "message",
+            "accuracy", "f1"} <= set(result)  # fmt: skip
+    assert result["n"] == 40 and result["steps"] == 6 and result["x"]["entries"] == 40 and result["error"] is None
+    suspects = list(csv.DictReader(io.StringIO((folder / "suspects.csv").read_text())))
+    weights = [float(row["weight"]) for row in suspects]
+    assert len(suspects) == 40 and weights == sorted(weights)
+    assert sum(row["corrupted"] == "1" for row in suspects) == 20
+    kept = list(csv.DictReader(io.StringIO((folder / "cleaned.csv").read_text())))
+    assert [int(row["index"]) for row in kept] == sorted(int(r["index"]) for r in suspects if r["keep"] == "1")
+    assert all((row["keep"] == "1") == (float(row["weight"]) >= 0.5) for row in suspects)
+    hits = sum(row["corrupted"] == "1" and row["keep"] == "0" for row in suspects)
+    assert result["f1"] == pytest.approx(2 * hits / (20 + 40 - len(kept)))
+    with Image.open(folder / "suspects.png") as picture:
+        assert picture.width > 600 and picture.height > 200
+    assert (folder / "tensorboard").is_dir() and len(result["curve"]) == 6
+
+
+def test_own_labels_in_a_folder_are_ranked_by_file(tmp_path, capsys):
+    for part, count in (("train", 40), ("test", 4)):
+        for label, name in enumerate(("dark", "light")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (4, 4), (40 + 120 * label + i,) * 3)
+                image.save(tmp_path / "photos" / part / name / f"{i}.png")
+    (tmp_path / "photos/train/light/3.png").rename(tmp_path / "photos/train/dark/wrong.png")
+    code, out, err = run(
+        capsys, "hyper-cleaning", "--data", f"folder:{tmp_path}/photos", "--corrupt", "0", "--steps", "60",
+        "--output", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0 and "test accuracy" in out and "F1" not in out and "run folder" in err
+    suspects = list(csv.DictReader(io.StringIO((tmp_path / "run/suspects.csv").read_text())))
+    assert len(suspects) == 80 and suspects[0]["file"].endswith("dark/wrong.png")
+    assert suspects[0]["label"] == "dark" and suspects[0]["predicted"] == "light"
+
+
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        ("hyper-cleaning", "moreau"),
+        ("hyper-cleaning", "f2sa"),
+        ("hyper-cleaning", "moreau-auto"),
+        ("few-shot", "moreau"),
+        ("few-shot", "moreau-auto"),
+    ],
+)
+def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = small if task == "hyper-cleaning" else ["--data", "shapes", "--ways", "2", "--steps", "12"]
+    arguments = [task, *words, "--method", method]
+    assert run(capsys, *arguments, "--output", str(whole), "--json")[0] == 0
+    advance, calls = learn._Run._advance, []
+
+    def stop_after_three(self):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self)
+
+    monkeypatch.setattr(learn._Run, "_advance", stop_after_three)
+    code, _, err = run(capsys, *arguments, "--output", str(broken))
+    assert code == 143 and "--resume" in err
+    # what the run was made with need not be said again
+    code, _, _ = run(capsys, task, "--output", str(broken), "--resume", "--json")
+    assert code == 0
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (whole, broken))
+    for key in ("x", "y", "accuracy", "steps", "evaluations"):
+        assert first[key] == second[key]
+    assert rows_of(whole) == rows_of(broken)
+    for name in ("suspects.csv", "cleaned.csv"):
+        if task == "hyper-cleaning":
+            assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    # a finished run is not run again
+    assert json.loads(run(capsys, task, "--output", str(broken), "--resume", "--json")[1]) == second
+
+
+def test_the_table_of_few_shot(tmp_path, capsys):
+    code, out, _ = run(
+        capsys, "few-shot", "--data", "shapes", "--ways", "3", "--shots", "2", "--steps", "5", "--output",
+        str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0 and "+-" in out
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["test_tasks"] == 20 and 0 < result["interval"] < 0.2 and 0.1 < result["accuracy"] < 1
+
+
+def test_a_class_of_one_image_is_passed_over():
+    labels = torch.arange(8).repeat_interleave(12)[:-11]  # seven classes of 12 images, one of a single one
+    pixels = torch.randint(
+        0, 255, (len(labels), 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    images = Images(pixels, labels)
+    data = Data("rare", tuple("abcdefgh"), images, images.take(torch.arange(0)), (0.5,), (0.3,))
+    for seed in range(4):  # the rare class is on either side
+        config = configuration("few-shot", Wish(ways=2, shots=3, steps=5, seed=seed))
+        job = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"], data, torch.device("cpu"))
+        assert 0 <= job.look(job.x, job.y)["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["hyper-clean"], "Did you mean 'hyper-cleaning'"),
+        (["hyper-cleaning", "--method", "bom"], "Did you mean 'bome'"),
+        (["hyper-cleaning", "--ways", "5"], "no option --ways"),
+        (["few-shot", "--corrupt", "0.1"], "no option --corrupt"),
+        (["few-shot", "--ways", "9"], "cannot be divided"),
+        (["few-shot", "--ways", "2", "--shots", "500"], "Use fewer"),
+        (["hyper-cleaning", "--corrupt", "1.5"], "rate of corruption"),
+        (["hyper-cleaning", "--steps", "0"], "at least 1"),
+        (["hyper-cleaning", "--debias"], "neither"),
+        (["hyper-cleaning", "--n", "40", "--corrupt", "0"], "all training images are judged"),
+        (["sine", "--data", "shapes"], "--data is no option of sine"),
+        (["sine", "--resume"], "Leave"),
+    ],
+)
+def test_refusals_leave_nothing_behind(tmp_path, capsys, words, sentence):
+    folder = tmp_path / "run"
+    words = words if words[0] == "sine" else [*words, "--output", str(folder)]
+    code, _, err = run(capsys, *words)
+    assert code == 2 and sentence in err and not folder.exists()
+
+
+def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch):
+    wild = Chosen(lambda steps: moreau(1e30, 1e30, 1e30, 1.0, 1.0), 6)
+    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
+    code, _, err = run(capsys, "hyper-cleaning", *TINY, "--output", str(tmp_path / "run"))
+    assert code == 3 and "not finite" in err
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, capsys, monkeypatch, small, signalled):
+    """With 6 steps there is a look after every step, so the looks are put further apart."""
+    monkeypatch.setattr(cleaning_job, "LOOKS", 1)
+    made, poisoned = METHODS["hyper-cleaning"]["moreau"].make(6), []
+
+    def step(problem, x, y, state, *batches):
+        x, y, state, info = made.step(problem, x, y, state, *batches)
+        poisoned.append(1)
+        if len(poisoned) == 3:
+            y = [y[0] * float("nan"), *y[1:]]
+            if signalled:
+                signal.raise_signal(signal.SIGTERM)
+        return x, y, state, info
+
+    wild = Chosen(lambda steps: made._replace(step=step), 3)
+    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
+    code, _, err = run(capsys, "hyper-cleaning", *small, "--output", str(tmp_path / "run"))
+    assert "at step 3" in err and len(poisoned) == 3 and "y" in err
+    assert code == 3
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
+    loaded = load_checkpoint(tmp_path / "run/checkpoints")
+    assert loaded is None or all(tensor.isfinite().all() for tensor in loaded[0]["y"])
+
+
+def test_equal_budgets_by_default():
+    found = {name: configuration("hyper-cleaning", Wish(method=name))["steps"] for name in METHODS["hyper-cleaning"]}
+    for name, steps in found.items():
+        each = METHODS["hyper-cleaning"][name].evaluations
+        assert steps * each <= 600 < (steps + 1) * each
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
+    wish = Wish(n=30, steps=2, corrupt=0.2)
+    first = solve_networks("hyper-cleaning", wish, tmp_path / "run")
+    with pytest.raises(InputError, match="already holds"):
+        solve_networks("hyper-cleaning", wish, tmp_path / "run")
+    with pytest.raises(InputError, match="another configuration"):
+        solve_networks("hyper-cleaning", Wish(n=20), tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run/result.json").read_text()) == first
+
+
+def test_contact_sheet_of_grey_and_colour():
+    for channels in (1, 3):
+        data = contact_sheet(torch.full((7, channels, 8, 8), 200, dtype=torch.uint8), ["a\nb"] * 7, columns=3)
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.convert("RGB").getpixel((20, 20)) == (200, 200, 200)
+    with pytest.raises(ValueError, match="caption"):
+        contact_sheet(torch.zeros((1, 1, 2, 2), dtype=torch.uint8), [])
+
+
+def test_a_falling_step_size_ends_at_a_fiftieth():
+    from nas_moreau.problems.network_methods import falling
+
+    assert [falling(2.0, 10)(k) for k in (0, 5, 10, 20)] == [2.0, 1.0, 0.04, 0.04]

@@ -1,0 +1,343 @@
+"""The report: complete, self-contained, escaped, the same each time, whatever part of a run is there."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas_moreau.architecture.spaces.zoo import published_cell
+from nas_moreau.errors import InputError
+from nas_moreau.report.indicators import BAD, GOOD, WATCH, duration, indicators, memory, millions, percent, verdict
+from nas_moreau.report.read_run import choices, read_run
+from nas_moreau.report.run import write_report
+
+OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+EDGES = [(a, b) for b in range(2, 4) for a in range(b)]  # of the first two nodes: charts take their time
+
+
+def begin(folder: Path, stage: str, state: str = "finished", name: str = "shapes") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"seed": 7, "space": "darts", "data": {"name": name}, "search": {"method": "moreau", "epochs": 4},
+              "retrain": {"epochs": 5}}  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    environment = {"command": f"nas-moreau {stage} --seed 7 --output x", "python": "3.11.2", "threads": 1,
+                   "packages": {"torch": "2.9"}, "accelerator": None}  # fmt: skip
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "status.json").write_text(json.dumps({"state": state, "stage": stage}))
+
+
+def write_search(
+    folder: Path, epochs: int = 4, finished: bool = True, cell: str = "DARTS_V1", gap: float = 0.01
+) -> None:
+    begin(folder, "search", "finished" if finished else "interrupted")
+    names = ["epoch", "lower_loss", "upper_objective", "upper_loss", "upper_accuracy", "lower_accuracy",
+             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)",
+             "phi_x(theta)", "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce",
+             "skip_share_normal", "skip_share_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
+    lines = [",".join(names)]
+    for epoch in range(epochs):
+        values = {name: 1 / (1 + epoch) for name in names} | {
+            "epoch": epoch,
+            "gap": gap,
+            "wall_seconds": 10.5 * (epoch + 1),
+        }
+        values |= {"held_out_accuracy": 0.5, "upper_accuracy": 0.6}
+        lines.append(",".join(repr(values[name]) for name in names))
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    genotype = published_cell(cell)
+    rows = ["epoch,cell,edge,operation,weight"]
+    for epoch in range(epochs):
+        for name in genotype.cells:
+            for a, b in EDGES:
+                kept = [op for op, f, t in genotype.cells[name].edges if (f, t) == (a, b)]
+                logits = [2.0 * (op in kept) * (epoch + 1) / epochs + (op == "none") for op in OPERATIONS]
+                total = sum(map(math.exp, logits))
+                rows += [f"{epoch},{name},{a}-{b},{op},{math.exp(z) / total!r}" for op, z in zip(OPERATIONS, logits)]
+    (folder / "alphas.csv").write_text("\n".join(rows) + "\n")
+    if epochs:
+        (folder / "genotype.json").write_text(genotype.to_json())
+    if finished:
+        result = {"method": "moreau", "space": "darts", "digest": genotype.digest(), "seed": 7, "steps": 400,
+                  "wall_seconds": 42.0, "peak_memory_bytes": 3 << 30, "held_out_accuracy": 0.5123}  # fmt: skip
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+def write_retrain(
+    folder: Path, epochs: int = 5, finished: bool = True, classes: tuple[str, ...] = ("cat", "dog")
+) -> None:
+    begin(folder, "retrain", "finished" if finished else "running")
+    lines = ["epoch,train_loss,train_accuracy,test_loss,test_accuracy,lr,drop_path,wall_seconds"]
+    for epoch in range(epochs):
+        test = "0.7,0.6" if epoch % 2 else ","
+        lines.append(f"{epoch},{1 / (1 + epoch)!r},0.5,{test},0.1,0.0,{20.0 * (epoch + 1)}")
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (folder / "genotype.json").write_text(published_cell("DARTS_V1").to_json())
+    if finished:
+        n = len(classes)
+        confusion = [[90 if i == j else 2 if (i, j) != (0, 1) else 9 for j in range(n)] for i in range(n)]
+        evaluation = {"split": "test", "accuracy": 0.9, "loss": 0.3, "samples": 200, "classes": classes}
+        (folder / "evaluation.json").write_text(json.dumps(evaluation | {"confusion": confusion}))
+        result = {"digest": "d", "parameters": 3169414, "macs": 500987520, "epochs": epochs, "seed": 7,
+                  "wall_seconds": 100.0, "test_accuracy": 0.9321}  # fmt: skip
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+def write_run(folder: Path, **how) -> None:
+    begin(folder, "run")
+    write_search(folder / "search", **how)
+    write_retrain(folder / "retrain")
+
+
+class Checker(HTMLParser):
+    """Collects ids, addresses and text of a page, and whether its tags are balanced."""
+
+    EMPTY = ("meta", "br", "path", "use", "rect", "image", "stop")
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_startendtag(self, tag, attributes):
+        self.look(tag, attributes)
+
+    def handle_starttag(self, tag, attributes):
+        self.look(tag, attributes)
+        if tag not in ("meta", "wbr"):
+            self.open.append(tag)
+
+    def look(self, tag, attributes):
+        self.tags.add(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), "an event handler"
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href", "action", "srcset"):
+                self.addresses.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+def page_of(folder: Path) -> tuple[str, Checker]:
+    path = write_report(folder)
+    assert path == folder / "report.html" and path.stat().st_size < 3_000_000
+    page = path.read_text(encoding="utf-8")
+    checker = Checker(page)
+    assert "script" not in checker.tags and "link" not in checker.tags and "iframe" not in checker.tags
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in checker.addresses)
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http:" not in without_namespaces and "https:" not in without_namespaces and "@import" not in page
+    assert len(set(checker.ids)) == len(checker.ids), "two elements with one id"
+    targets = re.findall(r'(?:href="|url\()#([^")]+)', page)
+    assert targets and set(targets) <= set(checker.ids), "a reference to nothing"
+    return page, checker
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_a_whole_run_is_told_from_verdict_to_configuration(tmp_path):
+    write_run(tmp_path / "first")
+    page, checker = page_of(tmp_path / "first")
+    assert headings(page) == [
+        "The cells", "Is the search healthy?", "Why these operations", "How the alphas moved", "Retraining",
+        "Where it errs", "What it cost", "To make it again", "Environment", "Configuration"]  # fmt: skip
+    text = " ".join(checker.text)
+    for expected in (
+        "The cell that was found reaches 93.21 % test accuracy after retraining, with 3.17 M parameters.",
+        "51.23 %", "500.99 M", "3.00 GiB", "nas-moreau run --seed 7 --output x", "cat taken for dog", "9 times",
+        "2 min 22 s", "torch 2.9",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert page.count('<svg class="chart"') == 10 + 2 + 3 + 1  # no drop-path in this run
+    assert "prefers-color-scheme:dark" in page and "@media print" in page
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    write_run(tmp_path / "run")
+    one = write_report(tmp_path / "run").read_bytes()
+    assert write_report(tmp_path / "run").read_bytes() == one
+
+
+def test_a_search_alone_and_a_retraining_alone(tmp_path):
+    write_search(tmp_path / "search-only")
+    page, _ = page_of(tmp_path / "search-only")
+    assert "Retraining" not in headings(page) and "known only after retraining" in page
+    write_retrain(tmp_path / "retrain-only")
+    page, _ = page_of(tmp_path / "retrain-only")
+    assert headings(page)[:3] == ["The cells", "Retraining", "Where it errs"]
+    assert "The network reaches 93.21 % test accuracy" in page
+
+
+def test_a_random_cell_is_called_one(tmp_path):
+    write_search(tmp_path, epochs=1)
+    for name in ("metrics.csv", "alphas.csv"):
+        (tmp_path / name).unlink()
+    result = {"method": "random", "steps": 0, "wall_seconds": 0.0, "held_out_accuracy": None}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "drawn at random" in verdict(read_run(tmp_path)) and "How the cell was found" in headings(page)
+
+
+def test_interrupted_runs_say_how_far_they_came(tmp_path):
+    begin(tmp_path / "a", "run", "interrupted")
+    write_search(tmp_path / "a" / "search", epochs=1, finished=False)
+    page, _ = page_of(tmp_path / "a")
+    assert "The search was interrupted after 1 of 4 epochs." in page and "<code>--resume</code>" in page
+    begin(tmp_path / "b", "run", "running")
+    write_search(tmp_path / "b" / "search")
+    write_retrain(tmp_path / "b" / "retrain", epochs=2, finished=False)
+    said = verdict(read_run(tmp_path / "b"))
+    assert said.startswith("Retraining is not finished after 2 of 5 epochs; there is no final test accuracy yet.")
+
+
+@pytest.mark.parametrize(
+    "left", [(), ("config.yaml",), ("metrics.csv",), ("alphas.csv",), ("genotype.json",), ("result.json",)]
+)
+def test_any_single_file_may_be_all_there_is_besides_the_state(tmp_path, left):
+    write_run(tmp_path)
+    for folder in (tmp_path / "search", tmp_path / "retrain"):
+        for file in folder.iterdir():
+            if file.name not in (*left, "status.json"):
+                file.unlink()
+    write_report(tmp_path)
+
+
+def test_a_search_killed_before_its_first_epoch(tmp_path):
+    write_search(tmp_path, epochs=0, finished=False)
+    write_report(tmp_path)
+    assert "No epoch was finished." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_folders_without_a_run_and_damaged_files_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match="There is no folder"):
+        write_report(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no search and no retraining"):
+        write_report(tmp_path)
+    write_search(tmp_path / "run")
+    for name, text in (("result.json", "{"), ("alphas.csv", "epoch,cell\n0,normal\n"), ("genotype.json", "[]")):
+        before = (tmp_path / "run" / name).read_text()
+        (tmp_path / "run" / name).write_text(text)
+        with pytest.raises(InputError):
+            write_report(tmp_path / "run")
+        (tmp_path / "run" / name).write_text(before)
+    write_report(tmp_path / "run")
+
+
+def test_hostile_names_stay_text_and_the_file_stays_small(tmp_path):
+    evil = "<script>alert(1)</script>"
+    folder = tmp_path / '<img src=x onerror="alert(2)">'
+    classes = (evil, "$x^{_", "_hidden", "🧨" * 30, "n" * 300, "</svg>", *(f"class {i}" for i in range(94)))
+    begin(folder, "run", name=evil)
+    write_search(folder / "search")
+    write_retrain(folder / "retrain", classes=classes)
+    _, checker = page_of(folder)
+    assert not {"img", "b", "script"} & checker.tags
+    assert evil in "".join(checker.text)
+    small = tmp_path / "small"
+    write_retrain(small, classes=classes[:6])
+    page_of(small)
+
+
+def test_choices_leave_none_out_and_name_the_runner_up(tmp_path):
+    write_search(tmp_path)
+    found = {(c.cell, c.edge): c for c in choices(read_run(tmp_path).search)}
+    assert len(found) == 10
+    # DARTS_V1, normal: skip_connect from 0 to 3; logits 2 (skip), 1 (none), 0, 0
+    choice = found["normal", (0, 3)]
+    total = math.exp(2) + math.e + 2
+    assert choice.strongest == "skip_connect" and choice.chosen == ("skip_connect",)
+    assert choice.weight == pytest.approx(math.exp(2) / total) and choice.margin == pytest.approx(
+        (math.exp(2) - 1) / total
+    )
+    # 2 to 3 is not in the cell; `none` has the largest weight there, but only the others can be strongest
+    choice = found["normal", (2, 3)]
+    assert choice.strongest == "max_pool_3x3" and choice.chosen == () and choice.margin == 0
+
+
+def levels(folder: Path) -> dict[str, str]:
+    return {indicator.name: indicator.level for indicator in indicators(read_run(folder).search)}
+
+
+def test_indicators_see_a_collapse_and_a_lagging_theta(tmp_path):
+    write_search(tmp_path / "good")
+    assert set(levels(tmp_path / "good").values()) == {GOOD}
+    assert "None of the indicators points to a collapse." in verdict(read_run(tmp_path / "good"))
+    write_search(tmp_path / "lagging", gap=-0.1)
+    assert levels(tmp_path / "lagging")["Gap f(y) − f(θ)"] == WATCH
+    write_search(tmp_path / "collapsed")
+    data = json.loads(published_cell("DARTS_V1").to_json())
+    data["cells"]["normal"]["edges"] = [["skip_connect", a, b] for _, a, b in data["cells"]["normal"]["edges"]]
+    (tmp_path / "collapsed" / "genotype.json").write_text(json.dumps(data))
+    found = levels(tmp_path / "collapsed")
+    assert (
+        found["Skip connections in the normal cell"] == BAD and found["Operations that learn in the normal cell"] == BAD
+    )
+    assert "There are signs that the search went wrong" in verdict(read_run(tmp_path / "collapsed"))
+
+
+def test_the_discretisation_gap_and_stability_are_told(tmp_path):
+    write_search(tmp_path)
+    path = tmp_path / "metrics.csv"
+    head, *rows = path.read_text().splitlines()
+    for lost, level in ((0.02, GOOD), (0.3, WATCH)):
+        lines = [f"{head},discretisation_gap", *(f"{row},{lost}" for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+        assert levels(tmp_path)["Discretisation gap"] == level
+        path.write_text("\n".join([head, *rows]) + "\n")
+    for unchanged, level in ((1, WATCH), (4, GOOD)):
+        found = {"stability": {"epochs": 40, "epochs_unchanged": unchanged, "window": 5, "edges_unchanged": 0.75}}
+        (tmp_path / "result.json").write_text(json.dumps(found))
+        assert levels(tmp_path)["Stability of the cell"] == level
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert f"unchanged for the last {unchanged} of 40 epochs" in page and "75 % stood in all of the last 5" in page
+
+
+def test_the_cost_tells_evaluations_apart_and_the_worst_images_are_inside_the_page(tmp_path):
+    import base64
+
+    write_search(tmp_path / "search")
+    write_retrain(tmp_path / "retrain")
+    for stage, seconds in (("search", 5.0), ("retrain", 2.5)):
+        (tmp_path / stage / "status.json").write_text(
+            json.dumps({"state": "finished", "stage": stage, "evaluation_seconds": seconds})
+        )
+    picture = b"\x89PNG of some images"
+    (tmp_path / "retrain" / "worst.png").write_bytes(picture)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert all(f"<td class=number>{text}</td>" in page for text in ("5.0 s", "2.5 s", "7.5 s"))
+    assert f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in page
+    (tmp_path / "retrain" / "worst.png").write_bytes(bytes(2 << 20))  # nothing that this package drew
+    assert "base64," not in write_report(tmp_path).read_text(encoding="utf-8").partition("most wrong")[2]
+    assert "most wrong" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_numbers_in_words():
+    assert [duration(s) for s in (0.04, 59.9, 61, 3599.6, 7322)] == [
+        "0.0 s",
+        "59.9 s",
+        "1 min 01 s",
+        "1 h 00 min",
+        "2 h 02 min",
+    ]
+    assert [millions(n) for n in (950, 73306, 3169414, 1.25e9)] == ["950", "73,306", "3.17 M", "1.25 G"]
+    assert [memory(n) for n in (5 << 20, 3 << 29)] == ["5 MiB", "1.50 GiB"]
+    assert [percent(0.125), percent(0.875, 0)] == ["12.50 %", "88 %"]

@@ -1,0 +1,254 @@
+"""The collapse monitor: signs and verdicts on hand-made weights, known eigenvalues, the guard and its resume."""
+
+import json
+import math
+import signal
+
+import pytest
+import torch
+
+from nas_moreau.architecture import Genotype, Supernet, derive, load_space
+from nas_moreau.config import load_config
+from nas_moreau.data import Data, Images
+from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs.stability import read_history, stability
+from nas_moreau.runs.tables import read_table
+from nas_moreau.search import stage as stage
+from nas_moreau.search.collapse import PATIENCE, Watch, collapsed, signs, verdict
+from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
+from nas_moreau.search.stage import search
+from nas_moreau.training import loop as stepping
+from nas_moreau.training.signals import Interrupted
+
+SPACE = load_space("nas_bench_201")
+NONE, SKIP, ONE, THREE, POOL = range(5)
+
+
+def weights_of(strongest, largest=0.6):
+    """NAS-Bench-201 weights with the given operation strongest on each edge, the others alike."""
+    rest = (1 - largest) / 4
+    return {"cell": [[largest if k == best else rest for k in range(5)] for best in strongest]}
+
+
+def cell_of(strongest):
+    return derive(SPACE, {"cell": [[math.log(w) for w in row] for row in weights_of(strongest)["cell"]]})
+
+
+def test_signs_of_hand_made_weights():
+    strongest = [SKIP, SKIP, THREE, NONE, ONE, SKIP]
+    row = signs(SPACE, weights_of(strongest), cell_of(strongest))
+    assert row["skip_share_cell"] == 0.5 and row["idle_share_cell"] == pytest.approx(4 / 6)
+    assert row["margin_cell"] == pytest.approx(0.5)
+    assert row["alpha_entropy_cell"] == pytest.approx(-0.6 * math.log(0.6) - 0.4 * math.log(0.1))
+
+
+@pytest.mark.parametrize("skips", range(7))
+@pytest.mark.parametrize("idle", [SKIP, NONE])
+def test_the_verdict_turns_to_collapsed_above_one_half_and_stays(skips, idle):
+    strongest = [idle] * skips + [THREE] * (6 - skips)
+    said = verdict(SPACE, weights_of(strongest), cell_of(strongest))
+    assert said.startswith("collapsed" if skips > 3 else "healthy")
+    assert collapsed(cell_of(strongest)) == (skips > 3)
+    name = "none" if idle == NONE and skips else "skip_connect"
+    assert said.endswith(f": {skips} of 6 edges are {name}")
+
+
+@pytest.mark.parametrize(
+    "largest, word", [(0.21, "undecided"), (0.29, "undecided"), (0.31, "healthy"), (0.9, "healthy")]
+)
+def test_the_verdict_turns_to_healthy_with_the_largest_weight(largest, word):
+    strongest = [THREE, ONE, SKIP, THREE, POOL, ONE]
+    said = verdict(SPACE, weights_of(strongest, largest), cell_of(strongest))
+    assert said.startswith(word)
+    if word == "undecided":
+        assert f"the largest softmax weight is {largest:.2f} where uniform is 0.20" in said
+    # a collapse is one even if little was decided
+    assert verdict(SPACE, weights_of([SKIP] * 6, largest), cell_of([SKIP] * 6)).startswith("collapsed: 6 of 6")
+
+
+def test_a_reduction_cell_alone_is_no_collapse_and_noise_is_one():
+    edges = [(source, node) for node in (2, 3, 4, 5) for source in (0, 1)]
+
+    def genotype(normal, reduce):
+        cells = {"normal": normal, "reduce": reduce}
+        return Genotype.from_json({
+            "version": 1, "space": "robust_darts_s4",
+            "cells": {n: {"edges": [[op, a, b] for a, b in edges], "concat": [2, 3, 4, 5]} for n, op in cells.items()},
+        })  # fmt: skip
+
+    assert not collapsed(genotype("sep_conv_3x3", "skip_connect"))
+    assert collapsed(genotype("noise", "sep_conv_3x3"))
+    space, even = load_space("robust_darts_s4"), {c: [[0.9, 0.1]] * 14 for c in ("normal", "reduce")}
+    said = verdict(space, even, genotype("noise", "sep_conv_3x3"))
+    assert said == "collapsed: normal: 8 of 8 edges are noise, reduce: 0 of 8 edges are skip_connect"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_dominant_eigenvalue_of_a_known_hessian(sign):
+    draw = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn((6, 6), generator=draw, dtype=torch.float64))[0]
+    values = sign * torch.tensor([5.0, -2.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
+    hessian = basis @ values.diag() @ basis.T
+
+    def loss(x):
+        flat = torch.cat([part.flatten() for part in x])
+        return 0.5 * flat @ hessian @ flat + flat.sum()
+
+    x = [torch.zeros((2, 2), dtype=torch.float64), torch.ones(2, dtype=torch.float64)]
+    assert dominant_eigenvalue(loss, x, iterations=40) == pytest.approx(5.0 * sign, rel=1e-6)
+    assert abs(dominant_eigenvalue(loss, x, iterations=2)) <= 5.0 + 1e-9
+
+
+def test_the_eigenvalue_of_a_supernet_is_that_of_its_exact_hessian():
+    torch.manual_seed(0)
+    supernet = Supernet(load_space("toy"), 2, 3, 3).double()
+    images, labels = torch.randn((6, 3, 8, 8), dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    before = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
+    loss, x = loss_of_alphas(supernet, images, labels), [p.detach() for p in supernet.alphas.values()]
+    sizes = [part.numel() for part in x]
+
+    def flat(vector):
+        return loss([part.view_as(like) for part, like in zip(vector.split(sizes), x)])
+
+    hessian = torch.autograd.functional.hessian(flat, torch.cat([part.flatten() for part in x]))
+    values = torch.linalg.eigvalsh(hessian)
+    expected = values[values.abs().argmax()].item()
+    assert dominant_eigenvalue(loss, x, iterations=60) == pytest.approx(expected, rel=1e-3)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in supernet.named_buffers())
+
+
+def test_the_dominant_eigenvalue_of_a_flat_function_is_zero():
+    assert dominant_eigenvalue(lambda x: (x[0] * 2).sum(), [torch.ones(3, dtype=torch.float64)]) == 0
+
+
+# --- stability -------------------------------------------------------------------------------------------------------
+
+
+def test_stability_counts_epochs_and_edges():
+    a, b, c = ([THREE, ONE, SKIP, THREE, POOL, ONE][:k] + [POOL] * (6 - k) for k in (4, 5, 6))
+    # the last edge of c differs from b's, the last but one is pool in all three
+    history = [weights_of(cell) for cell in (a, a, b, c, c)]
+    found = stability(SPACE, history)
+    assert found == {"epochs": 5, "epochs_unchanged": 2, "window": 5, "edges_unchanged": pytest.approx(5 / 6)}
+    assert stability(SPACE, history[:1])["epochs_unchanged"] == 1
+    assert stability(SPACE, [weights_of(a)] * 7) == {
+        "epochs": 7, "epochs_unchanged": 7, "window": 5, "edges_unchanged": 1.0,
+    }  # fmt: skip
+
+
+# --- the guard -------------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_counts_collapsed_epochs_in_a_row_and_keeps_the_best():
+    bad, good = cell_of([SKIP] * 6), cell_of([THREE] * 6)
+    watch, alphas = Watch(), [torch.zeros(1)]
+    for epoch, (cell, accuracy) in enumerate([(bad, 0.2), (bad, 0.3), (good, 0.3), (bad, 0.1), (bad, 0.1)]):
+        alphas = [torch.tensor([float(epoch)])]
+        watch = watch.after(epoch, cell, accuracy, alphas)
+        assert not watch.stops("stop")
+    assert (watch.streak, watch.epoch, watch.accuracy) == (2, 1, 0.3) and watch.alphas[0].item() == 1
+    watch = watch.after(5, bad, 0.1, alphas)
+    assert watch.streak == PATIENCE and watch.stops("stop") and not watch.stops("best") and not watch.stops("off")
+
+
+TINY = [
+    "space=toy", "search.channels=2", "search.layers=3", "search.epochs=6", "search.steps_per_epoch=2",
+    "search.batch_size=4", "search.augment.crop=1", "search.method=darts1", "search.alphas.lr=0.3",
+    "search.alphas.lr_min=0.3", "logging.tensorboard=false",
+]  # fmt: skip
+
+
+def tiny(*overrides):
+    return load_config(overrides=[*TINY, *overrides])
+
+
+def tiny_data():
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(60) % 3)
+    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+
+
+def rows_of(folder):
+    return read_table(folder / "metrics.csv")
+
+
+def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path):
+    result = search(tiny("search.guard=best"), tmp_path, data=tiny_data())
+    accuracies = [float(row["one_hot_accuracy"]) for row in rows_of(tmp_path)]
+    best = accuracies.index(max(accuracies))
+    assert result["guard"] == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
+    space = load_space("toy")
+    weights = read_history(tmp_path, space)[best]
+    assert result["alphas"] == weights
+    logs = {cell: [[math.log(w) for w in row] for row in table] for cell, table in weights.items()}
+    assert result["digest"] == derive(space, logs).digest()
+    kept = load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
+    assert derive(space, kept).digest() == result["digest"]
+
+
+def collapse(monkeypatch):
+    """Makes every derived cell count as collapsed."""
+    monkeypatch.setattr("nas_moreau.search.collapse.collapsed", lambda genotype: True)
+
+
+def test_the_guard_stop_ends_the_search(tmp_path, monkeypatch):
+    collapse(monkeypatch)
+    result = search(tiny("search.guard=stop"), tmp_path / "stop", data=tiny_data())
+    assert result["steps"] == 2 * PATIENCE and len(rows_of(tmp_path / "stop")) == PATIENCE
+    assert result["guard"] == {"rule": "stop", "stopped": True, "collapsed_epochs": PATIENCE}
+    assert json.loads((tmp_path / "stop" / "status.json").read_text())["state"] == "finished"
+    result = search(tiny(), tmp_path / "off", data=tiny_data())
+    assert result["steps"] == 12 and "guard" not in result
+
+
+@pytest.mark.parametrize("guard", ["stop", "best"])
+@pytest.mark.parametrize("stop_at", [4, 5])
+def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_path, monkeypatch):
+    if guard == "stop":
+        collapse(monkeypatch)
+    config = tiny(f"search.guard={guard}", "search.eigenvalue=true")
+    whole = search(config, tmp_path / "whole", data=tiny_data())
+
+    stop = stepping.StopRequest()
+    advance = stage._Search.advance
+
+    def advance_then_stop(job):
+        info = advance(job)
+        stop.received = signal.SIGTERM if job.step == stop_at else None
+        return info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping, "StopRequest", lambda: stop)
+        patch.setattr(stage._Search, "advance", advance_then_stop)
+        with pytest.raises(Interrupted):
+            search(config, tmp_path / "parts", data=tiny_data())
+    parts = search(config, tmp_path / "parts", resume=True, data=tiny_data())
+    for result in (whole, parts):
+        result.pop("wall_seconds"), result.pop("peak_memory_bytes")
+    assert parts == whole
+    for a, b in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts"), strict=True):
+        a.pop("wall_seconds"), b.pop("wall_seconds")
+        assert a == b and float(a["hessian_eigenvalue"]) != 0
+
+
+def test_a_run_says_how_it_looks(tmp_path):
+    result = search(tiny(), tmp_path, data=tiny_data())
+    assert result["verdict"].split(":")[0] in ("healthy", "undecided", "collapsed")
+    assert result["stability"] == stability(load_space("toy"), read_history(tmp_path, load_space("toy")))
+    assert result["stability"]["epochs"] == 6
+    for row in rows_of(tmp_path):
+        gap = float(row["held_out_accuracy"]) - float(row["one_hot_accuracy"])
+        assert float(row["discretisation_gap"]) == pytest.approx(gap, abs=1e-12)
+        assert {"idle_share_normal", "margin_reduce", "skip_share_normal", "alpha_entropy_normal"} <= set(row)
+        assert "hessian_eigenvalue" not in row
+
+
+def test_a_method_without_alphas_is_not_guarded(tmp_path, monkeypatch):
+    collapse(monkeypatch)
+    result = search(tiny("search.guard=stop", "search.method=rsws"), tmp_path, data=tiny_data())
+    assert result["steps"] == 12 and "guard" not in result and len(rows_of(tmp_path)) == 6
+
+
+def test_off_may_be_written_plainly():
+    assert tiny("search.guard=off").search.guard == "off"

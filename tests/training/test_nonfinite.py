@@ -1,0 +1,207 @@
+"""The finite flag: what it sees, what it keeps, when it waits; rollbacks with halved step sizes."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from nas_moreau.architecture.spaces.zoo import published_cell
+from nas_moreau.config import load_config
+from nas_moreau.data import Data, Images
+from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs.tables import read_table
+from nas_moreau.search import stage as search_stage
+from nas_moreau.search.schedules import smaller_steps
+from nas_moreau.search.stage import search
+from nas_moreau.training import retrain as retrain_stage
+from nas_moreau.training.finite_guard import FiniteGuard, keep, select
+from nas_moreau.training.retrain import retrain
+from nas_moreau.training.signals import NonFinite
+
+CPU = torch.device("cpu")
+NAN, INF = float("nan"), float("inf")
+CONFIG = [
+    "space=toy", "search.channels=2", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
+    "search.batch_size=4", "search.augment.crop=1", "logging.tensorboard=false", "checkpoint.on_nonfinite=rollback",
+    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=3", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
+    "retrain.augment.crop=1", "retrain.augment.cutout=0",
+]  # fmt: skip
+
+
+def config(*overrides):
+    return load_config(overrides=[*CONFIG, *overrides])
+
+
+def data():
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(60) % 3)
+    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+
+
+class State(NamedTuple):
+    theta: list
+    k: int
+    rule: tuple
+
+
+def test_select_is_exact_for_every_bit_pattern():
+    draw = torch.Generator().manual_seed(1)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool):
+        wide = torch.randint(0, 256, (2, 4096), generator=draw, dtype=torch.uint8)
+        old, new = (wide % 2 if dtype is torch.bool else wide).view(dtype)  # NaN of all kinds among the floats
+        for sound in (True, False):
+            (chosen,) = select(torch.tensor(sound), [new], [old])
+            expected = new if sound else old
+            assert chosen.dtype == dtype and torch.equal(chosen.view(torch.uint8), expected.view(torch.uint8))
+
+
+def test_keep_takes_tensors_from_the_old_state_and_keeps_strides():
+    layout = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    old = State([layout, torch.zeros(2)], 3, (torch.ones(1), []))
+    new = State([torch.full_like(layout, NAN), torch.ones(2)], 4, (torch.zeros(1), [torch.ones(1)]))
+    kept = keep(torch.tensor(False), new, old)
+    assert type(kept) is State and torch.equal(kept.theta[0], layout) and kept.theta[0].stride() == layout.stride()
+    assert kept.rule[0].item() == 1 and kept.rule[1][0].item() == 1  # which had no value before
+    assert torch.equal(keep(torch.tensor(True), new, old).theta[1], torch.ones(2))
+
+
+def flag_down_at(step, at_once):
+    """Ten steps of a counter that becomes infinite at `step`; what is kept, and the message."""
+    guard = FiniteGuard("search", CPU, lambda k: 0.5**k, at_once)
+    value, written = [torch.zeros(3)], torch.zeros(3)
+    for k in range(1, 11):
+        guard.before(lambda written=written: [written])
+        bad = k == step
+        written += NAN if bad else 1
+        new = [value[0] + (INF if bad else 1)]
+        value = guard.after(k, {"F": torch.tensor(1.0)}, {"weights": new, "none": []}, new, value)
+    with pytest.raises(NonFinite) as caught:
+        guard.read()
+    return value[0].tolist(), written.tolist(), str(caught.value)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 10])
+def test_on_an_accelerator_everything_stays_as_it_was_before_the_step(step):
+    value, written, message = flag_down_at(step, at_once=False)
+    assert value == [step - 1.0] * 3 and written == [step - 1.0] * 3
+    assert f"at step {step} (learning rate {0.5 ** (step - 1):.3g}): weights;" in message
+    assert "search.weights.lr" in message and "--on-nonfinite rollback" in message
+
+
+def test_on_the_cpu_the_step_itself_raises():
+    with pytest.raises(NonFinite, match=r"at step 4 \(learning rate 0.125\): F"):
+        guard = FiniteGuard("retrain", CPU, lambda k: 0.5**k)
+        guard.after(3, {"F": torch.tensor(1.0)}, {})
+        guard.after(4, {"F": torch.tensor(NAN)}, {})
+
+
+def test_a_guard_that_may_not_wait_never_does():
+    """`meta` tensors have no values: any look at one would raise."""
+    guard = FiniteGuard("search", torch.device("meta"), lambda k: 1.0)
+    old = State([torch.empty(3, device="meta")], 0, ())
+    for k in range(1, 4):
+        guard.before(lambda: old.theta)
+        new = State([torch.empty(3, device="meta")], k, ())
+        kept = guard.after(k, {"F": torch.empty((), device="meta")}, {"y": new}, new, old)
+        assert kept.k == k and kept.theta[0].is_meta
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        guard.read()
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------
+
+
+def poison_search(monkeypatch, steps, times=None):
+    """Makes f infinite at the given steps (counted from 1), in the first `times` attempts at each."""
+    left = {step: times if times is not None else 10**9 for step in steps}
+    original = search_stage._Search.advance
+
+    def advance(self):
+        if left.get(self.step + 1, 0) > 0:
+            left[self.step + 1] -= 1
+            self.y = [self.y[0] * INF, *self.y[1:]]
+        return original(self)
+
+    monkeypatch.setattr(search_stage._Search, "advance", advance)
+
+
+def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison_search(patch, [4], times=1)
+        search(config("search.weights.lr=0.04"), tmp_path / "a", data=data())
+    payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
+    assert payload["rollbacks"] == 1 and payload["step"] == 6
+    rates = [float(row["weights_lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
+    assert rates[0] == 0.04 and rates[1] == pytest.approx(0.5 * (0.001 + 0.5 * 0.039 * 1.5))
+    log = (tmp_path / "a" / "log.txt").read_text()
+    assert "at step 4" in log and "rolled back to step 2" in log and "step sizes are halved 1 time." in log
+    # the same, stopped after the rollback and resumed in a process that never saw the fault
+    with monkeypatch.context() as patch:
+        poison_search(patch, [4], times=1)
+        original = search_stage.Monitor.epoch
+
+        def stop(self, row):
+            original(self, row)
+            if row["epoch"] == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(search_stage.Monitor, "epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            search(config("search.weights.lr=0.04"), tmp_path / "b", data=data())
+    assert json.loads((tmp_path / "b" / "status.json").read_text())["state"] == "interrupted"
+    search(config("search.weights.lr=0.04"), tmp_path / "b", resume=True, data=data())
+    other = load_checkpoint(tmp_path / "b" / "checkpoints")[0]
+    assert other["rollbacks"] == 1
+    assert all(torch.equal(a, b) for key in ("x", "y") for a, b in zip(payload[key], other[key]))
+
+
+def test_a_search_without_a_checkpoint_goes_back_to_its_start(tmp_path, monkeypatch):
+    poison_search(monkeypatch, [1], times=2)
+    result = search(config(), tmp_path / "a", data=data())
+    assert result["steps"] == 6 and load_checkpoint(tmp_path / "a" / "checkpoints")[0]["rollbacks"] == 2
+
+
+def test_three_rollbacks_are_the_most_and_what_was_saved_is_sound(tmp_path, monkeypatch):
+    poison_search(monkeypatch, [4])
+    with pytest.raises(NonFinite, match=r"at step 4.*Rolled back 3 times already"):
+        search(config(), tmp_path / "a", data=data())
+    payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
+    assert payload["step"] == 2 and all(t.isfinite().all() for t in payload["y"])
+    assert json.loads((tmp_path / "a" / "status.json").read_text())["state"] == "failed"
+
+
+def test_without_the_option_the_first_fault_ends_the_run(tmp_path, monkeypatch):
+    poison_search(monkeypatch, [4], times=1)
+    with pytest.raises(NonFinite, match="at step 4"):
+        search(config("checkpoint.on_nonfinite=stop"), tmp_path / "a", data=data())
+    # and the option may be given on resuming
+    search(config(), tmp_path / "a", resume=True, data=data())
+
+
+def test_smaller_steps_halve_every_step_size_and_nothing_else():
+    settings = config("search.moreau.theta_lr=0.01", "search.moreau.weights_lr=0.02").search
+    half = smaller_steps(settings, 0.5)
+    assert (half.weights.lr, half.weights.lr_min) == (settings.weights.lr / 2, settings.weights.lr_min / 2)
+    assert (half.alphas.lr, half.moreau.theta_lr, half.moreau.weights_lr) == (settings.alphas.lr / 2, 0.005, 0.01)
+    assert half.weights.momentum == settings.weights.momentum and half.alphas.betas == settings.alphas.betas
+    assert smaller_steps(config().search, 0.5).moreau.theta_lr is None
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch):
+    original, left = retrain_stage._Retraining.advance, [2]
+
+    def advance(self):
+        if self.step == 3 and left[0]:
+            left[0] -= 1
+            next(self.network.parameters()).data.mul_(INF)
+        return original(self)
+
+    monkeypatch.setattr(retrain_stage._Retraining, "advance", advance)
+    retrain(config(f"retrain.ema={ema}"), published_cell("DARTS_V2"), tmp_path / "a", data=data())
+    rates = [float(row["lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
+    assert rates == pytest.approx([0.025, 0.25 * 0.025 * 0.75, 0.25 * 0.025 * 0.25])
+    payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
+    assert payload["rollbacks"] == 2 and all(t.isfinite().all() for t in payload["model"].values())
