@@ -1,4 +1,4 @@
-"""The README's recipes, command by command as they are written, on tiny images and with tiny settings."""
+"""The recipes, command by command as they are written, on tiny images and with tiny settings."""
 
 import gzip
 import re
@@ -13,8 +13,8 @@ from PIL import Image
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as compare
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## )", TEXT, re.DOTALL | re.MULTILINE)
+TEXT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
 COMMAND = r"^    (nas-moreau (?:.*\\\n)*.*)$"
 # TensorBoard waits for a key; the others have tests of their own and no smaller size
 ONLY_READ = ("watch", "doctor", "check-hypergradient", "list")
