@@ -1,13 +1,13 @@
-"""The one exception for what a user can mend (a wrong file, flag, key, shape or value), and words for its messages."""
+"""The exception for input that a user can correct (file, option, key, shape, value), and parts of its messages."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something handed in cannot be used; the command line prints it in one line and exits with code 2.
+    """An input cannot be used; the command line prints cause and cure in one line and exits with code 2.
 
     Args:
         cause: One sentence: what is wrong and where.
@@ -20,24 +20,43 @@ class InputError(ValueError):
 
 
 def _one_line(text: str) -> str:
-    """Returns the text with line ends and control characters, which may come from what was handed in, written out."""
+    """Returns the text with line ends and control characters, which an input may contain, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Returns a cure that names the nearest known word, or all of them when none is near."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"Did you mean '{near[0]}'?" if near else f"Known are {', '.join(known)}."
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Returns the known name that is spelled most like `name`, or None if none is close."""
+    if not isinstance(name, str):
+        return None
+    by_form = {_form(candidate): candidate for candidate in known}
+    found = difflib.get_close_matches(_form(name[:100]), by_form, 1)
+    return by_form[found[0]] if found else None
 
 
-def meant(word: object, known: Iterable[str]) -> str:
-    """Returns " (did you mean 'x'?)" for the nearest known word, or nothing: for the middle of a sentence."""
-    near = difflib.get_close_matches(word[:100], list(known), 1) if isinstance(word, str) else []
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def _form(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Returns the cure for an unknown name: the nearest known one, or all of them if none is close."""
+    known = list(known)
+    found = nearest(name, known)
+    return f"Did you mean '{found}'?" if found else f"Known are {', '.join(known)}."
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the nearest known name, or nothing: for the middle of a sentence."""
+    found = nearest(name, known)
+    return f" (did you mean '{found}'?)" if found else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """Returns the error for a name that a table does not hold, for example `unknown("task", "sin", TASKS)`."""
+    return InputError(f"Unknown {what} {quoted(name)}.", did_you_mean(name, known))
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """Returns repr(value), cut to `limit` characters, for a message; nested containers are not spelt out."""
+    """Returns repr(value), cut to `limit` characters, for a message; containers are named by their type."""
     if isinstance(value, str):
         text = repr(value[: limit + 1])
     elif value is None or isinstance(value, bool | float):
@@ -50,5 +69,5 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """Returns the first line of what an error says, cut to `limit` characters; its type where it says nothing."""
+    """Returns the first line of an error's message, cut to `limit` characters; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

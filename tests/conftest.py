@@ -13,13 +13,14 @@ def one_thread():
 
 @pytest.fixture
 def registrations_forgotten():
-    """A context manager after which operations and methods that were registered within are unknown again."""
+    """A context manager after which operations, methods and sources that were registered within are unknown again."""
     from nas_moreau.architecture.networks import operations
+    from nas_moreau.data.sources import SOURCES
     from nas_moreau.search import methods
 
     @contextmanager
     def forgotten():
-        registries = (operations._BUILDERS, operations.KNOWN_OPERATIONS, methods.METHODS)
+        registries = (operations._BUILDERS, operations.KNOWN_OPERATIONS, methods.METHODS, SOURCES)
         before = [dict(registry) for registry in registries]
         try:
             yield

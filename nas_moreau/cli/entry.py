@@ -61,7 +61,7 @@ def _with_configuration(parser: Parser, output: bool = True) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--preset", help=f"a ready-made configuration: {', '.join(preset_names())}")
     source.add_argument("--config", metavar="FILE", help="a configuration in YAML")
-    parser.add_argument("--data", metavar="SPEC", help="shapes, cifar10, npz:FILE, folder:DIR, ... (see: list data)")
+    parser.add_argument("--data", metavar="SPEC", help="shapes, cifar10, npz:FILE, folder:DIR, ... (list sources)")
     parser.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie or are put")
     parser.add_argument("--download", action="store_true", help="allow torchvision to fetch the data set")
     parser.add_argument("--seed", type=int, help="seed of every random draw")
@@ -150,7 +150,9 @@ def build_parser() -> Parser:
     verb.add_argument("--port", type=int, default=6006, help="port on 127.0.0.1 (default 6006; 0 finds a free one)")
 
     verb = _verb(table, "list", verbs.list_all, "list what there is", ["list presets", "list cells", "list runs"])
-    verb.add_argument("what", choices=["spaces", "operations", "presets", "methods", "cells", "data", "tasks", "runs"])
+    verb.add_argument(
+        "what", choices=["spaces", "operations", "presets", "methods", "cells", "sources", "tasks", "runs"]
+    )
     verb.add_argument("--output", metavar="DIR", default="checkpoints", help="where `list runs` looks")
 
     verb = _verb(
@@ -224,7 +226,7 @@ def _solve_words(table: Any) -> None:
     verb.add_argument("--debias", action="store_true", help="small problems: remove the bias of the penalty")
     verb.add_argument("--no-polish", action="store_true", help="small problems: leave y as the method left it")
     group = verb.add_argument_group("hyper-cleaning and few-shot")
-    group.add_argument("--data", metavar="SPEC", help="shapes (default), idx:DIR, folder:DIR, ... (see: list data)")
+    group.add_argument("--data", metavar="SPEC", help="shapes (default), idx:DIR, folder:DIR, ... (list sources)")
     group.add_argument("--data-dir", metavar="DIR", help="where torchvision's data sets lie or are put")
     group.add_argument("--download", action="store_true", help="allow torchvision to fetch the data set")
     group.add_argument("--device", help="auto (default), cpu, or a device of torch")

@@ -10,19 +10,8 @@ from typing import Any
 from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
 from nas_moreau.architecture.spaces.space import load_space, space_names
 from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
+from nas_moreau.data.sources import SOURCES
 from nas_moreau.presets.by_name import preset_names, preset_text
-
-DATA = {
-    "shapes": "embedded: 10 classes of generated 32x32 RGB images, needs no file",
-    "cifar10": "torchvision (--download fetches it)",
-    "cifar100": "torchvision (--download fetches it)",
-    "fashion_mnist": "torchvision (--download fetches it)",
-    "omniglot": "torchvision (--download fetches it)",
-    "folder:DIR": "train/CLASS/* and test/CLASS/*",
-    "npz:FILE": "uint8 NHWC arrays x_train y_train x_test y_test",
-    "idx:DIR": "MNIST-style gz files",
-    "omniglot:DIR": "Alphabet/character/*.png",
-}
 
 
 def rows(what: str, output: Path) -> list[dict[str, Any]]:
@@ -48,8 +37,8 @@ def rows(what: str, output: Path) -> list[dict[str, Any]]:
         return [*small, *({"name": name, "what": what} for name, what in solve_networks.TASKS.items())]
     if what == "cells":
         return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
-    if what == "data":
-        return [{"name": name, "what": text} for name, text in DATA.items()]
+    if what == "sources":
+        return [{"name": source.form, "what": source.what} for source in SOURCES.values()]
     return _runs(output)
 
 

@@ -14,8 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from nas_moreau.data.images import Images, refuse_too_large
-from nas_moreau.data.seeds import generator_for
+from nas_moreau.data.images import Images, Loaded, refuse_too_large
+from nas_moreau.data.sources import Request
+from nas_moreau.data.splitting import generator_for
 
 SHAPES = ("disc", "cross", "triangle")
 TEXTURES = ("striped", "chequered")
@@ -28,8 +29,16 @@ _COMBINATIONS = tuple(
     if shape < 2 or texture == colour
 )
 CLASSES = tuple(f"{COLOURS[c]}_{TEXTURES[t]}_{SHAPES[s]}" for s, t, c in _COMBINATIONS)
+TRAIN_SHAPES, TEST_SHAPES = 4000, 1000
 _CHUNK = 500
 _DISTRACTORS = 2
+
+
+def read_shapes(request: Request) -> Loaded:
+    """Returns the data set `shapes` for a request's seed and image size (32 pixels by default)."""
+    size = request.image_size or 32
+    train = generate_shapes(TRAIN_SHAPES, request.seed, "train", size)
+    return Loaded(train, generate_shapes(TEST_SHAPES, request.seed, "test", size), CLASSES)
 
 
 def generate_shapes(count: int, seed: int, part: str, image_size: int = 32) -> Images:

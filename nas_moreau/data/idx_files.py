@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_moreau.data.images import Images, refuse_too_large, too_dense
+from nas_moreau.data.images import Images, Loaded, refuse_too_large, too_dense
 from nas_moreau.errors import InputError
 
 FILES = {
@@ -24,8 +24,8 @@ FILES = {
 _CURE = "Copy or download the file again."
 
 
-def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    """Returns training images, test images and class names (the labels as text); images have one channel.
+def read_idx(directory: Path) -> Loaded:
+    """Returns what the four files hold; class names are the labels as text, and images have one channel.
 
     Raises:
         InputError: A file is missing, damaged, not of its format, or at odds with the others.
@@ -52,7 +52,7 @@ def read_idx(directory: Path) -> tuple[Images, Images, tuple[str, ...]]:
     if absent or int(test.labels.max()) >= count:
         cause = f"no training image has label {absent[0]}" if absent else f"test labels go beyond {count - 1}"
         raise InputError(f"The labels in {directory} do not fit: {cause}.", "Use files of one data set.")
-    return train, test, tuple(str(label) for label in range(count))
+    return Loaded(train, test, tuple(str(label) for label in range(count)))
 
 
 def _find(directory: Path, name: str) -> Path | None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from nas_moreau.data.image_files import is_image, read_images
-from nas_moreau.data.images import Images
+from nas_moreau.data.images import Images, Loaded
+from nas_moreau.data.sources import Request
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError
 
@@ -16,22 +17,19 @@ _LAYOUT = "Put the images at DIR/train/CLASS/* and DIR/test/CLASS/*."
 HELD_OUT = 0.1
 
 
-def read_folder(
-    directory: Path, image_size: int | None = None, seed: int = 0
-) -> tuple[Images, Images, tuple[str, ...], tuple[str, ...]]:
-    """Returns training images, test images, sorted class names, and notes.
+def read_folder(request: Request) -> Loaded:
+    """Returns the images of a folder; class names are the names of its subfolders, sorted.
 
-    All images become RGB; sizes as `read_images` says, one for both parts. Without a `test` folder a tenth
-    of every class, drawn by `seed`, is held out for the test.
+    All images become RGB; `read_images` chooses one size for both parts. Without a `test` folder a tenth of every
+    class, drawn by `seed`, is held out for the test.
 
     Args:
-        directory: The folder that holds `train` and perhaps `test`.
-        image_size: Height and width wished, or None.
-        seed: Seed of the held-out tenth.
+        request: Its place is the folder that holds `train` and perhaps `test`.
 
     Raises:
-        InputError: The layout is not as above, classes differ between the parts, or files cannot be read.
+        InputError: The layout is another one, classes differ between the parts, or files cannot be read.
     """
+    directory = request.place
     if not directory.is_dir():
         raise InputError(f"There is no folder {directory}.", "Check the path after folder:.")
     if not (directory / "train").is_dir():
@@ -55,46 +53,40 @@ def read_folder(
     labels = torch.tensor(
         [i % len(classes) for i, group in enumerate(groups) for _ in group], dtype=torch.int64, device="cpu"
     )
-    pixels, sentence = read_images([path for group in groups for path in group], "RGB", image_size)
-    everything = Images(pixels, labels)
+    files = [path for group in groups for path in group]
+    pixels, sentence = read_images(files, "RGB", request.image_size)
     notes = [sentence]
     if skipped:
-        notes.append(f"{skipped} files with other endings were passed over.")
+        notes.append(f"{skipped} files with other endings were skipped.")
     if test:
-        border = sum(len(group) for group in train.values())
-        return (
-            Images(pixels[:border], labels[:border]),
-            Images(pixels[border:], labels[border:]),
-            classes,
-            tuple(notes),
-        )
-    parts = hold_out(everything, seed, str(directory))
+        n = sum(len(group) for group in train.values())
+        parts = Images(pixels[:n], labels[:n]), Images(pixels[n:], labels[n:])
+        return Loaded(*parts, classes, tuple(notes), files=tuple(files[:n]))
+    everything = Images(pixels, labels)
+    kept, held_out = hold_out(labels, request.seed, str(directory))
     notes.append("There is no test folder: a tenth of every class is held out for the test.")
-    return *parts, classes, tuple(notes)
+    return Loaded(
+        everything.take(kept),
+        everything.take(held_out),
+        classes,
+        tuple(notes),
+        files=tuple(files[i] for i in kept.tolist()),
+    )
 
 
-def training_files(directory: Path, seed: int = 0) -> tuple[Path, ...]:
-    """Returns the file of each training image that `read_folder` gives for the same arguments, in their order."""
-    found, _ = _class_files(directory / "train")
-    files = [path for group in found.values() for path in group]
-    if (directory / "test").is_dir():
-        return tuple(files)
-    labels = torch.tensor([i for i, group in enumerate(found.values()) for _ in group], dtype=torch.int64, device="cpu")
-    return tuple(files[i] for i in _parts(labels, seed, str(directory))[0].tolist())
+def hold_out(labels: Tensor, seed: int, where: str) -> tuple[Tensor, Tensor]:
+    """Returns the indices of the training images and of a stratified tenth for the test.
 
+    Every class keeps training images.
 
-def hold_out(images: Images, seed: int, where: str) -> tuple[Images, Images]:
-    """Returns training images and a stratified tenth for the test; every class keeps training images.
+    Args:
+        labels: (n,) integer labels.
+        seed: Seed of the draw.
+        where: Where the images are from, for messages.
 
     Raises:
         InputError: There are too few images to hold a tenth out.
     """
-    train, test = _parts(images.labels, seed, where)
-    return images.take(train), images.take(test)
-
-
-def _parts(labels: Tensor, seed: int, where: str) -> tuple[Tensor, Tensor]:
-    """Returns the indices of both parts of `hold_out`."""
     if len(labels) < 10:
         raise InputError(
             f"{where} has {len(labels)} images, too few to hold a tenth out for the test.",

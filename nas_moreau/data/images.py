@@ -1,9 +1,11 @@
-"""A data set in memory, and the statistics of its pixels."""
+"""A data set in memory, the statistics of its pixels, and a description of it as plain data."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from nas_moreau.errors import InputError
 
 MAX_BYTES = 8 << 30
-"""More pixels than this are refused before any memory is asked for."""
+"""Larger data sets are refused before any memory is allocated."""
 _DENSE = 64 << 20
 _HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
 
@@ -51,6 +53,31 @@ class Images:
         return Images(self.pixels.index_select(0, indices), self.labels.index_select(0, indices))
 
 
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, pixels scaled to 0..1."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a data source reads; `load_data` makes `Data` of it.
+
+    Attributes:
+        train: Training images.
+        test: Test images, of the same size.
+        classes: Class names; label i means `classes[i]`.
+        notes: Sentences on what was done to the images.
+        statistics: Mean and std to normalise with; None for those of the training pixels.
+        files: The file of each training image, in their order; empty if images have none.
+    """
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    statistics: Statistics | None = None
+    files: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True)
 class Data:
     """A named data set: training and test images, class names, and the statistics used to normalise.
@@ -62,8 +89,9 @@ class Data:
         test: Test images.
         mean: Mean of each channel, pixels scaled to 0..1.
         std: Standard deviation of each channel, pixels scaled to 0..1.
-        notes: Sentences on what was done to the images or is odd about them (resizing, held-out tests,
+        notes: Sentences on what was done to the images or is unusual about them (resizing, held-out tests,
             imbalance).
+        files: The file of each training image, in their order; empty if images have none.
     """
 
     name: str
@@ -73,6 +101,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -99,7 +128,7 @@ class Data:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
-def channel_statistics(pixels: Tensor, chunk: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Tensor, chunk: int = 512) -> Statistics:
     """Returns mean and (population) standard deviation of each channel, pixels scaled to 0..1.
 
     Both come from exact counts of the 256 values, so neither order nor chunk size changes a bit. A constant
@@ -125,7 +154,7 @@ def channel_statistics(pixels: Tensor, chunk: int = 512) -> tuple[tuple[float, .
 
 
 def refuse_too_large(count: int, channels: int, height: int, width: int, what: str) -> None:
-    """Raises InputError when so many uint8 images exceed `MAX_BYTES`; called before memory is asked for."""
+    """Raises InputError if `count` uint8 images exceed `MAX_BYTES`; called before memory is allocated."""
     needed = count * channels * height * width
     if needed > MAX_BYTES:
         raise InputError(
@@ -136,7 +165,7 @@ def refuse_too_large(count: int, channels: int, height: int, width: int, what: s
 
 
 def too_dense(unpacked: int, packed: int) -> bool:
-    """Returns whether so many bytes, packed into so few, can be no photographs."""
+    """Returns whether the ratio of unpacked to packed bytes is too high for photographs."""
     return unpacked > _DENSE and unpacked > _HIGHEST_RATIO * packed
 
 
@@ -148,3 +177,19 @@ def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]
         return ()
     low, high = classes[counts.index(least)], classes[counts.index(most)]
     return (f"Classes are imbalanced: '{high}' has {most} training images, '{low}' {least}; accuracy counts images.",)
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """Returns plain data: name, classes with their numbers of images, image size, statistics and notes."""
+    count = len(data.classes)
+    return {
+        "name": data.name,
+        "classes": list(data.classes),
+        "train": torch.bincount(data.train.labels, minlength=count).tolist(),
+        "test": torch.bincount(data.test.labels, minlength=count).tolist(),
+        "channels": data.channels,
+        "image_size": list(data.image_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "notes": list(data.notes),
+    }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from nas_moreau.data.images import MAX_BYTES, Images, too_dense
+from nas_moreau.data.images import MAX_BYTES, Images, Loaded, too_dense
 from nas_moreau.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -19,8 +19,8 @@ _LONGEST_HEADER = 1 << 14
 _MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...)."
 
 
-def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    """Returns training images, test images and class names (the labels as text).
+def read_npz(path: Path) -> Loaded:
+    """Returns what the file holds; class names are the labels as text.
 
     Args:
         path: A file with `x_train y_train x_test y_test`: uint8 (n, height, width, channels) and integers
@@ -63,7 +63,7 @@ def read_npz(path: Path) -> tuple[Images, Images, tuple[str, ...]]:
             f"{path}: y_test holds the label {wrong}, outside 0 to {len(present) - 1} as in y_train.",
             "Give the test images labels of training classes.",
         )
-    return train, test, tuple(str(label) for label in present)
+    return Loaded(train, test, tuple(str(label) for label in present))
 
 
 def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:

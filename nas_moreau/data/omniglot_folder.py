@@ -9,30 +9,29 @@ import torch
 
 from nas_moreau.data.image_files import is_image, read_images
 from nas_moreau.data.image_folder import hold_out
-from nas_moreau.data.images import Images
+from nas_moreau.data.images import Images, Loaded
+from nas_moreau.data.sources import Request
 from nas_moreau.errors import InputError
 
 IMAGE_SIZE = 28
 _DEEPEST = 4
 
 
-def read_omniglot(
-    directory: Path, image_size: int | None = None, seed: int = 0
-) -> tuple[Images, Images, tuple[str, ...], tuple[str, ...]]:
-    """Returns training images, test images, sorted class names `Alphabet/character`, and notes.
+def read_omniglot(request: Request) -> Loaded:
+    """Returns the drawings of a folder; class names are `Alphabet/character`, sorted.
 
     Several sets below one folder are merged: an alphabet in two of them counts once, and so does a drawing
-    (known by its file name) that both hold. A tenth of each character's drawings is the test part; few-shot
-    learning, which holds out whole alphabets, takes both parts together.
+    (identified by its file name) that both hold. A tenth of each character's drawings is the test part; few-shot
+    learning, which holds out whole alphabets, uses both parts together.
 
     Args:
-        directory: A folder with Alphabet/character/*.png at most two folders down.
-        image_size: Height and width wished; 28, usual in few-shot learning, by default.
-        seed: Seed of the test part.
+        request: Its place is a folder with Alphabet/character/*.png at most two folders down; images have 28 pixels
+            by default, as is usual in few-shot learning.
 
     Raises:
-        InputError: There is no such folder or no image in that layout, or files cannot be read.
+        InputError: The folder is missing or has no image in that layout, or files cannot be read.
     """
+    directory = request.place
     if not directory.is_dir():
         raise InputError(f"There is no folder {directory}.", "Check the path after omniglot:.")
     drawings: dict[tuple[str, str], dict[str, Path]] = {}
@@ -52,9 +51,13 @@ def read_omniglot(
         )
     classes = sorted(drawings)
     files = [(label, path) for label, key in enumerate(classes) for _, path in sorted(drawings[key].items())]
-    size = IMAGE_SIZE if image_size is None else image_size
-    pixels, sentence = read_images([path for _, path in files], "L", size)
+    pixels, sentence = read_images([path for _, path in files], "L", request.image_size or IMAGE_SIZE)
     images = Images(pixels, torch.tensor([label for label, _ in files], dtype=torch.int64, device="cpu"))
-    train, test = hold_out(images, seed, str(directory))
-    notes = (sentence, "A tenth of every character's drawings is held out for the test.")
-    return train, test, tuple(f"{alphabet}/{character}" for alphabet, character in classes), notes
+    train, test = hold_out(images.labels, request.seed, str(directory))
+    return Loaded(
+        images.take(train),
+        images.take(test),
+        tuple(f"{alphabet}/{character}" for alphabet, character in classes),
+        (sentence, "A tenth of every character's drawings is held out for the test."),
+        files=tuple(files[i][1] for i in train.tolist()),
+    )

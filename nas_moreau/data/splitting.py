@@ -1,15 +1,34 @@
-"""Seeded splits and orders of index tensors."""
+"""Seeds, splits and orders: every random draw comes from a generator whose seed is a hash of its purpose."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from nas_moreau.data.seeds import generator_for
 from nas_moreau.errors import InputError
+
+
+def seed_for(seed: int, purpose: str, *numbers: int) -> int:
+    """Returns a 63-bit seed that depends on all arguments and on nothing else.
+
+    Two purposes, epochs or steps never share a stream, and a resumed run needs no stored generator state.
+
+    Args:
+        seed: The user's seed, any integer.
+        purpose: What is drawn, for example "augment".
+        numbers: Any further integers, for example epoch and step.
+    """
+    key = repr((int(seed), str(purpose), *(int(number) for number in numbers)))
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def generator_for(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+    """Returns a fresh generator on the CPU, seeded by `seed_for(seed, purpose, *numbers)`."""
+    return torch.Generator(device="cpu").manual_seed(seed_for(seed, purpose, *numbers))
 
 
 def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 
 from nas_moreau.architecture import Supernet, load_space
 from nas_moreau.bilevel import Bilevel, solve
+from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import first_line
 from nas_moreau.kernels import build
 from nas_moreau.runs.environment import describe_environment
@@ -22,8 +23,6 @@ from nas_moreau.training.setting import pick_device
 
 REQUIRED = ("torch", "torchvision", "timm", "tensorboard", "pyyaml", "pydantic", "rich", "matplotlib")
 OPTIONAL = {"export": ("onnx", "onnxruntime", "onnxscript"), "benchmark": ("scipy", "optuna")}
-DATA = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fashion_mnist": "FashionMNIST/raw",
-        "omniglot": "omniglot-py"}  # fmt: skip
 LITTLE_MEMORY, LITTLE_DISK = 2 << 30, 1 << 30
 AGREE = 1e-4  # native and portable outputs, float32, relative to the largest
 
@@ -116,11 +115,14 @@ def _disk(output: Path) -> list[Finding]:
 
 
 def _data(directory: Path) -> list[Finding]:
-    found = [name for name, place in DATA.items() if (directory / place).exists()]
+    downloads = {source.name: source.kept_in for source in SOURCES.values() if source.kept_in}
+    found = [name for name, folder in downloads.items() if (directory / folder).exists()]
     text = ", ".join(["shapes (embedded)", *(f"{name} in {directory}" for name in found)])
     if found:
         return [Finding("data", "ok", text)]
-    return [Finding("data", "note", text, "--download fetches cifar10 and others; folder:DIR takes your own images")]
+    return [
+        Finding("data", "note", text, f"--download fetches {', '.join(downloads)}; folder:DIR reads your own images")
+    ]
 
 
 def _kernels() -> list[Finding]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data
-from nas_moreau.data.image_folder import training_files
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.problems.hyper_cleaning import TEST, Cleaning, f1_score, hyper_cleaning
 from nas_moreau.problems.learn import LOOKS, Job
@@ -39,8 +37,7 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
         return row
 
     def finish(folder: RunFolder, x: Tensors, y: Tensors) -> dict[str, Any]:
-        files = _files(config["data"], len(data.train))
-        write_lists(folder, made, data, x, y, files)
+        write_lists(folder, made, data, x, y)
         return {
             "n": len(made.judged), "corrupt": config["corrupt"], "seed": seed, "f1": None, "precision": None,
             "recall": None, **look(x, y), "suspects": str(folder.path / "suspects.csv"),
@@ -54,13 +51,11 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     )  # fmt: skip
 
 
-def write_lists(
-    folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Tensors, files: tuple[Path, ...] | None
-) -> None:
+def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Tensors) -> None:
     """Writes suspects.csv (all judged samples, least weight first), cleaned.csv (those to keep) and suspects.png."""
     weights, predicted = made.weights(x).cpu(), made.predicted(y).cpu()
     order = torch.argsort(weights, stable=True)
-    names = data.classes
+    names, files = data.classes, data.files
 
     def row(i: int) -> dict[str, Any]:
         index = int(made.judged[i])
@@ -84,12 +79,3 @@ def write_lists(
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
-
-
-def _files(spec: str, count: int) -> tuple[Path, ...] | None:
-    """Returns the file of each training image where the data are a folder."""
-    kind, _, place = spec.partition(":")
-    if kind != "folder":
-        return None
-    files = training_files(Path(place).expanduser())
-    return files if len(files) == count else None

@@ -238,7 +238,7 @@ def test_a_signal_while_the_words_are_read_tells_how_to_go_on(tiny, tmp_path, ca
     assert code == 143 and f"Go on with: nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err
 
 
-@pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "data", "tasks", "runs"])
+@pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "sources", "tasks", "runs"])
 def test_lists(what, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys, "list", what)

@@ -11,39 +11,6 @@ from nas_moreau.data.images import channel_statistics, refuse_too_large
 from nas_moreau.errors import InputError
 
 
-@pytest.mark.parametrize(
-    ("spec", "cure"),
-    [
-        ("cifar", "Did you mean cifar1"),
-        ("CIFAR-10", "Did you mean cifar10"),
-        ("fashion-mnist", "Did you mean fashion_mnist"),
-        ("shape", "Did you mean shapes"),
-        ("foldr:pictures", "Did you mean folder:pictures"),
-        ("nzp:a.npz", "Did you mean npz:a.npz"),
-        ("quaternion", "Use one of shapes, cifar10"),
-        ("", "Use one of shapes"),
-        ("shapes:5", "Did you mean shapes"),
-        ("npz:", "Write npz:FILE."),
-        ("folder", "Did you mean folder:DIR"),
-        ("folder:", "Write folder:DIR."),
-    ],
-)
-def test_unknown_specifications(spec, cure):
-    with pytest.raises(InputError) as caught:
-        load_data(spec)
-    assert caught.value.cure.startswith(cure)
-
-
-def test_a_bare_path_is_told_its_kind(tmp_path):
-    with pytest.raises(InputError) as caught:
-        load_data(str(tmp_path))
-    assert caught.value.cure == f"Write folder:{tmp_path}."
-    (tmp_path / "a.npz").write_bytes(b"")
-    with pytest.raises(InputError) as caught:
-        load_data(str(tmp_path / "a.npz"))
-    assert caught.value.cure == f"Write npz:{tmp_path / 'a.npz'}."
-
-
 def test_resized_data_has_the_statistics_of_what_is_trained_on(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (20, 12, 16, 3), dtype=np.uint8)

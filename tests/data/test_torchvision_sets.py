@@ -26,9 +26,9 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "omniglot"])
 def test_absent_sets_are_not_fetched(tmp_path, name):
-    with pytest.raises(InputError, match=f"{name} is not in") as caught:
+    with pytest.raises(InputError, match=name) as caught:
         load_data(name, directory=tmp_path)
-    assert caught.value.cure == "Add --download to fetch it, or use npz:FILE or folder:DIR."
+    assert "--download" in caught.value.cure
     assert not list(tmp_path.rglob("*.gz"))
 
 
@@ -49,7 +49,7 @@ def test_unusable_folder_with_download(tmp_path, monkeypatch):
         raise RuntimeError("File not found or corrupted.\nSecond line")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR100", fail)
-    with pytest.raises(InputError, match=r"could not be made ready in .* \(File not found or corrupted\)"):
+    with pytest.raises(InputError, match=r"cifar100 .* \(File not found or corrupted\)"):
         load_data("cifar100", directory=tmp_path, download=True)
 
 

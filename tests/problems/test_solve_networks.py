@@ -26,10 +26,10 @@ TINY = ["--data", "shapes", "--n", "40", "--steps", "6"]
 
 @pytest.fixture(autouse=True)
 def few_shapes(monkeypatch):
-    from nas_moreau.data import loading
+    from nas_moreau.data import generated_shapes
 
-    monkeypatch.setattr(loading, "TRAIN_SHAPES", 240)
-    monkeypatch.setattr(loading, "TEST_SHAPES", 60)
+    monkeypatch.setattr(generated_shapes, "TRAIN_SHAPES", 240)
+    monkeypatch.setattr(generated_shapes, "TEST_SHAPES", 60)
     for name, value in (("TEST_TASKS", 20), ("LOOK_TASKS", 4), ("TEST_QUERIES", 3)):
         monkeypatch.setattr(few_shot_job, name, value)
 

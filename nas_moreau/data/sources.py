@@ -1,0 +1,173 @@
+"""Data sources by name: the table behind `--data`, `load_data`, help, `list sources` and `doctor`. Imports no torch.
+
+A specification is the name of a source (`shapes`, `cifar10`), or NAME:PLACE where it reads files (`folder:photos`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from nas_moreau.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from nas_moreau.data.images import Loaded
+
+
+class Request(NamedTuple):
+    """What a source is asked to read.
+
+    Attributes:
+        place: The path after the colon; for a source without one, the folder of downloaded sets (`--data-dir`).
+        image_size: Requested height and width in pixels, or None. A source may ignore it: `load_data` resizes.
+        seed: Seed of a test part that has to be held out, and of generated images.
+        download: Whether the source may use the network.
+    """
+
+    place: Path
+    image_size: int | None = None
+    seed: int = 0
+    download: bool = False
+
+
+Read = Callable[[Request], "Loaded"]
+
+
+class Source(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: Name in a specification.
+        read: Reads the images.
+        what: One line for `list sources`.
+        place: What follows the colon ("DIR", "FILE"); None for a source without.
+        kept_in: For a set that `--download` fetches: its folder below `--data-dir`.
+    """
+
+    name: str
+    read: Read
+    what: str
+    place: str | None = None
+    kept_in: str | None = None
+
+    @property
+    def form(self) -> str:
+        """The specification's form: `folder:DIR`, or `shapes`."""
+        return f"{self.name}:{self.place}" if self.place else self.name
+
+
+SOURCES: dict[str, Source] = {}
+"""Name, with a colon if a place follows -> source."""
+
+
+def register_source(
+    name: str, *, what: str, place: str | None = None, kept_in: str | None = None
+) -> Callable[[Read], Read]:
+    """Makes a data source known as `--data NAME:PLACE`; the decorated function reads it.
+
+    The function takes a `Request` and returns `Loaded`. It raises InputError for files that cannot be used.
+
+    Args:
+        name: Letters, digits and `_-.`; not taken yet.
+        what: One line for `list sources`: what the source reads.
+        place: What follows the colon, for messages ("DIR", "FILE"); None for a source without.
+        kept_in: For a set that the function downloads: its folder below `--data-dir`, which `doctor` looks for.
+
+    Raises:
+        InputError: The name is taken or holds other characters.
+    """
+    key = f"{name}:" if place else name
+    if key in SOURCES or not name or not all(c.isalnum() or c in "_-." for c in name):
+        raise InputError(
+            f"A data source cannot be named '{name}'.", "Use a free name of letters, digits, '_', '-', '.'."
+        )
+
+    def register(read: Read) -> Read:
+        SOURCES[key] = Source(name, read, what, place, kept_in)
+        return read
+
+    return register
+
+
+def find_source(spec: str) -> tuple[Source, str]:
+    """Returns the source of a specification, and the text after the colon ("" for none).
+
+    Raises:
+        InputError: Unknown source, or a specification without its place.
+    """
+    name, colon, place = spec.partition(":")
+    source = SOURCES.get(name + colon)
+    if source is not None and (place or not colon):
+        return source, place
+    if f"{name}:" in SOURCES:
+        source = SOURCES[f"{name}:"]
+        raise InputError(f"The data specification '{spec}' lacks its {source.place}.", f"Write {source.form}.")
+    if name in SOURCES:
+        raise InputError(f"The data source '{name}' takes nothing after a colon.", f"Write {name}.")
+    path = Path(spec).expanduser()
+    if spec and (path.is_dir() or path.is_file()):
+        kind = "folder" if path.is_dir() else "npz"
+        raise InputError(f"The data specification '{spec}' is a path without its kind.", f"Write {kind}:{spec}.")
+    forms = ", ".join(source.form for source in SOURCES.values())
+    near = nearest(name, {source.name for source in SOURCES.values()})
+    if near is None:
+        raise InputError(f"Unknown data source '{spec}'.", f"Known are {forms}.")
+    source = SOURCES.get(f"{near}:" if colon else near) or SOURCES.get(near) or SOURCES[f"{near}:"]
+    meant = f"{near}:{place}" if source.place and place else source.form
+    raise InputError(f"Unknown data source '{spec}'.", f"Did you mean {meant}? Known are {forms}.")
+
+
+@register_source("shapes", what="embedded: 10 classes of generated 32x32 RGB images, needs no file")
+def _shapes(request: Request) -> Loaded:
+    from nas_moreau.data.generated_shapes import read_shapes
+
+    return read_shapes(request)
+
+
+def _register_torchvision(
+    name: str, dataset: str, kept_in: str, statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+) -> None:
+    """Registers a set of torchvision: the name of its class, where it lies, mean and std as commonly published."""
+
+    @register_source(name, what="torchvision's; --download fetches it", kept_in=kept_in)
+    def _read(request: Request) -> Loaded:
+        from nas_moreau.data.torchvision_sets import read_omniglot_sets, read_torchvision
+
+        if name == "omniglot":
+            return read_omniglot_sets(request, request.place / kept_in)
+        return read_torchvision(name, dataset, request, statistics)
+
+
+_register_torchvision("cifar10", "CIFAR10", "cifar-10-batches-py", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+_register_torchvision("cifar100", "CIFAR100", "cifar-100-python", ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)))
+_register_torchvision("fashion_mnist", "FashionMNIST", "FashionMNIST/raw", ((0.2860,), (0.3530,)))
+_register_torchvision("omniglot", "Omniglot", "omniglot-py")
+
+
+@register_source("folder", place="DIR", what="train/CLASS/* and test/CLASS/*; a tenth is held out if there is no test")
+def _folder(request: Request) -> Loaded:
+    from nas_moreau.data.image_folder import read_folder
+
+    return read_folder(request)
+
+
+@register_source("npz", place="FILE", what="uint8 NHWC arrays x_train y_train x_test y_test")
+def _npz(request: Request) -> Loaded:
+    from nas_moreau.data.npz_file import read_npz
+
+    return read_npz(request.place)
+
+
+@register_source("idx", place="DIR", what="the four files of MNIST and its relatives, gzipped or not")
+def _idx(request: Request) -> Loaded:
+    from nas_moreau.data.idx_files import read_idx
+
+    return read_idx(request.place)
+
+
+@register_source("omniglot", place="DIR", what="Alphabet/character/*.png")
+def _omniglot(request: Request) -> Loaded:
+    from nas_moreau.data.omniglot_folder import read_omniglot
+
+    return read_omniglot(request)

@@ -1,0 +1,90 @@
+"""A user's file given by --import: what it registers is known to every verb, in child processes too."""
+
+import json
+
+import pytest
+import yaml
+
+from nas_moreau.cli import main
+
+USERS_FILE = """
+import torch
+from torch import nn
+
+from nas_moreau.architecture import register_operation
+from nas_moreau.data import Images, Loaded, register_source
+
+
+@register_operation("plain_conv")
+def plain_conv(channels, stride, norm):
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False), norm(channels))
+
+
+@register_source("brightness", place="FILE", what="dark and light images, as many as FILE says")
+def read_brightness(request):
+    count = int(request.place.read_text())
+    labels = torch.arange(count) % 2
+    pixels = (60 + 120 * labels)[:, None, None, None] + torch.arange(64).view(8, 8) % 9
+    images = Images(pixels.expand(count, 3, 8, 8).to(torch.uint8), labels)
+    return Loaded(images, images, ("dark", "light"))
+"""
+SPACE = """
+name: mine
+skeleton: darts
+nodes: 2
+operations: [none, skip_connect, plain_conv]
+derivation: {rule: top_edges, edges_per_node: 2, exclude: [none]}
+"""
+TINY = {
+    "search": {"channels": 2, "layers": 3, "epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "augment": {"crop": 1}},
+    "retrain": {
+        "channels": 2, "layers": 3, "epochs": 1, "steps_per_epoch": 2, "batch_size": 8, "auxiliary": False,
+        "drop_path": 0.0,
+    },
+    "logging": {"tensorboard": False},
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
+    """A function that runs a command with --import mine.py, as in a process of its own, and returns its JSON."""
+    (tmp_path / "mine.py").write_text(USERS_FILE)
+    (tmp_path / "count.txt").write_text("60")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"space": str(tmp_path / "space.yaml")}))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        capsys.readouterr()
+        with registrations_forgotten():
+            code = main([*words, "--import", "mine.py", "--json"])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+def test_what_is_registered_is_listed(call):
+    assert "plain_conv" in {row["name"] for row in call("list", "operations")}
+    assert "brightness:FILE" in {row["name"] for row in call("list", "sources")}
+
+
+def test_search_and_run_read_the_source(call):
+    found = call("search", "--config", "tiny.yaml", "--data", "brightness:count.txt", "--output", "found")
+    assert found["space"] == "mine"
+    whole = call("run", "--config", "tiny.yaml", "--data", "brightness:count.txt", "--output", "whole")
+    assert whole["search"]["digest"] == found["digest"]
+
+
+def test_solve_reads_the_source(call):
+    words = ("--data", "brightness:count.txt", "--n", "20", "--steps", "2", "--output", "cleaned")
+    assert call("solve", "hyper-cleaning", *words)["n"] == 20
+
+
+@pytest.mark.slow
+def test_the_processes_of_compare_and_plan_import_the_file(call):
+    words = ("--config", "tiny.yaml", "--data", "brightness:count.txt")
+    rows = call("compare", *words, "--methods", "darts1", "--output", "compared")["rows"]
+    assert rows[0]["retrained_accuracy"] is not None
+    assert call("plan", *words)["search"]["hours"] is not None
