@@ -61,6 +61,7 @@ def _runs(output: Path) -> list[dict[str, Any]]:
         found.append({
             "run": str(status.parent), "stage": state.get("stage", "?"), "state": state.get("state", "?"),
             "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+            "verdict": result.get("search", result).get("health", {}).get("verdict", "-"),
             "age": age(state.get("updated", "")), "updated": state.get("updated", "?"),
         })  # fmt: skip
     return found

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         held_out = found["held_out_accuracy"]
         rows = [
             ("cell", f"{found['digest']}  ({found['method']}, {found['steps']} steps, {found['wall_seconds']:.0f} s)"),
-            ("looks", found.get("verdict", "drawn at random")),
+            ("verdict", found.get("verdict", "drawn at random")),
             ("supernet, held-out accuracy", "-" if held_out is None else f"{100 * held_out:.2f} %"),
             ("retrained, test accuracy", f"{100 * trained['test_accuracy']:.2f} %  ({trained['wall_seconds']:.0f} s)"),
             ("network", f"{trained['parameters']:,} parameters, {trained['macs']:,} multiply-adds"),
@@ -64,7 +64,7 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
         print_rows([
             *([("cell before selection", result["argmax_digest"])] if "argmax_digest" in result else []),
             ("cell", result["digest"]),
-            ("looks", result.get("verdict", "drawn at random")),
+            ("verdict", result.get("verdict", "drawn at random")),
             ("supernet, held-out accuracy", "-" if held_out is None else f"{100 * held_out:.2f} %"),
             ("genotype", str(output / "genotype.json")),
             ("next", f"nas-moreau retrain {shlex.quote(str(output))}"),

@@ -15,14 +15,15 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import csv_text, read_table
+from nas_moreau.search.collapse import assess
 
 Row = dict[str, Any]
 COLUMNS = (
     "method", "seed", "digest", "arch", "table", "retrained_accuracy", "retrained_held_out_accuracy",
-    "held_out_accuracy", "skip_share", "noise_share", "parameters", "tau_running", "tau_batch", "search_seconds",
+    "held_out_accuracy", "verdict", "idle_share", "parameters", "tau_running", "tau_batch", "search_seconds",
     "search_peak_memory_bytes", "retrain_seconds", "search", "genotype",
 )  # fmt: skip
-_TEXTS = ("method", "digest", "arch", "search")
+_TEXTS = ("method", "digest", "arch", "verdict", "search")
 
 
 def folder_name(method: str, seed: int) -> str:
@@ -50,13 +51,12 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
         cells = [(method, result["argmax_genotype"], before), (f"{method} +{rule}", result["genotype"], seconds)]
     for label, data, seconds in cells:
         genotype = Genotype.from_json(data)
-        operations = [edge[0] for cell in genotype.cells.values() for edge in cell.edges]
+        health = assess(genotype, result["alphas"])
         yield dict.fromkeys(COLUMNS) | {
             "method": label, "seed": seed, "digest": genotype.digest(), "genotype": genotype.to_dict(),
             "arch": name_of(genotype),
             "held_out_accuracy": result["held_out_accuracy"],
-            "skip_share": operations.count("skip_connect") / len(operations),
-            "noise_share": operations.count("noise") / len(operations),
+            "verdict": health.verdict, "idle_share": health.idle_share,
             "search_seconds": seconds,
             "search_peak_memory_bytes": result["peak_memory_bytes"], "search": folder.name,
         }  # fmt: skip

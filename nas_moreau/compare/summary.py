@@ -10,7 +10,7 @@ from nas_moreau.compare.significance import permutation_p_value, relative_improv
 
 # what may be summarised, the first that is there first
 FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy")
-MEANS = ("search_seconds", "skip_share", "noise_share", "tau_running", "tau_batch")
+MEANS = ("search_seconds", "idle_share", "tau_running", "tau_batch")
 
 
 def summarise(
@@ -20,8 +20,8 @@ def summarise(
 
     `std` is the sample's (n - 1), None for a single row. `relative_improvement`: per cent over random cells, whose mean
     is that of the whole table where there is one, else that of the rows of the method `random`; None without either.
-    `p_value`: permutation test of the difference of means to the baseline's rows. `search_seconds`, the shares and the
-    rank correlations are means, `search_peak_memory_bytes` is the largest.
+    `p_value`: permutation test of the difference of means to the baseline's rows. The number of `collapsed` cells.
+    `search_seconds`, `idle_share` and the rank correlations are means, `search_peak_memory_bytes` is the largest.
 
     Args:
         rows: Accuracies as fractions.
@@ -54,6 +54,7 @@ def summarise(
                 "relative_improvement": relative_improvement(mean, random_mean) if random_mean else None,
                 "p_value": None if label == baseline else permutation_p_value(accuracies, values.get(baseline, [])),
                 "search_peak_memory_bytes": max(peaks, default=None),
+                "collapsed": sum(row["verdict"] == "collapsed" for row in by_label[label]),
                 **{name: _mean([row.get(name) for row in by_label[label]]) for name in MEANS},
             })  # fmt: skip
     return found

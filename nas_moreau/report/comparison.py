@@ -43,13 +43,13 @@ def summary_table(result: Mapping[str, Any], name: str) -> tuple[list[str], list
 
     Accuracies are in per cent. Below the methods stand the exact baselines of the table, where there are any.
     """
-    head = ["method", "n", "mean ± std %", "min %", "max %", "RI %", f"p against {result['baseline']}", "skip share",
-            "noise share", "search s", "peak memory"]  # fmt: skip
+    head = ["method", "n", "mean ± std %", "min %", "max %", "RI %", f"p against {result['baseline']}", "idle share",
+            "collapsed", "search s", "peak memory"]  # fmt: skip
     rows = [
         [
             row["method"], str(row["n"]), spread(row["mean"], row["std"]), cent(row["min"]), cent(row["max"]),
-            _number(row["relative_improvement"], "+.2f"), _p(row["p_value"]), _number(row["skip_share"]),
-            _number(row["noise_share"]), _number(row["search_seconds"] or None, ".0f"),
+            _number(row["relative_improvement"], "+.2f"), _p(row["p_value"]), _number(row["idle_share"]),
+            f"{row['collapsed']} of {row['n']}", _number(row["search_seconds"] or None, ".0f"),
             memory(row["search_peak_memory_bytes"]) if row["search_peak_memory_bytes"] else "–",
         ]
         for row in result["summary"]
@@ -145,23 +145,24 @@ def _words(result: Mapping[str, Any]) -> str:
         ("search s", "wall-clock seconds of the search, held-out evaluations and checkpoints included; mean"),
         ("+selection", "the cell after another rule than the space's own; the row above it is the cell before"),
         ("peak memory", "the most that a search's process used, images and libraries included; largest of the seeds"),
-        ("skip share", "skip connections among the edges of the found cell; mean"),
+        ("idle share", "edges that carry skip_connect, none or noise, reduction cells left out; mean"),
+        ("collapsed", "cells with more than half of their edges idle"),
     ]
     return section("How to read this", definition_list(pairs))
 
 
 def _cells(result: Mapping[str, Any]) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
-    head = ["method", "seed", *(FIGURE_NAMES[key] + " %" for key in keys), "supernet, held out %", "skip share",
-            "noise share", "cell"]  # fmt: skip
+    head = ["method", "seed", *(FIGURE_NAMES[key] + " %" for key in keys), "supernet, held out %", "idle share",
+            "verdict", "cell"]  # fmt: skip
     rows = [
         [
             row["method"], str(row["seed"]), *(cent(row[key]) for key in keys), cent(row["held_out_accuracy"]),
-            _number(row["skip_share"]), _number(row["noise_share"]), row["arch"] or row["digest"],
+            _number(row["idle_share"]), row["verdict"] or "–", row["arch"] or row["digest"],
         ]
         for row in result["rows"]
     ]  # fmt: skip
-    inside = table(head, rows, numbers=range(1, len(head) - 1))
+    inside = table(head, rows, numbers=range(1, len(head) - 2))
     return section("Every cell", f"<details><summary>{len(rows)} rows</summary>{inside}</details>")
 
 

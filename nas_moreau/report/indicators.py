@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas_moreau.report.read_run import Choice, Run, Stage, choices
+from nas_moreau.report.read_run import Choice, Run, Stage, choices, final_tables
+from nas_moreau.search.collapse import Health, assess
 
-PARAMETER_FREE = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+PARAMETER_FREE = ("none", "noise", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
 GOOD, WATCH, BAD = "good", "watch", "bad"
+LEVELS = {"healthy": GOOD, "undecided": WATCH, "collapsed": BAD}
+"""Verdict -> level of the page."""
 
 
 @dataclass
@@ -60,15 +63,20 @@ def _where(stage: Stage) -> str:
     return f"{state} after {done} of {planned} epochs" if isinstance(planned, int) else f"{state} after {done} epochs"
 
 
+def health(search: Stage) -> Health | None:
+    """Returns the health of a search: the recorded one, or that of the last epoch's cell; None before the first."""
+    if "health" in search.result:
+        return Health.from_dict(search.result["health"])
+    return None if search.genotype is None else assess(search.genotype, final_tables(search))
+
+
 def _health(search: Stage) -> str:
-    found = indicators(search)
-    bad = [i.name.lower() for i in found if i.level == BAD]
-    watch = [i.name.lower() for i in found if i.level == WATCH]
-    if bad:
-        return f"There are signs that the search went wrong: look at {_and(bad)} below."
-    if watch:
-        return f"No sign of collapse, but {_and(watch)} should be looked at."
-    return "None of the indicators points to a collapse." if found else ""
+    """Returns the verdict on the cell, and the indicators to look at."""
+    found = health(search)
+    if found is None:
+        return ""
+    look_at = [sign.name.lower() for sign in indicators(search) if sign.level != GOOD]
+    return f"The cell is {found}." + (f" Look at {_and(look_at)} below." if look_at else "")
 
 
 def _and(names: list[str]) -> str:
@@ -78,8 +86,10 @@ def _and(names: list[str]) -> str:
 def indicators(search: Stage) -> list[Indicator]:
     """Returns the signs of health that the search's files allow to judge."""
     found: list[Indicator] = []
+    if (state := health(search)) is not None:
+        found += _of_cells(state)
     if search.genotype is not None:
-        found += _of_genotype(search.genotype)
+        found += _without_parameters(search.genotype)
     edges = choices(search)
     if edges:
         found.append(_margins(edges))
@@ -98,33 +108,43 @@ def indicators(search: Stage) -> list[Indicator]:
     return found
 
 
-def _of_genotype(genotype: Any) -> list[Indicator]:
-    found = []
-    for name, cell in genotype.cells.items():
-        operations = [edge[0] for edge in cell.edges]
-        skips, free = operations.count("skip_connect"), sum(op in PARAMETER_FREE for op in operations)
-        share = skips / max(1, len(operations))
-        if name != "reduce":
-            found.append(
-                Indicator(
-                    f"Skip connections in the {name} cell".replace("cell cell", "cell"),
-                    f"{skips} of {len(operations)}",
-                    GOOD if share <= 0.4 else WATCH if share <= 0.6 else BAD,
-                    "The best-known failure of differentiable search is a cell of skip connections: they learn "
-                    "nothing, but help every other weight early on, so their share grows. "
-                    "Well-known cells keep 0 to 3 of 8.",
-                )
+def _of_cells(state: Health) -> list[Indicator]:
+    found = [
+        Indicator(
+            f"Idle edges of the {name} cell".replace("cell cell", "cell"),
+            f"{cell.count} of {cell.edges}" + "".join(f", {n} {operation}" for operation, n in cell.idle.items()),
+            BAD if cell.collapsed else GOOD,
+            "The best-known failure of differentiable search is a cell of skip connections: they learn nothing, but "
+            "help every other weight early on, so their share grows. A cell has collapsed when more than half of its "
+            "edges carry skip_connect, none or noise. Well-known cells have 0 to 3 of 8.",
+        )
+        for name, cell in state.cells.items()
+        if cell.judged
+    ]
+    if state.undecided and state.largest_weight is not None:
+        found.append(
+            Indicator(
+                "Largest softmax weight",
+                percent(state.largest_weight, 1),
+                WATCH,
+                "No operation of any edge weighs clearly more than the others do on average: the search has decided "
+                "nothing yet.",
             )
-        if name != "reduce" and free == len(operations):
-            found.append(
-                Indicator(
-                    f"Operations that learn in the {name} cell".replace("cell cell", "cell"),
-                    f"{len(operations) - free} of {len(operations)}",
-                    BAD,
-                    "No operation of this cell has weights: a stack of it can learn hardly anything.",
-                )
-            )
+        )
     return found
+
+
+def _without_parameters(genotype: Any) -> list[Indicator]:
+    return [
+        Indicator(
+            f"Operations that learn in the {name} cell".replace("cell cell", "cell"),
+            f"0 of {len(cell.edges)}",
+            WATCH,
+            "No operation of this cell has weights: a stack of it can learn hardly anything.",
+        )
+        for name, cell in genotype.cells.items()
+        if name != "reduce" and all(operation in PARAMETER_FREE for operation, _, _ in cell.edges)
+    ]
 
 
 def _margins(edges: list[Choice]) -> Indicator:

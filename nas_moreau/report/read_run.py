@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_json, read_yaml
 from nas_moreau.runs.tables import read_table
@@ -150,19 +151,18 @@ def _number(text: str) -> float | None:
 def choices(stage: Stage) -> list[Choice]:
     """Returns for every edge of the last epoch what was strongest, the runner-up, and what the cell took.
 
-    `none` is left out where the cells never hold it: there it takes part in the softmax but cannot be chosen.
+    Operations that the space excludes take part in the softmax but cannot be chosen; they are left out.
     """
+    excluded = _excluded(stage)
     taken: dict[tuple[str, tuple[int, int]], list[str]] = {}
     for name, cell in stage.genotype.cells.items() if stage.genotype is not None else ():
         for operation, a, b in cell.edges:
             taken.setdefault((name, (a, b)), []).append(operation)
-    keeps_none = stage.genotype is not None and stage.genotype.space == "nas_bench_201"
-    keeps_none = keeps_none or any("none" in operations for operations in taken.values())
     found = []
     for cell_name, edges in stage.alphas.items():
         for edge, operations in edges.items():
             ranked = sorted(
-                ((weights[-1], name) for name, weights in operations.items() if keeps_none or name != "none"),
+                ((weights[-1], name) for name, weights in operations.items() if name not in excluded),
                 key=lambda pair: -pair[0],
             )
             if not ranked:
@@ -171,6 +171,23 @@ def choices(stage: Stage) -> list[Choice]:
             chosen = tuple(taken.get((cell_name, edge), ()))
             found.append(Choice(cell_name, edge, ranked[0][1], ranked[0][0], second[1], second[0], chosen))
     return found
+
+
+def _excluded(stage: Stage) -> tuple[str, ...]:
+    """Returns the operations that the space excludes; without its file `none`, if no cell has it."""
+    try:
+        return load_space(stage.config["space"]).derivation.exclude
+    except (KeyError, InputError):
+        cells = stage.genotype.cells.values() if stage.genotype is not None else ()
+        return () if any(operation == "none" for cell in cells for operation, _, _ in cell.edges) else ("none",)
+
+
+def final_tables(stage: Stage) -> dict[str, list[list[float]]]:
+    """Returns cell name -> (edges, operations) softmax weights of the last epoch; {} before the first."""
+    return {
+        name: [[weights[-1] for weights in operations.values()] for operations in edges.values()]
+        for name, edges in stage.alphas.items()
+    }
 
 
 def final_weights(stage: Stage) -> dict[str, dict[tuple[str, int, int], float]]:

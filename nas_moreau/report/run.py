@@ -17,7 +17,7 @@ from nas_moreau.drawing.network import draw_network, sizes_of_run
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.report.html import breakable, definition_list, drawing, figure, page, section, table
-from nas_moreau.report.indicators import duration, indicators, memory, millions, percent, verdict
+from nas_moreau.report.indicators import LEVELS, duration, health, indicators, memory, millions, percent, verdict
 from nas_moreau.report.read_run import Run, Stage, choices, final_weights, read_run
 from nas_moreau.report.record import record_sections
 from nas_moreau.runs.atomic import write_atomic
@@ -67,10 +67,10 @@ def _header(run: Run, name: str) -> str:
         if value is not None
     ]
     states = [f"{stage.name}: {stage.status.get('state', 'unknown')}" for stage in run.stages]
-    badges = "".join(
-        f'<span class="badge {"good" if text.endswith("finished") else "watch"}">{escape(text)}</span>'
-        for text in states
-    )
+    shown = [(text, "good" if text.endswith("finished") else "watch") for text in states]
+    if run.search is not None and (state := health(run.search)) is not None:
+        shown.append((f"cell: {state.verdict}", LEVELS[state.verdict]))
+    badges = "".join(f'<span class="badge {level}">{escape(text)}</span>' for text, level in shown)
     return (
         f"<header><p class=eyebrow>nas_moreau report</p><h1>{escape(name)}</h1>"
         f"<p class=facts>{escape(' · '.join(facts))}</p><p>{badges}</p>"
@@ -164,8 +164,11 @@ def _search(search: Stage) -> str:
                "Only the held-out images are seen by neither level.", percent=True),
         _chart(search, 3, "Entropy of the alphas", {f"alpha_entropy_{c}": c for c in cells}, "mean entropy (nats)",
                "High: undecided. It should fall slowly."),
-        _chart(search, 4, "Share of edges led by a skip connection", {f"skip_share_{c}": c for c in cells},
-               "edges (%)", "A curve that climbs to the top is a collapse.", percent=True),
+        _chart(search, 4, "Edges led by an idle operation", {f"idle_lead_{c}": c for c in cells},
+               "edges (%)", "Of all edges of the space, none, skip_connect or noise strongest among the choices.",
+               percent=True),
+        _chart(search, 13, "Idle edges of the derived cell", {f"idle_share_{c}": c for c in cells},
+               "edges (%)", "A normal cell with more than half of its edges idle has collapsed.", percent=True),
         _chart(search, 5, "Gap f(y) − f(θ)", {"gap": "gap"}, "nats", "Should be small and not negative."),
         _chart(search, 6, "Distance ‖y − θ‖ and penalty c_k", {"distance": "‖y − θ‖", "c_k": "c_k"}, "",
                "θ is tied to y by the proximal term; c_k weighs the lower level.", log=True),

@@ -18,7 +18,7 @@ _SEARCH = {
         "discretisation gap: held-out accuracy, mixed minus one-hot": ["discretisation_gap"],
         "entropy of the alphas": ["alpha_entropy_*"],
         "margin of the strongest operation": ["margin_*"],
-        "share of edges led by a skip": ["skip_share_*"],
+        "share of edges led by an idle operation": ["idle_lead_*"],
         "share of idle edges in the derived cell": ["idle_share_*"],
         "dominant eigenvalue of the Hessian in the alphas": ["hessian_eigenvalue"],
     },

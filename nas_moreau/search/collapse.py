@@ -1,93 +1,189 @@
-"""Is the search going wrong? Signs of collapse for every epoch, a verdict in words, and a guard that acts on them.
+"""The one definition of collapse: which edges are idle, the verdict on a cell, and the guard that acts on it.
 
 Differentiable searches are known to end in cells of skip connections (Zela et al., "Understanding and Robustifying
 Differentiable Architecture Search", ICLR 2020), often after a rise of the dominant eigenvalue of the Hessian of the
-upper loss in the alphas, and to lose their accuracy when the mixture is replaced by the derived cell.
+upper loss in the alphas, and to lose their accuracy when the mixture is replaced by the derived cell. Terminal,
+result.json, report, guard and comparison all take the verdict from here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace
 
-IDLE = ("skip_connect", "none", "noise")  # what a collapsed cell is made of: none of them learns or computes anything
-COLLAPSED = 0.5  # a larger share of idle edges than this is a collapse
-PATIENCE = 3  # the guard `stop` waits for so many collapsed epochs in a row
-UNDECIDED = 1.5  # no weight above this multiple of the uniform one: nothing was decided
+IDLE = ("skip_connect", "none", "noise")
+"""Operations that learn and compute nothing; `noise` is the one of RobustDARTS S4."""
+COLLAPSED = 0.5
+"""A cell with a larger share of idle edges has collapsed. Published cells of the DARTS space have at most 3 of 8."""
+UNDECIDED = 1.5
+"""A search has decided nothing while no softmax weight exceeds this multiple of the uniform one (our choice)."""
+PATIENCE = 3
+"""Collapsed epochs in a row after which the guard `stop` ends a search (our choice)."""
 
-Weights = Mapping[str, list[list[float]]]
+Weights = Mapping[str, Sequence[Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class CellHealth:
+    """The edges of a derived cell.
+
+    Attributes:
+        edges: How many there are.
+        idle: Idle operation -> number of edges that carry it.
+        judged: Whether the cell counts for the verdict. Reduction cells do not: a network has two of them, and good
+            published ones are full of pooling and skip connections.
+    """
+
+    edges: int
+    idle: dict[str, int]
+    judged: bool = True
+
+    @property
+    def count(self) -> int:
+        """Number of idle edges."""
+        return sum(self.idle.values())
+
+    @property
+    def share(self) -> float:
+        """Share of idle edges, 0..1."""
+        return self.count / self.edges
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the cell counts for the verdict and more than half of its edges are idle."""
+        return self.judged and self.share > COLLAPSED
+
+    def __str__(self) -> str:
+        which = ", ".join(f"{count} {operation}" for operation, count in self.idle.items())
+        return f"{self.count} of {self.edges} edges are idle" + (f" ({which})" if which else "")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a derived genotype and its softmax weights look like.
+
+    Attributes:
+        cells: Cell name -> its edges.
+        largest_weight: The largest softmax weight of the search, None where there are no weights (a random cell).
+        uniform_weight: The weight of an operation when all weigh the same, None likewise.
+    """
+
+    cells: dict[str, CellHealth]
+    largest_weight: float | None = None
+    uniform_weight: float | None = None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether more than half of the edges of a normal cell are idle."""
+        return any(cell.collapsed for cell in self.cells.values())
+
+    @property
+    def undecided(self) -> bool:
+        """Whether no softmax weight exceeds `UNDECIDED` times the uniform one."""
+        if self.largest_weight is None or self.uniform_weight is None:
+            return False
+        return self.largest_weight < UNDECIDED * self.uniform_weight
+
+    @property
+    def verdict(self) -> str:
+        """The verdict: "collapsed", "undecided" or "healthy"."""
+        return "collapsed" if self.collapsed else "undecided" if self.undecided else "healthy"
+
+    @property
+    def idle_share(self) -> float:
+        """Share of idle edges among those of the cells that count for the verdict, 0..1."""
+        judged = [cell for cell in self.cells.values() if cell.judged]
+        return sum(cell.count for cell in judged) / max(1, sum(cell.edges for cell in judged))
+
+    def __str__(self) -> str:
+        """Returns the verdict with its reason, as it stands in result.json."""
+        several = len(self.cells) > 1
+        reasons = ", ".join(f"{name}: {cell}" if several else str(cell) for name, cell in self.cells.items())
+        if self.verdict == "undecided":
+            weights = (
+                f"the largest softmax weight is {self.largest_weight:.2f}, the uniform one {self.uniform_weight:.2f}"
+            )
+            reasons = f"{weights}; {reasons}"
+        return f"{self.verdict}: {reasons}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data: `verdict idle_share largest_weight uniform_weight` and, by cell, `edges idle judged`."""
+        return {
+            "verdict": self.verdict,
+            "idle_share": self.idle_share,
+            "largest_weight": self.largest_weight,
+            "uniform_weight": self.uniform_weight,
+            "cells": {name: vars(cell) | {"idle": dict(cell.idle)} for name, cell in self.cells.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Health:
+        """Returns the health that `to_dict` wrote."""
+        cells = {name: CellHealth(**cell) for name, cell in data["cells"].items()}
+        return cls(cells, data["largest_weight"], data["uniform_weight"])
+
+
+def assess(genotype: Genotype, weights: Weights | None = None) -> Health:
+    """Returns the health of a derived genotype.
+
+    Args:
+        genotype: The genotype.
+        weights: Cell name -> (edges, operations) softmax weights of the search; None for a cell without a search.
+    """
+    cells = {}
+    for name, cell in genotype.cells.items():
+        counts = Counter(operation for operation, _, _ in cell.edges)
+        idle = {operation: counts[operation] for operation in IDLE if counts[operation]}
+        cells[name] = CellHealth(len(cell.edges), idle, judged=name != "reduce")
+    if not weights:
+        return Health(cells)
+    edges = [edge for table in weights.values() for edge in table]
+    return Health(cells, max(map(max, edges)), 1 / len(edges[0]))
 
 
 def signs(space: SearchSpace, weights: Weights, genotype: Genotype) -> dict[str, float]:
     """Returns, for each cell, columns of metrics.csv.
 
-    `alpha_entropy_`: mean entropy of its edges in nats. `skip_share_`: share of all edges whose strongest operation is
-    a skip. `margin_`: mean over the edges of the strongest weight minus the next. `idle_share_`: share of the derived
-    cell's edges that are skip_connect, none or noise.
+    `alpha_entropy_`: mean entropy of its edges in nats. `margin_`: mean over its edges of the strongest weight minus
+    the next one. `idle_lead_`: share of all edges of the space whose strongest operation, among those that may be
+    chosen, is idle. `idle_share_`: share of idle edges in the derived cell.
 
     Args:
         space: The space of the search.
         weights: Cell name -> (edges, operations) softmax weights.
-        genotype: The derived cell.
+        genotype: The derived cells.
     """
-    row = {}
+    row, health = {}, assess(genotype)
     for cell, table in weights.items():
         row[f"alpha_entropy_{cell}"] = -sum(w * math.log(w) for edge in table for w in edge if w > 0) / len(table)
-        strongest = [space.operations[edge.index(max(edge))] for edge in table]
-        row[f"skip_share_{cell}"] = strongest.count("skip_connect") / len(strongest)
         ordered = [sorted(edge, reverse=True) for edge in table]
         row[f"margin_{cell}"] = sum(edge[0] - edge[1] for edge in ordered if len(edge) > 1) / len(table)
-        row[f"idle_share_{cell}"] = _idle(genotype, cell) / len(genotype.cells[cell].edges)
+        row[f"idle_lead_{cell}"] = sum(_leader(space, edge) in IDLE for edge in table) / len(table)
+        row[f"idle_share_{cell}"] = health.cells[cell].share
     return row
 
 
-def _idle(genotype: Genotype, cell: str) -> int:
-    return sum(operation in IDLE for operation, _, _ in genotype.cells[cell].edges)
+def _leader(space: SearchSpace, weights: Sequence[float]) -> str:
+    """Returns the strongest operation of an edge among those that may be chosen."""
+    choices = [operation for operation in space.operations if operation in space.choices]
+    return max(choices, key=lambda operation: weights[space.operations.index(operation)])
 
 
-def collapsed(genotype: Genotype) -> bool:
-    """Returns whether more than half of the edges of a cell are skip_connect, none or noise.
+class CollapseGuard(NamedTuple):
+    """The state of the guard from epoch to epoch; checkpoints carry it.
 
-    Reduction cells are not asked: a network has two of them, and good published ones are full of pooling and skips.
-    """
-    return any(
-        _idle(genotype, name) > COLLAPSED * len(cell.edges) for name, cell in genotype.cells.items() if name != "reduce"
-    )
-
-
-def verdict(space: SearchSpace, weights: Weights, genotype: Genotype) -> str:
-    """Returns what the derived cell and its weights look like: "collapsed: ...", "undecided: ..." or "healthy: ...".
-
-    Args:
-        space: The space of the search.
-        weights: Cell name -> (edges, operations) softmax weights.
-        genotype: The cell derived from them.
-    """
-    counts = []
-    for name, cell in genotype.cells.items():
-        used = [operation for operation, _, _ in cell.edges]
-        found = [operation for operation in IDLE if operation in used]
-        idle = f"{_idle(genotype, name)} of {len(used)} edges are {' or '.join(found or ['skip_connect'])}"
-        counts.append(idle if len(genotype.cells) == 1 else f"{name}: {idle}")
-    said = ", ".join(counts)
-    if collapsed(genotype):
-        return f"collapsed: {said}"
-    largest, uniform = max(w for table in weights.values() for edge in table for w in edge), 1 / len(space.operations)
-    if largest < UNDECIDED * uniform:
-        return f"undecided: the largest softmax weight is {largest:.2f} where uniform is {uniform:.2f}; {said}"
-    return f"healthy: {said}"
-
-
-class Watch(NamedTuple):
-    """What the guard remembers from epoch to epoch; checkpoints carry it.
-
-    `streak`: collapsed epochs in a row until now. `accuracy`, `epoch`, `alphas`: of the epoch whose derived cell had
-    the best one-hot accuracy on the held-out images, the first among equals.
+    Attributes:
+        streak: Collapsed epochs in a row until now.
+        accuracy: The best one-hot accuracy of a derived cell on the held-out images.
+        epoch: The first epoch that reached it, counted from 0.
+        alphas: The alphas at its end.
     """
 
     streak: int = 0
@@ -95,9 +191,9 @@ class Watch(NamedTuple):
     epoch: int = -1
     alphas: list[Tensor] | None = None
 
-    def after(self, epoch: int, genotype: Genotype, accuracy: float, alphas: list[Tensor]) -> Watch:
-        """Returns what is remembered after an epoch with this derived cell, one-hot accuracy and these alphas."""
-        now = self._replace(streak=self.streak + 1 if collapsed(genotype) else 0)
+    def after(self, epoch: int, genotype: Genotype, accuracy: float, alphas: list[Tensor]) -> CollapseGuard:
+        """Returns the state after an epoch with this derived cell, one-hot accuracy and alphas."""
+        now = self._replace(streak=self.streak + 1 if assess(genotype).collapsed else 0)
         if accuracy <= self.accuracy:
             return now
         return now._replace(accuracy=accuracy, epoch=epoch, alphas=[tensor.detach().clone() for tensor in alphas])

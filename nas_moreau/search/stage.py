@@ -25,7 +25,7 @@ from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.search.candidates import Part, Score, measure, one_hot
-from nas_moreau.search.collapse import Watch, signs, verdict
+from nas_moreau.search.collapse import CollapseGuard, assess, signs
 from nas_moreau.search.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.methods import (
@@ -146,8 +146,8 @@ class _Search:
         self._build_method(0)
         self.state = self.method.init(self.problem, self.x, self.y)
         self.step, self.sums, self.best, self.seconds, self.evaluating = 0, {}, -1.0, 0.0, 0.0
-        self.c, self.shown, self.watch = None, {}, Watch()
-        self.latest: dict[str, str] = {}  # held-out accuracy, skip share and margin of the last epoch, for the terminal
+        self.c, self.shown, self.watch = None, {}, CollapseGuard()
+        self.latest: dict[str, str] = {}  # held-out accuracy, idle share and margin of the last epoch, for the terminal
         self.drawn: tuple[str, int] = ("", -1)  # digest of the last cell in TensorBoard, and its step
         # a method that learns no alphas has none to guard
         self.collapse_guard = "off" if registered(settings.method).choose else settings.guard
@@ -254,6 +254,8 @@ class _Search:
             if self.step == self.total_steps:
                 self._choose()
             before = time.monotonic()
+            # operations that draw (noise): tied to the epoch, so that an evaluation repeated on resume is the same
+            torch.manual_seed(seed_for(self.config.seed, "evaluation", epoch))
             genotype = derive(self.space, self._alphas(self.x))
             evaluation, derived = distributed.on_first(lambda: (self._evaluate(), self._one_hot(genotype)))
             self.evaluating += time.monotonic() - before
@@ -293,10 +295,10 @@ class _Search:
         self.watch = self.watch.after(epoch, genotype, derived.accuracy, self.x)
         best = evaluation.accuracy > self.best
         self.best = max(self.best, evaluation.accuracy)
-        skips, margins = ([row[f"{name}_{cell}"] for cell in weights] for name in ("skip_share", "margin"))
+        margins = [row[f"margin_{cell}"] for cell in weights]
         self.latest = {
             "held-out_accuracy": f"{100 * evaluation.accuracy:.2f} %",
-            "skips": f"{100 * sum(skips) / len(skips):.0f} %",
+            "idle_edges": f"{100 * assess(genotype).idle_share:.0f} %",
             "margin": f"{sum(margins) / len(margins):.3f}",
         }
         self.save(monitor, best)
@@ -379,17 +381,19 @@ class _Search:
     def finish(self, monitor: Monitor) -> dict[str, Any]:
         """Measures and derives; all is saved before, so that a signal may end it at once."""
         before = time.monotonic()
+        torch.manual_seed(seed_for(self.config.seed, "final evaluation"))
         evaluation = self._evaluate()
         trained = Trained(self.supernet, self.held_out, self.architecture)
         derived = derive_by_rule(self.config, self.space, self._alphas(self._kept()), trained, self.shape)
         self.seconds += time.monotonic() - before
         self.evaluating += time.monotonic() - before
         weights = self._softmax(self._kept())
+        health = assess(derived.argmax or derived.genotype, weights)
         result = {
             "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
             "held_out_accuracy": evaluation.accuracy, "alphas": weights,
-            "verdict": verdict(self.space, weights, derived.argmax or derived.genotype),
+            "verdict": str(health), "health": health.to_dict(),
             "stability": stability(self.space, read_history(self.folder.path, self.space)),
         }  # fmt: skip
         if edges := self.supernet.edge_weights():
@@ -428,7 +432,7 @@ class _Search:
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
         self.state = unpack(self.state, payload["state"], self.device)
         self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
-        self.watch = unpack(Watch(), payload["watch"], self.device) if "watch" in payload else Watch()
+        self.watch = unpack(CollapseGuard(), payload["watch"], self.device) if "watch" in payload else CollapseGuard()
         for buffers, key in ((dict(self.supernet.named_buffers()), "buffers"), (self.theta_buffers, "theta_buffers")):
             for name, value in payload[key].items():
                 buffers[name].copy_(value)

@@ -42,7 +42,7 @@ def test_the_text_holds_means_and_costs(script):
     rows = [
         dict.fromkeys(COLUMNS) | {
             "method": method, "seed": 0, "digest": method, "search": search, "retrained_accuracy": 0.5,
-            "skip_share": 0.25, "noise_share": 0.0, "search_seconds": seconds, "retrain_seconds": 900.0,
+            "idle_share": 0.25, "verdict": "healthy", "search_seconds": seconds, "retrain_seconds": 900.0,
         }
         for method, search, seconds in [("a", "a-seed0", 1700.0), ("a +selection", "a-seed0", 1800.0),
                                         ("random", "random-seed0", 0.0)]

@@ -113,7 +113,7 @@ def test_folders_of_methods_with_any_name_are_distinct_and_stay_inside():
 
 
 def row(method, seed, **values):
-    return dict.fromkeys(COLUMNS) | {"method": method, "seed": seed, "skip_share": 0.5, "noise_share": 0.0} | values
+    return dict.fromkeys(COLUMNS) | {"method": method, "seed": seed, "idle_share": 0.5, "verdict": "healthy"} | values
 
 
 def test_summary_by_hand():
@@ -172,7 +172,9 @@ def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, 
         words = [edge[0] for edge in cell.cells["cell"].edges]
         worth = {"none": 0, "skip_connect": 5, "avg_pool_3x3": 3, "nor_conv_1x1": 9, "nor_conv_3x3": 12}
         assert line["table"] == pytest.approx((20 + sum(worth[word] for word in words)) / 100)
-        assert line["skip_share"] == words.count("skip_connect") / 6
+        idle = words.count("skip_connect") + words.count("none")
+        assert line["idle_share"] == pytest.approx(idle / 6)
+        assert (line["verdict"] == "collapsed") == (idle > 3)
         assert cell.digest() == line["digest"] and line["retrained_accuracy"] is None
     # exact: the mean worth of an edge is 29 / 5
     assert result["baselines"][0]["mean"] == pytest.approx((20 + 6 * 29 / 5) / 100)
@@ -232,7 +234,7 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
     (folder / "metrics.csv").write_text("epoch,wall_seconds\n0,0.25\n1,0.75\n")
     (folder / "result.json").write_text(json.dumps({
         "genotype": after, "argmax_genotype": before, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
-        "peak_memory_bytes": 7, "selection": {"rule": "selection"},
+        "peak_memory_bytes": 7, "selection": {"rule": "selection"}, "alphas": {},
     }))  # fmt: skip
     rows = list(rows_of_search("moreau", 0, folder))
     assert [(line["method"], line["genotype"]) for line in rows] == [("moreau", before), ("moreau +selection", after)]

@@ -14,7 +14,7 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import stage as stage
-from nas_moreau.search.collapse import PATIENCE, Watch, collapsed, signs, verdict
+from nas_moreau.search.collapse import PATIENCE, CollapseGuard, Health, assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.stage import search
 from nas_moreau.training import loop as stepping
@@ -37,33 +37,47 @@ def cell_of(strongest):
 def test_signs_of_hand_made_weights():
     strongest = [SKIP, SKIP, THREE, NONE, ONE, SKIP]
     row = signs(SPACE, weights_of(strongest), cell_of(strongest))
-    assert row["skip_share_cell"] == 0.5 and row["idle_share_cell"] == pytest.approx(4 / 6)
+    assert row["idle_lead_cell"] == row["idle_share_cell"] == pytest.approx(4 / 6)
     assert row["margin_cell"] == pytest.approx(0.5)
     assert row["alpha_entropy_cell"] == pytest.approx(-0.6 * math.log(0.6) - 0.4 * math.log(0.1))
 
 
-@pytest.mark.parametrize("skips", range(7))
+def test_an_operation_that_cannot_be_chosen_leads_no_edge():
+    """In the DARTS space `none` often weighs most, and is excluded: the next one counts."""
+    space = load_space("toy")
+    assert space.derivation.exclude == ("none",) and space.operations[3] == "sep_conv_3x3"
+    weights = {cell: [[0.6, 0.1, 0.1, 0.2]] * len(space.edges) for cell in space.cells}
+    row = signs(
+        space, weights, derive(space, {cell: [[0.0, 0.0, 0.0, 1.0]] * len(space.edges) for cell in space.cells})
+    )
+    assert row["idle_lead_normal"] == row["idle_share_normal"] == 0
+
+
+@pytest.mark.parametrize("idle_edges", range(7))
 @pytest.mark.parametrize("idle", [SKIP, NONE])
-def test_the_verdict_turns_to_collapsed_above_one_half_and_stays(skips, idle):
-    strongest = [idle] * skips + [THREE] * (6 - skips)
-    said = verdict(SPACE, weights_of(strongest), cell_of(strongest))
-    assert said.startswith("collapsed" if skips > 3 else "healthy")
-    assert collapsed(cell_of(strongest)) == (skips > 3)
-    name = "none" if idle == NONE and skips else "skip_connect"
-    assert said.endswith(f": {skips} of 6 edges are {name}")
+def test_the_verdict_turns_to_collapsed_above_one_half_and_stays(idle_edges, idle):
+    strongest = [idle] * idle_edges + [THREE] * (6 - idle_edges)
+    health = assess(cell_of(strongest), weights_of(strongest))
+    assert health.verdict == ("collapsed" if idle_edges > 3 else "healthy")
+    assert health.collapsed == (idle_edges > 3) == assess(cell_of(strongest)).collapsed
+    assert health.idle_share == pytest.approx(idle_edges / 6)
+    name = "none" if idle == NONE else "skip_connect"
+    assert health.cells["cell"].idle == ({name: idle_edges} if idle_edges else {})
+    assert str(health).startswith(health.verdict)
 
 
 @pytest.mark.parametrize(
-    "largest, word", [(0.21, "undecided"), (0.29, "undecided"), (0.31, "healthy"), (0.9, "healthy")]
+    "largest, verdict", [(0.21, "undecided"), (0.29, "undecided"), (0.31, "healthy"), (0.9, "healthy")]
 )
-def test_the_verdict_turns_to_healthy_with_the_largest_weight(largest, word):
+def test_the_verdict_turns_to_healthy_with_the_largest_weight(largest, verdict):
     strongest = [THREE, ONE, SKIP, THREE, POOL, ONE]
-    said = verdict(SPACE, weights_of(strongest, largest), cell_of(strongest))
-    assert said.startswith(word)
-    if word == "undecided":
-        assert f"the largest softmax weight is {largest:.2f} where uniform is 0.20" in said
+    health = assess(cell_of(strongest), weights_of(strongest, largest))
+    assert health.verdict == verdict
+    assert (health.largest_weight, health.uniform_weight) == (largest, pytest.approx(0.2))
     # a collapse is one even if little was decided
-    assert verdict(SPACE, weights_of([SKIP] * 6, largest), cell_of([SKIP] * 6)).startswith("collapsed: 6 of 6")
+    assert assess(cell_of([SKIP] * 6), weights_of([SKIP] * 6, largest)).verdict == "collapsed"
+    # a cell without a search has no weights that could be undecided
+    assert assess(cell_of(strongest)).verdict == "healthy"
 
 
 def test_a_reduction_cell_alone_is_no_collapse_and_noise_is_one():
@@ -76,11 +90,16 @@ def test_a_reduction_cell_alone_is_no_collapse_and_noise_is_one():
             "cells": {n: {"edges": [[op, a, b] for a, b in edges], "concat": [2, 3, 4, 5]} for n, op in cells.items()},
         })  # fmt: skip
 
-    assert not collapsed(genotype("sep_conv_3x3", "skip_connect"))
-    assert collapsed(genotype("noise", "sep_conv_3x3"))
-    space, even = load_space("robust_darts_s4"), {c: [[0.9, 0.1]] * 14 for c in ("normal", "reduce")}
-    said = verdict(space, even, genotype("noise", "sep_conv_3x3"))
-    assert said == "collapsed: normal: 8 of 8 edges are noise, reduce: 0 of 8 edges are skip_connect"
+    assert not assess(genotype("sep_conv_3x3", "skip_connect")).collapsed
+    health = assess(genotype("noise", "sep_conv_3x3"), {c: [[0.9, 0.1]] * 14 for c in ("normal", "reduce")})
+    assert health.verdict == "collapsed" and health.idle_share == 1
+    assert health.cells["normal"].idle == {"noise": 8} and health.cells["reduce"].idle == {}
+
+
+def test_the_health_is_the_same_after_json():
+    health = assess(cell_of([SKIP, NONE, THREE, ONE, ONE, POOL]), weights_of([SKIP] * 6))
+    assert Health.from_dict(json.loads(json.dumps(health.to_dict()))) == health
+    assert Health.from_dict(assess(cell_of([ONE] * 6)).to_dict()) == assess(cell_of([ONE] * 6))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -139,16 +158,16 @@ def test_stability_counts_epochs_and_edges():
 # --- the guard -------------------------------------------------------------------------------------------------------
 
 
-def test_the_watch_counts_collapsed_epochs_in_a_row_and_keeps_the_best():
+def test_the_guard_counts_collapsed_epochs_in_a_row_and_keeps_the_best():
     bad, good = cell_of([SKIP] * 6), cell_of([THREE] * 6)
-    watch, alphas = Watch(), [torch.zeros(1)]
+    guard, alphas = CollapseGuard(), [torch.zeros(1)]
     for epoch, (cell, accuracy) in enumerate([(bad, 0.2), (bad, 0.3), (good, 0.3), (bad, 0.1), (bad, 0.1)]):
         alphas = [torch.tensor([float(epoch)])]
-        watch = watch.after(epoch, cell, accuracy, alphas)
-        assert not watch.stops("stop")
-    assert (watch.streak, watch.epoch, watch.accuracy) == (2, 1, 0.3) and watch.alphas[0].item() == 1
-    watch = watch.after(5, bad, 0.1, alphas)
-    assert watch.streak == PATIENCE and watch.stops("stop") and not watch.stops("best") and not watch.stops("off")
+        guard = guard.after(epoch, cell, accuracy, alphas)
+        assert not guard.stops("stop")
+    assert (guard.streak, guard.epoch, guard.accuracy) == (2, 1, 0.3) and guard.alphas[0].item() == 1
+    guard = guard.after(5, bad, 0.1, alphas)
+    assert guard.streak == PATIENCE and guard.stops("stop") and not guard.stops("best") and not guard.stops("off")
 
 
 TINY = [
@@ -187,27 +206,31 @@ def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path):
     assert derive(space, kept).digest() == result["digest"]
 
 
-def collapse(monkeypatch):
-    """Makes every derived cell count as collapsed."""
-    monkeypatch.setattr("nas_moreau.search.collapse.collapsed", lambda genotype: True)
+@pytest.fixture
+def idle_space(tmp_path_factory):
+    """A space of idle operations: every cell derived from it has collapsed."""
+    path = tmp_path_factory.mktemp("spaces") / "idle.yaml"
+    path.write_text(
+        "name: idle\nskeleton: darts\nnodes: 2\noperations: [skip_connect, noise]\nedges: all\nconcat: [2, 3]\n"
+        "reduction: [1/3, 2/3]\nderivation: {rule: top_edges, edges_per_node: 2, exclude: []}\n"
+    )
+    return f"space={path}"
 
 
-def test_the_guard_stop_ends_the_search(tmp_path, monkeypatch):
-    collapse(monkeypatch)
-    result = search(tiny("search.guard=stop"), tmp_path / "stop", data=tiny_data())
+def test_the_guard_stop_ends_the_search(tmp_path, idle_space):
+    result = search(tiny("search.guard=stop", idle_space), tmp_path / "stop", data=tiny_data())
     assert result["steps"] == 2 * PATIENCE and len(rows_of(tmp_path / "stop")) == PATIENCE
     assert result["guard"] == {"rule": "stop", "stopped": True, "collapsed_epochs": PATIENCE}
+    assert result["health"]["verdict"] == "collapsed"
     assert json.loads((tmp_path / "stop" / "status.json").read_text())["state"] == "finished"
-    result = search(tiny(), tmp_path / "off", data=tiny_data())
+    result = search(tiny(idle_space), tmp_path / "off", data=tiny_data())
     assert result["steps"] == 12 and "guard" not in result
 
 
 @pytest.mark.parametrize("guard", ["stop", "best"])
 @pytest.mark.parametrize("stop_at", [4, 5])
-def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_path, monkeypatch):
-    if guard == "stop":
-        collapse(monkeypatch)
-    config = tiny(f"search.guard={guard}", "search.eigenvalue=true")
+def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_path, monkeypatch, idle_space):
+    config = tiny(f"search.guard={guard}", "search.eigenvalue=true", *([idle_space] if guard == "stop" else []))
     whole = search(config, tmp_path / "whole", data=tiny_data())
 
     stop = stepping.StopRequest()
@@ -234,19 +257,19 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_
 
 def test_a_run_says_how_it_looks(tmp_path):
     result = search(tiny(), tmp_path, data=tiny_data())
-    assert result["verdict"].split(":")[0] in ("healthy", "undecided", "collapsed")
+    health = assess(Genotype.from_json(result["genotype"]), result["alphas"])
+    assert result["verdict"] == str(health) and Health.from_dict(result["health"]) == health
     assert result["stability"] == stability(load_space("toy"), read_history(tmp_path, load_space("toy")))
     assert result["stability"]["epochs"] == 6
     for row in rows_of(tmp_path):
         gap = float(row["held_out_accuracy"]) - float(row["one_hot_accuracy"])
         assert float(row["discretisation_gap"]) == pytest.approx(gap, abs=1e-12)
-        assert {"idle_share_normal", "margin_reduce", "skip_share_normal", "alpha_entropy_normal"} <= set(row)
+        assert {"idle_share_normal", "margin_reduce", "idle_lead_normal", "alpha_entropy_normal"} <= set(row)
         assert "hessian_eigenvalue" not in row
 
 
-def test_a_method_without_alphas_is_not_guarded(tmp_path, monkeypatch):
-    collapse(monkeypatch)
-    result = search(tiny("search.guard=stop", "search.method=rsws"), tmp_path, data=tiny_data())
+def test_a_method_without_alphas_is_not_guarded(tmp_path, idle_space):
+    result = search(tiny("search.guard=stop", "search.method=rsws", idle_space), tmp_path, data=tiny_data())
     assert result["steps"] == 12 and "guard" not in result and len(rows_of(tmp_path)) == 6
 
 
