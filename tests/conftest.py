@@ -1,14 +1,59 @@
-"""For every test: one thread (tiny tensors only lose by more, and results repeat), no accelerator of the machine."""
+"""For every test: one thread (tiny tensors only lose by more, and results repeat), tiny images and configurations."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+# Runs in about a second on one core: the toy space, two steps an epoch.
+TINY = [
+    "space=toy",
+    "search.channels=2",
+    "search.layers=2",
+    "search.epochs=3",
+    "search.steps_per_epoch=2",
+    "search.batch_size=4",
+    "search.augment.crop=1",
+    "retrain.channels=2",
+    "retrain.layers=3",
+    "retrain.epochs=2",
+    "retrain.steps_per_epoch=2",
+    "retrain.batch_size=8",
+    "retrain.augment.crop=1",
+]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_data():
+    """Returns a function that makes `Data` of random images, the same for training and test, labels 0, 1, 2, 0 ..."""
+    from nas_moreau.data import Data, Images
+
+    def make(count=60, channels=3, size=(8, 8), seed=0, classes=("a", "b", "c"), notes=()):
+        draw = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 256, (count, channels, *size), generator=draw, dtype=torch.uint8)
+        images = Images(pixels, torch.arange(count) % len(classes))
+        return Data("tiny", classes, images, images, (0.5,) * channels, (0.25,) * channels, notes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_data(make_data):
+    """60 random 8x8 RGB images in three classes."""
+    return make_data()
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Returns a function from overrides (key=value) to the tiny configuration with them."""
+    from nas_moreau.config import load_config
+
+    return lambda *overrides: load_config(overrides=[*TINY, *overrides])
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,32 +20,24 @@ import torch
 import nas_moreau
 from nas_moreau.architecture import load_genotype
 from nas_moreau.bilevel import moreau, solve
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.problems import lasso, merely_convex, quadratic, sine
 from nas_moreau.runs import load_checkpoint
 
 STORED = Path(__file__).parent / "frozen" / "bytes.json"
 MACHINE = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 REGENERATE = bool(os.environ.get("NAS_MOREAU_REGENERATE"))
-TINY = [
-    "space=toy", "search.channels=4", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=3",
-    "retrain.batch_size=8", "retrain.augment.crop=1",
-]  # fmt: skip
+SETTINGS = [
+    "search.channels=4",
+    "search.alphas.lr=0.05",
+    "search.alphas.lr_min=0.05",
+    "retrain.steps_per_epoch=3",
+]
 PROBLEMS = {
     "sine": lambda: sine(3),
     "quadratic": lambda: quadratic(4),
     "merely convex": lambda: merely_convex(4),
     "lasso": lambda: lasso(4),
 }
-
-
-def tiny_data() -> Data:
-    draw = torch.Generator().manual_seed(0)
-    images = Images(torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
 
 
 def digest_of(*parts: bytes) -> str:
@@ -78,29 +71,28 @@ def digests(folder: Path, keys: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def search_digests(method: str, place: Path) -> dict[str, str]:
+def search_digests(method, place, config, data) -> dict[str, str]:
     wider = ["search.partial_channels=2"] if "+pc" in method else []
-    config = load_config(overrides=[*TINY, f"search.method={method}", *wider])
-    nas_moreau.search(config, place, data=tiny_data())
+    nas_moreau.search(config(*SETTINGS, f"search.method={method}", *wider), place, data=data)
     return digests(place, ("x", "y", "buffers"))
 
 
-def retrain_digests(place: Path) -> dict[str, str]:
-    nas_moreau.retrain(load_config(overrides=TINY), load_genotype("DARTS_V2"), place, data=tiny_data())
+def retrain_digests(place, config, data) -> dict[str, str]:
+    nas_moreau.retrain(config(*SETTINGS), load_genotype("DARTS_V2"), place, data=data)
     return digests(place, ("model",))
 
 
-def solve_digests(name: str, order: str) -> dict[str, str]:
+def solve_digests(name, order, *unused) -> dict[str, str]:
     case = PROBLEMS[name]()
     found = solve(case.problem, case.x, case.y, moreau(order=order), steps=60)
     return {"x": digest_of(*tensors_of(found.x)), "y": digest_of(*tensors_of(found.y))}
 
 
 CASES = {
-    **{f"search {m}": lambda place, m=m: search_digests(m, place) for m in ("moreau", "darts2", "rsws", "moreau+pc")},
+    **{f"search {m}": partial(search_digests, m) for m in ("moreau", "darts2", "rsws", "moreau+pc")},
     "retrain": retrain_digests,
     **{
-        f"solve {name}, {order}": lambda place, name=name, order=order: solve_digests(name, order)
+        f"solve {name}, {order}": partial(solve_digests, name, order)
         for name in PROBLEMS
         for order in ("gauss-seidel", "lagged")
     },
@@ -108,11 +100,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bytes_have_not_moved(case, tmp_path):
+def test_bytes_have_not_moved(case, tmp_path, tiny_config, tiny_data):
     stored = json.loads(STORED.read_text()) if STORED.exists() else {}
     if MACHINE not in stored and not REGENERATE:
         pytest.skip(f"no digests are stored for {MACHINE}")
-    found = CASES[case](tmp_path / "run")
+    found = CASES[case](tmp_path / "run", tiny_config, tiny_data)
     if REGENERATE:
         stored.setdefault(MACHINE, {})[case] = found
         STORED.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")

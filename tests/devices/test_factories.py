@@ -17,7 +17,7 @@ FACTORIES = {
 
 # file, or file:function -> why it need not say where
 EXCEPTIONS = {
-    "architecture/operations.py:PlainBatchNorm.__init__": "follows `with torch.device(...)`, as torch's own modules do",
+    "architecture/networks/operations.py:PlainBatchNorm.__init__": "follows `with torch.device(...)` as torch does",
 }
 
 

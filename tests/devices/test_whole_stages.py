@@ -7,8 +7,6 @@ import torch
 
 from nas_moreau.architecture import published_cell
 from nas_moreau.architecture.networks import native
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.diagnostics.verify_performance import CPU, TOLERANCES, errors, retraining_step, search_step
 from nas_moreau.search import stage as searching
 from nas_moreau.search.stage import search
@@ -16,11 +14,17 @@ from nas_moreau.training import retrain as retraining
 from nas_moreau.training.retrain import retrain
 
 DEVICE = torch.device("lazy")
-TINY = [
-    "space=toy", "search.channels=4", "search.layers=2", "search.epochs=1", "search.steps_per_epoch=4",
-    "search.batch_size=4", "search.partial_channels=2", "logging.every_steps=3",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=1", "retrain.steps_per_epoch=4", "retrain.batch_size=4",
-]  # fmt: skip
+SETTINGS = [
+    "device=lazy",
+    "logging.every_steps=3",
+    "search.channels=4",
+    "search.epochs=1",
+    "search.steps_per_epoch=4",
+    "search.partial_channels=2",
+    "retrain.epochs=1",
+    "retrain.steps_per_epoch=4",
+    "retrain.batch_size=4",
+]
 # methods whose draws depend on the alphas, and are made on the CPU so as to be the same everywhere: they wait once an
 # evaluation, and where the gradient goes the same way back
 DRAW = {
@@ -31,14 +35,9 @@ METHODS = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "dar
 CELL = published_cell("DARTS_V2")
 
 
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
-
-
-def data():
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 def numbers(folder):
@@ -90,11 +89,11 @@ def check(seen, expected=None):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
-    method, tmp_path, waits_of_steps
+    method, tmp_path, waits_of_steps, tiny, tiny_data
 ):
-    there = search(tiny(f"search.method={method}", "device=lazy"), tmp_path / "there", data=data())
+    there = search(tiny(f"search.method={method}", "device=lazy"), tmp_path / "there", data=tiny_data)
     check(waits_of_steps, DRAW.get(method))
-    here = search(tiny(f"search.method={method}", "device=cpu"), tmp_path / "here", data=data())
+    here = search(tiny(f"search.method={method}", "device=cpu"), tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
     assert there["digest"] == here["digest"]
 
@@ -105,11 +104,11 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
      "retrain.optimizer=adamw", "retrain.lr=0.001"],
 ], ids=["published", "everything"])  # fmt: skip
 def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
-    overrides, tmp_path, waits_of_steps
+    overrides, tmp_path, waits_of_steps, tiny, tiny_data
 ):
-    there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=data())
+    there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=tiny_data)
     check(waits_of_steps)
-    here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / "here", data=data())
+    here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
     assert there["macs"] == here["macs"] and there["test_accuracy"] == here["test_accuracy"]
 
@@ -128,7 +127,7 @@ def test_tensors_of_two_places_do_not_meet(elsewhere):
     assert elsewhere.waits.total() == 5
 
 
-def test_settings_are_checked_on_the_device_against_the_cpu(elsewhere):
+def test_settings_are_checked_on_the_device_against_the_cpu(elsewhere, tiny):
     config = tiny("retrain.auxiliary=false")
     exact, theta = search_step(config, CPU, 4, None, torch.float64)
     found = errors(search_step(config, DEVICE, 4, theta, torch.float32)[0], exact)

@@ -5,8 +5,6 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from nas_moreau.architecture import Genotype, Network, Supernet, load_space, published_cell
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
 from nas_moreau.training.setting import Batches
@@ -17,19 +15,15 @@ CELLS = {
         "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
     ),
 }
-TINY = ["retrain.channels=2", "retrain.layers=3", "retrain.batch_size=8", "retrain.epochs=2", "device=meta"]
 
 
 @pytest.mark.parametrize("overrides", [
     [], ["retrain.mixup=0.2", "retrain.label_smoothing=0.1"], ["retrain.auxiliary=false", "retrain.optimizer=adamw"],
     ["performance.activation_checkpointing=true"], ["performance.channels_last=false"],
 ], ids=["published", "mixed", "adamw", "checkpointing", "contiguous"])  # fmt: skip
-def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch):
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    data = Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_config, tiny_data):
     monkeypatch.setattr(Batches, "at", batch_without_numbers)
-    job = plan_retraining(load_config(overrides=[*TINY, *overrides]), CELLS["darts"], data)
+    job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)
     job.guard = FiniteGuard("retrain", job.device, lambda step: 0.0)
     losses = [job.advance() for _ in range(2)]
     written = [*job.network.parameters(), *job.network.buffers(), *job.sums.values(), *losses]

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, Supernet, derive, load_space
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
@@ -170,30 +168,27 @@ def test_the_guard_counts_collapsed_epochs_in_a_row_and_keeps_the_best():
     assert guard.streak == PATIENCE and guard.stops("stop") and not guard.stops("best") and not guard.stops("off")
 
 
-TINY = [
-    "space=toy", "search.channels=2", "search.layers=3", "search.epochs=6", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "search.method=darts1", "search.alphas.lr=0.3",
-    "search.alphas.lr_min=0.3", "logging.tensorboard=false",
-]  # fmt: skip
+SETTINGS = [
+    "search.layers=3",
+    "search.epochs=6",
+    "search.method=darts1",
+    "search.alphas.lr=0.3",
+    "search.alphas.lr_min=0.3",
+    "logging.tensorboard=false",
+]
 
 
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
-
-
-def tiny_data():
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 def rows_of(folder):
     return read_table(folder / "metrics.csv")
 
 
-def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path):
-    result = search(tiny("search.guard=best"), tmp_path, data=tiny_data())
+def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path, tiny, tiny_data):
+    result = search(tiny("search.guard=best"), tmp_path, data=tiny_data)
     accuracies = [float(row["one_hot_accuracy"]) for row in rows_of(tmp_path)]
     best = accuracies.index(max(accuracies))
     assert result["guard"] == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
@@ -217,21 +212,23 @@ def idle_space(tmp_path_factory):
     return f"space={path}"
 
 
-def test_the_guard_stop_ends_the_search(tmp_path, idle_space):
-    result = search(tiny("search.guard=stop", idle_space), tmp_path / "stop", data=tiny_data())
+def test_the_guard_stop_ends_the_search(tmp_path, idle_space, tiny, tiny_data):
+    result = search(tiny("search.guard=stop", idle_space), tmp_path / "stop", data=tiny_data)
     assert result["steps"] == 2 * PATIENCE and len(rows_of(tmp_path / "stop")) == PATIENCE
     assert result["guard"] == {"rule": "stop", "stopped": True, "collapsed_epochs": PATIENCE}
     assert result["health"]["verdict"] == "collapsed"
     assert json.loads((tmp_path / "stop" / "status.json").read_text())["state"] == "finished"
-    result = search(tiny(idle_space), tmp_path / "off", data=tiny_data())
+    result = search(tiny(idle_space), tmp_path / "off", data=tiny_data)
     assert result["steps"] == 12 and "guard" not in result
 
 
 @pytest.mark.parametrize("guard", ["stop", "best"])
 @pytest.mark.parametrize("stop_at", [4, 5])
-def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_path, monkeypatch, idle_space):
+def test_a_resumed_search_with_a_guard_gives_the_same_bytes(
+    guard, stop_at, tmp_path, monkeypatch, idle_space, tiny, tiny_data
+):
     config = tiny(f"search.guard={guard}", "search.eigenvalue=true", *([idle_space] if guard == "stop" else []))
-    whole = search(config, tmp_path / "whole", data=tiny_data())
+    whole = search(config, tmp_path / "whole", data=tiny_data)
 
     stop = stepping.StopRequest()
     advance = stage._Search.advance
@@ -245,8 +242,8 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_
         patch.setattr(stepping, "StopRequest", lambda: stop)
         patch.setattr(stage._Search, "advance", advance_then_stop)
         with pytest.raises(Interrupted):
-            search(config, tmp_path / "parts", data=tiny_data())
-    parts = search(config, tmp_path / "parts", resume=True, data=tiny_data())
+            search(config, tmp_path / "parts", data=tiny_data)
+    parts = search(config, tmp_path / "parts", resume=True, data=tiny_data)
     for result in (whole, parts):
         result.pop("wall_seconds"), result.pop("peak_memory_bytes")
     assert parts == whole
@@ -255,8 +252,8 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(guard, stop_at, tmp_
         assert a == b and float(a["hessian_eigenvalue"]) != 0
 
 
-def test_a_run_says_how_it_looks(tmp_path):
-    result = search(tiny(), tmp_path, data=tiny_data())
+def test_a_run_says_how_it_looks(tmp_path, tiny, tiny_data):
+    result = search(tiny(), tmp_path, data=tiny_data)
     health = assess(Genotype.from_json(result["genotype"]), result["alphas"])
     assert result["verdict"] == str(health) and Health.from_dict(result["health"]) == health
     assert result["stability"] == stability(load_space("toy"), read_history(tmp_path, load_space("toy")))
@@ -268,10 +265,10 @@ def test_a_run_says_how_it_looks(tmp_path):
         assert "hessian_eigenvalue" not in row
 
 
-def test_a_method_without_alphas_is_not_guarded(tmp_path, idle_space):
-    result = search(tiny("search.guard=stop", "search.method=rsws", idle_space), tmp_path, data=tiny_data())
+def test_a_method_without_alphas_is_not_guarded(tmp_path, idle_space, tiny, tiny_data):
+    result = search(tiny("search.guard=stop", "search.method=rsws", idle_space), tmp_path, data=tiny_data)
     assert result["steps"] == 12 and "guard" not in result and len(rows_of(tmp_path)) == 6
 
 
-def test_off_may_be_written_plainly():
+def test_off_may_be_written_plainly(tiny):
     assert tiny("search.guard=off").search.guard == "off"

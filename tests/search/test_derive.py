@@ -13,8 +13,7 @@ from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_s
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.architecture.spaces.derivation import mixing_weights, node_weights
 from nas_moreau.architecture.spaces.neighbours import neighbours
-from nas_moreau.config import load_config
-from nas_moreau.data import Augment, Data, Images, seed_for
+from nas_moreau.data import Augment, Images, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.search.candidates import Part
 from nas_moreau.search.derive_run import derive_ensemble, derive_run
@@ -186,27 +185,21 @@ def test_node_weights_compare_the_edges_of_a_node():
 
 # --- in a run --------------------------------------------------------------------------------------------------------
 
-TINY = [
-    "space=toy", "search.channels=2", "search.layers=2", "search.epochs=1", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "search.method=darts1", "retrain.channels=2", "retrain.layers=2",
-]  # fmt: skip
+SETTINGS = ["search.epochs=1", "search.method=darts1", "retrain.layers=2"]
 
 
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
-
-
-def tiny_data():
-    return Data("tiny", ("a", "b", "c"), images_of(60), images_of(60), (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 @pytest.mark.parametrize("rule", ["argmax", "edge-normalised", "perturbation", "selection"])
-def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path):
+def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path, tiny, tiny_data):
     config = tiny(f"derive.rule={rule}")
-    result = search(config, tmp_path / "a", data=tiny_data())
+    result = search(config, tmp_path / "a", data=tiny_data)
     assert Genotype.from_json((tmp_path / "a" / "genotype.json").read_text()).digest() == result["digest"]
     assert ("argmax_genotype" in result) == ("selection" in result) == (rule != "argmax")
-    again = derive_run(tmp_path / "a", config, tiny_data()).result()
+    again = derive_run(tmp_path / "a", config, tiny_data).result()
     assert again == {key: result[key] for key in again}
     plain = derive_run(tmp_path / "a", tiny()).genotype
     assert plain.digest() == result.get("argmax_digest", result["digest"])
@@ -217,24 +210,24 @@ def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path):
         assert result["selection"]["split"] == "architecture" and result["selection"]["images"] == 27
 
 
-def test_a_budget_holds_in_the_run_and_for_the_neighbours(tmp_path):
-    free = search(tiny("derive.rule=selection"), tmp_path / "a", data=tiny_data())
+def test_a_budget_holds_in_the_run_and_for_the_neighbours(tmp_path, tiny, tiny_data):
+    free = search(tiny("derive.rule=selection"), tmp_path / "a", data=tiny_data)
     small = search(
-        tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data()
+        tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data
     )  # fmt: skip
     budget = small["selection"]["budget"]
     assert budget["parameters"] <= 700 and budget["exact"]
     assert len(small["selection"]["candidates"]) < len(free["selection"]["candidates"])
     with pytest.raises(InputError, match="fits in 10 parameters"):
-        search(tiny("derive.max_parameters=10"), tmp_path / "c", data=tiny_data())
+        search(tiny("derive.max_parameters=10"), tmp_path / "c", data=tiny_data)
     assert not (tmp_path / "c").exists()
 
 
-def test_an_ensemble_is_the_mean_of_softmax_weights(tmp_path):
+def test_an_ensemble_is_the_mean_of_softmax_weights(tmp_path, tiny, tiny_data):
     runs = [tmp_path / str(seed) for seed in range(2)]
     tables = []
     for seed, run in enumerate(runs):
-        result = search(tiny(f"seed={seed}", "search.alphas.lr=1.0"), run, data=tiny_data())
+        result = search(tiny(f"seed={seed}", "search.alphas.lr=1.0"), run, data=tiny_data)
         tables.append(result["alphas"])
     mean = {c: (torch.tensor(tables[0][c]) + torch.tensor(tables[1][c])) / 2 for c in ("normal", "reduce")}
     found = derive_ensemble(runs, tiny())

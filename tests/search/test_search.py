@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, derive, load_space
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
+from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.search import derive as derivation
@@ -20,10 +19,7 @@ from nas_moreau.search.supernet_problem import Batch, beta_term, supernet_proble
 from nas_moreau.training import loop as stepping
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
-TINY = [
-    "space=toy", "search.channels=2", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.05", "search.alphas.lr_min=0.05",
-]  # fmt: skip
+SETTINGS = ["search.alphas.lr=0.05", "search.alphas.lr_min=0.05"]
 
 EVERY = [
     "moreau+beta",
@@ -39,22 +35,20 @@ EVERY = [
 ]
 
 
-def tiny_data(seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(60) % 3
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, labels)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
-
-
-def tiny_for(method, *overrides):
+@pytest.fixture
+def tiny_for(tiny):
     """The tiny configuration with a method; partial channels need twice as many of them."""
-    wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
-    return tiny(f"search.method={method}", *wider, *overrides)
+
+    def make(method, *overrides):
+        wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
+        return tiny(f"search.method={method}", *wider, *overrides)
+
+    return make
 
 
 def bytes_of(folder):
@@ -66,9 +60,9 @@ def bytes_of(folder):
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_every_method_searches_and_repeats_itself(method, tmp_path):
+def test_every_method_searches_and_repeats_itself(method, tmp_path, tiny_for, tiny_data):
     config = tiny_for(method)
-    results = [search(config, tmp_path / name, data=tiny_data()) for name in "ab"]
+    results = [search(config, tmp_path / name, data=tiny_data) for name in "ab"]
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
     for result in results:
         result.pop("wall_seconds"), result.pop("peak_memory_bytes")
@@ -96,9 +90,11 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path):
     *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
     ("gdas", 3), ("drnas+pc", 3), ("rsws", 3), ("rsws", 5),
 ])  # fmt: skip
-def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, monkeypatch):
+def test_a_stopped_and_resumed_search_gives_the_same_bytes(
+    method, stop_after, tmp_path, monkeypatch, tiny_for, tiny_data
+):
     config = tiny_for(method)
-    search(config, tmp_path / "whole", data=tiny_data())
+    search(config, tmp_path / "whole", data=tiny_data)
     stop = StopRequest()
     advance = stage._Search.advance
 
@@ -112,21 +108,21 @@ def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, t
         patched.setattr(stepping, "StopRequest", lambda: stop)
         patched.setattr(stage._Search, "advance", advance_then_stop)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            search(config, tmp_path / "parts", data=tiny_data())
+            search(config, tmp_path / "parts", data=tiny_data)
     assert json.loads((tmp_path / "parts" / "status.json").read_text())["state"] == "interrupted"
-    search(config, tmp_path / "parts", resume=True, data=tiny_data())
+    search(config, tmp_path / "parts", resume=True, data=tiny_data)
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
 
 
-def test_a_finished_search_gives_its_result_again(tmp_path):
+def test_a_finished_search_gives_its_result_again(tmp_path, tiny, tiny_data):
     config = tiny()
-    first = search(config, tmp_path / "a", data=tiny_data())
+    first = search(config, tmp_path / "a", data=tiny_data)
     before = (tmp_path / "a" / "metrics.csv").read_bytes()
-    assert search(config, tmp_path / "a", resume=True, data=tiny_data()) == first
+    assert search(config, tmp_path / "a", resume=True, data=tiny_data) == first
     assert (tmp_path / "a" / "metrics.csv").read_bytes() == before
 
 
-def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_path, monkeypatch):
+def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_path, monkeypatch, tiny, tiny_data):
     seen = {"weights": set(), "architecture": set()}
     original = stage.Batches.at
 
@@ -140,29 +136,29 @@ def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_pa
     made = []
     build = stage._Search._build
     monkeypatch.setattr(stage._Search, "_build", lambda self, n: (made.append(self), build(self, n))[1])
-    search(tiny("search.epochs=8"), tmp_path / "a", data=tiny_data())
+    search(tiny("search.epochs=8"), tmp_path / "a", data=tiny_data)
     held_out = set(made[0].held_out[1].tolist())
     assert len(held_out) == 6 and len(seen["weights"]) > 20 and len(seen["architecture"]) > 20
     assert not (seen["weights"] & seen["architecture"]) and not (held_out & (seen["weights"] | seen["architecture"]))
 
 
-def test_a_number_that_is_not_finite_stops_at_once_and_is_not_saved(tmp_path):
+def test_a_number_that_is_not_finite_stops_at_once_and_is_not_saved(tmp_path, tiny, tiny_data):
     with pytest.raises(NonFinite, match="step"):
-        search(tiny("search.weights.lr=1e30", "search.weights.clip=null"), tmp_path / "a", data=tiny_data())
+        search(tiny("search.weights.lr=1e30", "search.weights.clip=null"), tmp_path / "a", data=tiny_data)
     status = json.loads((tmp_path / "a" / "status.json").read_text())
     assert status["state"] == "failed" and "not finite" in status["reason"]
 
 
-def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path):
+def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path, tiny, tiny_data):
     digests = []
     for seed in (0, 0, 1):
-        result = search(tiny("search.method=random", f"seed={seed}"), tmp_path / str(len(digests)), data=tiny_data())
+        result = search(tiny("search.method=random", f"seed={seed}"), tmp_path / str(len(digests)), data=tiny_data)
         digests.append(result["digest"])
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path):
-    result = search(tiny("search.method=rsws"), tmp_path / "a", data=tiny_data())
+def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path, tiny, tiny_data):
+    result = search(tiny("search.method=rsws"), tmp_path / "a", data=tiny_data)
     log = (tmp_path / "a" / "log.txt").read_text()
     assert f"{result['digest']} has the lowest loss" in log and log.count("lowest loss") == 1
     assert derive_run(tmp_path / "a", tiny()).genotype.digest() == result["digest"]
@@ -171,9 +167,9 @@ def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path):
     assert "lower_accuracy" in columns and "upper_accuracy" not in columns
 
 
-def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path):
+def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path, tiny_for, tiny_data):
     config = tiny_for("darts1+pc")
-    result = search(config, tmp_path / "a", data=tiny_data())
+    result = search(config, tmp_path / "a", data=tiny_data)
     shares = result["edge_weights"]
     assert {name: len(row) for name, row in shares.items()} == {"normal": 5, "reduce": 5}
     for row in shares.values():
@@ -190,7 +186,7 @@ def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["edge-normalised", "perturbation", "selection"])
-def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeypatch):
+def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeypatch, tiny_for, tiny_data):
     rows = []
     original = derivation.perturb
     monkeypatch.setattr(
@@ -199,7 +195,7 @@ def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeyp
         lambda *given: (rows.extend(r for t in given[2].values() for r in t), original(*given))[1],
     )
     config = tiny_for("darts1+pc", f"derive.rule={rule}")
-    result = search(config, tmp_path / "a", data=tiny_data())
+    result = search(config, tmp_path / "a", data=tiny_data)
     load_space("toy").check(Genotype.from_json(json.dumps(result["genotype"])))
     # the supernet weights its edges by itself: what it is handed are shares of operations
     assert all(sum(row) == pytest.approx(1) for row in rows) and bool(rows) == (rule == "perturbation")
@@ -211,7 +207,7 @@ def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, monkeyp
 
 
 def small_supernet(method="moreau"):
-    settings = tiny_for(method, "search.layers=3").search
+    settings = SearchConfig(method=method, channels=4 if "+pc" in method else 2, layers=3, partial_channels=2)
     return search_supernet(load_space("toy"), settings, 3, 3)
 
 
@@ -240,7 +236,7 @@ def test_only_f_at_y_moves_the_running_statistics():
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_a_step_leaves_parameters_and_inputs_alone(method):
+def test_a_step_leaves_parameters_and_inputs_alone(method, tiny_for):
     supernet, made, batch = small_problem(1.0, method)
     parameters = [p.detach().clone() for p in supernet.parameters()]
     x, y = [t.clone() for t in made.x], [t.clone() for t in made.y]
@@ -255,7 +251,7 @@ def test_a_step_leaves_parameters_and_inputs_alone(method):
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_a_whole_step_runs_on_the_meta_device(method):
+def test_a_whole_step_runs_on_the_meta_device(method, tiny_for):
     with torch.device("meta"):
         supernet = small_supernet(method)
         batch = Batch(torch.empty(4, 3, 8, 8), torch.empty(4, dtype=torch.int64), 0.5)
@@ -266,7 +262,7 @@ def test_a_whole_step_runs_on_the_meta_device(method):
     assert all(t.device.type == "meta" for t in (*x, *y, info.f)) and (info.F is None or info.F.is_meta)
 
 
-def test_the_alphas_get_minus_the_gradient_at_theta():
+def test_the_alphas_get_minus_the_gradient_at_theta(tiny):
     """theta's share of d_x: alphas copied into theta's own module would lose it (moreau with F = 0 shows it alone)."""
     _, made, batch = small_problem()
     theta = [t + 0.1 * torch.randn(t.shape, dtype=t.dtype, generator=torch.Generator().manual_seed(2)) for t in made.y]
@@ -321,31 +317,35 @@ def test_method_names():
     assert {"moreau", "moreau-lagged", "moreau-jacobi", "moreau-gauss-seidel", "darts1", "darts2"} <= set(METHODS)
 
 
-def test_parts_smaller_than_a_batch_are_refused_before_anything_is_written(tmp_path):
+def test_parts_smaller_than_a_batch_are_refused_before_anything_is_written(tmp_path, tiny, tiny_data):
     with pytest.raises(InputError, match="fewer than a batch"):
-        search(tiny("search.batch_size=40"), tmp_path / "a", data=tiny_data())
+        search(tiny("search.batch_size=40"), tmp_path / "a", data=tiny_data)
     assert not (tmp_path / "a").exists()
 
 
 # --- performance options ---------------------------------------------------------------------------------------------
 
 
-def alphas_after(folder, *overrides):
-    result = search(tiny("search.epochs=1", *overrides), folder, data=tiny_data())
-    return torch.tensor([row for table in result["alphas"].values() for row in table], dtype=torch.float64)
+@pytest.fixture
+def alphas_after(tiny, tiny_data):
+    def run(folder, *overrides):
+        result = search(tiny("search.epochs=1", *overrides), folder, data=tiny_data)
+        return torch.tensor([row for table in result["alphas"].values() for row in table], dtype=torch.float64)
+
+    return run
 
 
 @pytest.mark.parametrize("overrides, tolerance", [
     (["performance.channels_last=false"], 1e-4), (["performance.precision=bfloat16"], 0.05),
     (["performance.activation_checkpointing=true"], 1e-6),
 ])  # fmt: skip
-def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tolerance, tmp_path):
+def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tolerance, tmp_path, alphas_after):
     plain, changed = alphas_after(tmp_path / "a"), alphas_after(tmp_path / "b", *overrides)
     torch.testing.assert_close(changed, plain, rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow
-def test_a_compiled_supernet_gives_the_same_alphas(tmp_path, monkeypatch):
+def test_a_compiled_supernet_gives_the_same_alphas(tmp_path, monkeypatch, alphas_after):
     import functools
 
     plain = alphas_after(tmp_path / "a")

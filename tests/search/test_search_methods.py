@@ -14,7 +14,7 @@ from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_s
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
-from nas_moreau.data import Augment, Data, Images
+from nas_moreau.data import Augment, Images
 from nas_moreau.errors import InputError
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import methods, rsws
@@ -180,12 +180,11 @@ def test_the_choice_of_rsws_is_given_up_when_a_signal_has_arrived():
 
 
 @pytest.mark.parametrize("name", [*SPACES, "robust_darts_s2"])
-def test_rsws_chooses_the_lowest_loss_and_the_alphas_stand_for_it(name, monkeypatch):
+def test_rsws_chooses_the_lowest_loss_and_the_alphas_stand_for_it(name, monkeypatch, make_data):
     space = load_space(name)
     torch.manual_seed(0)
     supernet = Supernet(space, 4, SPACES.get(name, 3), num_classes=3)
-    draw = torch.Generator().manual_seed(1)
-    images = Images(torch.randint(0, 256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(40) % 3)
+    images = make_data(40, seed=1).train
     part = Part(images, torch.arange(8, 40), Augment((0.5,) * 3, (0.25,) * 3))
     monkeypatch.setattr(rsws, "GENOTYPES", 6)
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
@@ -257,16 +256,13 @@ PENALISED = [
 
 
 @pytest.mark.parametrize("method", ["moreau", "moreau+pc", "darts1", "darts2"])
-def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path):
-    draw = torch.Generator().manual_seed(0)
-    images = Images(torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(60) % 3)
-    data = Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path, tiny_data):
     wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
     macs, expected = {}, {}
     for weight in (0, 1000):
         words = [*PENALISED, *wider, f"search.method={method}", f"search.macs_penalty={weight}"]
         folder = tmp_path / str(weight)
-        result = search(load_config(overrides=words), folder, data=data)
+        result = search(load_config(overrides=words), folder, data=tiny_data)
         network = Network(Genotype.from_json(result["genotype"]), 4, 3, 3)
         macs[weight] = multiply_adds(network, (3, 8, 8))
         column = [row.get("expected_macs") for row in read_table(folder / "metrics.csv")]

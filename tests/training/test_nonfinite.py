@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from nas_moreau.architecture.spaces.zoo import published_cell
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import stage as search_stage
@@ -21,23 +19,17 @@ from nas_moreau.training.signals import NonFinite
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")
-CONFIG = [
-    "space=toy", "search.channels=2", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "logging.tensorboard=false", "checkpoint.on_nonfinite=rollback",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=3", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
-    "retrain.augment.crop=1", "retrain.augment.cutout=0",
-]  # fmt: skip
+SETTINGS = [
+    "retrain.epochs=3",
+    "retrain.augment.cutout=0",
+    "logging.tensorboard=false",
+    "checkpoint.on_nonfinite=rollback",
+]
 
 
-def config(*overrides):
-    return load_config(overrides=[*CONFIG, *overrides])
-
-
-def data():
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def config(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 class State(NamedTuple):
@@ -127,10 +119,10 @@ def poison_search(monkeypatch, steps, times=None):
     monkeypatch.setattr(search_stage._Search, "advance", advance)
 
 
-def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, monkeypatch):
+def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, monkeypatch, config, tiny_data):
     with monkeypatch.context() as patch:
         poison_search(patch, [4], times=1)
-        search(config("search.weights.lr=0.04"), tmp_path / "a", data=data())
+        search(config("search.weights.lr=0.04"), tmp_path / "a", data=tiny_data)
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
     assert payload["rollbacks"] == 1 and payload["step"] == 6
     rates = [float(row["weights_lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
@@ -149,38 +141,38 @@ def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_p
 
         patch.setattr(search_stage.Monitor, "epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            search(config("search.weights.lr=0.04"), tmp_path / "b", data=data())
+            search(config("search.weights.lr=0.04"), tmp_path / "b", data=tiny_data)
     assert json.loads((tmp_path / "b" / "status.json").read_text())["state"] == "interrupted"
-    search(config("search.weights.lr=0.04"), tmp_path / "b", resume=True, data=data())
+    search(config("search.weights.lr=0.04"), tmp_path / "b", resume=True, data=tiny_data)
     other = load_checkpoint(tmp_path / "b" / "checkpoints")[0]
     assert other["rollbacks"] == 1
     assert all(torch.equal(a, b) for key in ("x", "y") for a, b in zip(payload[key], other[key]))
 
 
-def test_a_search_without_a_checkpoint_goes_back_to_its_start(tmp_path, monkeypatch):
+def test_a_search_without_a_checkpoint_goes_back_to_its_start(tmp_path, monkeypatch, config, tiny_data):
     poison_search(monkeypatch, [1], times=2)
-    result = search(config(), tmp_path / "a", data=data())
+    result = search(config(), tmp_path / "a", data=tiny_data)
     assert result["steps"] == 6 and load_checkpoint(tmp_path / "a" / "checkpoints")[0]["rollbacks"] == 2
 
 
-def test_three_rollbacks_are_the_most_and_what_was_saved_is_sound(tmp_path, monkeypatch):
+def test_three_rollbacks_are_the_most_and_what_was_saved_is_sound(tmp_path, monkeypatch, config, tiny_data):
     poison_search(monkeypatch, [4])
     with pytest.raises(NonFinite, match=r"at step 4.*Rolled back 3 times already"):
-        search(config(), tmp_path / "a", data=data())
+        search(config(), tmp_path / "a", data=tiny_data)
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
     assert payload["step"] == 2 and all(t.isfinite().all() for t in payload["y"])
     assert json.loads((tmp_path / "a" / "status.json").read_text())["state"] == "failed"
 
 
-def test_without_the_option_the_first_fault_ends_the_run(tmp_path, monkeypatch):
+def test_without_the_option_the_first_fault_ends_the_run(tmp_path, monkeypatch, config, tiny_data):
     poison_search(monkeypatch, [4], times=1)
     with pytest.raises(NonFinite, match="at step 4"):
-        search(config("checkpoint.on_nonfinite=stop"), tmp_path / "a", data=data())
+        search(config("checkpoint.on_nonfinite=stop"), tmp_path / "a", data=tiny_data)
     # and the option may be given on resuming
-    search(config(), tmp_path / "a", resume=True, data=data())
+    search(config(), tmp_path / "a", resume=True, data=tiny_data)
 
 
-def test_smaller_steps_halve_every_step_size_and_nothing_else():
+def test_smaller_steps_halve_every_step_size_and_nothing_else(config):
     settings = config("search.moreau.theta_lr=0.01", "search.moreau.weights_lr=0.02").search
     half = smaller_steps(settings, 0.5)
     assert (half.weights.lr, half.weights.lr_min) == (settings.weights.lr / 2, settings.weights.lr_min / 2)
@@ -190,7 +182,7 @@ def test_smaller_steps_halve_every_step_size_and_nothing_else():
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch):
+def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch, config, tiny_data):
     original, left = retrain_stage._Retraining.advance, [2]
 
     def advance(self):
@@ -200,7 +192,7 @@ def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(retrain_stage._Retraining, "advance", advance)
-    retrain(config(f"retrain.ema={ema}"), published_cell("DARTS_V2"), tmp_path / "a", data=data())
+    retrain(config(f"retrain.ema={ema}"), published_cell("DARTS_V2"), tmp_path / "a", data=tiny_data)
     rates = [float(row["lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
     assert rates == pytest.approx([0.025, 0.25 * 0.025 * 0.75, 0.25 * 0.025 * 0.25])
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]

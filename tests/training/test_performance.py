@@ -12,8 +12,7 @@ from nas_moreau.architecture import Genotype, Network, Supernet, load_space, pub
 from nas_moreau.architecture.networks.network import drop_path
 from nas_moreau.bilevel import moreau
 from nas_moreau.compare.protocol import compare
-from nas_moreau.config import PerformanceConfig, load_config
-from nas_moreau.data import Data, Images
+from nas_moreau.config import PerformanceConfig, SearchConfig
 from nas_moreau.errors import InputError
 from nas_moreau.pipeline import run
 from nas_moreau.runs import load_checkpoint
@@ -33,21 +32,12 @@ SMALL_CELL = Genotype.from_json(json.dumps({
     "cells": {name: {"edges": [["sep_conv_3x3", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
               for name in ("normal", "reduce")},
 }))  # fmt: skip
-TINY = [
-    "search.channels=2", "search.layers=2", "search.epochs=1", "search.steps_per_epoch=2", "search.batch_size=4",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
-    "retrain.drop_path=0",
-]  # fmt: skip
+SETTINGS = ["space=darts", "search.epochs=1", "retrain.drop_path=0"]
 
 
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
-
-
-def tiny_data():
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 # --- what is set -----------------------------------------------------------------------------------------------------
@@ -68,7 +58,7 @@ def test_tf32_is_auto_by_device_and_holds_for_products_and_convolutions(given, d
 
 
 @pytest.mark.parametrize("refused", [None, "search", "run", "compare"])
-def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused):
+def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused, tiny, tiny_data):
     """A notebook's next cell must not be left with the threads of the last search."""
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(2)
@@ -83,7 +73,7 @@ def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused):
             elif refused == "compare":
                 compare(config, {"darts1": (0,)}, tmp_path)
             else:
-                search(config, tmp_path, data=tiny_data())
+                search(config, tmp_path, data=tiny_data)
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
     finally:
         torch.set_num_threads(before[0])
@@ -96,14 +86,14 @@ def test_defaults_are_those_that_change_no_result_on_a_cpu():
 
 
 @pytest.mark.parametrize("override", ["performance.precision=half", "performance.tf32=sometimes"])
-def test_unknown_values_are_refused(override):
+def test_unknown_values_are_refused(override, tiny):
     with pytest.raises(InputError, match=override.split("=")[0].replace(".", r"\.")):
         tiny(override)
 
 
-def test_a_search_refuses_float16_and_writes_nothing(tmp_path):
+def test_a_search_refuses_float16_and_writes_nothing(tmp_path, tiny, tiny_data):
     with pytest.raises(InputError, match=r"does not run in float16.*bfloat16"):
-        search(tiny("performance.precision=float16", "space=toy"), tmp_path / "a", data=tiny_data())
+        search(tiny("performance.precision=float16", "space=toy"), tmp_path / "a", data=tiny_data)
     assert not (tmp_path / "a").exists()
 
 
@@ -117,7 +107,7 @@ def one_step(precision, dtype=torch.float32, method="moreau"):
     draw = torch.Generator().manual_seed(1)
     batches = [Batch(torch.randn(8, 3, 16, 16, generator=draw).to(dtype), torch.arange(8) % 3, 0.5) for _ in range(2)]
     made = supernet_problem(supernet, 1.0, precision)
-    solver = build_method(tiny(f"search.method={method}").search, 2)[0] if isinstance(method, str) else method
+    solver = build_method(SearchConfig(method=method), 2)[0] if isinstance(method, str) else method
     return solver.step(made.problem, made.x, made.y, solver.init(made.problem, made.x, made.y), *batches)
 
 
@@ -156,9 +146,9 @@ def test_bfloat16_directions_are_near_those_of_float64():
 # --- float16 in a retraining -----------------------------------------------------------------------------------------
 
 
-def job_in(precision, *overrides):
-    config = tiny(f"performance.precision={precision}", *overrides)
-    return retraining.plan_retraining(config, CELL, tiny_data())
+@pytest.fixture
+def job_in(tiny, tiny_data):
+    return lambda precision: retraining.plan_retraining(tiny(f"performance.precision={precision}"), CELL, tiny_data)
 
 
 def stepped(job, steps=1):
@@ -167,7 +157,7 @@ def stepped(job, steps=1):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_gives_the_losses_and_gradients_of_float32(precision):
+def test_half_precision_gives_the_losses_and_gradients_of_float32(precision, job_in):
     exact, rough = job_in("float32"), job_in(precision)
     rough.scaler._init_scale = 1024.0  # small enough for the first step to count
     losses = stepped(exact)[0], stepped(rough)[0]
@@ -179,7 +169,7 @@ def test_half_precision_gives_the_losses_and_gradients_of_float32(precision):
     assert theirs.norm().item() == pytest.approx(ours.norm().item(), rel=0.05)
 
 
-def test_a_step_whose_scaled_gradients_overflow_changes_no_weight_and_halves_the_scale():
+def test_a_step_whose_scaled_gradients_overflow_changes_no_weight_and_halves_the_scale(job_in):
     job = job_in("float16")
     job.scaler._init_scale = 2.0**40
     before = [p.detach().clone() for p in job.network.parameters()]
@@ -191,7 +181,7 @@ def test_a_step_whose_scaled_gradients_overflow_changes_no_weight_and_halves_the
     assert not all(torch.equal(a, b) for a, b in zip(before, job.network.parameters()))
 
 
-def test_gradients_that_are_infinite_at_a_scale_of_one_are_a_fault():
+def test_gradients_that_are_infinite_at_a_scale_of_one_are_a_fault(job_in):
     job = job_in("float16")
     job.scaler._init_scale = 1.0
     job.network.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -199,9 +189,9 @@ def test_gradients_that_are_infinite_at_a_scale_of_one_are_a_fault():
         stepped(job)
 
 
-def test_a_float16_retraining_is_resumed_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_float16_retraining_is_resumed_to_the_same_bytes(tmp_path, monkeypatch, tiny, tiny_data):
     config = tiny("performance.precision=float16")
-    retrain(config, CELL, tmp_path / "whole", data=tiny_data())
+    retrain(config, CELL, tmp_path / "whole", data=tiny_data)
     stop, advance = StopRequest(), retraining._Retraining.advance
 
     def advance_then_stop(self):
@@ -213,8 +203,8 @@ def test_a_float16_retraining_is_resumed_to_the_same_bytes(tmp_path, monkeypatch
         patched.setattr(stepping, "StopRequest", lambda: stop)
         patched.setattr(retraining._Retraining, "advance", advance_then_stop)
         with pytest.raises(Interrupted):
-            retrain(config, CELL, tmp_path / "parts", data=tiny_data())
-    retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data())
+            retrain(config, CELL, tmp_path / "parts", data=tiny_data)
+    retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data)
     payloads = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts")]
     assert payloads[0]["scaler"] == payloads[1]["scaler"] and payloads[0]["scaler"]["scale"] < 2.0**16
     for name, tensor in payloads[0]["model"].items():
@@ -242,7 +232,7 @@ def test_channels_last_is_the_same_function(kind):
 
 
 @pytest.mark.slow
-def test_a_compiled_retraining_is_not_compiled_anew_when_drop_path_grows(tmp_path, monkeypatch):
+def test_a_compiled_retraining_is_not_compiled_anew_when_drop_path_grows(tmp_path, monkeypatch, tiny, tiny_data):
     compiled = []
 
     def backend(graph, inputs):
@@ -251,7 +241,7 @@ def test_a_compiled_retraining_is_not_compiled_anew_when_drop_path_grows(tmp_pat
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     config = tiny("performance.compile=true", "retrain.drop_path=0.3", "retrain.epochs=4", "retrain.steps_per_epoch=1")
-    retrain(config, SMALL_CELL, tmp_path / "a", data=tiny_data())
+    retrain(config, SMALL_CELL, tmp_path / "a", data=tiny_data)
     assert 1 <= len(compiled) <= 2  # without drop-path, and with it at any rate
 
 

@@ -3,12 +3,9 @@
 import json
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas_moreau.architecture.spaces.zoo import published_cell
-from nas_moreau.config import load_config
-from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.evaluate_run import evaluate_run
 from nas_moreau.runs import load_checkpoint, save_checkpoint
@@ -21,28 +18,21 @@ from nas_moreau.training.retrain import retrain
 from nas_moreau.training.signals import Interrupted, StopRequest
 
 CELL = published_cell("DARTS_V2")
-CONFIG = [
-    "space=toy", "search.channels=2", "search.layers=2", "search.epochs=3", "search.steps_per_epoch=2",
-    "search.batch_size=4", "search.augment.crop=1", "logging.every_steps=1",
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=3", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
-    "retrain.augment.crop=1", "retrain.augment.cutout=0", "retrain.evaluate_every=1",
-]  # fmt: skip
+SETTINGS = ["retrain.epochs=3", "retrain.augment.cutout=0", "retrain.evaluate_every=1", "logging.every_steps=1"]
 
 
-def config(*overrides):
-    return load_config(overrides=[*CONFIG, *overrides])
-
-
-def data():
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
+@pytest.fixture
+def config(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 STAGES = {
-    "search": (search_stage, search_stage._Search, lambda *a, **k: search(a[0], a[1], data=data(), **k)),
-    "retrain": (retrain_stage, retrain_stage._Retraining, lambda *a, **k: retrain(a[0], CELL, a[1], data=data(), **k)),
+    "search": (search_stage, search_stage._Search, search),
+    "retrain": (
+        retrain_stage,
+        retrain_stage._Retraining,
+        lambda config, folder, **given: retrain(config, CELL, folder, **given),
+    ),
 }
 
 
@@ -65,9 +55,11 @@ def flat(value):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("evaluation", [1, 3])
-def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(stage, evaluation, tmp_path, monkeypatch):
+def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(
+    stage, evaluation, tmp_path, monkeypatch, config, tiny_data
+):
     module, _, run = STAGES[stage]
-    run(config(), tmp_path / "whole")
+    run(config(), tmp_path / "whole", data=tiny_data)
     stop, count, original = StopRequest(), [0], module.evaluate_model
 
     def evaluate(*arguments, **keywords):
@@ -80,21 +72,21 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(stage, eval
         patch.setattr(stepping, "StopRequest", lambda: stop)
         patch.setattr(module, "evaluate_model", evaluate)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            run(config(), tmp_path / "parts")
+            run(config(), tmp_path / "parts", data=tiny_data)
     step = min(2 * evaluation, 6)
     assert json.loads((tmp_path / "parts" / "status.json").read_text())["step"] == step
     assert load_checkpoint(tmp_path / "parts" / "checkpoints")[0]["step"] == step
-    run(config(), tmp_path / "parts", resume=True)
+    run(config(), tmp_path / "parts", resume=True, data=tiny_data)
     assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("where", ["flush", "epoch", "hparams"])
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_path, monkeypatch):
+def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_path, monkeypatch, config, tiny_data):
     module, job, run = STAGES[stage]
     often = config("checkpoint.every_steps=1")
-    run(often, tmp_path / "whole")
+    run(often, tmp_path / "whole", data=tiny_data)
     original = getattr(module.Monitor, where)
 
     class Killed(BaseException):
@@ -111,10 +103,10 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
         patch.setattr(job, "run", lambda self, folder: (made.append(self), build(self, folder))[1])
         patch.setattr(module.Monitor, where, die)
         try:
-            run(often, tmp_path / "parts")
+            run(often, tmp_path / "parts", data=tiny_data)
         except Killed:
             patch.undo()
-            run(often, tmp_path / "parts", resume=True)
+            run(often, tmp_path / "parts", resume=True, data=tiny_data)
     assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
 
 
@@ -123,28 +115,28 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
     ({"digests": {"space": "0" * 16}}, "another space"), ({"stage": "retrain"}, "is of a retrain"),
     ({"x": 3}, "does not fit this run"), ({"step": None}, "does not fit this run"),
 ])  # fmt: skip
-def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path):
-    search(config("search.epochs=1"), tmp_path / "a", data=data())
+def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path, config, tiny_data):
+    search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
     save_checkpoint(tmp_path / "a" / "checkpoints", payload | change)
     (tmp_path / "a" / "result.json").unlink()
     with pytest.raises(InputError, match=match):
-        search(config("search.epochs=1"), tmp_path / "a", resume=True, data=data())
+        search(config("search.epochs=1"), tmp_path / "a", resume=True, data=tiny_data)
 
 
-def test_falling_back_to_the_previous_checkpoint_is_said(tmp_path, capsys):
-    search(config("search.epochs=1"), tmp_path / "a", data=data())
-    search(config("search.epochs=2"), tmp_path / "a", data=data(), resume=True)
+def test_falling_back_to_the_previous_checkpoint_is_said(tmp_path, capsys, config, tiny_data):
+    search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
+    search(config("search.epochs=2"), tmp_path / "a", data=tiny_data, resume=True)
     (tmp_path / "a" / "checkpoints" / "last.pt").write_bytes(b"")
     (tmp_path / "a" / "result.json").unlink()
     capsys.readouterr()
-    search(config("search.epochs=2"), tmp_path / "a", resume=True, data=data())
+    search(config("search.epochs=2"), tmp_path / "a", resume=True, data=tiny_data)
     said = "search: resumed at step 2; previous.pt is used because last.pt is cut off within its header (0 bytes)."
     assert said in capsys.readouterr().err and said in (tmp_path / "a" / "log.txt").read_text()
 
 
-def test_a_search_folder_without_a_checkpoint_cannot_be_evaluated(tmp_path):
-    search(config("search.epochs=1"), tmp_path / "a", data=data())
+def test_a_search_folder_without_a_checkpoint_cannot_be_evaluated(tmp_path, config, tiny_data):
+    search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
     (tmp_path / "a" / "checkpoints" / "last.pt").unlink()
     with pytest.raises(InputError, match="no checkpoint yet"):
         evaluate_run(tmp_path / "a", config())

@@ -9,7 +9,6 @@ from torch import nn
 
 from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.spaces.zoo import published_cell
-from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
@@ -18,10 +17,7 @@ from nas_moreau.training import retrain as stage
 from nas_moreau.training.retrain import retrain
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
-TINY = [
-    "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
-    "retrain.augment.crop=1", "retrain.augment.cutout=4",
-]  # fmt: skip
+SETTINGS = ["space=darts", "retrain.augment.cutout=4"]
 EVERYTHING = [
     "retrain.mixup=0.2", "retrain.cutmix=0.5", "retrain.label_smoothing=0.1", "retrain.ema=0.9",
     "retrain.validation=0.2", "retrain.drop_path=0.3", "retrain.warmup_epochs=1",
@@ -29,15 +25,9 @@ EVERYTHING = [
 CELL = published_cell("DARTS_V2")
 
 
-def tiny_data():
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(pixels, torch.arange(60) % 3)
-    return Data("tiny", ("a", "b", "c"), images, images, (0.5,) * 3, (0.25,) * 3)
-
-
-def tiny(*overrides):
-    return load_config(overrides=[*TINY, *overrides])
+@pytest.fixture
+def tiny(tiny_config):
+    return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
 def rows_of(folder):
@@ -53,9 +43,11 @@ def bytes_of(folder):
 
 @pytest.mark.parametrize("overrides", [[], EVERYTHING], ids=["published", "everything"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_after, tmp_path, monkeypatch):
+def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(
+    overrides, stop_after, tmp_path, monkeypatch, tiny, tiny_data
+):
     config = tiny(*overrides)
-    result = retrain(config, CELL, tmp_path / "whole", data=tiny_data())
+    result = retrain(config, CELL, tmp_path / "whole", data=tiny_data)
     stop = StopRequest()
     advance = stage._Retraining.advance
 
@@ -68,8 +60,8 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_a
         patched.setattr(stepping, "StopRequest", lambda: stop)
         patched.setattr(stage._Retraining, "advance", advance_then_stop)
         with pytest.raises(Interrupted, match="SIGINT"):
-            retrain(config, CELL, tmp_path / "parts", data=tiny_data())
-    resumed = retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data())
+            retrain(config, CELL, tmp_path / "parts", data=tiny_data)
+    resumed = retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data)
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
     for key in ("digest", "parameters", "macs", "epochs", "seed", "test_accuracy"):
         assert resumed[key] == result[key]
@@ -77,8 +69,8 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(overrides, stop_a
         assert (tmp_path / "whole" / name).exists()
 
 
-def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_path):
-    job = stage._Retraining(tiny(), CELL, stage.build_network(tiny(), CELL, 3, 3), tiny_data(), torch.device("cpu"))
+def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_path, tiny, tiny_data):
+    job = stage._Retraining(tiny(), CELL, stage.build_network(tiny(), CELL, 3, 3), tiny_data, torch.device("cpu"))
     assert type(job.optimizer) is torch.optim.SGD
     assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in job.optimizer.param_groups] == [
         (False, 0.9, 3e-4)
@@ -88,8 +80,8 @@ def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_
     assert type(job.loss) is nn.CrossEntropyLoss and job.ema is None and job.mixup is None
 
 
-def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path):
-    retrain(tiny("retrain.epochs=4", "retrain.steps_per_epoch=1"), CELL, tmp_path / "a", data=tiny_data())
+def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path, tiny, tiny_data):
+    retrain(tiny("retrain.epochs=4", "retrain.steps_per_epoch=1"), CELL, tmp_path / "a", data=tiny_data)
     rows = rows_of(tmp_path / "a")
     rates = [float(row["lr"]) for row in rows]
     assert rates[0] == 0.025 and rates == sorted(rates, reverse=True)
@@ -99,15 +91,15 @@ def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path):
     assert [row["test_accuracy"] != "" for row in rows] == [False, False, False, True]
 
 
-def test_a_two_level_result_counts_without_the_auxiliary_head(tmp_path):
-    with_head = retrain(tiny(), CELL, tmp_path / "a", data=tiny_data())
-    without = retrain(tiny("retrain.auxiliary=false"), CELL, tmp_path / "b", data=tiny_data())
+def test_a_two_level_result_counts_without_the_auxiliary_head(tmp_path, tiny, tiny_data):
+    with_head = retrain(tiny(), CELL, tmp_path / "a", data=tiny_data)
+    without = retrain(tiny("retrain.auxiliary=false"), CELL, tmp_path / "b", data=tiny_data)
     assert with_head["parameters"] == without["parameters"] and with_head["macs"] == without["macs"]
     detail = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     assert sum(map(sum, detail["confusion"])) == detail["samples"] == 60 and detail["classes"] == ["a", "b", "c"]
 
 
-def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, monkeypatch):
+def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, monkeypatch, tiny, tiny_data):
     seen = []
     original = stage.Batches.__init__
     monkeypatch.setattr(
@@ -115,41 +107,41 @@ def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, mon
         "__init__",
         lambda self, images, indices, *rest: (seen.append(indices), original(self, images, indices, *rest))[1],
     )
-    retrain(tiny("retrain.validation=0.2"), CELL, tmp_path / "a", data=tiny_data())
+    retrain(tiny("retrain.validation=0.2"), CELL, tmp_path / "a", data=tiny_data)
     assert len(seen[0]) == 48
     rows = rows_of(tmp_path / "a")
     assert all(row["validation_accuracy"] for row in rows) and not any(row["test_accuracy"] for row in rows)
 
 
-def test_bad_input(tmp_path):
+def test_bad_input(tmp_path, tiny, tiny_data):
     with pytest.raises(InputError, match="even"):
-        retrain(tiny("retrain.mixup=0.1", "retrain.batch_size=7"), CELL, tmp_path / "a", data=tiny_data())
+        retrain(tiny("retrain.mixup=0.1", "retrain.batch_size=7"), CELL, tmp_path / "a", data=tiny_data)
     with pytest.raises(InputError, match="timm makes no optimizer 'adamm'"):
-        retrain(tiny("retrain.optimizer=adamm"), CELL, tmp_path / "a", data=tiny_data())
+        retrain(tiny("retrain.optimizer=adamm"), CELL, tmp_path / "a", data=tiny_data)
     other = Genotype.parse("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")
     with pytest.raises(InputError, match="space 'nas_bench_201'"):
-        retrain(tiny(), other, tmp_path / "a", data=tiny_data())
-    small = tiny_data()
+        retrain(tiny(), other, tmp_path / "a", data=tiny_data)
+    small = tiny_data
     images = Images(small.train.pixels[:, :, :4, :4].contiguous(), small.train.labels)
     with pytest.raises(InputError, match="too small"):
         retrain(tiny(), CELL, tmp_path / "a", data=Data("s", small.classes, images, images, small.mean, small.std))
     assert not (tmp_path / "a").exists()
     with pytest.raises(NonFinite):
-        retrain(tiny("retrain.lr=1e30", "retrain.clip=null"), CELL, tmp_path / "a", data=tiny_data())
+        retrain(tiny("retrain.lr=1e30", "retrain.clip=null"), CELL, tmp_path / "a", data=tiny_data)
 
 
-def test_another_cell_cannot_resume_a_run(tmp_path):
-    retrain(tiny(), CELL, tmp_path / "a", data=tiny_data())
+def test_another_cell_cannot_resume_a_run(tmp_path, tiny, tiny_data):
+    retrain(tiny(), CELL, tmp_path / "a", data=tiny_data)
     with pytest.raises(InputError, match="genotype"):
-        retrain(tiny(), published_cell("DARTS_V1"), tmp_path / "a", resume=True, data=tiny_data())
+        retrain(tiny(), published_cell("DARTS_V1"), tmp_path / "a", resume=True, data=tiny_data)
 
 
 @pytest.mark.parametrize("overrides", [
     ["performance.precision=bfloat16"], ["performance.channels_last=false"],
 ])  # fmt: skip
-def test_performance_options_give_the_same_network_up_to_rounding(overrides, tmp_path):
+def test_performance_options_give_the_same_network_up_to_rounding(overrides, tmp_path, tiny, tiny_data):
     def losses(folder, *more):
-        retrain(tiny("retrain.drop_path=0", *more), CELL, folder, data=tiny_data())
+        retrain(tiny("retrain.drop_path=0", *more), CELL, folder, data=tiny_data)
         return [float(row["train_loss"]) for row in rows_of(folder)]
 
     plain, changed = losses(tmp_path / "a"), losses(tmp_path / "b", *overrides)
