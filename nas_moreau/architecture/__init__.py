@@ -5,6 +5,7 @@ from nas_moreau import _hand_on
 __all__, __getattr__, __dir__ = _hand_on(
     __name__,
     {
+        "AlphaTable": "spaces.alpha_table",
         "Cell": "spaces.genotype",
         "Derivation": "spaces.space",
         "Genotype": "spaces.genotype",

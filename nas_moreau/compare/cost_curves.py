@@ -11,6 +11,7 @@ from nas_moreau.architecture import derive, load_space
 from nas_moreau.compare.nas_bench_table import name_of
 from nas_moreau.errors import InputError
 from nas_moreau.report.read_run import Stage, read_run
+from nas_moreau.runs.stability import read_history
 
 Curve = list[tuple[float, float]]  # (seconds, accuracy 0..1) after every epoch
 
@@ -44,15 +45,8 @@ def _cells_by_epoch(stage: Stage) -> list[str]:
     """Returns the NAS-Bench-201 string derived after every epoch; [] where alphas.csv does not give the result."""
     try:
         space = load_space(stage.config["space"])
-        found = [
-            derive(space, {
-                cell: [[math.log(max(by_name[name][i], 1e-300)) for name in space.operations]
-                       for by_name in (edges[edge] for edge in space.edges)]
-                for cell, edges in stage.alphas.items()
-            })
-            for i in range(len(stage.alpha_epochs))
-        ]  # fmt: skip
-    except (InputError, KeyError, IndexError):
+        found = [derive(space, table) for table in read_history(stage.path, space)]
+    except (InputError, KeyError):
         return []
     final = stage.result.get("argmax_digest", stage.result.get("digest"))
     # a method may derive by more than the weights in the file

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.runs.tables import EpochTable
 
 
@@ -84,25 +85,10 @@ class Monitor:
         if self._board is not None:
             self._board.flush()
 
-    def alphas(
-        self,
-        epoch: int,
-        cell: str,
-        edges: Sequence[tuple[int, int]],
-        operations: Sequence[str],
-        weights: Tensor | Sequence[Sequence[float]],
-    ) -> None:
-        """Adds the softmax weights (edges, operations) of a cell to alphas.csv, one row for each of them."""
-        table = weights.tolist() if isinstance(weights, Tensor) else weights
-        if len(table) != len(edges) or any(len(row) != len(operations) for row in table):
-            raise ValueError(f"The weights of {cell!r} need {len(edges)} rows of {len(operations)} numbers.")
-        if self._alphas is None:
-            return
-        self._alphas.append(
-            {"epoch": epoch, "cell": cell, "edge": f"{a}-{b}", "operation": operation, "weight": float(weight)}
-            for (a, b), row in zip(edges, table)
-            for operation, weight in zip(operations, row)
-        )
+    def alphas(self, epoch: int, table: AlphaTable) -> None:
+        """Adds the softmax weights of an epoch to alphas.csv, a row for each operation of each edge."""
+        if self._alphas is not None:
+            self._alphas.append(table.to_rows(epoch))
 
     def image(self, tag: str, pixels: Any, step: int) -> None:
         """Shows a picture in TensorBoard; `pixels` is a uint8 array (height, width, 3)."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.architecture.spaces.derivation import explain
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.architecture.spaces.space import load_space
@@ -46,14 +46,13 @@ def explain_search(name: str) -> list[dict[str, Any]]:
     if folder is None:
         raise InputError(f"{name} is no search, so nothing was chosen there.", "Give a search's folder with --why.")
     space = load_space(read_config(folder)["space"])
-    weights = (read_json(folder / "result.json") or {}).get("alphas")
-    if not weights and (history := read_history(folder, space)):
-        weights = history[-1]
-    if not weights:
+    result = read_json(folder / "result.json") or {}
+    if result.get("alphas"):
+        return explain(space, AlphaTable.from_dict(space, result))
+    history = read_history(folder, space)
+    if not history:
         raise InputError(f"{folder} has no alphas.", "Give a search by gradients that has finished an epoch.")
-    return explain(
-        space, {cell: [[math.log(max(w, 1e-300)) for w in row] for row in weights[cell]] for cell in weights}
-    )
+    return explain(space, history[-1])
 
 
 def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, derive
+from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, Supernet, derive
 from nas_moreau.architecture.networks.budget import best_within, network_costs
-from nas_moreau.architecture.spaces.derivation import mixing_weights, node_weights, strongest_genotype
+from nas_moreau.architecture.spaces.derivation import alpha_table, edge_normalised
 from nas_moreau.config import Config
 from nas_moreau.search.candidates import Part
 from nas_moreau.search.perturbation import perturb
@@ -43,7 +43,7 @@ class Derived(NamedTuple):
 def derive_by_rule(
     config: Config,
     space: SearchSpace,
-    alphas: Mapping[str, Any],
+    alphas: AlphaTable | Mapping[str, Any],
     trained: Trained | None = None,
     shape: tuple[int, int, int, int] | None = None,
 ) -> Derived:
@@ -63,15 +63,16 @@ def derive_by_rule(
         InputError: No cell is within the budget.
     """
     settings = config.derive
-    argmax = derive(space, alphas)
-    weights = (node_weights if settings.rule == "edge-normalised" else mixing_weights)(space, alphas)
-    genotype = strongest_genotype(space, weights)
+    own = alpha_table(space, alphas)
+    argmax = derive(space, own)
+    table = edge_normalised(space, own) if settings.rule == "edge-normalised" else own
+    genotype = derive(space, table)
     record: dict[str, Any] = {"rule": settings.rule}
     costs = None
     if settings.max_parameters or settings.max_macs:
         assert shape is not None, "a budget is a network's, and that has a size"
         costs = _costs(config, space, shape)
-        found = best_within(space, weights, *costs, settings.max_parameters, settings.max_macs)
+        found = best_within(space, table, *costs, settings.max_parameters, settings.max_macs)
         genotype = found.genotype
         record["budget"] = {
             "max_parameters": settings.max_parameters, "max_macs": settings.max_macs, "log_weight": found.score,
@@ -90,9 +91,7 @@ def derive_by_rule(
             )
         else:
             images = architecture.first(settings.images)
-            # the supernet weights its edges by itself
-            weights = mixing_weights(space, {cell: alphas[cell] for cell in space.cells})
-            genotype, tried = perturb(space, supernet, weights, images, config.seed, last)
+            genotype, tried = perturb(space, supernet, own, images, config.seed, last)
         record |= tried
     return Derived(genotype, argmax, record)
 
@@ -101,7 +100,7 @@ def check_budget(config: Config, space: SearchSpace, shape: tuple[int, int, int,
     """Raises InputError when no cell of the space is within the configuration's budget: before a search, not after."""
     settings = config.derive
     if settings.max_parameters or settings.max_macs:
-        alike = {cell: [[1.0] * len(space.operations) for _ in space.edges] for cell in space.cells}
+        alike = AlphaTable.uniform(space)
         best_within(space, alike, *_costs(config, space, shape), settings.max_parameters, settings.max_macs)
 
 

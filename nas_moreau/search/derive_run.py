@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import torch
 
-from nas_moreau.architecture import load_space
-from nas_moreau.architecture.spaces.derivation import mixing_weights
+from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data
 from nas_moreau.drawing.genotype_files import genotype_files
@@ -70,7 +68,7 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
             f"The rule {config.derive.rule} belongs to one search, and {len(runs)} were given.",
             "Give one run, or leave --rule out: several are derived by the mean of their weights.",
         )
-    tables, weighted = [], False
+    tables = []
     for run in runs:
         other = load_space(read_config(run)["space"])
         if other != space:
@@ -78,24 +76,12 @@ def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Deri
                 f"{run} is a search of the space '{other.name}', {runs[0]} one of '{space.name}'.",
                 "Give searches of one space.",
             )
-        own = _alphas(Path(run))
-        weighted = weighted or f"edge_{space.cells[0]}" in own
-        tables.append(mixing_weights(space, own))
-    mean = {
-        cell: [[math.fsum(ws) / len(runs) for ws in zip(*rows)] for rows in zip(*(table[cell] for table in tables))]
-        for cell in space.cells
-    }
-    # a logarithm of the mean, so that the softmax of it is the mean again
-    alphas: dict[str, Any] = {
-        cell: [[math.log(max(w, 1e-300)) for w in row] for row in table] for cell, table in mean.items()
-    }
-    if weighted:  # edges had weights: what a row adds up to
-        alphas |= {f"edge_{cell}": [math.log(math.fsum(row)) for row in table] for cell, table in mean.items()}
+        tables.append(AlphaTable.from_logits(space, _alphas(Path(run))))
     shape = None
     if config.derive.max_parameters or config.derive.max_macs:
         data = load_images(config)
         shape = (data.num_classes, *data.input_size)
-    found = derive_by_rule(config, space, alphas, None, shape)
+    found = derive_by_rule(config, space, AlphaTable.mean(tables), None, shape)
     record = (found.record or {}) | {"rule": "mean of softmax weights", "runs": [str(run) for run in runs]}
     return Derived(found.genotype, found.argmax or found.genotype, record)
 

@@ -10,13 +10,12 @@ operation leaves its share of the softmax to nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nas_moreau.architecture import Genotype, SearchSpace, Supernet
+from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.genotype import Cell
 from nas_moreau.data import seed_for
 from nas_moreau.search.candidates import Candidate, Part, measure
@@ -25,7 +24,7 @@ from nas_moreau.search.candidates import Candidate, Part, measure
 def perturb(
     space: SearchSpace,
     supernet: Supernet,
-    weights: Mapping[str, list[list[float]]],
+    table: AlphaTable,
     part: Part,
     seed: int,
     channels_last: bool = False,
@@ -37,13 +36,16 @@ def perturb(
     Args:
         space: The space of the supernet.
         supernet: With the weights of the search.
-        weights: The search's mixing weights, cell name -> (edges, operations).
+        table: The weights of the search; the supernet applies edge weights itself.
         part: Images of the architecture split.
         seed: Of the order of edges and nodes.
         channels_last: Memory layout of the batches.
     """
     like = supernet.classifier.weight
-    mixture = {name: torch.tensor(table, dtype=like.dtype, device=like.device) for name, table in weights.items()}
+    mixture = {
+        name: torch.tensor([list(row.weights.values()) for row in rows], dtype=like.dtype, device=like.device)
+        for name, rows in table.cells.items()
+    }
 
     def losses(cell: str, without: list[tuple[int, int | slice]]) -> list[float]:
         removed = [Candidate({**mixture, cell: _without(mixture[cell], *place)}) for place in without]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau import distributed
-from nas_moreau.architecture import Genotype, Network, SearchSpace, derive, load_space
+from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, derive, load_space
 from nas_moreau.architecture.networks.batch_norm import synchronise
 from nas_moreau.architecture.networks.batch_shard import Share, sharing
 from nas_moreau.architecture.networks.expected_macs import expected_macs, relative_macs
@@ -256,7 +256,8 @@ class _Search:
             before = time.monotonic()
             # operations that draw (noise): tied to the epoch, so that an evaluation repeated on resume is the same
             torch.manual_seed(seed_for(self.config.seed, "evaluation", epoch))
-            genotype = derive(self.space, self._alphas(self.x))
+            table = self._table(self.x)
+            genotype = derive(self.space, table)
             evaluation, derived = distributed.on_first(lambda: (self._evaluate(), self._one_hot(genotype)))
             self.evaluating += time.monotonic() - before
         except Abandoned:
@@ -273,8 +274,8 @@ class _Search:
         row |= {"one_hot_loss": derived.loss, "one_hot_accuracy": derived.accuracy}
         row["discretisation_gap"] = evaluation.accuracy - derived.accuracy
         if self.macs:
-            row["expected_macs"] = expected_macs(self.x, self.macs).item()
-        weights = self._softmax(self.x)
+            row["expected_macs"] = expected_macs(self.supernet.operation_logits(self.x), self.macs).item()
+        weights = table.to_dict()["alphas"]
         row |= signs(self.space, weights, genotype)
         if self.settings.eigenvalue:
             before = time.monotonic()
@@ -287,8 +288,7 @@ class _Search:
         show(self, monitor, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
         show(self, monitor, edge_curves(weights, self.space.edges, self.space.operations))
         self._picture(monitor, genotype, weights)
-        for cell, table in weights.items():
-            monitor.alphas(epoch, cell, self.space.edges, self.space.operations, table)
+        monitor.alphas(epoch, table)
         monitor.epoch(row | {"wall_seconds": self.seconds})
         self.folder.write_files(genotype_files(genotype, weights, self.space))
         self.sums = {}
@@ -326,7 +326,8 @@ class _Search:
         """Shows what the last step before a stop had shown."""
         monitor.scalars(self.shown, self.step)
         if self.step and self.step % self.epoch_steps == 0 and not self.sums:
-            self._picture(monitor, derive(self.space, self._alphas(self.x)), self._softmax(self.x))
+            table = self._table(self.x)
+            self._picture(monitor, derive(self.space, table), table.to_dict()["alphas"])
 
     def _choose(self) -> None:
         """Sets the alphas of a method that learns none."""
@@ -372,11 +373,8 @@ class _Search:
         """Returns the alphas that the cell is derived from: the last ones, or those that the guard kept."""
         return self.watch.alphas if self.collapse_guard == "best" and self.watch.alphas else self.x
 
-    def _softmax(self, x: list[Tensor]) -> dict[str, list[list[float]]]:
-        return {
-            name: torch.softmax(logits.detach().cpu().double(), -1).tolist()
-            for name, logits in zip(self.space.cells, x)
-        }
+    def _table(self, x: list[Tensor]) -> AlphaTable:
+        return AlphaTable.from_logits(self.space, self._alphas(x))
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
         """Measures and derives; all is saved before, so that a signal may end it at once."""
@@ -384,20 +382,19 @@ class _Search:
         torch.manual_seed(seed_for(self.config.seed, "final evaluation"))
         evaluation = self._evaluate()
         trained = Trained(self.supernet, self.held_out, self.architecture)
-        derived = derive_by_rule(self.config, self.space, self._alphas(self._kept()), trained, self.shape)
+        table = self._table(self._kept())
+        derived = derive_by_rule(self.config, self.space, table, trained, self.shape)
         self.seconds += time.monotonic() - before
         self.evaluating += time.monotonic() - before
-        weights = self._softmax(self._kept())
+        weights = table.to_dict()["alphas"]
         health = assess(derived.argmax or derived.genotype, weights)
         result = {
             "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
-            "held_out_accuracy": evaluation.accuracy, "alphas": weights,
+            "held_out_accuracy": evaluation.accuracy, **table.to_dict(),
             "verdict": str(health), "health": health.to_dict(),
             "stability": stability(self.space, read_history(self.folder.path, self.space)),
         }  # fmt: skip
-        if edges := self.supernet.edge_weights():
-            result["edge_weights"] = {name: shares.tolist() for name, shares in edges.items()}
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)
         show_outcome(monitor, self.config, "search", result["digest"], self.step, held_out_accuracy=evaluation.accuracy)

@@ -116,7 +116,7 @@ def supernet_problem(
             if mix is None:
                 logits = forward(tensors, batch.images)
             else:
-                weights, active = mix(supernet.space, x[: len(cells)], batch)
+                weights, active = mix(supernet.space, supernet.operation_logits(x), batch)
                 run = forward if active is None else plain
                 logits = run(tensors, batch.images, dict(zip(cells, weights)), active and dict(zip(cells, active)))
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -126,9 +126,9 @@ def supernet_problem(
     def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
         value, fit = loss(x, y, batch, scratch)
         if beta:
-            value = value + beta * batch.progress * beta_term(x[: len(cells)])
+            value = value + beta * batch.progress * beta_term(supernet.operation_logits(x))
         if penalty is not None:
-            value = value + penalty(x[: len(cells)])
+            value = value + penalty(supernet.operation_logits(x))
         return value, fit
 
     def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:

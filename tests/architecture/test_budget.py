@@ -9,7 +9,7 @@ import torch
 
 from nas_moreau.architecture import Network, derive, load_space, multiply_adds, parameter_count
 from nas_moreau.architecture.networks.budget import best_within, network_costs
-from nas_moreau.architecture.spaces.derivation import mixing_weights
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.errors import InputError
 
 
@@ -39,7 +39,7 @@ def test_costs_add_up_to_the_whole_network(name, layers):
         assert base[1] + sum(cost[1] for cost in used) == multiply_adds(network, (3, 16, 16))
 
 
-def every_cell(space, cell, table, added):
+def every_cell(space, rows, cell, added):
     """(score, parameters, macs) of every cell that the rule of the space can produce."""
     nodes = []
     for node in range(space.inputs, space.inputs + space.nodes):
@@ -48,7 +48,7 @@ def every_cell(space, cell, table, added):
         options = []
         for edges in itertools.combinations(into, min(count, len(into))):
             for names in itertools.product(space.choices, repeat=len(edges)):
-                score = sum(math.log(table[i][space.operations.index(n)]) for i, n in zip(edges, names))
+                score = sum(math.log(rows[i].weights[n]) for i, n in zip(edges, names))
                 costs = [added[cell, i, n] for i, n in zip(edges, names)]
                 options.append((score, sum(c[0] for c in costs), sum(c[1] for c in costs)))
         nodes.append(options)
@@ -58,9 +58,9 @@ def every_cell(space, cell, table, added):
 @pytest.mark.parametrize("name, layers, seed", [("toy", 3, 0), ("toy", 2, 1), ("nas_bench_201", 1, 2)])
 def test_it_is_the_best_of_all_that_fit(name, layers, seed):
     space = load_space(name)
-    weights = mixing_weights(space, drawn(space, seed))
+    weights = AlphaTable.from_logits(space, drawn(space, seed))
     base, added = network_costs(space, build(layers), (3, 16, 16))
-    cells = [every_cell(space, cell, weights[cell], added) for cell in space.cells]
+    cells = [every_cell(space, weights.cells[cell], cell, added) for cell in space.cells]
     whole = [tuple(map(sum, zip((0, *base), *parts))) for parts in itertools.product(*cells)]
     assert len(whole) == space.size()
     free = max(whole)
@@ -82,12 +82,12 @@ def test_without_a_limit_it_is_the_spaces_own_rule(name):
     space = load_space(name)
     alphas = drawn(space, 5)
     costs = network_costs(space, build(3), (3, 16, 16))
-    assert best_within(space, mixing_weights(space, alphas), *costs).genotype == derive(space, alphas)
+    assert best_within(space, AlphaTable.from_logits(space, alphas), *costs).genotype == derive(space, alphas)
 
 
 def test_a_beam_says_that_it_is_not_exact():
     space = load_space("toy")
-    weights = mixing_weights(space, drawn(space, 3))
+    weights = AlphaTable.from_logits(space, drawn(space, 3))
     base, added = network_costs(space, build(3), (3, 16, 16))
     limit = base[0] + 400
     whole, beam = (best_within(space, weights, base, added, limit, width=width) for width in (20_000, 1))
@@ -98,4 +98,4 @@ def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_would():
     space = load_space("toy")
     base, added = network_costs(space, build(3), (3, 16, 16))
     with pytest.raises(InputError, match=f"the least is {base[0]:,} parameters"):
-        best_within(space, mixing_weights(space, drawn(space, 0)), base, added, base[0] - 1)
+        best_within(space, AlphaTable.from_logits(space, drawn(space, 0)), base, added, base[0] - 1)

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights
 from nas_moreau.runs.monitor import Monitor
 from nas_moreau.runs.progress import Progress
 from nas_moreau.runs.tables import EpochTable, read_table
@@ -60,10 +61,9 @@ def test_a_resumed_table_has_the_bytes_of_an_uninterrupted_one(tmp_path):
 
 def test_alphas_are_long_rows(tmp_path):
     with Monitor(tmp_path) as monitor:
-        weights = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64, device="cpu")
-        monitor.alphas(0, "normal", [(0, 2), (1, 2)], ["skip_connect", "sep_conv_3x3"], weights)
-        with pytest.raises(ValueError, match="3 rows of 2"):
-            monitor.alphas(0, "normal", [(0, 2)] * 3, ["a", "b"], weights)
+        weights = [{"skip_connect": 0.25, "sep_conv_3x3": 0.75}, {"skip_connect": 0.5, "sep_conv_3x3": 0.5}]
+        rows = tuple(EdgeWeights(edge, found) for edge, found in zip([(0, 2), (1, 2)], weights))
+        monitor.alphas(0, AlphaTable({"normal": rows}))
     assert (tmp_path / "alphas.csv").read_text() == (
         "epoch,cell,edge,operation,weight\n0,normal,0-2,skip_connect,0.25\n0,normal,0-2,sep_conv_3x3,0.75\n"
         "0,normal,1-2,skip_connect,0.5\n0,normal,1-2,sep_conv_3x3,0.5\n"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nas_moreau.architecture import derive, load_space
+from nas_moreau.architecture import AlphaTable, derive, load_space
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
 from nas_moreau.runs.searched import explain_search, search_lines
@@ -15,7 +15,7 @@ TABLE = [[0.1, 0.2, 0.3, 0.25, 0.15] for _ in SPACE.edges]
 
 @pytest.fixture
 def run(tmp_path):
-    genotype = derive(SPACE, {"cell": TABLE})
+    genotype = derive(SPACE, AlphaTable.from_dict(SPACE, {"alphas": {"cell": TABLE}}))
     lines = ["epoch,cell,edge,operation,weight"]
     for a, b in SPACE.edges:
         lines += [f"0,cell,{a}-{b},{name},{w}" for name, w in zip(SPACE.operations, TABLE[0])]

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from nas_moreau.architecture import Genotype, Supernet, derive, load_space
+from nas_moreau.architecture import AlphaTable, Genotype, Supernet, derive, load_space
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.runs.tables import read_table
@@ -29,7 +29,11 @@ def weights_of(strongest, largest=0.6):
 
 
 def cell_of(strongest):
-    return derive(SPACE, {"cell": [[math.log(w) for w in row] for row in weights_of(strongest)["cell"]]})
+    return derive(SPACE, table_of(strongest))
+
+
+def table_of(strongest):
+    return AlphaTable.from_dict(SPACE, {"alphas": weights_of(strongest)})
 
 
 def test_signs_of_hand_made_weights():
@@ -144,11 +148,11 @@ def test_the_dominant_eigenvalue_of_a_flat_function_is_zero():
 def test_stability_counts_epochs_and_edges():
     a, b, c = ([THREE, ONE, SKIP, THREE, POOL, ONE][:k] + [POOL] * (6 - k) for k in (4, 5, 6))
     # the last edge of c differs from b's, the last but one is pool in all three
-    history = [weights_of(cell) for cell in (a, a, b, c, c)]
+    history = [table_of(cell) for cell in (a, a, b, c, c)]
     found = stability(SPACE, history)
     assert found == {"epochs": 5, "epochs_unchanged": 2, "window": 5, "edges_unchanged": pytest.approx(5 / 6)}
     assert stability(SPACE, history[:1])["epochs_unchanged"] == 1
-    assert stability(SPACE, [weights_of(a)] * 7) == {
+    assert stability(SPACE, [table_of(a)] * 7) == {
         "epochs": 7, "epochs_unchanged": 7, "window": 5, "edges_unchanged": 1.0,
     }  # fmt: skip
 
@@ -193,10 +197,8 @@ def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path, t
     best = accuracies.index(max(accuracies))
     assert result["guard"] == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
     space = load_space("toy")
-    weights = read_history(tmp_path, space)[best]
-    assert result["alphas"] == weights
-    logs = {cell: [[math.log(w) for w in row] for row in table] for cell, table in weights.items()}
-    assert result["digest"] == derive(space, logs).digest()
+    table = read_history(tmp_path, space)[best]
+    assert table == AlphaTable.from_dict(space, result) and result["digest"] == derive(space, table).digest()
     kept = load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
     assert derive(space, kept).digest() == result["digest"]
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from nas_moreau.architecture import Genotype, Supernet, derive, load_space
+from nas_moreau.architecture import AlphaTable, Genotype, Supernet, derive, load_space
 from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
-from nas_moreau.architecture.spaces.derivation import mixing_weights, node_weights
+from nas_moreau.architecture.spaces.derivation import edge_normalised
 from nas_moreau.architecture.spaces.neighbours import neighbours
 from nas_moreau.data import Augment, Images, seed_for
 from nas_moreau.errors import InputError
+from nas_moreau.runs.stability import read_history
 from nas_moreau.search.candidates import Part
 from nas_moreau.search.derive_run import derive_ensemble, derive_run
 from nas_moreau.search.perturbation import perturb
@@ -132,10 +133,10 @@ def test_selection_keeps_to_what_is_allowed():
 @pytest.mark.parametrize("name, layers", [("toy", 3), ("nas_bench_201", 1)])
 def test_perturbation_is_the_literal_loop(name, layers):
     space, supernet, literal, part = trained_pair(name, layers, seed=4)
-    weights = mixing_weights(space, supernet.alphas)
+    weights = AlphaTable.from_logits(space, supernet.alphas)
     genotype, record = perturb(space, supernet, weights, part, seed=7)
 
-    mixture = {cell: torch.tensor(table, dtype=torch.float64) for cell, table in weights.items()}
+    mixture = {cell: torch.tensor(rows, dtype=torch.float64) for cell, rows in weights.to_dict()["alphas"].items()}
     draw = random.Random(seed_for(7, "order of perturbation"))
     places = list(itertools.product(space.cells, range(len(space.edges))))
     chosen = {}
@@ -167,19 +168,23 @@ def test_perturbation_is_the_literal_loop(name, layers):
     space.check(genotype)
 
 
-def test_node_weights_compare_the_edges_of_a_node():
+def test_edge_normalisation_compares_the_edges_of_a_node():
     space = load_space("toy")
     alphas = {"normal": [[0.0] * 4 for _ in range(5)], "reduce": [[0.0] * 4 for _ in range(5)]}
     # on edge 0-3 all logits are large and nearly equal, on the others one operation stands out by a little
     alphas["normal"][2] = [5.0, 5.0, 5.1, 5.0]
     alphas["normal"][3] = [0.0, 1.0, 0.0, 0.0]
     alphas["normal"][4] = [0.0, 0.0, 2.0, 0.0]
-    table = node_weights(space, alphas)["normal"]
+
+    def normalised(alphas):
+        return edge_normalised(space, AlphaTable.from_logits(space, alphas)).to_dict()["alphas"]["normal"]
+
+    table = normalised(alphas)
     assert [math.fsum(w for i in into for w in table[i]) for into in ((0, 1), (2, 3, 4))] == pytest.approx([1, 1])
     total = 3 * math.exp(5) + math.exp(5.1) + 3 + math.e + 3 + math.exp(2)
     assert table[2][2] == pytest.approx(math.exp(5.1) / total)
     assert {(a, b) for _, a, b in derive(space, alphas).cells["normal"].edges if b == 3} == {(1, 3), (2, 3)}
-    with_edges = node_weights(space, alphas | {"edge_normal": [0.0, 0.0, -9.0, 0.0, 0.0]})["normal"]
+    with_edges = normalised(alphas | {"edge_normal": [0.0, 0.0, -9.0, 0.0, 0.0]})
     assert with_edges[2][2] / with_edges[4][2] == pytest.approx(math.exp(5.1 - 9 - 2))
 
 
@@ -208,6 +213,18 @@ def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path, tiny, tiny
         assert result["selection"]["images"] == 6  # a tenth of 60
     if rule == "perturbation":
         assert result["selection"]["split"] == "architecture" and result["selection"]["images"] == 27
+
+
+def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, tiny_data):
+    """Edge weights decide which edges stay, so they must be in alphas.csv and in result.json."""
+    sizes = ["search.channels=4", "search.partial_channels=2", "search.epochs=2"]
+    config = tiny("search.method=darts1+pc", "search.alphas.init_scale=3.0", *sizes)
+    result = search(config, tmp_path, data=tiny_data)
+    space = load_space("toy")
+    assert derive(space, AlphaTable.from_dict(space, result)).digest() == result["digest"]
+    assert derive(space, read_history(tmp_path, space)[-1]).digest() == result["digest"]
+    plain = AlphaTable.from_dict(space, result).without_edge_weights()
+    assert derive(space, plain).digest() != result["digest"]
 
 
 def test_a_budget_holds_in_the_run_and_for_the_neighbours(tmp_path, tiny, tiny_data):

@@ -18,6 +18,7 @@ import torch
 
 from nas_moreau.architecture.networks.counting import multiply_adds, parameter_count
 from nas_moreau.architecture.networks.network import Network
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace
 from nas_moreau.errors import InputError
@@ -85,7 +86,7 @@ def network_costs(
 
 def best_within(
     space: SearchSpace,
-    weights: Mapping[str, list[list[float]]],
+    table: AlphaTable,
     base: Cost,
     added: Mapping[tuple[str, int, str], Cost],
     max_parameters: int | None = None,
@@ -98,7 +99,7 @@ def best_within(
 
     Args:
         space: Rule, edges and operations.
-        weights: Cell name -> (edges, operations), for example of `mixing_weights`.
+        table: The weights of the search.
         base: From `network_costs`.
         added: From `network_costs`.
         max_parameters: Of the whole network.
@@ -109,7 +110,7 @@ def best_within(
         InputError: No genotype of the space fits.
     """
     limits = (math.inf if max_parameters is None else max_parameters, math.inf if max_macs is None else max_macs)
-    stages = [options for cell in space.cells for options in _choices(space, cell, weights[cell], added, limits)]
+    stages = [options for cell in space.cells for options in _choices(space, cell, table.cells[cell], added, limits)]
     # the least that the nodes still to come must cost
     least = [(0, 0)]
     for options in reversed(stages):
@@ -137,18 +138,18 @@ def best_within(
 def _choices(
     space: SearchSpace,
     cell: str,
-    table: Sequence[Sequence[float]],
+    rows: Sequence[EdgeWeights],
     added: Mapping[tuple[str, int, str], Cost],
     limits: Limits,
 ) -> list[list[Partial]]:
     """Returns what is to be decided about a cell, one after the other: an edge where all stay, else a node."""
     single = [
         [
-            Partial(math.log(max(table[i][k], 1e-300)), added[cell, i, name], ((cell, name, i),))
-            for k, name in enumerate(space.operations)
+            Partial(math.log(max(row.strength(name), 1e-300)), added[cell, i, name], ((cell, name, i),))
+            for name in row.weights
             if name in space.choices
         ]
-        for i in range(len(space.edges))
+        for i, row in enumerate(rows)
     ]
     limit = space.derivation.edges_per_node
     if limit is None:

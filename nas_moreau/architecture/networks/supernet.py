@@ -6,7 +6,7 @@ tests hold the two together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +84,18 @@ class Supernet(nn.Module):
         """Returns all parameters but the alphas."""
         return list(self.named_weights().values())
 
+    def operation_logits(self, alphas: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the logits of the operations, (edges, operations) for every cell in the order of the space.
+
+        Args:
+            alphas: Tensors in the order of `alphas.values()`, among which there may be logits of edges.
+        """
+        return [logits for name, logits in zip(self.alphas, alphas) if name in self.space.cells]
+
     def mixture(self) -> dict[str, Tensor]:
         """Returns the softmax of the alphas by cell name, each (edges, operations)."""
-        return {name: torch.softmax(self.alphas[name], -1) for name in self.space.cells}
+        logits = self.operation_logits(list(self.alphas.values()))
+        return {name: torch.softmax(table, -1) for name, table in zip(self.space.cells, logits)}
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Returns the weights of the edges by cell name, each (edges,); empty without partial channels."""

@@ -1,20 +1,18 @@
-"""From alphas to a genotype, by the rule the space names. Imports no torch."""
+"""From the weights of a search to a genotype, by the rule of the search space. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights, softmax
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace
-from nas_moreau.errors import InputError, quoted
-
-Table = list[list[float]]
-CURE = "Give the alphas of this space, as its supernet holds them."
+from nas_moreau.errors import InputError
 
 
-def derive(space: SearchSpace, alphas: Mapping[str, Any]) -> Genotype:
+def derive(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> Genotype:
     """Returns the genotype that the alphas stand for.
 
     Softmax is taken over all operations of an edge, `none` included, in float64; excluded operations are passed over
@@ -24,35 +22,28 @@ def derive(space: SearchSpace, alphas: Mapping[str, Any]) -> Genotype:
 
     Args:
         space: Edges, operations and rule.
-        alphas: Cell name -> logits (edges, operations): tensors, arrays or lists. Optionally "edge_" + cell name ->
-            logits (edges,), whose softmax over the edges into a node multiplies the weights (PC-DARTS).
+        alphas: The table of weights, or logits as `AlphaTable.from_logits` takes them: cell name -> (edges,
+            operations), optionally "edge_" + cell name -> (edges,), whose softmax over the edges into a node multiplies
+            the weights (PC-DARTS).
 
     Raises:
         InputError: A cell is missing, a shape is wrong, or a number is not finite.
     """
-    return strongest_genotype(space, mixing_weights(space, alphas))
-
-
-def strongest_genotype(space: SearchSpace, weights: Mapping[str, Table]) -> Genotype:
-    """Returns the genotype that the space's rule takes from weights that are at hand already.
-
-    Args:
-        space: Edges, operations and rule.
-        weights: Cell name -> (edges, operations), not negative; for "top_edges" comparable between the edges of a node.
-    """
+    table, exclude = alpha_table(space, alphas), space.derivation.exclude
     cells = {}
-    for name, table in weights.items():
-        kept = kept_edges(space, table)
-        cells[name] = Cell(tuple((_ranked(space, table[i])[0], *space.edges[i]) for i in kept), space.concat)
+    for name, rows in table.cells.items():
+        kept = kept_edges(space, rows)
+        cells[name] = Cell(tuple((rows[i].ranked(exclude)[0], *rows[i].edge) for i in kept), space.concat)
     return Genotype(space.name, cells)
 
 
-def explain(space: SearchSpace, alphas: Mapping[str, Any]) -> list[dict[str, Any]]:
+def explain(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns, for every edge of every cell, what was chosen there and by how much.
 
-    Each row: `cell`; `edge` ("0-2"); `operation` and its `weight`; `runner_up` and `margin` (the weight minus the
-    runner-up's), None where there is no second choice; `excluded_weight`, what the excluded operations have together
-    (large: the search would rather have no such edge); `kept`, whether the edge is part of the genotype.
+    Each row: `cell`; `edge` ("0-2"); `operation` and its softmax `weight`; `runner_up` and `margin` (the weight minus
+    the runner-up's), None where there is no second choice; `excluded_weight`, the sum for the excluded operations
+    (large: the search would rather have no such edge); `edge_weight`, where edges have weights; `kept`, whether the
+    edge is part of the genotype.
 
     Args:
         space: As for `derive`.
@@ -61,129 +52,78 @@ def explain(space: SearchSpace, alphas: Mapping[str, Any]) -> list[dict[str, Any
     Raises:
         InputError: As `derive`.
     """
-    rows = []
-    for name, table in mixing_weights(space, alphas).items():
-        kept = set(kept_edges(space, table))
-        for i, (source, target) in enumerate(space.edges):
-            weights = dict(zip(space.operations, table[i]))
-            first, *others = _ranked(space, table[i])
-            rows.append({
-                "cell": name, "edge": f"{source}-{target}", "operation": first, "weight": weights[first],
-                "runner_up": others[0] if others else None,
-                "margin": weights[first] - weights[others[0]] if others else None,
-                "excluded_weight": math.fsum(weights[excluded] for excluded in space.derivation.exclude),
-                "kept": i in kept,
+    table, exclude = alpha_table(space, alphas), space.derivation.exclude
+    found = []
+    for name, rows in table.cells.items():
+        kept = set(kept_edges(space, rows))
+        for i, row in enumerate(rows):
+            first, *others = row.ranked(exclude)
+            found.append({
+                "cell": name, "edge": f"{row.edge[0]}-{row.edge[1]}", "operation": first, "weight": row.weights[first],
+                "runner_up": others[0] if others else None, "margin": row.margin(exclude),
+                "excluded_weight": math.fsum(row.weights.get(name, 0.0) for name in exclude),
+                **({} if row.edge_weight is None else {"edge_weight": row.edge_weight}), "kept": i in kept,
             })  # fmt: skip
-    return rows
+    return found
 
 
-def kept_edges(space: SearchSpace, table: Table) -> list[int]:
+def kept_edges(space: SearchSpace, rows: tuple[EdgeWeights, ...]) -> list[int]:
     """Returns the numbers of the edges that stay in a cell, node by node, in the order of the genotype.
 
     Args:
         space: Edges and rule.
-        table: (edges, operations) weights of the cell.
+        rows: The weights of the cell's edges.
     """
     kept = []
     for into in space.incoming():
         if space.derivation.rule == "top_edges":
-            best = {i: max(w for op, w in zip(space.operations, table[i]) if op in space.choices) for i in into}
+            best = {i: rows[i].strength(rows[i].ranked(space.derivation.exclude)[0]) for i in into}
             # sorted is stable, so that of equal weights the lower edge comes first
             into = sorted(into, key=lambda i: -best[i])[: space.derivation.edges_per_node]
         kept += into
     return kept
 
 
-def _ranked(space: SearchSpace, weights: Sequence[float]) -> list[str]:
-    """Returns the operations that may be chosen, strongest first, the lower one first among equals."""
-    pairs = [(weight, name) for name, weight in zip(space.operations, weights) if name in space.choices]
-    return [name for _, name in sorted(pairs, key=lambda pair: -pair[0])]
-
-
-def mixing_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, Table]:
-    """Returns cell name -> (edges, operations) softmax weights, times the edge weights where there are any.
+def alpha_table(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> AlphaTable:
+    """Returns the table of weights of `space` from itself or from logits.
 
     Args:
-        space: As for `derive`.
+        space: Cells, edges and operations.
         alphas: As for `derive`.
 
     Raises:
         InputError: As `derive`.
     """
-    given = [str(key) for key in alphas]
-    missing = [name for name in space.cells if name not in given]
-    unknown = [key for key in given if key.removeprefix("edge_") not in space.cells]
-    if missing or unknown:
-        said = "; ".join(
-            [f"alphas of cell '{name}' are missing" for name in missing]
-            + [f"{quoted(key)} is no cell" for key in unknown]
-        )
-        raise InputError(f"For the search space '{space.name}', {said}.", CURE)
-    weights = {}
-    for name in space.cells:
-        table = [_softmax(row) for row in _numbers(alphas[name], space.alpha_shape, name)]
-        if f"edge_{name}" in given:
-            logits = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
-            for into in space.incoming():
-                for i, share in zip(into, _softmax([logits[i] for i in into])):
-                    table[i] = [share * weight for weight in table[i]]
-        weights[name] = table
-    return weights
+    if not isinstance(alphas, AlphaTable):
+        return AlphaTable.from_logits(space, alphas)
+    alphas.check(space)
+    return alphas
 
 
-def node_weights(space: SearchSpace, alphas: Mapping[str, Any]) -> dict[str, Table]:
-    """Returns cell name -> (edges, operations), the softmax over all pairs of edge and operation that enter a node.
+def edge_normalised(space: SearchSpace, table: AlphaTable) -> AlphaTable:
+    """Returns the table whose weights are a softmax over all pairs of edge and operation that enter a node.
 
-    The softmax of one edge tells how its operations compare and forgets how large its logits are; here edges compete
-    too, as by the edge normalisation of PC-DARTS (Xu et al., ICLR 2020, section 3.3) but without weights of their own;
-    where a search has those, they are added to the logits. Operations of one edge rank as in `mixing_weights`, so that
-    a rule which keeps every edge chooses the same.
+    The softmax of one edge compares its operations and discards how large its logits are. Here edges compete too, as by
+    the edge normalisation of PC-DARTS (Xu et al., ICLR 2020, section 3.3) but without weights of their own; where a
+    search has those, their logits are added. The operations of one edge rank as in `table`, so that a rule which keeps
+    every edge chooses the same.
 
     Args:
-        space: As for `derive`.
-        alphas: As for `derive`.
+        space: Cells, edges and operations.
+        table: Made from logits.
 
     Raises:
-        InputError: As `derive`.
+        InputError: The table was read from a file, which has no logits.
     """
-    mixing_weights(space, alphas)  # for its checks
-    weights = {}
-    for name in space.cells:
-        logits = _numbers(alphas[name], space.alpha_shape, name)
-        if f"edge_{name}" in alphas:
-            extra = _numbers(alphas[f"edge_{name}"], space.alpha_shape[:1], f"edge_{name}")
-            logits = [[logit + more for logit in row] for row, more in zip(logits, extra)]
-        table: Table = [[] for _ in space.edges]
+    cells = {}
+    for name, rows in table.cells.items():
+        found = list(rows)
         for into in space.incoming():
-            shares = _softmax([logit for i in into for logit in logits[i]])
-            for place, i in enumerate(into):
-                table[i] = shares[place * len(space.operations) : (place + 1) * len(space.operations)]
-        weights[name] = table
-    return weights
-
-
-def _numbers(value: Any, shape: tuple[int, ...], name: str) -> Any:
-    """Returns nested lists of finite floats in `shape` from a tensor, an array or nested sequences."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if not shape:
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(f"The alphas '{name}' hold {quoted(value)}, which is no number.", CURE) from None
-        if not math.isfinite(number):
-            raise InputError(
-                f"The alphas '{name}' hold {number}, which is not finite.", "Search again with smaller step sizes."
-            )
-        return number
-    if not isinstance(value, list | tuple) or len(value) != shape[0]:
-        found = f"{len(value)} entries" if isinstance(value, list | tuple) else quoted(value)
-        raise InputError(f"The alphas '{name}' have {found} where {shape[0]} are needed.", CURE)
-    return [_numbers(item, shape[1:], name) for item in value]
-
-
-def _softmax(logits: Sequence[float]) -> list[float]:
-    highest = max(logits)
-    powers = [math.exp(logit - highest) for logit in logits]
-    # fsum does not depend on the order, so that edges with the same logits in another order tie exactly
-    total = math.fsum(powers)
-    return [power / total for power in powers]
+            logits = [rows[i].logits for i in into]
+            if any(row is None for row in logits):
+                raise InputError("Edges are normalised by logits, and these are softmax weights.", "Give a checkpoint.")
+            shares = iter(softmax([logit for row in logits if row is not None for logit in row.values()]))
+            for i in into:
+                found[i] = EdgeWeights(rows[i].edge, {operation: next(shares) for operation in rows[i].weights})
+        cells[name] = tuple(found)
+    return AlphaTable(cells)
