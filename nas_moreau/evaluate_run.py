@@ -11,18 +11,18 @@ import torch
 
 from nas_moreau.architecture.spaces.zoo import load_genotype
 from nas_moreau.config import Config
-from nas_moreau.data import Augment
+from nas_moreau.data import Augment, Part, load_images
+from nas_moreau.data.batches import search_parts
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.search.restore import restore_supernet
+from nas_moreau.training.device import set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import detail, evaluate_model, evaluation_result
-from nas_moreau.training.performance import as_it_was
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.resume import load_weights
-from nas_moreau.training.setting import load_images, prepare, search_images
 
 
-@as_it_was()
+@torch_settings_restored()
 def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
     """Returns split, accuracy (0..1), loss (nats) and samples.
 
@@ -37,23 +37,21 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> dict[str, Any]:
         InputError: There is nothing to evaluate, or the images do not fit the network.
     """
     folder = Path(folder)
-    device = prepare(config)
+    device = set_up_device(config)
     data = load_images(config)
-    augment = Augment(data.mean, data.std)
     channels_last = config.performance.channels_last
     if (folder / "alphas.csv").exists():
         supernet = restore_supernet(folder, config, data, device)
-        images, parts = search_images(config, data, device)
-        split, model, indices = "held_out", supernet, parts["held_out"]
+        split, model, part = "held_out", supernet, search_parts(config, data, device).held_out
     else:
         genotype = load_genotype(str(folder / "genotype.json"))
         model = build_network(config, genotype, data.num_classes, data.channels)
         load_weights(model, folder)
         model = model.to(device).eval()
-        images, indices, split = data.test.to(device), None, "test"
+        split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    found = evaluate_model(model, images, augment, data.num_classes, indices, channels_last=channels_last)
+    found = evaluate_model(model, part, data.num_classes, channels_last=channels_last)
     if not found.samples:
         raise InputError(f"There are no {split} images.", "Give a data set that has them.")
     result = evaluation_result(split, found)

@@ -9,20 +9,19 @@ from typing import Any
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config
-from nas_moreau.data import Data
+from nas_moreau.data import Data, load_images
 from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor, RunFolder
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search, search
+from nas_moreau.training.device import torch_settings_restored
 from nas_moreau.training.hyperparameters import show_outcome
-from nas_moreau.training.performance import as_it_was
 from nas_moreau.training.retrain import plan_retraining, retrain
-from nas_moreau.training.setting import load_images
 from nas_moreau.training.shared_folder import finished_result, open_folder
 from nas_moreau.training.signals import Interrupted
 
 
-@as_it_was()
+@torch_settings_restored()
 def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
     """Returns {"search": ..., "retrain": ..., "report": path} after doing what is not done yet.
 

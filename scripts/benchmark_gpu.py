@@ -22,7 +22,7 @@ from nas_moreau.diagnostics.tune_performance import as_configuration, benchmark_
 from nas_moreau.errors import InputError
 from nas_moreau.presets.by_name import preset_text
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.training.setting import pick_device
+from nas_moreau.training.device import pick_device
 
 
 def main(arguments: list[str] | None = None) -> int:

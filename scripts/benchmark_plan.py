@@ -42,9 +42,10 @@ def predict(stage: str, config: Any, genotype: Any) -> dict[str, float]:
 
 def carry_out(stage: str, config: Any, genotype: Any) -> dict[str, Any]:
     """Returns what the stage takes from its beginning, the images loaded, to its end."""
+    from nas_moreau.data import load_images
     from nas_moreau.search.stage import search
+    from nas_moreau.training.device import peak_memory_bytes, pick_device
     from nas_moreau.training.retrain import retrain
-    from nas_moreau.training.setting import load_images, peak_memory_bytes, pick_device
 
     data, device = load_images(config), pick_device(config.device)
     wall, cpu = time.monotonic(), time.process_time()

@@ -32,9 +32,9 @@ def worker(size: str, steps: int, output: Path) -> None:
 
     from nas_moreau import distributed
     from nas_moreau.config import make_config
+    from nas_moreau.data import load_images
     from nas_moreau.search.stage import plan_search
     from nas_moreau.training.finite_guard import FiniteGuard
-    from nas_moreau.training.setting import load_images
 
     torch.set_num_threads(1)
     channels, layers, batch = SIZES[size]

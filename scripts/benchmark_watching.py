@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.config import Config, load_config
-from nas_moreau.data import Data
+from nas_moreau.data import Data, load_images
 from nas_moreau.runs.monitor import Monitor
 from nas_moreau.search import stage as stage
-from nas_moreau.training.setting import load_images
 
 WATCHING = ("scalars", "image", "layout", "hparams", "flush")
 

@@ -16,10 +16,9 @@ import torch
 
 from nas_moreau.architecture import load_genotype
 from nas_moreau.config import Config, load_config
-from nas_moreau.data import Augment, Data
+from nas_moreau.data import Augment, Data, load_images
 from nas_moreau.export.classifier import Classifier, untrained
 from nas_moreau.export.formats import export, load_onnx, load_python
-from nas_moreau.training.setting import load_images
 
 BATCH = 50
 

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "presets": {"errors"},
     "config": {"errors", "yaml_files", "presets"},
     "architecture": {"errors", "kernels", "yaml_files"},
-    "data": {"errors"},
+    "data": {"config", "errors"},
     "timm_models": {"architecture", "errors"},
     "drawing": {"architecture", "errors", "runs"},
     "runs": {"architecture", "config", "errors", "yaml_files"},

@@ -9,9 +9,9 @@ import torch
 
 from nas_moreau.architecture import load_space
 from nas_moreau.config import Config
-from nas_moreau.data import stratified_split
+from nas_moreau.data import load_images, stratified_split
 from nas_moreau.search.methods import search_supernet
-from nas_moreau.training.setting import load_images, pick_device
+from nas_moreau.training.device import pick_device
 
 
 def describe(config: Config, output: str | PathLike[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from nas_moreau.compare.rows import (
 )
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import Config
-from nas_moreau.data import Data
+from nas_moreau.data import Data, load_images
 from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import write_page
 from nas_moreau.runs import RunFolder
@@ -39,14 +39,13 @@ from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
-from nas_moreau.training.performance import as_it_was
+from nas_moreau.training.device import pick_device, torch_settings_restored
 from nas_moreau.training.retrain import plan_retraining
-from nas_moreau.training.setting import load_images, pick_device
 from nas_moreau.training.shared_folder import open_folder
 from nas_moreau.training.signals import Interrupted, StopRequest
 
 
-@as_it_was()
+@torch_settings_restored()
 def compare(
     config: Config,
     methods: Mapping[str, Sequence[int]],

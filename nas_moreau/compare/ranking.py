@@ -10,6 +10,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
@@ -21,14 +22,14 @@ from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
 from nas_moreau.compare.nas_bench_table import SPACE, Table
 from nas_moreau.compare.significance import kendall_tau
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, generator_for, seed_for
+from nas_moreau.data import Data, generator_for, seed_for
+from nas_moreau.data.batches import search_parts
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
-from nas_moreau.search.candidates import Candidate, Part, measure, one_hot
+from nas_moreau.search.candidates import Candidate, measure, one_hot
 from nas_moreau.search.restore import restore_supernet
+from nas_moreau.training.device import set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import evaluate_model
-from nas_moreau.training.performance import as_it_was
-from nas_moreau.training.setting import prepare, search_images
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 CELLS = 3**6
@@ -48,7 +49,7 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
     ]
 
 
-@as_it_was()
+@torch_settings_restored()
 @torch.no_grad()
 def one_hot_losses(
     run: str | PathLike[str], config: Config, data: Data, count: int, give_up: Callable[[], None]
@@ -71,12 +72,11 @@ def one_hot_losses(
     known = read_json(path)
     if known is not None and known.get("cells") == len(cells):
         return known
-    device = prepare(config)
+    device = set_up_device(config)
     supernet = restore_supernet(run, config, data, device)
-    images, parts = search_images(config, data, device)
-    held_out = parts["held_out"]
+    held_out = search_parts(config, data, device).held_out
     order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"), device="cpu")
-    part = Part(images, held_out[order[:IMAGES].to(device)], Augment(data.mean, data.std))
+    part = replace(held_out, indices=held_out.indices[order[:IMAGES].to(device)])
     candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
     running = []
     for candidate in candidates:
@@ -85,9 +85,9 @@ def one_hot_losses(
         def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
             return supernet(batch, candidate.mixture, candidate.active)
 
-        running.append(evaluate_model(forward, images, part.augment, data.num_classes, part.indices).loss)
+        running.append(evaluate_model(forward, part, data.num_classes).loss)
     batch = [score.loss for score in measure(supernet, candidates, part, give_up=give_up)]
-    found = {"cells": len(cells), "images": len(part.indices), "running": running, "batch": batch}
+    found = {"cells": len(cells), "images": len(part), "running": running, "batch": batch}
     write_atomic(path, json.dumps(found).encode())
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from nas_moreau.config import Config
 from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
@@ -54,6 +55,17 @@ def load_data(
     mean, std = loaded.statistics or channel_statistics(train.pixels)
     notes += imbalance_notes(train.labels, loaded.classes)
     return Data(spec, loaded.classes, train, test, mean, std, notes, loaded.files)
+
+
+def load_images(config: Config) -> Data:
+    """Returns the data set of a configuration's `data` section.
+
+    Raises:
+        InputError: As `load_data`.
+    """
+    data = config.data
+    # not seeded by the run: runs of several seeds must use the same images
+    return load_data(data.name, data.directory, data.download, data.image_size)
 
 
 def _check(source: Source, loaded: object) -> None:

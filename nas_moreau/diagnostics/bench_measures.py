@@ -26,7 +26,7 @@ from nas_moreau.diagnostics.bench_cases import (
     parse_size,
 )
 from nas_moreau.runs.environment import processor_name
-from nas_moreau.training.setting import peak_memory_bytes
+from nas_moreau.training.device import peak_memory_bytes
 
 
 def clock(run: Callable[[], object], device: torch.device) -> float:

@@ -19,7 +19,7 @@ from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import first_line
 from nas_moreau.kernels import build
 from nas_moreau.runs.environment import describe_environment
-from nas_moreau.training.setting import pick_device
+from nas_moreau.training.device import pick_device
 
 REQUIRED = ("torch", "torchvision", "timm", "tensorboard", "pyyaml", "pydantic", "rich", "matplotlib")
 OPTIONAL = {"export": ("onnx", "onnxruntime", "onnxscript"), "benchmark": ("scipy", "optuna")}

@@ -18,14 +18,14 @@ import torch
 
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config, DeriveConfig, make_config
-from nas_moreau.data import Data
+from nas_moreau.data import Data, load_images
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
 from nas_moreau.runs import RunFolder
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
+from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.retrain import plan_retraining
-from nas_moreau.training.setting import load_images, peak_memory_bytes
 
 WARM_STEPS = 3  # the first steps meet empty caches
 LEAST_STEPS, MOST_STEPS = 4, 100
@@ -130,28 +130,26 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         job: Any = plan_search(config, data)
         if job is None:  # the method `random` draws a cell and trains nothing
             return {"memory_bytes": peak_memory_bytes(torch.device("cpu")), "hours": 0.0, "steps": 0}
-        derived = job.settings.epochs * len(job.held_out.indices)
-        evaluated = derived + len(job.held_out.indices)
-        job.held_out = job.held_out._replace(indices=job.held_out.indices[:MOST_IMAGES])
+        derived = job.settings.epochs * len(job.held_out)
+        evaluated = derived + len(job.held_out)
+        job.held_out = replace(job.held_out, indices=job.held_out.indices[:MOST_IMAGES])
         job.config = config.model_copy(update={"derive": DeriveConfig()})
     else:
         cell = random_cell(load_space(config.space), config.seed) if genotype is None else genotype
         job = plan_retraining(config, cell, data)
         evaluated, derived = _evaluated_in_retraining(config, data, job), 0
-        job.data = replace(
-            job.data, test=job.data.test.take(torch.arange(min(MOST_IMAGES, len(data.test)), device="cpu"))
-        )
+        job.test = replace(job.test, indices=job.test.indices[:MOST_IMAGES])
         if job.validation is not None:
-            job.validation = job.validation[:MOST_IMAGES]
+            job.validation = replace(job.validation, indices=job.validation.indices[:MOST_IMAGES])
     steps, epochs = job.epoch_steps * job.settings.epochs, job.settings.epochs
     with tempfile.TemporaryDirectory() as place, RunFolder.open(place, config.to_dict(), stage) as folder:
         clock = Clock(job, seconds)
         job.run(folder)
         done = clock.now()
     image, end = clock.spent["evaluation"] / clock.evaluations, clock.spent["end"] / clock.ends
-    cell_image = clock.spent["derived"] / (clock.ends * len(job.held_out.indices)) if stage == "search" else 0.0
+    cell_image = clock.spent["derived"] / (clock.ends * len(job.held_out)) if stage == "search" else 0.0
     begin = clock.first - called + max(0.0, clock.warm - WARM_STEPS * clock.each)
-    final = done - clock.last - image * (len(job.held_out.indices) if stage == "search" else len(job.data.test))
+    final = done - clock.last - image * (len(job.held_out) if stage == "search" else len(job.test))
     final = max(0.0, final) + clock.spent["choice"]
     total = begin + steps * clock.each + epochs * end + evaluated * image + derived * cell_image + final
     return {

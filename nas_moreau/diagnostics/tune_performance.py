@@ -32,8 +32,8 @@ from nas_moreau.diagnostics.verify_performance import (
 from nas_moreau.errors import first_line
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
+from nas_moreau.training.device import set_up_torch, uses_tf32
 from nas_moreau.training.finite_guard import FiniteGuard
-from nas_moreau.training.performance import set_up, uses_tf32
 from nas_moreau.training.retrain import plan_retraining
 
 STAGES = ("search", "retrain")
@@ -154,7 +154,7 @@ def prepared(stage: str, config: Config, cell: Genotype, data: Data, device: tor
     job.guard = FiniteGuard(stage, device, None)
 
     def run() -> None:
-        set_up(config.performance, device)
+        set_up_torch(config.performance, device)
         job.advance()
 
     return run

@@ -18,7 +18,7 @@ from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.data import seed_for
 from nas_moreau.search.methods import search_supernet
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
-from nas_moreau.training.performance import autocast, set_up
+from nas_moreau.training.device import autocast, set_up_torch
 from nas_moreau.training.recipe import build_network, training_loss
 
 CLASSES, CHANNELS = 10, 3
@@ -88,7 +88,7 @@ def search_step(
         dtype: Of weights and images; float64 for what others are compared with.
     """
     settings, performance = config.search, config.performance
-    set_up(performance, device)
+    set_up_torch(performance, device)
     layout = torch.channels_last if performance.channels_last else torch.contiguous_format
     torch.manual_seed(seed_for(config.seed, "initial weights"))
     supernet = search_supernet(load_space(config.space), settings, CLASSES, CHANNELS)
@@ -121,7 +121,7 @@ def retraining_step(
 ) -> Step:
     """Returns loss and gradient of a step of retraining without drop-path; arguments as for `search_step`."""
     settings, performance = config.retrain, config.performance
-    set_up(performance, device)
+    set_up_torch(performance, device)
     layout = torch.channels_last if performance.channels_last else torch.contiguous_format
     network = build_network(config, genotype, CLASSES, CHANNELS).to(device, dtype).to(memory_format=layout).train()
     network.drop_path = 0.0

@@ -12,12 +12,11 @@ import torch
 
 from nas_moreau.architecture import Genotype, Network, load_genotype
 from nas_moreau.config import Config
-from nas_moreau.data import describe_data
+from nas_moreau.data import describe_data, load_images
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.resume import load_weights
-from nas_moreau.training.setting import load_images
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 from nas_moreau.bilevel import Bilevel, Method
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_checkpoint
+from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.resume import pack, unpack
-from nas_moreau.training.setting import peak_memory_bytes
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
 LOOKS = 20

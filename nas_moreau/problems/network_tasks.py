@@ -14,7 +14,7 @@ from nas_moreau.problems.learn import run_job
 from nas_moreau.problems.network_methods import METHODS
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
-from nas_moreau.training.setting import pick_device
+from nas_moreau.training.device import pick_device
 
 EVALUATIONS = {"hyper-cleaning": 600, "few-shot": 6000}
 """Gradient evaluations that every method is given unless `steps` says otherwise."""

@@ -12,7 +12,7 @@ from nas_moreau.errors import InputError, did_you_mean
 from nas_moreau.problems.group_lasso import group_lasso
 from nas_moreau.problems.methods import METHODS, MOREAU, method_for
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
-from nas_moreau.training.setting import peak_memory_bytes
+from nas_moreau.training.device import peak_memory_bytes
 
 
 class Task(NamedTuple):

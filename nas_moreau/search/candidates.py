@@ -19,21 +19,9 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.neighbours import Chosen, chosen_operations
-from nas_moreau.data import Augment, Images, epoch_order, seed_for
+from nas_moreau.data import Part, seed_for
 
 BATCH = 250
-
-
-class Part(NamedTuple):
-    """A part of the training images: all images, which of them, and how they are normalised."""
-
-    images: Images
-    indices: Tensor
-    augment: Augment
-
-    def first(self, count: int) -> Part:
-        """Returns at most `count` images of it, drawn once for all (the draw depends on nothing but the part)."""
-        return self._replace(indices=epoch_order(self.indices, 0, "images that candidates are measured on", 0)[:count])
 
 
 class Candidate(NamedTuple):
@@ -87,7 +75,7 @@ def measure(
         channels_last: Memory layout of the batches.
         give_up: Called before every batch; may raise to end the work.
     """
-    order = epoch_order(part.indices, 0, "images that candidates are measured on", 0)
+    order = part.shuffled()
     batches = order.tensor_split(math.ceil(len(order) / BATCH))
     scratch = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
     sums = torch.zeros((len(candidates), 2), dtype=torch.float64, device=order.device)

@@ -9,7 +9,7 @@ from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, 
 from nas_moreau.architecture.networks.budget import best_within, network_costs
 from nas_moreau.architecture.spaces.derivation import alpha_table, edge_normalised
 from nas_moreau.config import Config
-from nas_moreau.search.candidates import Part
+from nas_moreau.data import Part
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select
 
@@ -85,12 +85,12 @@ def derive_by_rule(
         supernet, held_out, architecture = trained
         last = config.performance.channels_last
         if settings.rule == "selection":
-            images = held_out.first(settings.images)
+            images = held_out.sample(settings.images)
             genotype, tried = select(
                 space, supernet, genotype, images, last, lambda cell: _fits(config, space, cell, costs)
             )
         else:
-            images = architecture.first(settings.images)
+            images = architecture.sample(settings.images)
             genotype, tried = perturb(space, supernet, own, images, config.seed, last)
         record |= tried
     return Derived(genotype, argmax, record)

@@ -11,7 +11,8 @@ import torch
 
 from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data
+from nas_moreau.data import Data, load_images
+from nas_moreau.data.batches import search_parts
 from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
@@ -19,14 +20,12 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import json_text, read_json
-from nas_moreau.search.candidates import Part
 from nas_moreau.search.derive import MEASURED, Derived, Trained, derive_by_rule
 from nas_moreau.search.restore import restore_supernet
-from nas_moreau.training.performance import as_it_was
-from nas_moreau.training.setting import load_images, prepare, search_images
+from nas_moreau.training.device import set_up_device, torch_settings_restored
 
 
-@as_it_was()
+@torch_settings_restored()
 def derive_run(run: str | PathLike[str], config: Config, data: Data | None = None) -> Derived:
     """Returns the cell that a search folder's last checkpoint stands for.
 
@@ -49,7 +48,7 @@ def derive_run(run: str | PathLike[str], config: Config, data: Data | None = Non
     return derive_by_rule(config, space, alphas, trained, shape)
 
 
-@as_it_was()
+@torch_settings_restored()
 def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Derived:
     """Returns the cell of several searches of one space: the space's rule on the mean of their softmax weights.
 
@@ -122,10 +121,9 @@ def _alphas(folder: Path) -> dict[str, Any]:
 
 
 def _trained(folder: Path, config: Config, data: Data) -> Trained:
-    device = prepare(config)
+    device = set_up_device(config)
     supernet = restore_supernet(folder, config, data, device)
     if config.performance.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
-    images, parts = search_images(config, data, device)
-    augment = Augment(data.mean, data.std)
-    return Trained(supernet, *(Part(images, parts[name], augment) for name in ("held_out", "architecture")))
+    parts = search_parts(config, data, device)
+    return Trained(supernet, parts.held_out, parts.architecture)

@@ -17,8 +17,8 @@ from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, moreau
 from nas_moreau.bilevel.rivals import darts1, darts2
 from nas_moreau.config import SearchConfig
+from nas_moreau.data import Part
 from nas_moreau.errors import InputError, did_you_mean
-from nas_moreau.search.candidates import Part
 from nas_moreau.search.drnas import dirichlet_weights
 from nas_moreau.search.gdas import gumbel_paths
 from nas_moreau.search.rsws import best_of_many, rsws, uniform_path

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.genotype import Cell
-from nas_moreau.data import seed_for
-from nas_moreau.search.candidates import Candidate, Part, measure
+from nas_moreau.data import Part, seed_for
+from nas_moreau.search.candidates import Candidate, measure
 
 
 def perturb(
@@ -89,7 +89,7 @@ def perturb(
         for cell in space.cells
     }
     record = {
-        "rule": "perturbation", "split": "architecture", "images": len(part.indices), "decisions": decisions,
+        "rule": "perturbation", "split": "architecture", "images": len(part), "decisions": decisions,
         "note": "no training between the decisions; losses in nats, by batch statistics",
     }  # fmt: skip
     return Genotype(space.name, cells), record

@@ -19,8 +19,8 @@ from nas_moreau.bilevel import Bilevel, Info, Method
 from nas_moreau.bilevel.contract import at
 from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
 from nas_moreau.config import SearchConfig
-from nas_moreau.data import seed_for
-from nas_moreau.search.candidates import Part, measure, one_hot
+from nas_moreau.data import Part, seed_for
+from nas_moreau.search.candidates import measure, one_hot
 from nas_moreau.search.schedules import Rules
 from nas_moreau.search.supernet_problem import Batch, Mixing
 
@@ -88,7 +88,7 @@ def best_of_many(
     draws = random.Random(seed_for(seed, "genotypes at the end of rsws"))
     drawn = {genotype.digest(): genotype for genotype in (space.random_genotype(draws) for _ in range(GENOTYPES))}
     tried: list[Genotype] = list(drawn.values())
-    part = architecture.first(IMAGES)
+    part = architecture.sample(IMAGES)
     scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last, give_up)
     # a loss that is not finite is the worst
     best = min(range(len(tried)), key=lambda i: scores[i].loss if scores[i].loss == scores[i].loss else float("inf"))
@@ -100,6 +100,6 @@ def best_of_many(
             table[table.sum(-1) == 0, space.operations.index("none")] = CERTAIN
     note = (
         f"{tried[best].digest()} has the lowest loss, {scores[best].loss:.4f}, of {len(tried)} genotypes "
-        f"on {len(part.indices)} images of the architecture split"
+        f"on {len(part)} images of the architecture split"
     )
     return alphas, note

@@ -23,7 +23,8 @@ from typing import Any
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.neighbours import neighbours
-from nas_moreau.search.candidates import Part, measure, one_hot
+from nas_moreau.data import Part
+from nas_moreau.search.candidates import measure, one_hot
 
 NOTE = "chosen by the lowest held-out loss: these losses and accuracies are no estimate of how good the cell is"
 
@@ -64,7 +65,7 @@ def select(
             }  # fmt: skip
         rows.append(row)
     record = {
-        "rule": "selection", "split": "held_out", "images": len(held_out.indices), "note": NOTE,
+        "rule": "selection", "split": "held_out", "images": len(held_out), "note": NOTE,
         "moved": best > 0, "chosen": rows[best], "candidates": rows,
     }  # fmt: skip
     return cells[best], record

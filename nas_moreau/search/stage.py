@@ -16,7 +16,8 @@ from nas_moreau.architecture.networks.batch_shard import Share, sharing
 from nas_moreau.architecture.networks.expected_macs import expected_macs, relative_macs
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, describe_data, seed_for
+from nas_moreau.data import Data, describe_data, load_images, seed_for
+from nas_moreau.data.batches import Batches, search_parts
 from nas_moreau.drawing.cell import draw_pixels
 from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
@@ -24,7 +25,7 @@ from nas_moreau.drawing.operation_style import in_words
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
 from nas_moreau.runs.stability import read_history, stability
-from nas_moreau.search.candidates import Part, Score, measure, one_hot
+from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import CollapseGuard, assess, signs
 from nas_moreau.search.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
@@ -39,18 +40,17 @@ from nas_moreau.search.random_cell import draw_cell
 from nas_moreau.search.schedules import smaller_steps
 from nas_moreau.search.step_numbers import COUNTS, epoch_means, step_numbers
 from nas_moreau.search.supernet_problem import Batch, supernet_problem, write_back
+from nas_moreau.training.device import peak_memory_bytes, refuse_float16, set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import evaluate_model
 from nas_moreau.training.finite_guard import FiniteGuard, tensors_in
 from nas_moreau.training.hyperparameters import show_outcome
 from nas_moreau.training.loop import show, take_steps
-from nas_moreau.training.performance import as_it_was, refuse_float16
 from nas_moreau.training.resume import pack, restore, save, unpack, with_rollbacks
-from nas_moreau.training.setting import Batches, load_images, peak_memory_bytes, prepare, search_images
 from nas_moreau.training.shared_folder import finished_result, open_folder
 from nas_moreau.training.signals import Abandoned, StopRequest
 
 
-@as_it_was()
+@torch_settings_restored()
 def search(
     config: Config, output: str | PathLike[str], resume: bool = False, data: Data | None = None
 ) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def plan_search(config: Config, data: Data) -> _Search | None:
         return None
     refuse_float16(config.performance)
     check_budget(config, space, (data.num_classes, *data.input_size))
-    return _Search(config, space, data, prepare(config))
+    return _Search(config, space, data, set_up_device(config))
 
 
 class _Search:
@@ -104,22 +104,21 @@ class _Search:
 
     def __init__(self, config: Config, space: SearchSpace, data: Data, device: torch.device):
         self.config, self.settings, self.space, self.device = config, config.search, space, device
-        images, parts = search_images(config, data, device)
-        augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
+        parts = search_parts(config, data, device)
         size, seed = self.settings.batch_size, config.seed
         (self.rows,) = distributed.own_rows(size)
         synchronised = config.distributed.sync_batchnorm and distributed.processes() > 1
         self.share = Share(*self.rows, size, distributed.gathered if synchronised else None)
-        self.lower = Batches(images, parts["weights"], size, augment, seed, "weights")
-        self.upper = Batches(images, parts["architecture"], size, augment, seed, "architecture")
-        self.held_out = Part(images, parts["held_out"], augment)
-        self.architecture = Part(images, parts["architecture"], augment)
+        self.channels_last = config.performance.channels_last
+        self.lower = Batches(parts.weights, size, seed, "weights", self.rows, self.channels_last)
+        self.upper = Batches(parts.architecture, size, seed, "architecture", self.rows, self.channels_last)
+        self.held_out = parts.held_out
         self.num_classes, self.description = data.num_classes, describe_data(data)
         self.shape = (data.num_classes, *data.input_size)
-        self.image_size = tuple(images.pixels.shape[-2:])
+        height, width = self.held_out.images.pixels.shape[-2:]
+        self.image_size = height, width
         self.epoch_steps = self.settings.steps_per_epoch or len(self.lower)
         self.total_steps = self.epoch_steps * self.settings.epochs
-        self.channels_last = config.performance.channels_last
         self._build(data.channels)
 
     def _build(self, in_channels: int) -> None:
@@ -195,7 +194,7 @@ class _Search:
         progress = self.step / self.total_steps
         upper, lower = (
             Batch(
-                *part.at(self.step, self.channels_last, self.rows),
+                *part.batch(self.step),
                 progress,
                 seed_for(self.config.seed, f"mixing of {part.purpose}", self.step),
             )
@@ -338,7 +337,7 @@ class _Search:
 
             def chosen() -> tuple[list[Tensor], str]:
                 x, note = choose(
-                    self.space, self.supernet, self.architecture, self.config.seed, self.channels_last,
+                    self.space, self.supernet, self.upper.part, self.config.seed, self.channels_last,
                     self.stop.give_up,
                 )  # fmt: skip
                 return [tensor.to("cpu") for tensor in x], note
@@ -349,12 +348,10 @@ class _Search:
             self.folder.log(f"search: {note}")
 
     def _evaluate(self) -> Any:
-        images, indices, augment = self.held_out
         write_back(self.supernet, self.x, self.y)
         return evaluate_model(
-            self.supernet, images, augment, self.num_classes, indices, channels_last=self.channels_last,
-            give_up=self.stop.give_up,
-        )  # fmt: skip
+            self.supernet, self.held_out, self.num_classes, channels_last=self.channels_last, give_up=self.stop.give_up
+        )
 
     def _one_hot(self, genotype: Genotype) -> Score:
         """Returns the derived cell's score on the held-out images, with the weights that `_evaluate` wrote back."""
@@ -363,7 +360,7 @@ class _Search:
 
     def _eigenvalue(self) -> float:
         """Returns the dominant eigenvalue for the architecture split's first batch and the weights written back."""
-        loss = loss_of_alphas(self.supernet, *self.upper.at(0, self.channels_last))
+        loss = loss_of_alphas(self.supernet, *self.upper.shard(None).batch(0))
         return dominant_eigenvalue(loss, self.x)
 
     def _alphas(self, x: list[Tensor]) -> dict[str, Tensor]:
@@ -381,7 +378,7 @@ class _Search:
         before = time.monotonic()
         torch.manual_seed(seed_for(self.config.seed, "final evaluation"))
         evaluation = self._evaluate()
-        trained = Trained(self.supernet, self.held_out, self.architecture)
+        trained = Trained(self.supernet, self.held_out, self.upper.part)
         table = self._table(self._kept())
         derived = derive_by_rule(self.config, self.space, table, trained, self.shape)
         self.seconds += time.monotonic() - before

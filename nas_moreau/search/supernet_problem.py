@@ -22,7 +22,7 @@ from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.architecture.networks.mixed_cell import Active
 from nas_moreau.bilevel import Bilevel, Shared
-from nas_moreau.training.performance import autocast
+from nas_moreau.training.device import autocast
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from nas_moreau.data import Augment, Images
+from nas_moreau.data import Part
 
 
 class Mistake(NamedTuple):
@@ -37,51 +37,51 @@ class Evaluation(NamedTuple):
 @torch.no_grad()
 def evaluate_model(
     model: nn.Module | Callable[[Tensor], Tensor],
-    images: Images,
-    augment: Augment,
+    part: Part,
     num_classes: int,
-    indices: Tensor | None = None,
     batch_size: int = 250,
     channels_last: bool = False,
     give_up: Callable[[], None] = lambda: None,
     worst: int = 0,
 ) -> Evaluation:
-    """Returns how well `model` does in evaluation mode; its mode is put back afterwards.
+    """Returns loss and accuracy of `model` in evaluation mode; its mode is restored afterwards.
 
     Args:
         model: float images (n, channels, height, width) -> logits (n, num_classes).
-        images: The whole set, on the model's device.
-        augment: Called without a generator: it only normalises.
+        part: The images, on the model's device; they are normalised, not augmented.
         num_classes: Number of classes.
-        indices: Which images; all of them by default.
         batch_size: Images evaluated at a time.
         channels_last: Memory layout of the batches.
-        give_up: Called before every batch; what it raises ends the evaluation.
-        worst: How many misclassified images to name.
+        give_up: Called before every batch; may raise to end the evaluation.
+        worst: Number of misclassified images to return.
     """
     trained = model if isinstance(model, nn.Module) and model.training else None
     if trained is not None:
         trained.eval()
     try:
-        return _measure(model, images, augment, num_classes, indices, batch_size, channels_last, give_up, worst)
+        return _measure(model, part, num_classes, batch_size, channels_last, give_up, worst)
     finally:
         if trained is not None:
             trained.train()
 
 
 def _measure(
-    model: Any, images: Images, augment: Augment, num_classes: int, indices: Tensor | None, batch_size: int,
-    channels_last: bool, give_up: Callable[[], None], worst: int,
-) -> Evaluation:  # fmt: skip
-    device = images.labels.device
-    indices = torch.arange(len(images), device=device) if indices is None else indices
+    model: Callable[[Tensor], Tensor],
+    part: Part,
+    num_classes: int,
+    batch_size: int,
+    channels_last: bool,
+    give_up: Callable[[], None],
+    worst: int,
+) -> Evaluation:
+    device = part.images.labels.device
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     seen: list[Tensor] = []  # (loss, true, predicted, confidence) of every image
-    for part in indices.split(batch_size):
+    for indices in part.indices.split(batch_size):
         give_up()
-        batch = images.take(part)
-        x = augment(batch.pixels)
+        batch = part.images.take(indices)
+        x = part.augment(batch.pixels)
         logits = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x).float()
         loss += f.cross_entropy(logits, batch.labels, reduction="sum")
         pairs = batch.labels * num_classes + logits.argmax(-1)
@@ -90,11 +90,11 @@ def _measure(
             share, predicted = logits.softmax(-1).max(-1)
             each = f.cross_entropy(logits, batch.labels, reduction="none")
             seen.append(torch.stack([each.double(), batch.labels.double(), predicted.double(), share.double()], 1))
-    samples = len(indices)
+    samples = len(part)
     total, *counts = torch.cat([loss.reshape(1), confusion.double()]).tolist()
     table = [[int(n) for n in counts[row : row + num_classes]] for row in range(0, len(counts), num_classes)]
     accuracy = sum(table[i][i] for i in range(num_classes)) / samples
-    return Evaluation(total / samples, accuracy, table, samples, _worst(indices, seen, worst))
+    return Evaluation(total / samples, accuracy, table, samples, _worst(part.indices, seen, worst))
 
 
 def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ...]:

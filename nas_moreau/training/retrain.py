@@ -19,7 +19,8 @@ from nas_moreau.architecture.networks.batch_norm import synchronise
 from nas_moreau.architecture.networks.batch_shard import Share, sharing
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, describe_data, seed_for, stratified_split
+from nas_moreau.data import Augment, Data, Part, describe_data, load_images, seed_for, stratified_split
+from nas_moreau.data.batches import Batches
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.network import draw_network, sizes_of_run
@@ -28,23 +29,27 @@ from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.board_layout import retraining_charts
 from nas_moreau.runs.folder import WORST_FILE
+from nas_moreau.training.device import (
+    autocast,
+    average_gradients,
+    peak_memory_bytes,
+    set_up_device,
+    torch_settings_restored,
+)
 from nas_moreau.training.evaluate import Evaluation, detail, evaluate_model, evaluation_result
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.hyperparameters import show_outcome
 from nas_moreau.training.loop import show, take_steps
-from nas_moreau.training.performance import as_it_was, autocast
 from nas_moreau.training.recipe import build_network, build_optimizer, training_loss
 from nas_moreau.training.resume import load_weights, restore, save, with_rollbacks
-from nas_moreau.training.setting import Batches, load_images, peak_memory_bytes, prepare
 from nas_moreau.training.shared_folder import finished_result, open_folder
-from nas_moreau.training.shared_network import share_network
 from nas_moreau.training.signals import Abandoned, StopRequest
 
 WORST_IMAGES = 20
 """So many misclassified test images are drawn for the report."""
 
 
-@as_it_was()
+@torch_settings_restored()
 def retrain(
     config: Config,
     genotype: Genotype,
@@ -95,7 +100,7 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
             f"configuration's space '{space.name}'.",
             f"Set space={genotype.space}, or take a preset of that space.",
         )
-    device = prepare(config)
+    device = set_up_device(config)
     network = build_network(config, genotype, data.num_classes, data.channels)
     check_images(torch.empty((1, *data.input_size), device="meta"), network)
     return _Retraining(config, genotype, network, data, device)
@@ -120,13 +125,15 @@ class _Retraining:
         if self.settings.validation:
             share = self.settings.validation
             parts = stratified_split(labels, {"train": 1 - share, "validation": share}, config.seed)
-        self.validation = parts.get("validation")
+        train = {name: Part(self.data.train, indices, self.augment) for name, indices in parts.items()}
+        self.validation, self.test = train.get("validation"), Part.whole(self.data.test, self.augment)
         self.batches = Batches(
-            self.data.train, parts["train"], self.settings.batch_size, self.augment, config.seed, "retraining"
+            train["train"], self.settings.batch_size, config.seed, "retraining", channels_last=self.channels_last
         )
         size = self.settings.batch_size
         gather = distributed.gathered if config.distributed.sync_batchnorm and distributed.processes() > 1 else None
         self.shares = [Share(*rows, size, gather) for rows in distributed.own_rows(size, self.settings.accumulate)]
+        self.shards = [self.batches.shard((share.start, share.stop)) for share in self.shares]
         self.epoch_steps = self.settings.steps_per_epoch or len(self.batches)
         self.total_steps = self.epoch_steps * self.settings.epochs
         self.space = load_space(config.space)
@@ -167,7 +174,7 @@ class _Retraining:
         """Runs all steps that are left in `folder` and returns the result."""
         self.folder = folder
         folder.write_data(describe_data(self.data))
-        self.forward = share_network(self.forward, self.network, self.data.input_size)
+        self.forward = average_gradients(self.forward, self.network, self.data.input_size)
         return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
 
     def _run(self) -> dict[str, Any]:
@@ -239,12 +246,12 @@ class _Retraining:
     def _parts(self) -> Iterator[tuple[Share, Tensor, Tensor, Tensor]]:
         """Yields this process's parts of the step's batch: images, labels, and what the loss compares with."""
         if self.mixup is None:
-            for share in self.shares:
-                images, labels = self.batches.at(self.step, self.channels_last, (share.start, share.stop))
+            for share, batches in zip(self.shares, self.shards):
+                images, labels = batches.batch(self.step)
                 yield share, images, labels, labels
             return
         # images are mixed across the whole batch; timm draws from numpy's global generator
-        images, labels = self.batches.at(self.step, self.channels_last)
+        images, labels = self.batches.batch(self.step)
         np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
         images, targets = self.mixup(images, labels)
         for share in self.shares:
@@ -298,9 +305,9 @@ class _Retraining:
         try:
             found = test = None
             if self.validation is not None:
-                found = distributed.on_first(lambda: self._evaluate(self.data.train, self.validation))
+                found = distributed.on_first(lambda: self._evaluate(self.validation))
             elif due:  # a curve to look at; nothing is chosen by it
-                test = distributed.on_first(lambda: self._evaluate(self.data.test))
+                test = distributed.on_first(lambda: self._evaluate(self.test))
         except Abandoned:
             self.save(monitor)
             raise
@@ -323,12 +330,16 @@ class _Retraining:
             f"training accuracy {100 * row['train_accuracy']:.2f} %{accuracy}"
         )
 
-    def _evaluate(self, images: Any, indices: Tensor | None = None, worst: int = 0) -> Evaluation:
+    def _evaluate(self, part: Part, worst: int = 0) -> Evaluation:
         before = time.monotonic()
         found = evaluate_model(
-            self.trained, images, self.augment, self.data.num_classes, indices, channels_last=self.channels_last,
-            give_up=self.stop.give_up, worst=worst,
-        )  # fmt: skip
+            self.trained,
+            part,
+            self.data.num_classes,
+            channels_last=self.channels_last,
+            give_up=self.stop.give_up,
+            worst=worst,
+        )
         self.evaluating += time.monotonic() - before
         return found
 
@@ -347,7 +358,7 @@ class _Retraining:
         before = time.monotonic()
         if self.validation is not None:
             load_weights(self.trained, self.folder.path)
-        test = self._evaluate(self.data.test, worst=WORST_IMAGES)
+        test = self._evaluate(self.test, worst=WORST_IMAGES)
         self._write_mistakes(test)
         self.seconds += time.monotonic() - before
         self.folder.write_text(

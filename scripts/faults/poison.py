@@ -146,12 +146,12 @@ def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
     folder.mkdir()
     overrides = ["logging.tensorboard=false", "retrain.mixup=0"]
     config = load_config(path=make_toy(folder)["retrain"][3], overrides=overrides)
-    advance, at = stage._Retraining.advance, stage.Batches.at
+    advance, draw = stage._Retraining.advance, stage.Batches.batch
 
     def poisoned(self: Any) -> Any:
         if self.step == STEP - 1:
             if place is None:
-                stage.Batches.at = lambda batches, *rest: (at(batches, *rest)[0] * NAN, at(batches, *rest)[1])
+                stage.Batches.batch = lambda *given: (draw(*given)[0] * NAN, draw(*given)[1])
             else:
                 place(self)
         return advance(self)
@@ -163,7 +163,7 @@ def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
     except NonFinite as error:
         return _sound(folder / "run", str(error))
     finally:
-        stage._Retraining.advance, stage.Batches.at = advance, at
+        stage._Retraining.advance, stage.Batches.batch = advance, draw
 
 
 def _solve(objective: str, place: str) -> bool:

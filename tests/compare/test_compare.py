@@ -364,7 +364,7 @@ def test_the_memory_of_a_search_is_its_own():
     """ru_maxrss of a process started by a larger one begins at the larger one's."""
     code = (
         "import subprocess, sys; block = bytearray(1 << 30); block[::4096] = b'x' * len(block[::4096]);"
-        "print(subprocess.run([sys.executable, '-c', 'import torch; from nas_moreau.training.setting import"
+        "print(subprocess.run([sys.executable, '-c', 'import torch; from nas_moreau.training.device import"
         " peak_memory_bytes; print(peak_memory_bytes(torch.device(chr(99) + chr(112) + chr(117))))'],"
         " capture_output=True, text=True).stdout)"
     )

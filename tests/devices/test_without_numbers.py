@@ -5,9 +5,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from nas_moreau.architecture import Genotype, Network, Supernet, load_space, published_cell
+from nas_moreau.data.batches import Batches
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
-from nas_moreau.training.setting import Batches
 
 CELLS = {
     "darts": published_cell("DARTS_V2"),
@@ -22,7 +22,7 @@ CELLS = {
     ["performance.activation_checkpointing=true"], ["performance.channels_last=false"],
 ], ids=["published", "mixed", "adamw", "checkpointing", "contiguous"])  # fmt: skip
 def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_config, tiny_data):
-    monkeypatch.setattr(Batches, "at", batch_without_numbers)
+    monkeypatch.setattr(Batches, "batch", batch_without_numbers)
     job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)
     job.guard = FiniteGuard("retrain", job.device, lambda step: 0.0)
     losses = [job.advance() for _ in range(2)]
@@ -31,8 +31,8 @@ def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_
     assert all(p.grad.is_meta for p in job.network.parameters())
 
 
-def batch_without_numbers(self, step, channels_last=False, rows=None):
-    """What `Batches.at` gives; the windows of the random crop are picked by numbers, which `meta` has not."""
+def batch_without_numbers(self, step):
+    """What `Batches.batch` gives; the windows of the random crop are picked by numbers, which `meta` has not."""
     return torch.empty(self.batch_size, 3, 8, 8, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
 
 

@@ -71,9 +71,9 @@ def test_the_count_of_evaluated_images_is_that_of_a_real_retraining(tmp_path, mo
     counted = []
     evaluate = retrain.evaluate_model
 
-    def count(model, images, augment, num_classes, indices=None, **options):
-        counted.append(len(images) if indices is None else len(indices))
-        return evaluate(model, images, augment, num_classes, indices, **options)
+    def count(model, part, num_classes, **options):
+        counted.append(len(part))
+        return evaluate(model, part, num_classes, **options)
 
     monkeypatch.setattr(retrain, "evaluate_model", count)
     for number, (overrides, images) in enumerate([RETRAININGS[1], RETRAININGS[4]]):

@@ -16,21 +16,8 @@ from nas_moreau.architecture.networks.operations import Noise
 from nas_moreau.bilevel import Shared
 from nas_moreau.bilevel.tensors import evaluate
 from nas_moreau.cli import entry as cli
-from nas_moreau.data import Augment, Images
 from nas_moreau.errors import InputError
-from nas_moreau.training.setting import Batches
-from nas_moreau.training.shared_network import _leaves_some_unused
-
-
-def test_rows_of_a_batch_are_those_of_the_whole():
-    draw = torch.Generator().manual_seed(0)
-    images = Images(torch.randint(0, 256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8), torch.arange(40))
-    batches = Batches(images, torch.arange(40), 12, Augment((0.5,) * 3, (0.2,) * 3, 2, True, 4), 0, "weights")
-    for step in (0, 5):
-        pixels, labels = batches.at(step)
-        for begin, end in ((0, 6), (6, 12), (9, 12)):
-            some, few = batches.at(step, rows=(begin, end))
-            assert torch.equal(some, pixels[begin:end]) and torch.equal(few, labels[begin:end])
+from nas_moreau.training.device import has_unused_parameters
 
 
 def test_a_batch_is_shared_out_evenly_or_not_at_all():
@@ -127,7 +114,7 @@ def test_parameters_that_no_output_reaches_are_found_without_computing():
     live = Genotype.parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|")
     for genotype, expected in ((dead, True), (live, False)):
         network = Network(genotype, 4, 1, 10)
-        assert _leaves_some_unused(network, (3, 8, 8)) is expected
+        assert has_unused_parameters(network, (3, 8, 8)) is expected
         assert all(p.grad is None and not p.is_meta for p in network.parameters())
 
 

@@ -20,9 +20,9 @@ from nas_moreau.data import Augment, Data, Images
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
 from nas_moreau.search.supernet_problem import supernet_problem
+from nas_moreau.training.device import average_gradients
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
-from nas_moreau.training.shared_network import share_network
 
 STEPS, FEW, BATCH = 20, 6, 8
 
@@ -85,7 +85,7 @@ def retrain_steps(norms: bool, distributed_keys: dict[str, Any] | None = None, *
         for cell in job.network.cells:
             cell.kernels = "portable"  # native kernels do not ask the norms
     job.guard = FiniteGuard("retrain", job.device, None)
-    job.forward = share_network(job.forward, job.network, (3, 8, 8))
+    job.forward = average_gradients(job.forward, job.network, (3, 8, 8))
     job.epoch_steps = FEW // 2
     for _ in range(FEW):
         job.advance()

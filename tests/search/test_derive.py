@@ -13,10 +13,9 @@ from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_s
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.architecture.spaces.derivation import edge_normalised
 from nas_moreau.architecture.spaces.neighbours import neighbours
-from nas_moreau.data import Augment, Images, seed_for
+from nas_moreau.data import Augment, Images, Part, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.runs.stability import read_history
-from nas_moreau.search.candidates import Part
 from nas_moreau.search.derive_run import derive_ensemble, derive_run
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select

@@ -122,26 +122,6 @@ def test_a_finished_search_gives_its_result_again(tmp_path, tiny, tiny_data):
     assert (tmp_path / "a" / "metrics.csv").read_bytes() == before
 
 
-def test_the_three_parts_are_disjoint_and_held_out_images_are_never_drawn(tmp_path, monkeypatch, tiny, tiny_data):
-    seen = {"weights": set(), "architecture": set()}
-    original = stage.Batches.at
-
-    def watch(self, step, channels_last=False, rows=None):
-        place = step % len(self)
-        batch = original(self, step, channels_last, rows)
-        seen[self.purpose].update(self._order[place * self.batch_size : (place + 1) * self.batch_size].tolist())
-        return batch
-
-    monkeypatch.setattr(stage.Batches, "at", watch)
-    made = []
-    build = stage._Search._build
-    monkeypatch.setattr(stage._Search, "_build", lambda self, n: (made.append(self), build(self, n))[1])
-    search(tiny("search.epochs=8"), tmp_path / "a", data=tiny_data)
-    held_out = set(made[0].held_out[1].tolist())
-    assert len(held_out) == 6 and len(seen["weights"]) > 20 and len(seen["architecture"]) > 20
-    assert not (seen["weights"] & seen["architecture"]) and not (held_out & (seen["weights"] | seen["architecture"]))
-
-
 def test_a_number_that_is_not_finite_stops_at_once_and_is_not_saved(tmp_path, tiny, tiny_data):
     with pytest.raises(NonFinite, match="step"):
         search(tiny("search.weights.lr=1e30", "search.weights.clip=null"), tmp_path / "a", data=tiny_data)

@@ -14,11 +14,10 @@ from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_s
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
-from nas_moreau.data import Augment, Images
+from nas_moreau.data import Augment, Images, Part
 from nas_moreau.errors import InputError
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import methods, rsws
-from nas_moreau.search.candidates import Part
 from nas_moreau.search.drnas import dirichlet_weights
 from nas_moreau.search.gdas import gumbel_paths
 from nas_moreau.search.stage import search

@@ -20,8 +20,8 @@ from nas_moreau.search.methods import build_method
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training import loop as stepping
-from nas_moreau.training import performance
 from nas_moreau.training import retrain as retraining
+from nas_moreau.training.device import set_up_torch
 from nas_moreau.training.retrain import retrain
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
@@ -49,7 +49,7 @@ def tiny(tiny_config):
 def test_tf32_is_auto_by_device_and_holds_for_products_and_convolutions(given, device, expected):
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        performance.set_up(PerformanceConfig(tf32=given), device)
+        set_up_torch(PerformanceConfig(tf32=given), device)
         assert torch.get_float32_matmul_precision() == ("high" if expected else "highest")
         assert torch.backends.cudnn.allow_tf32 is expected
     finally:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.config import load_config
-from nas_moreau.data import Augment, Data, Images
+from nas_moreau.data import Augment, Data, Images, Part
 from nas_moreau.training.evaluate import Mistake, evaluate_model
 from nas_moreau.training.retrain import retrain
 
@@ -27,15 +27,15 @@ def images():
 
 def test_the_mistakes_of_the_highest_loss_come_first_and_equals_in_order():
     plain = Augment((0.0,), (1.0,))
-    found = evaluate_model(model, images(), plain, 2, batch_size=2, worst=2)
+    found = evaluate_model(model, Part.whole(images(), plain), 2, batch_size=2, worst=2)
     sure = 1 / (1 + math.exp(-3))
     assert [mistake[:3] for mistake in found.worst] == [(2, 0, 1), (4, 0, 1)]
     assert all(math.isclose(mistake.confidence, sure, rel_tol=1e-6) for mistake in found.worst)
-    everything = evaluate_model(model, images(), plain, 2, batch_size=2, worst=9).worst
+    everything = evaluate_model(model, Part.whole(images(), plain), 2, batch_size=2, worst=9).worst
     assert [mistake.image for mistake in everything] == [2, 4, 1] and isinstance(everything[0], Mistake)
-    some = evaluate_model(model, images(), plain, 2, torch.tensor([4, 0, 1], device="cpu"), worst=9)
+    some = evaluate_model(model, Part(images(), torch.tensor([4, 0, 1], device="cpu"), plain), 2, worst=9)
     assert [mistake.image for mistake in some.worst] == [4, 1]
-    without = evaluate_model(model, images(), plain, 2, batch_size=2)
+    without = evaluate_model(model, Part.whole(images(), plain), 2, batch_size=2)
     assert without.worst == () and without[:4] == found[:4]
 
 
@@ -57,5 +57,5 @@ def test_a_retraining_draws_them_and_takes_an_old_drawing_away(tmp_path, monkeyp
 
     job = stage.plan_retraining(config, published_cell("DARTS_V2"), data)
     job.folder = type("Folder", (), {"path": tmp_path / "run"})
-    job._write_mistakes(evaluate_model(lambda x: torch.eye(3)[both.labels], both, job.augment, 3, worst=20))
+    job._write_mistakes(evaluate_model(lambda x: torch.eye(3)[both.labels], Part.whole(both, job.augment), 3, worst=20))
     assert not (tmp_path / "run" / "worst.png").exists()
