@@ -78,22 +78,25 @@ def test_a_budget_and_an_ensemble(runs, capsys):
     assert len(json.loads(out)["selection"]["runs"]) == 2
 
 
-@pytest.mark.parametrize("words, said", [
-    (("a", "--rule", "best"), "'derive.rule' is 'best'"),
-    (("a", "--max-macs", "5"), "fits in 5 multiply-adds"),
-    (("a", "--max-parameters", "0"), "derive.max_parameters"),
-    (("a", "--rule", "perturbation", "--max-macs", "5"), "knows no budget"),
-    (("a", "b", "--write"), "belongs to none of them"),
-    (("a", "b", "--rule", "selection"), "belongs to one search"),
-    (("a", "--rule", "selection", "--data", "npz:missing.npz"), "missing.npz"),
-    (("random",), "drawn at random"),
-    (("nowhere",), "no run folder"),
-])  # fmt: skip
-def test_mistakes_cost_one_sentence_and_change_nothing(words, said, runs, capsys):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("a", "--rule", "best"), ["'best'"]),
+        (("a", "--max-macs", "5"), ["5 multiply-adds"]),
+        (("a", "--max-parameters", "0"), ["derive.max_parameters"]),
+        (("a", "--rule", "perturbation", "--max-macs", "5"), ["perturbation", "max_macs"]),
+        (("a", "b", "--write"), ["--write"]),
+        (("a", "b", "--rule", "selection"), ["selection", "--rule"]),
+        (("a", "--rule", "selection", "--data", "npz:missing.npz"), ["missing.npz"]),
+        (("random",), ["random"]),
+        (("nowhere",), ["nowhere"]),
+    ],
+)
+def test_mistakes_cost_one_line_and_change_nothing(words, named, runs, capsys):
     words = [runs / word if word in ("a", "b", "random", "nowhere") else word for word in words]
     before = (runs / "a" / "result.json").read_bytes()
     code, out, err = call(capsys, "derive", *words)
-    assert code == 2 and out == "" and said in err and "Traceback" not in err, err
+    assert code == 2 and out == "" and all(text in err for text in named) and "Traceback" not in err, err
     assert len(err.strip().splitlines()) == 1
     assert (runs / "a" / "result.json").read_bytes() == before
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_moreau.cli.watching import gather
+from nas_moreau.cli.watch import gather
 
 
 def test_several_runs_stand_under_their_own_names(tmp_path):
