@@ -69,7 +69,7 @@ def shuffled_space(folder: Path) -> Path:
     path.write_text(yaml.safe_dump({
         "name": "nas_bench_201_reversed", "skeleton": space.skeleton, "nodes": space.nodes,
         "operations": list(reversed(space.operations)), "edges": "all", "concat": list(space.concat),
-        "derivation": {"rule": "argmax"},
+        "derivation": {"rule": "all_edges"},
     }), encoding="utf-8")  # fmt: skip
     return path
 

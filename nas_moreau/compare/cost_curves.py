@@ -48,6 +48,6 @@ def _cells_by_epoch(stage: Stage) -> list[str]:
         found = [derive(space, table) for table in read_history(stage.path, space)]
     except (InputError, KeyError):
         return []
-    final = stage.result.get("argmax_digest", stage.result.get("digest"))
+    final = stage.result.get("before_rule", stage.result).get("digest")
     # a method may derive by more than the weights in the file
     return [name_of(cell) or "" for cell in found] if found and found[-1].digest() == final else []

@@ -43,12 +43,13 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
     result = read_json(folder / "result.json") or {}
     seconds = result["wall_seconds"]
     cells = [(method, result["genotype"], seconds)]
-    if "argmax_genotype" in result:
-        rule = (result.get("selection") or {}).get("rule", "selection")
-        rule = "budget" if rule == "argmax" else rule
+    if "before_rule" in result:
+        applied = [result["derived_by"]["rule"]] if result["derived_by"]["rule"] != "space" else []
+        applied += ["budget"] if "budget" in result["derived_by"] else []
         # the last epoch's end: the result's seconds hold what the rule took
         before = next((float(row["wall_seconds"]) for row in reversed(read_table(folder / "metrics.csv"))), seconds)
-        cells = [(method, result["argmax_genotype"], before), (f"{method} +{rule}", result["genotype"], seconds)]
+        cells = [(method, result["before_rule"]["genotype"], before)]
+        cells.append((" +".join([method, *applied]), result["genotype"], seconds))
     for label, data, seconds in cells:
         genotype = Genotype.from_json(data)
         health = assess(genotype, result["alphas"])

@@ -27,10 +27,9 @@ def search_lines(name: str) -> list[str]:
             f"unchanged for the last {found['epochs_unchanged']} of {found['epochs']} epochs; "
             f"{100 * found['edges_unchanged']:.0f} % of its edges stood in all of the last {found['window']}"
         )
-    if "argmax_digest" in result:
-        lines.append(
-            f"before (argmax): {result['argmax_digest']}, after ({result['selection']['rule']}): {result['digest']}"
-        )
+    if "before_rule" in result:
+        before, after = result["before_rule"]["digest"], result["digest"]
+        lines.append(f"before (the space's rule): {before}, after ({result['derived_by']['rule']}): {after}")
     if "guard" in result:
         lines.append("guard: " + ", ".join(f"{key} {value}" for key, value in result["guard"].items()))
     return lines

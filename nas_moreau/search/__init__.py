@@ -5,5 +5,5 @@ The package can be called: `nas_moreau.search(...)` is `nas_moreau.search.search
 
 from nas_moreau import _hand_on, _make_callable
 
-__all__, __getattr__, __dir__ = _hand_on(__name__, {"search": "stage"})
+__all__, __getattr__, __dir__ = _hand_on(__name__, {"Trained": "rules", "register_rule": "rules", "search": "stage"})
 _make_callable(__name__)

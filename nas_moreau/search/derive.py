@@ -1,127 +1,131 @@
-"""From alphas to the cell by the configuration's rule."""
+"""The derive stage: the genotype of finished searches, from their checkpoints, by any derivation rule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
-from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, Supernet, derive
-from nas_moreau.architecture.networks.budget import best_within, network_costs
-from nas_moreau.architecture.spaces.derivation import alpha_table, edge_normalised
+import torch
+
+from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.config import Config
-from nas_moreau.data import Part
-from nas_moreau.search.perturbation import perturb
-from nas_moreau.search.selection import select
-
-MEASURED = ("perturbation", "selection")  # the rules that need the supernet and images
-
-
-class Trained(NamedTuple):
-    """A trained supernet and the images its candidates are measured on."""
-
-    supernet: Supernet
-    held_out: Part
-    architecture: Part
-
-
-class Derived(NamedTuple):
-    """What came out; by another rule than the space's own, or in a budget, also what that gives (`argmax`), and how."""
-
-    genotype: Genotype
-    argmax: Genotype | None = None
-    record: dict[str, Any] | None = None
-
-    def result(self) -> dict[str, Any]:
-        """Returns the keys of a search's result.json."""
-        found: dict[str, Any] = {"genotype": self.genotype.to_dict(), "digest": self.genotype.digest()}
-        if self.argmax is not None:
-            found |= {"argmax_genotype": self.argmax.to_dict(), "argmax_digest": self.argmax.digest()}
-            found |= {"selection": self.record}
-        return found
+from nas_moreau.data import Data, load_images
+from nas_moreau.data.batches import search_parts
+from nas_moreau.drawing.genotype_files import genotype_files
+from nas_moreau.errors import InputError
+from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.lock import Lock
+from nas_moreau.runs.plain_files import json_text, read_json
+from nas_moreau.search.restore import restore_supernet
+from nas_moreau.search.rules import DataShape, Derived, Trained, derive_by_rule, named_rule
+from nas_moreau.training.device import set_up_device, torch_settings_restored
 
 
-def derive_by_rule(
-    config: Config,
-    space: SearchSpace,
-    alphas: AlphaTable | Mapping[str, Any],
-    trained: Trained | None = None,
-    shape: tuple[int, int, int, int] | None = None,
-) -> Derived:
-    """Returns the cell by `derive.rule`, within the budget of `derive.max_parameters` and `derive.max_macs`.
-
-    A budget replaces the choice of the strongest weights by that of the strongest that fit (`architecture.budget`);
-    `selection` then begins there and tries only neighbours that fit.
+@torch_settings_restored()
+def derive_run(run: str | PathLike[str], config: Config, data: Data | None = None) -> Derived:
+    """Returns the genotype of a search folder's last checkpoint.
 
     Args:
-        config: The sections `derive`, `retrain` (for a budget), `performance` and the seed.
-        space: The space of the search.
-        alphas: As for `architecture.derive`.
-        trained: For the rules that measure.
-        shape: (classes, channels, height, width) of the data, for a budget.
+        run: Folder of a search.
+        config: Its configuration; the section `derive`, the data's place and the device may differ from the run's.
+        data: The images, if they are loaded already; without a budget, a rule that needs no supernet loads none.
 
     Raises:
-        InputError: No cell is within the budget.
+        InputError: The rule is unknown, there is no usable checkpoint, the data are missing, or no cell is within the
+            budget.
     """
-    settings = config.derive
-    own = alpha_table(space, alphas)
-    argmax = derive(space, own)
-    table = edge_normalised(space, own) if settings.rule == "edge-normalised" else own
-    genotype = derive(space, table)
-    record: dict[str, Any] = {"rule": settings.rule}
-    costs = None
-    if settings.max_parameters or settings.max_macs:
-        assert shape is not None, "a budget is a network's, and that has a size"
-        costs = _costs(config, space, shape)
-        found = best_within(space, table, *costs, settings.max_parameters, settings.max_macs)
-        genotype = found.genotype
-        record["budget"] = {
-            "max_parameters": settings.max_parameters, "max_macs": settings.max_macs, "log_weight": found.score,
-            "parameters": found.parameters, "macs": found.macs, "exact": found.exact,
-        }  # fmt: skip
-    elif settings.rule == "argmax":
-        return Derived(genotype)
-    if settings.rule in MEASURED:
-        assert trained is not None, "these rules measure"
-        supernet, held_out, architecture = trained
-        last = config.performance.channels_last
-        if settings.rule == "selection":
-            images = held_out.sample(settings.images)
-            genotype, tried = select(
-                space, supernet, genotype, images, last, lambda cell: _fits(config, space, cell, costs)
+    folder, space, rule = Path(run), load_space(config.space), named_rule(config.derive.rule)
+    alphas = _alphas(folder)
+    if rule.needs_supernet and data is None:
+        data = load_images(config)
+    trained = _trained(folder, config, data) if rule.needs_supernet and data is not None else None
+    return derive_by_rule(config, space, alphas, trained, _shape(config, data))
+
+
+@torch_settings_restored()
+def derive_ensemble(runs: Sequence[str | PathLike[str]], config: Config) -> Derived:
+    """Returns the genotype of several searches of one space: the rule applied to the mean of their softmax weights.
+
+    Softmax weights are averaged, not logits: a search with larger logits counts no more than the others.
+
+    Args:
+        runs: Folders of searches.
+        config: The configuration of the first; its rule and budget apply.
+
+    Raises:
+        InputError: As `derive_run`, the searches are of different spaces, or the rule needs a supernet or logits.
+    """
+    space, rule = load_space(config.space), named_rule(config.derive.rule)
+    if rule.needs_supernet:
+        raise InputError(
+            f"The rule {rule.name} needs the supernet of one search, and {len(runs)} searches were given.",
+            "Give one run, or leave --rule out: several are derived by the mean of their weights.",
+        )
+    tables = []
+    for run in runs:
+        other = load_space(read_config(run)["space"])
+        if other != space:
+            raise InputError(
+                f"{run} is a search of the space '{other.name}', {runs[0]} one of '{space.name}'.",
+                "Give searches of one space.",
             )
-        else:
-            images = architecture.sample(settings.images)
-            genotype, tried = perturb(space, supernet, own, images, config.seed, last)
-        record |= tried
-    return Derived(genotype, argmax, record)
+        tables.append(AlphaTable.from_logits(space, _alphas(Path(run))))
+    found = derive_by_rule(config, space, AlphaTable.mean(tables), None, _shape(config))
+    record = {"weights": "mean of softmax weights", "runs": [str(run) for run in runs]}
+    return Derived(found.genotype, found.derived_by | record, found.before)
 
 
-def check_budget(config: Config, space: SearchSpace, shape: tuple[int, int, int, int]) -> None:
-    """Raises InputError when no cell of the space is within the configuration's budget: before a search, not after."""
-    settings = config.derive
-    if settings.max_parameters or settings.max_macs:
-        alike = AlphaTable.uniform(space)
-        best_within(space, alike, *_costs(config, space, shape), settings.max_parameters, settings.max_macs)
+def write_derived(run: str | PathLike[str], derived: Derived) -> None:
+    """Puts the genotype into a finished search's genotype.json, drawings and result.json, which `retrain RUN` reads.
+
+    Raises:
+        InputError: The search is not finished, or is running.
+    """
+    folder = Path(run)
+    result = read_json(folder / "result.json")
+    if result is None:
+        raise InputError(
+            f"The search in {folder} is not finished; its next epoch would overwrite the genotype.",
+            "Let it finish, or leave --write out.",
+        )
+    lock = Lock.take(folder)
+    try:
+        result.pop("before_rule", None)
+        result |= derived.to_dict()
+        space = load_space(read_config(folder)["space"])
+        files = genotype_files(derived.genotype, result.get("alphas") or None, space, png=True)
+        for name, data in (files | {"result.json": json_text(result).encode()}).items():
+            write_atomic(folder / name, data)
+    finally:
+        lock.release()
 
 
-def _costs(config: Config, space: SearchSpace, shape: tuple[int, int, int, int]) -> tuple[Any, Any]:
-    """Returns `network_costs` of the network that is retrained, without its auxiliary head, as results count it."""
-    classes, channels, height, width = shape
+def _shape(config: Config, data: Data | None = None) -> DataShape | None:
+    """Returns the shape of the data where there is a budget, which needs it."""
+    if not config.derive.max_parameters and not config.derive.max_macs:
+        return None
+    data = load_images(config) if data is None else data
+    channels, height, width = data.input_size
+    return data.num_classes, channels, height, width
 
-    def build(genotype: Genotype) -> Network:
-        return Network(genotype, config.retrain.channels, config.retrain.layers, classes, in_channels=channels)
 
-    return network_costs(space, build, (channels, height, width))
+def _alphas(folder: Path) -> dict[str, Any]:
+    loaded = load_checkpoint(folder / "checkpoints")
+    if loaded is None and (folder / "result.json").exists():
+        raise InputError(f"The cell of {folder} was drawn at random; it has no alphas.", "Give another search.")
+    if loaded is None:
+        raise InputError(f"{folder} has no checkpoint yet.", "Let the search finish an epoch first.")
+    return loaded[0]["alphas"]
 
 
-def _fits(config: Config, space: SearchSpace, genotype: Genotype, costs: tuple[Any, Any] | None) -> bool:
-    if costs is None:
-        return True
-    base, added = costs
-    used = [
-        added[name, space.edges.index((source, target)), operation]
-        for name, cell in genotype.cells.items()
-        for operation, source, target in cell.edges
-    ]
-    limits = (config.derive.max_parameters, config.derive.max_macs)
-    return all(limit is None or base[i] + sum(cost[i] for cost in used) <= limit for i, limit in enumerate(limits))
+def _trained(folder: Path, config: Config, data: Data) -> Trained:
+    device = set_up_device(config)
+    supernet = restore_supernet(folder, config, data, device)
+    if config.performance.channels_last:
+        supernet = supernet.to(memory_format=torch.channels_last)
+    parts = search_parts(config, data, device)
+    return Trained(supernet, parts.held_out, parts.architecture)

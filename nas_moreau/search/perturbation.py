@@ -89,7 +89,7 @@ def perturb(
         for cell in space.cells
     }
     record = {
-        "rule": "perturbation", "split": "architecture", "images": len(part), "decisions": decisions,
+        "split": "architecture", "images": len(part), "decisions": decisions,
         "note": "no training between the decisions; losses in nats, by batch statistics",
     }  # fmt: skip
     return Genotype(space.name, cells), record

@@ -65,7 +65,7 @@ def select(
             }  # fmt: skip
         rows.append(row)
     record = {
-        "rule": "selection", "split": "held_out", "images": len(held_out), "note": NOTE,
+        "split": "held_out", "images": len(held_out), "note": NOTE,
         "moved": best > 0, "chosen": rows[best], "candidates": rows,
     }  # fmt: skip
     return cells[best], record

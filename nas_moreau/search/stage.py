@@ -13,7 +13,7 @@ from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, derive, load_space
 from nas_moreau.architecture.networks.batch_norm import synchronise
 from nas_moreau.architecture.networks.batch_shard import Share, sharing
-from nas_moreau.architecture.networks.expected_macs import expected_macs, relative_macs
+from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Data, describe_data, load_images, seed_for
@@ -23,11 +23,10 @@ from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import in_words
 from nas_moreau.runs import Monitor, Progress, RunFolder
-from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
+from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import CollapseGuard, assess, signs
-from nas_moreau.search.derive import Trained, check_budget, derive_by_rule
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.methods import (
     build_method,
@@ -37,6 +36,7 @@ from nas_moreau.search.methods import (
     search_supernet,
 )
 from nas_moreau.search.random_cell import draw_cell
+from nas_moreau.search.rules import Trained, check_derivation, derive_by_rule, named_rule
 from nas_moreau.search.schedules import smaller_steps
 from nas_moreau.search.step_numbers import COUNTS, epoch_means, step_numbers
 from nas_moreau.search.supernet_problem import Batch, supernet_problem, write_back
@@ -87,10 +87,11 @@ def plan_search(config: Config, data: Data) -> _Search | None:
     space = load_space(config.space)
     method, _ = parse_method(config.search.method)
     check_macs_penalty(config.search)
+    named_rule(config.derive.rule)
     if method == "random":
         return None
     refuse_float16(config.performance)
-    check_budget(config, space, (data.num_classes, *data.input_size))
+    check_derivation(config, space, (data.num_classes, *data.input_size))
     return _Search(config, space, data, set_up_device(config))
 
 
@@ -281,11 +282,9 @@ class _Search:
             row["hessian_eigenvalue"] = distributed.on_first(self._eigenvalue)
             self.evaluating += time.monotonic() - before
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
-        end = EpochEnd(epoch, self.step, self.space, table, genotype, dict(row))
-        row |= distributed.on_first(lambda: epoch_metrics(end))
         if epoch == 0:
             cells = self.space.cells if registered(self.settings.method).choose is None else ()
-            monitor.layout(board_layout(row, cells, self.space.edges, self.space.operations))
+            monitor.layout(search_charts(row, cells, self.space.edges, self.space.operations))
         show(self, monitor, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
         show(self, monitor, edge_curves(weights, self.space.edges, self.space.operations))
         self._picture(monitor, genotype, weights)
@@ -386,9 +385,9 @@ class _Search:
         self.seconds += time.monotonic() - before
         self.evaluating += time.monotonic() - before
         weights = table.to_dict()["alphas"]
-        health = assess(derived.argmax or derived.genotype, weights)
+        health = assess(derived.before or derived.genotype, weights)
         result = {
-            "method": self.settings.method, "space": self.space.name, **derived.result(), "seed": self.config.seed,
+            "method": self.settings.method, "space": self.space.name, **derived.to_dict(), "seed": self.config.seed,
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
             "held_out_accuracy": evaluation.accuracy, **table.to_dict(),
             "verdict": str(health), "health": health.to_dict(),

@@ -11,15 +11,6 @@ from torch import Tensor
 COUNTS = frozenset({"lower_accuracy", "upper_accuracy"})
 """Right answers: counted in a step, shares of the batch where they are shown."""
 
-COLUMN_OF = {
-    "F_x/c": "F_x_over_c",
-    "F_y/c": "F_y_over_c",
-    "phi_x(y)": "phi_x_y",
-    "phi_x(theta)": "phi_x_theta",
-    "y-theta": "distance",
-}
-"""Norm of a method's `Info` -> column of metrics.csv, where they differ."""
-
 
 def step_numbers(info: Any) -> dict[str, Tensor]:
     """Returns the step's 0-dim tensors by the names of metrics.csv (accuracies as counts)."""
@@ -27,9 +18,9 @@ def step_numbers(info: Any) -> dict[str, Tensor]:
     for level, fit in (("upper", info.F_aux), ("lower", info.f_aux)):
         if fit is not None:
             named |= {f"{level}_loss": fit.loss, f"{level}_accuracy": fit.correct}
-    norms = {COLUMN_OF.get(name, name): value for name, value in (info.norms or {}).items()}
-    named |= {"f_theta": info.f_theta, **norms, "cosine": info.cosine}
-    if "distance" in named and info.c is not None:
+    named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
+    if "y-theta" in named:
+        named["distance"] = named.pop("y-theta")
         # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
         named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}

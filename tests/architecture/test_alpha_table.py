@@ -105,7 +105,6 @@ def test_a_uniform_table():
     lambda rows: rows[0].update(epoch=None),
     lambda rows: rows[0].update(edge="02"),
     lambda rows: rows[0].update(edge=2),
-    lambda rows: rows.append(rows[0]),
 ])  # fmt: skip
 def test_damaged_rows_are_refused(change):
     rows = AlphaTable.uniform(load_space("toy")).to_rows(4)

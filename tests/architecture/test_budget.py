@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Network, derive, load_space, multiply_adds, parameter_count
-from nas_moreau.architecture.networks.budget import best_within, network_costs
+from nas_moreau.architecture.networks.budget import Budget
+from nas_moreau.architecture.networks.costs import network_costs
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.errors import InputError
 
@@ -67,7 +68,7 @@ def test_it_is_the_best_of_all_that_fit(name, layers, seed):
     for share in (0.3, 0.6, 0.9):
         limits = [int(base[i] + share * (free[i + 1] - base[i])) for i in (0, 1)]
         for most, macs in ((limits[0], None), (None, limits[1]), tuple(limits)):
-            found = best_within(space, weights, base, added, most, macs)
+            found = Budget(space, base, added, most, macs).best(weights)
             fitting = [w for w in whole if w[1] <= (most or math.inf) and w[2] <= (macs or math.inf)]
             assert found.exact and found.score == pytest.approx(max(fitting)[0], abs=1e-9)
             with torch.device("meta"):
@@ -82,7 +83,7 @@ def test_without_a_limit_it_is_the_spaces_own_rule(name):
     space = load_space(name)
     alphas = drawn(space, 5)
     costs = network_costs(space, build(3), (3, 16, 16))
-    assert best_within(space, AlphaTable.from_logits(space, alphas), *costs).genotype == derive(space, alphas)
+    assert Budget(space, *costs).best(AlphaTable.from_logits(space, alphas)).genotype == derive(space, alphas)
 
 
 def test_a_beam_says_that_it_is_not_exact():
@@ -90,7 +91,7 @@ def test_a_beam_says_that_it_is_not_exact():
     weights = AlphaTable.from_logits(space, drawn(space, 3))
     base, added = network_costs(space, build(3), (3, 16, 16))
     limit = base[0] + 400
-    whole, beam = (best_within(space, weights, base, added, limit, width=width) for width in (20_000, 1))
+    whole, beam = (Budget(space, base, added, limit).best(weights, width) for width in (20_000, 1))
     assert whole.exact and not beam.exact and beam.score <= whole.score
 
 
@@ -98,4 +99,4 @@ def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_would():
     space = load_space("toy")
     base, added = network_costs(space, build(3), (3, 16, 16))
     with pytest.raises(InputError, match=f"the least is {base[0]:,} parameters"):
-        best_within(space, AlphaTable.from_logits(space, drawn(space, 0)), base, added, base[0] - 1)
+        Budget(space, base, added, base[0] - 1).best(AlphaTable.from_logits(space, drawn(space, 0)))

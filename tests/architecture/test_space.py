@@ -162,9 +162,10 @@ derivation: {rule: top_edge, edges_per_nod: 2, exclude: [max_pool_3x3]}
     ("derivation: {}", "derivation.rule is None"),
     ("derivation: {rule: top_edges, edges_per_node: 0}", "edges_per_node is 0"),
     ("derivation: {rule: top_edges}", "edges_per_node is None"),
-    ("derivation: {rule: argmax, edges_per_node: 2}", "no meaning for argmax"),
-    ("derivation: {rule: argmax, exclude: none}", "derivation.exclude is 'none'"),
-    ("derivation: {rule: argmax, exclude: [none, skip_connect, sep_conv_3x3]}", "leaves no operation"),
+    ("derivation: {rule: argmax}", "not one of top_edges, all_edges"),
+    ("derivation: {rule: all_edges, edges_per_node: 2}", "no meaning for all_edges"),
+    ("derivation: {rule: all_edges, exclude: none}", "derivation.exclude is 'none'"),
+    ("derivation: {rule: all_edges, exclude: [none, skip_connect, sep_conv_3x3]}", "leaves no operation"),
 ])  # fmt: skip
 def test_each_problem_of_a_value(tmp_path, change, message):
     key = change.split(":")[0]
@@ -274,13 +275,13 @@ def test_incoming_edges_are_told_node_by_node():
 
 
 def tiny(rule: str, **changes) -> SearchSpace:
-    derivation = Derivation("top_edges", 2, ("none",)) if rule == "top_edges" else Derivation("argmax")
+    derivation = Derivation("top_edges", 2, ("none",)) if rule == "top_edges" else Derivation("all_edges")
     return replace(
         load_space("toy"), operations=("none", "skip_connect", "sep_conv_3x3"), derivation=derivation, **changes
     )
 
 
-@pytest.mark.parametrize("rule", ["top_edges", "argmax"])
+@pytest.mark.parametrize("rule", ["top_edges", "all_edges"])
 def test_size_counts_what_derivation_can_produce(rule):
     """Every way of ranking the edges and choosing operations is put through `derive`; one cell is counted."""
     space = tiny(rule)
@@ -295,9 +296,9 @@ def test_size_counts_what_derivation_can_produce(rule):
     assert len(found) == math.isqrt(space.size())
 
 
-@pytest.mark.parametrize("rule", ["top_edges", "argmax"])
+@pytest.mark.parametrize("rule", ["top_edges", "all_edges"])
 def test_random_genotypes_are_uniform(rule):
-    space = tiny(rule, nodes=1, edges=((0, 2), (1, 2)), concat=(2,)) if rule == "argmax" else tiny(rule)
+    space = tiny(rule, nodes=1, edges=((0, 2), (1, 2)), concat=(2,)) if rule == "all_edges" else tiny(rule)
     rng = random.Random(0)
     draws = [space.random_genotype(rng).cells["normal"].edges for _ in range(6000)]
     counts = Counter(draws)

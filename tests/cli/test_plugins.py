@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from nas_moreau.architecture import register_operation
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.data import Images, Loaded, register_source
+from nas_moreau.search import register_rule
 
 
 @register_operation("plain_conv")
@@ -27,6 +29,16 @@ def read_brightness(request):
     pixels = (60 + 120 * labels)[:, None, None, None] + torch.arange(64).view(8, 8) % 9
     images = Images(pixels.expand(count, 3, 8, 8).to(torch.uint8), labels)
     return Loaded(images, images, ("dark", "light"))
+
+
+@register_rule("second", needs_supernet=True)
+def second(space, weights, trained, config):
+    \"\"\"The second strongest operation of every edge into a node from an input.\"\"\"
+    cells = {
+        name: Cell(tuple((row.ranked(("none",))[1], *row.edge) for row in rows if row.edge[0] < 2), space.concat)
+        for name, rows in weights.cells.items()
+    }
+    return Genotype(space.name, cells), {"held_out": len(trained.held_out), "seed": config.seed}
 """
 SPACE = """
 name: mine
@@ -68,6 +80,7 @@ def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
 def test_what_is_registered_is_listed(call):
     assert "plain_conv" in {row["name"] for row in call("list", "operations")}
     assert "brightness:FILE" in {row["name"] for row in call("list", "sources")}
+    assert {"space", "selection", "second"} <= {row["name"] for row in call("list", "rules")}
 
 
 def test_search_and_run_read_the_source(call):
@@ -75,6 +88,18 @@ def test_search_and_run_read_the_source(call):
     assert found["space"] == "mine"
     whole = call("run", "--config", "tiny.yaml", "--data", "brightness:count.txt", "--output", "whole")
     assert whole["search"]["digest"] == found["digest"]
+
+
+def test_search_and_derive_use_the_rule(call):
+    words = ("--config", "tiny.yaml", "--data", "brightness:count.txt")
+    found = call("search", *words, "derive.rule=second", "--output", "found")
+    assert found["derived_by"] == {"rule": "second", "held_out": 6, "seed": 0}
+    assert found["before_rule"]["digest"] != found["digest"]
+    assert {edge[1] for edge in found["genotype"]["cells"]["normal"]["edges"]} == {0, 1}
+    again = call("derive", "found")
+    assert again == {key: found[key] for key in ("genotype", "digest", "derived_by", "before_rule")}
+    plain = call("derive", "found", "--rule", "space")
+    assert plain["genotype"] == found["before_rule"]["genotype"] and "before_rule" not in plain
 
 
 def test_solve_reads_the_source(call):
@@ -85,6 +110,7 @@ def test_solve_reads_the_source(call):
 @pytest.mark.slow
 def test_the_processes_of_compare_and_plan_import_the_file(call):
     words = ("--config", "tiny.yaml", "--data", "brightness:count.txt")
-    rows = call("compare", *words, "--methods", "darts1", "--output", "compared")["rows"]
-    assert rows[0]["retrained_accuracy"] is not None
+    rows = call("compare", *words, "--methods", "darts1", "derive.rule=second", "--output", "compared")["rows"]
+    assert [row["method"] for row in rows] == ["darts1", "darts1 +second"]
+    assert all(row["retrained_accuracy"] is not None for row in rows)
     assert call("plan", *words)["search"]["hours"] is not None

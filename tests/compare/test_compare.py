@@ -233,8 +233,8 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
     before, after = (SPACE.random_genotype(random.Random(seed)).to_dict() for seed in (1, 2))
     (folder / "metrics.csv").write_text("epoch,wall_seconds\n0,0.25\n1,0.75\n")
     (folder / "result.json").write_text(json.dumps({
-        "genotype": after, "argmax_genotype": before, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
-        "peak_memory_bytes": 7, "selection": {"rule": "selection"}, "alphas": {},
+        "genotype": after, "before_rule": {"genotype": before}, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
+        "peak_memory_bytes": 7, "derived_by": {"rule": "selection"}, "alphas": {},
     }))  # fmt: skip
     rows = list(rows_of_search("moreau", 0, folder))
     assert [(line["method"], line["genotype"]) for line in rows] == [("moreau", before), ("moreau +selection", after)]
@@ -330,7 +330,7 @@ def test_a_signal_stops_the_search_in_work_and_resume_goes_on(images, table, tmp
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     last = said.splitlines()[-1]
-    assert "nas_moreau compare " in last and last.endswith(" --resume")
+    assert last.startswith("Go on with: ") and "nas_moreau compare " in last and last.endswith(" --resume")
     assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0"]
     status = json.loads((output / "searches" / "darts1-seed1" / "status.json").read_text())
     assert status["state"] == "interrupted"

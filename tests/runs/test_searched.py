@@ -29,7 +29,7 @@ def write_result(run):
     (run / "result.json").write_text(json.dumps({
         "verdict": "healthy: 0 of 6 edges are skip_connect", "alphas": {"cell": TABLE}, "digest": "b" * 16,
         "stability": {"epochs": 9, "epochs_unchanged": 4, "edges_unchanged": 0.5, "window": 5},
-        "argmax_digest": "a" * 16, "selection": {"rule": "selection"}, "guard": {"rule": "best", "epoch": 3},
+        "before_rule": {"digest": "a" * 16}, "derived_by": {"rule": "selection"}, "guard": {"rule": "best", "epoch": 3},
     }))  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_a_finished_search_is_described(run, capsys):
     assert lines == [
         "healthy: 0 of 6 edges are skip_connect",
         "unchanged for the last 4 of 9 epochs; 50 % of its edges stood in all of the last 5",
-        f"before (argmax): {'a' * 16}, after (selection): {'b' * 16}",
+        f"before (the space's rule): {'a' * 16}, after (selection): {'b' * 16}",
         "guard: rule best, epoch 3",
     ]
     assert main(["show", str(run)]) == 0

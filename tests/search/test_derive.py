@@ -16,7 +16,7 @@ from nas_moreau.architecture.spaces.neighbours import neighbours
 from nas_moreau.data import Augment, Images, Part, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.runs.stability import read_history
-from nas_moreau.search.derive_run import derive_ensemble, derive_run
+from nas_moreau.search.derive import derive_ensemble, derive_run
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select
 from nas_moreau.search.stage import search
@@ -197,21 +197,22 @@ def tiny(tiny_config):
     return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
-@pytest.mark.parametrize("rule", ["argmax", "edge-normalised", "perturbation", "selection"])
+@pytest.mark.parametrize("rule", ["space", "edge-normalised", "perturbation", "selection"])
 def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path, tiny, tiny_data):
     config = tiny(f"derive.rule={rule}")
     result = search(config, tmp_path / "a", data=tiny_data)
     assert Genotype.from_json((tmp_path / "a" / "genotype.json").read_text()).digest() == result["digest"]
-    assert ("argmax_genotype" in result) == ("selection" in result) == (rule != "argmax")
-    again = derive_run(tmp_path / "a", config, tiny_data).result()
+    assert result["derived_by"]["rule"] == rule and ("before_rule" in result) == (rule != "space")
+    again = derive_run(tmp_path / "a", config, tiny_data).to_dict()
     assert again == {key: result[key] for key in again}
     plain = derive_run(tmp_path / "a", tiny()).genotype
-    assert plain.digest() == result.get("argmax_digest", result["digest"])
+    before = result.get("before_rule", result)
+    assert plain.digest() == before["digest"] == Genotype.from_json(before["genotype"]).digest()
     if rule == "selection":
-        assert result["selection"]["split"] == "held_out" and "no estimate" in result["selection"]["note"]
-        assert result["selection"]["images"] == 6  # a tenth of 60
+        assert result["derived_by"]["split"] == "held_out" and result["derived_by"]["note"]
+        assert result["derived_by"]["images"] == 6  # a tenth of 60
     if rule == "perturbation":
-        assert result["selection"]["split"] == "architecture" and result["selection"]["images"] == 27
+        assert result["derived_by"]["split"] == "architecture" and result["derived_by"]["images"] == 27
 
 
 def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, tiny_data):
@@ -228,12 +229,10 @@ def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, t
 
 def test_a_budget_holds_in_the_run_and_for_the_neighbours(tmp_path, tiny, tiny_data):
     free = search(tiny("derive.rule=selection"), tmp_path / "a", data=tiny_data)
-    small = search(
-        tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data
-    )  # fmt: skip
-    budget = small["selection"]["budget"]
+    small = search(tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data)
+    budget = small["derived_by"]["budget"]
     assert budget["parameters"] <= 700 and budget["exact"]
-    assert len(small["selection"]["candidates"]) < len(free["selection"]["candidates"])
+    assert len(small["derived_by"]["candidates"]) < len(free["derived_by"]["candidates"])
     with pytest.raises(InputError, match="fits in 10 parameters"):
         search(tiny("derive.max_parameters=10"), tmp_path / "c", data=tiny_data)
     assert not (tmp_path / "c").exists()
@@ -248,7 +247,8 @@ def test_an_ensemble_is_the_mean_of_softmax_weights(tmp_path, tiny, tiny_data):
     mean = {c: (torch.tensor(tables[0][c]) + torch.tensor(tables[1][c])) / 2 for c in ("normal", "reduce")}
     found = derive_ensemble(runs, tiny())
     assert found.genotype == derive(load_space("toy"), {c: m.log() for c, m in mean.items()})
-    with pytest.raises(InputError, match="belongs to one search"):
+    assert found.derived_by["rule"] == "space" and found.derived_by["runs"] == [str(run) for run in runs]
+    with pytest.raises(InputError, match="selection"):
         derive_ensemble(runs, tiny("derive.rule=selection"))
 
 

@@ -11,22 +11,23 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import torch
-
-from nas_moreau.architecture.networks.counting import multiply_adds, parameter_count
-from nas_moreau.architecture.networks.network import Network
+from nas_moreau.architecture.networks.costs import BuildNetwork, Cost, network_costs
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace
 from nas_moreau.errors import InputError
 
 WIDTH = 20_000
+"""Partial cells that are carried on."""
+SMALLEST = 1e-300
+"""Weights below this count as this, so that the logarithm of a weight that vanished is finite."""
 
-Cost = tuple[int, int]  # parameters, multiply-adds
-Limits = tuple[float, float]  # the same, infinity for none
+Limits = tuple[float, float]
+"""Parameters and multiply-adds, infinity for no limit."""
 
 
 class Partial(NamedTuple):
@@ -38,7 +39,15 @@ class Partial(NamedTuple):
 
 
 class Fitting(NamedTuple):
-    """The genotype, its sum of log weights and cost, and whether no other one that fits can have a larger sum."""
+    """A genotype within a budget.
+
+    Attributes:
+        genotype: The genotype.
+        score: The sum of the log weights of its operations.
+        parameters: Of its network.
+        macs: Multiply-adds of its network for one image.
+        exact: Whether no other genotype within the budget can have a larger score.
+    """
 
     genotype: Genotype
     score: float
@@ -47,123 +56,132 @@ class Fitting(NamedTuple):
     exact: bool
 
 
-def network_costs(
-    space: SearchSpace,
-    build: Callable[[Genotype], Network],
-    input_size: tuple[int, int, int],
-    operations: Sequence[str] | None = None,
-) -> tuple[Cost, dict[tuple[str, int, str], Cost]]:
-    """Returns what the network costs without any operation, and what each operation adds on each edge of each cell.
-
-    Args:
-        space: Cells, edges and operations.
-        build: Makes the network of a genotype; called on the meta device, so that nothing is computed.
-        input_size: (channels, height, width) of an image.
-        operations: Which operations are asked for; by default those that the space's rule can choose.
-    """
-    # with `none` on its edges a cell is there and costs nothing
-    empty = {cell: Cell((("none", 0, space.inputs),), space.concat) for cell in space.cells}
-
-    def cost(cells: Mapping[str, Cell]) -> Cost:
-        with torch.device("meta"):
-            network = build(Genotype(space.name, cells))
-        return parameter_count(network), multiply_adds(network, input_size)
-
-    base = cost(empty)
-    added: dict[tuple[str, int, str], Cost] = {}
-    known: dict[tuple[str, bool, str], Cost] = {}
-    for cell, (number, edge), name in itertools.product(
-        space.cells, enumerate(space.edges), operations or space.choices
-    ):
-        # an operation costs the same on all edges that leave an input, and on all others
-        key = (cell, edge[0] < space.inputs, name)
-        if key not in known:
-            whole = base if name == "none" else cost({**empty, cell: Cell(((name, *edge),), space.concat)})
-            known[key] = (whole[0] - base[0], whole[1] - base[1])
-        added[cell, number, name] = known[key]
-    return base, added
-
-
-def best_within(
-    space: SearchSpace,
-    table: AlphaTable,
-    base: Cost,
-    added: Mapping[tuple[str, int, str], Cost],
-    max_parameters: int | None = None,
-    max_macs: int | None = None,
-    width: int = WIDTH,
-) -> Fitting:
-    """Returns the genotype with the largest sum of log weights of its operations that stays within both limits.
-
-    Without a limit that is the genotype of the space's own rule (but for ties).
+@dataclass(frozen=True)
+class Budget:
+    """What the network of a genotype may cost.
 
     Args:
         space: Rule, edges and operations.
-        table: The weights of the search.
-        base: From `network_costs`.
-        added: From `network_costs`.
-        max_parameters: Of the whole network.
-        max_macs: Multiply-adds of one image.
-        width: At most so many partial cells are carried on.
-
-    Raises:
-        InputError: No genotype of the space fits.
+        base: Cost of the network without any operation.
+        added: (cell, edge number, operation) -> what the operation adds there.
+        max_parameters: Largest number of parameters of the whole network; None for no limit.
+        max_macs: Largest number of multiply-adds for one image; None for no limit.
     """
-    limits = (math.inf if max_parameters is None else max_parameters, math.inf if max_macs is None else max_macs)
-    stages = [options for cell in space.cells for options in _choices(space, cell, table.cells[cell], added, limits)]
-    # the least that the nodes still to come must cost
-    least = [(0, 0)]
-    for options in reversed(stages):
-        parameters, macs = (min(option.cost[i] for option in options) for i in (0, 1))
-        least.append((least[-1][0] + parameters, least[-1][1] + macs))
-    least.reverse()
-    states, exact = [Partial(0.0, base)], True
-    for options, rest in zip(stages, least[1:]):
-        room = (limits[0] - rest[0], limits[1] - rest[1])
-        states = _pruned([_joined(state, option) for state in states for option in options], limits, room)
-        exact &= len(states) <= width
-        states = states[:width]
-        if not states:
-            raise InputError(_refusal(space, base, least[0], max_parameters, max_macs, exact), "Allow more.")
-    best = states[0]
-    cells = {
-        cell: Cell(
-            tuple((name, *space.edges[number]) for owner, name, number in best.edges if owner == cell), space.concat
-        )
-        for cell in space.cells
-    }
-    return Fitting(Genotype(space.name, cells), best.score, *best.cost, exact)
 
+    space: SearchSpace
+    base: Cost
+    added: Mapping[tuple[str, int, str], Cost]
+    max_parameters: int | None = None
+    max_macs: int | None = None
 
-def _choices(
-    space: SearchSpace,
-    cell: str,
-    rows: Sequence[EdgeWeights],
-    added: Mapping[tuple[str, int, str], Cost],
-    limits: Limits,
-) -> list[list[Partial]]:
-    """Returns what is to be decided about a cell, one after the other: an edge where all stay, else a node."""
-    single = [
-        [
-            Partial(math.log(max(row.strength(name), 1e-300)), added[cell, i, name], ((cell, name, i),))
-            for name in row.weights
-            if name in space.choices
+    @classmethod
+    def measure(
+        cls,
+        space: SearchSpace,
+        build: BuildNetwork,
+        input_size: tuple[int, int, int],
+        max_parameters: int | None = None,
+        max_macs: int | None = None,
+    ) -> Budget:
+        """Returns the budget with the costs of the networks that `build` makes; see `costs.network_costs`."""
+        return cls(space, *network_costs(space, build, input_size), max_parameters, max_macs)
+
+    def fits(self, genotype: Genotype) -> bool:
+        """Returns whether the network of a genotype of the space stays within the limits."""
+        used = [
+            self.added[name, self.space.edges.index((source, target)), operation]
+            for name, cell in genotype.cells.items()
+            for operation, source, target in cell.edges
         ]
-        for i, row in enumerate(rows)
-    ]
-    limit = space.derivation.edges_per_node
-    if limit is None:
-        return [_pruned(options, limits) for options in single]
-    decided: list[list[Partial]] = []
-    for into in space.incoming():
-        options: list[Partial] = []
-        for edges in itertools.combinations(into, min(limit, len(into))):
-            partials = [Partial(0.0, (0, 0))]
-            for i in edges:
-                partials = _pruned([_joined(partial, option) for partial in partials for option in single[i]], limits)
-            options += partials
-        decided.append(_pruned(options, limits))
-    return decided
+        return all(self.base[i] + sum(cost[i] for cost in used) <= limit for i, limit in enumerate(self._limits()))
+
+    def best(self, table: AlphaTable, width: int = WIDTH) -> Fitting:
+        """Returns the genotype with the largest sum of log weights of its operations that stays within the limits.
+
+        Without a limit that is the genotype of the space's own rule (but for ties).
+
+        Args:
+            table: The weights of the search.
+            width: Largest number of partial cells that are carried on.
+
+        Raises:
+            InputError: No genotype of the space fits.
+        """
+        space, limits = self.space, self._limits()
+        stages = [options for cell in space.cells for options in self._options(cell, table.cells[cell])]
+        # the least that the nodes still to come must cost
+        least = [(0, 0)]
+        for options in reversed(stages):
+            parameters, macs = (min(option.cost[i] for option in options) for i in (0, 1))
+            least.append((least[-1][0] + parameters, least[-1][1] + macs))
+        least.reverse()
+        states, exact = [Partial(0.0, self.base)], True
+        for options, rest in zip(stages, least[1:]):
+            room = (limits[0] - rest[0], limits[1] - rest[1])
+            states = _pruned([_joined(state, option) for state in states for option in options], limits, room)
+            exact &= len(states) <= width
+            states = states[:width]
+            if not states:
+                raise InputError(self._refusal(least[0], exact), "Allow more.")
+        best = states[0]
+        cells = {
+            cell: Cell(
+                tuple((name, *space.edges[number]) for owner, name, number in best.edges if owner == cell), space.concat
+            )
+            for cell in space.cells
+        }
+        return Fitting(Genotype(space.name, cells), best.score, *best.cost, exact)
+
+    def record(self, found: Fitting) -> dict[str, Any]:
+        """Returns plain data on the limits and on the genotype that `best` found."""
+        return {
+            "max_parameters": self.max_parameters,
+            "max_macs": self.max_macs,
+            "log_weight": found.score,
+            "parameters": found.parameters,
+            "macs": found.macs,
+            "exact": found.exact,
+        }
+
+    def _limits(self) -> Limits:
+        parameters, macs = (math.inf if limit is None else limit for limit in (self.max_parameters, self.max_macs))
+        return parameters, macs
+
+    def _options(self, cell: str, rows: Sequence[EdgeWeights]) -> list[list[Partial]]:
+        """Returns the decisions of a cell, one after the other (an edge where all stay, else a node), as options."""
+        space, limits = self.space, self._limits()
+        single = [
+            [
+                Partial(math.log(max(row.strength(name), SMALLEST)), self.added[cell, i, name], ((cell, name, i),))
+                for name in row.weights
+                if name in space.choices
+            ]
+            for i, row in enumerate(rows)
+        ]
+        limit = space.derivation.edges_per_node
+        if limit is None:
+            return [_pruned(options, limits) for options in single]
+        decided: list[list[Partial]] = []
+        for into in space.incoming():
+            options: list[Partial] = []
+            for edges in itertools.combinations(into, min(limit, len(into))):
+                partials = [Partial(0.0, (0, 0))]
+                for i in edges:
+                    joined = [_joined(partial, option) for partial in partials for option in single[i]]
+                    partials = _pruned(joined, limits)
+                options += partials
+            decided.append(_pruned(options, limits))
+        return decided
+
+    def _refusal(self, least: Cost, exact: bool) -> str:
+        limits = [f"{self.max_parameters:,} parameters"] if self.max_parameters else []
+        limits += [f"{self.max_macs:,} multiply-adds"] if self.max_macs else []
+        found = "fits" if exact else "was found that fits"
+        parameters, macs = (base + rest for base, rest in zip(self.base, least))
+        return (
+            f"No cell of the space '{self.space.name}' {found} in {' and '.join(limits)}; the least is {parameters:,} "
+            f"parameters and {macs:,} multiply-adds."
+        )
 
 
 def _joined(a: Partial, b: Partial) -> Partial:
@@ -188,12 +206,3 @@ def _pruned(partials: list[Partial], limits: Limits, room: Limits = (math.inf, m
         insort(front, (a, b))
         kept.append(partial)
     return kept
-
-
-def _refusal(
-    space: SearchSpace, base: Cost, least: Cost, max_parameters: int | None, max_macs: int | None, exact: bool
-) -> str:
-    limits = [f"{max_parameters:,} parameters"] if max_parameters else []
-    limits += [f"{max_macs:,} multiply-adds"] if max_macs else []
-    said = f"No cell of the space '{space.name}' {'fits' if exact else 'was found that fits'} in {' and '.join(limits)}"
-    return f"{said}; the least is {base[0] + least[0]:,} parameters and {base[1] + least[1]:,} multiply-adds."

@@ -166,11 +166,11 @@ class AlphaTable:
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> dict[int, AlphaTable]:
         """Returns the table of every epoch from the rows of alphas.csv, numbers as text or as numbers.
 
-        The rows describe themselves: no search space is needed. Whether they fit one `check` says.
+        The rows describe themselves: no search space is needed; `check` compares a table with one. Of two rows for one
+        weight the later one counts.
 
         Raises:
-            InputError: A column is missing or holds something else than the right kind of number, or an epoch has a row
-                twice.
+            InputError: A column is missing, or not a number where a number is needed.
         """
         epochs: dict[int, dict[str, dict[Place, tuple[dict[str, float], float | None]]]] = {}
         for row in rows:
@@ -182,10 +182,6 @@ class AlphaTable:
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise InputError(f"A row of weights is damaged ({error}).", "Restore the file.") from None
             weights, _ = epochs.setdefault(epoch, {}).setdefault(cell, {}).setdefault(edge, ({}, share))
-            if operation in weights:
-                raise InputError(
-                    f"Epoch {epoch} has {operation} on edge {row['edge']} of cell {cell} twice.", "Restore the file."
-                )
             weights[operation] = weight
         return {
             epoch: cls({

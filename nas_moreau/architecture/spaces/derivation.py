@@ -17,7 +17,7 @@ def derive(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> Genoty
 
     Softmax is taken over all operations of an edge, `none` included, in float64; excluded operations are passed over
     afterwards. Rule "top_edges" (DARTS, section 2.4): each node keeps the edges whose strongest operation is strongest,
-    the strongest first. Rule "argmax" (NAS-Bench-201): each edge keeps its strongest operation, `none` edges stay in
+    the strongest first. Rule "all_edges" (NAS-Bench-201): each edge keeps its strongest operation, `none` edges stay in
     the genotype. Equal weights: the lowest edge, then the lowest operation.
 
     Args:

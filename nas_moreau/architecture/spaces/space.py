@@ -25,8 +25,9 @@ class Derivation:
     """How a genotype follows from the weights of the operations.
 
     Args:
-        rule: "top_edges" (DARTS: each node keeps its strongest edges) or "argmax" (NAS-Bench-201: every edge stays).
-        edges_per_node: For top_edges, how many incoming edges a node keeps (all, if it has fewer); None for argmax.
+        rule: "top_edges" (DARTS: each node keeps its strongest edges) or "all_edges" (NAS-Bench-201: every edge
+            stays).
+        edges_per_node: For top_edges, how many incoming edges a node keeps (all, if it has fewer); None for all_edges.
         exclude: Operations that take part in the softmax and never in the result.
     """
 
@@ -103,7 +104,7 @@ class SearchSpace:
         """Returns the number of distinct genotypes that derivation can produce.
 
         With top_edges a cell has, for each node with n incoming edges of which k are kept, C(n, k) * choices**k
-        possibilities; with argmax choices**edges. All cells together: the power by the number of cells. Isomorphic
+        possibilities; with all_edges choices**edges. All cells together: the power by the number of cells. Isomorphic
         cells count as often as they are written differently. NAS-Bench-201: 5**6 = 15,625; DARTS, the published
         count: (180 * 7**8)**2, about 1.08e18.
         """

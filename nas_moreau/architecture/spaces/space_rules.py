@@ -20,7 +20,7 @@ class Skeleton(NamedTuple):
 
 
 SKELETONS = {"darts": Skeleton(("normal", "reduce"), 2), "nas_bench_201": Skeleton(("cell",), 1)}
-RULES = ("top_edges", "argmax")
+RULES = ("top_edges", "all_edges")
 REDUCTION = ["1/3", "2/3"]
 MAX_NODES, MAX_OPERATIONS = 32, 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -88,8 +88,8 @@ def derivation_problems(
         problems.append(f"derivation.rule is {quoted(rule)}, not one of {', '.join(RULES)}{meant(rule, RULES)}")
     if rule == "top_edges" and not is_count(edges_per_node):
         problems.append(f"derivation.edges_per_node is {quoted(edges_per_node)}; top_edges needs a positive integer")
-    if rule == "argmax" and edges_per_node is not None:
-        problems.append("derivation.edges_per_node has no meaning for argmax, which keeps every edge")
+    if rule == "all_edges" and edges_per_node is not None:
+        problems.append("derivation.edges_per_node has no meaning for all_edges, which keeps every edge")
     for name in dict.fromkeys(exclude):
         if operations is not None and name not in operations:
             hint = meant(name, operations)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds
-from nas_moreau.architecture.networks.expected_macs import expected_macs, relative_macs
+from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
 from nas_moreau.architecture.spaces.genotype import Cell
 from nas_moreau.errors import InputError
 
