@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as f
 
 from nas_moreau.architecture import LiteralSupernet, Supernet, load_space
-from nas_moreau.bilevel import adam, moreau, sgd
-from nas_moreau.bilevel.rivals import darts1, darts2
+from nas_moreau.bilevel import Method
+from nas_moreau.config import SearchConfig
 from nas_moreau.diagnostics.published_steps import published_step
 from nas_moreau.errors import InputError
+from nas_moreau.search.methods import build_method
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 
 SUPERNETS = ("literal", "literal-channels-last", "portable", "native")
@@ -73,6 +74,11 @@ def build_batches(size: str, supernet: str, device: torch.device) -> tuple[Batch
     return batch(1), batch(2)
 
 
+def method_of(name: str) -> Method:
+    """Returns the method as a search with the default configuration runs it."""
+    return build_method(SearchConfig(method=name), steps_per_epoch=1000)[0]
+
+
 def build_run(space: str, size: str, supernet: str, method: str, device: torch.device) -> Callable[[], None]:
     """Returns a function without arguments that does one evaluation or one whole search step."""
     net = build_supernet(space, size, supernet, device)
@@ -81,16 +87,7 @@ def build_run(space: str, size: str, supernet: str, method: str, device: torch.d
         return lambda: evaluate(net, lower)
     if supernet.startswith("literal"):
         return published_step(net, method, upper, lower)
-    rate, alpha_rate = 0.025, 3e-4
-    rules = {"update_x": adam((0.5, 0.999), weight_decay=1e-3), "update_y": sgd(0.9, 3e-4, clip=5.0)}
-    if method == "darts1":
-        solver = darts1(alpha_rate, rate, **rules)
-    elif method == "darts2":
-        solver = darts2(alpha_rate, rate, momentum=0.9, weight_decay=3e-4, **rules)
-    else:
-        order = method.removeprefix("moreau-")
-        rules["update_theta"] = rules["update_y"]
-        solver = moreau(alpha=alpha_rate, beta=rate, eta=rate, gamma=1.0, c=0.2, order=order, **rules)
+    solver = method_of(method)
     posed = supernet_problem(net)
     held = [posed.x, posed.y, solver.init(posed.problem, posed.x, posed.y)]
 

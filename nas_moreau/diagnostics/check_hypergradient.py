@@ -33,7 +33,7 @@ from nas_moreau.bilevel.exact import (
 from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
 from nas_moreau.bilevel.updates import SGDState, Update
-from nas_moreau.config import AlphasConfig, MoreauConfig, SearchConfig, WeightsConfig
+from nas_moreau.config import SearchConfig, load_config
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import TinySupernet, tiny_supernet
 from nas_moreau.errors import InputError, did_you_mean, first_line
@@ -51,12 +51,8 @@ INNER = 10
 UNIT = 0.01
 """What the weights are measured in where darts2 is held against its definition."""
 
-# as in a search on NAS-Bench-201; the ridge of f stands for the weight decay
-SEARCH = SearchConfig(
-    weights=WeightsConfig(weight_decay=0.0),
-    alphas=AlphasConfig(lr=0.01, lr_min=0.01, weight_decay=0.0),
-    moreau=MoreauConfig(gamma=1.0, c=0.2, p=0.49, weights_lr=0.025),
-)
+PRESET = "nas_bench_201_cpu"
+"""The search whose constants are used where methods are measured as they run."""
 DIFFERENTIATED: dict[str, Callable[[Rules], Method]] = {
     "implicit-cg": lambda rules: implicit_cg(
         rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas
@@ -197,7 +193,14 @@ def fitted_order(penalties: Sequence[float], errors: Sequence[float]) -> float |
     return -statistics.linear_regression(a, b).slope
 
 
-def recorded(name: str, search: SearchConfig = SEARCH) -> Recorded:
+def preset_search() -> SearchConfig:
+    """Returns the search section of PRESET, without weight decay: the ridge of f stands for it."""
+    search = load_config(PRESET).search
+    parts = {"weights": search.weights, "alphas": search.alphas}
+    return search.model_copy(update={k: part.model_copy(update={"weight_decay": 0.0}) for k, part in parts.items()})
+
+
+def recorded(name: str, search: SearchConfig) -> Recorded:
     """Returns a method whose every direction of the alphas, as it is handed to their update rule, is written down."""
     rules, directions = build_rules(search, 10**9), []  # one epoch without end: step sizes stay as at the beginning
     rule = rules.update_alphas
@@ -226,9 +229,10 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
         return lambda x, u, batch: objective(x, add(exact.y, u, UNIT), batch)
 
     problem = Bilevel(*(measured(part) for part in (tiny.problem.F, tiny.problem.f)))
-    lr = SEARCH.weights.lr / UNIT**2
-    weights = SEARCH.weights.model_copy(update={"lr": lr, "lr_min": lr, "clip": None})
-    method, directions = recorded("darts2", SEARCH.model_copy(update={"weights": weights}))
+    search = preset_search()
+    lr = search.weights.lr / UNIT**2
+    weights = search.weights.model_copy(update={"lr": lr, "lr_min": lr, "clip": None})
+    method, directions = recorded("darts2", search.model_copy(update={"weights": weights}))
     x, u = tiny.x, [torch.zeros_like(t) for t in exact.y]
     state = method.init(problem, x, u)
     batches = {"upper_batch": tiny.upper_batch, "lower_batch": tiny.lower_batch}
@@ -276,7 +280,7 @@ def _as_run(name: str, tiny: TinySupernet, exact: Exact, steps: int, seed: int, 
     mix = METHODS[name].mix if name in METHODS else None
     own = tiny if mix is None else tiny_supernet(seed, layers, mix)
     try:
-        method, directions = recorded(name)
+        method, directions = recorded(name, preset_search())
         each = INNER if name in DIFFERENTIATED else 1
         x, y, _, once = _advance(method, own, exact, math.ceil(steps / each))
         seconds = []

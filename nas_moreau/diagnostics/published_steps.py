@@ -16,12 +16,10 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture import LiteralSupernet, Supernet
 
-MOMENTUM, WEIGHT_DECAY, CLIP = 0.9, 3e-4, 5.0
+RATE, MOMENTUM, WEIGHT_DECAY, CLIP = 0.025, 0.9, 3e-4, 5.0
 
 
-def published_step(
-    net: LiteralSupernet | Supernet, method: str, upper: Any, lower: Any, rate: float = 0.025
-) -> Callable[[], None]:
+def published_step(net: LiteralSupernet | Supernet, method: str, upper: Any, lower: Any) -> Callable[[], None]:
     """Returns a function that does one step of `darts1` or `darts2`.
 
     Args:
@@ -29,18 +27,17 @@ def published_step(
         method: "darts1" (2 evaluations) or "darts2" (5).
         upper: Batch of the architecture step: `images` and `labels`.
         lower: Batch of the weight step.
-        rate: Step size of the weights.
     """
     alphas, weights = list(net.alphas.values()), net.weights()
     of_alphas = torch.optim.Adam(alphas, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    of_weights = torch.optim.SGD(weights, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    of_weights = torch.optim.SGD(weights, lr=RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def step() -> None:
         of_alphas.zero_grad()
         if method == "darts1":
             _loss(net, upper).backward()
         else:
-            _unrolled_gradient(net, of_weights, upper, lower, rate)
+            _unrolled_gradient(net, of_weights, upper, lower)
         of_alphas.step()
         of_weights.zero_grad()
         _loss(net, lower).backward()
@@ -55,7 +52,7 @@ def _loss(net: LiteralSupernet | Supernet, batch: Any) -> torch.Tensor:
 
 
 def _unrolled_gradient(
-    net: LiteralSupernet | Supernet, optimizer: torch.optim.Optimizer, upper: Any, lower: Any, rate: float
+    net: LiteralSupernet | Supernet, optimizer: torch.optim.Optimizer, upper: Any, lower: Any
 ) -> None:
     """Writes the second-order architecture gradient into the alphas' `.grad` (equations 7 and 8)."""
     alphas, weights = list(net.alphas.values()), net.weights()
@@ -65,7 +62,7 @@ def _unrolled_gradient(
         for ahead, w, g in zip(unrolled.weights(), weights, gradient):
             buffer = optimizer.state[w].get("momentum_buffer")
             momentum = 0 if buffer is None else MOMENTUM * buffer
-            ahead.copy_(w - rate * (momentum + g + WEIGHT_DECAY * w))
+            ahead.copy_(w - RATE * (momentum + g + WEIGHT_DECAY * w))
     _loss(unrolled, upper).backward()
     direction = [torch.zeros_like(w) if w.grad is None else w.grad for w in unrolled.weights()]
     radius = 0.01 / torch.cat([d.flatten() for d in direction]).norm()
@@ -81,4 +78,4 @@ def _unrolled_gradient(
             w.copy_(start)
         for alpha, ahead, plus, minus in zip(alphas, unrolled.alphas.values(), *ends):
             first = torch.zeros_like(alpha) if ahead.grad is None else ahead.grad
-            alpha.grad = first - rate * (plus - minus) / (2 * radius)
+            alpha.grad = first - RATE * (plus - minus) / (2 * radius)

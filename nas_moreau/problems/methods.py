@@ -67,7 +67,8 @@ RIVALS: dict[str, Callable[[Curvature], Method]] = {
 """Name -> curvatures -> method."""
 
 MOREAU: dict[str, Callable[[Case], Method]] = {
-    "moreau": lambda case: moreau(),
+    "moreau": lambda case: moreau(order="lagged"),
+    "moreau-gauss-seidel": lambda case: moreau(order="gauss-seidel"),
     "moreau-jacobi": lambda case: moreau(order="jacobi"),
     "moreau-lagged": lambda case: moreau(order="lagged"),
     "moreau-paper": lambda case: moreau(**case.paper),

@@ -102,6 +102,7 @@ def _table(task: str, size: Sizes, c: float) -> dict[str, Chosen]:
 
     return {
         "moreau": Chosen(envelope("lagged"), 3),
+        "moreau-lagged": Chosen(envelope("lagged"), 3),
         "moreau-jacobi": Chosen(envelope("jacobi"), 4),
         "moreau-gauss-seidel": Chosen(envelope("gauss-seidel"), 6),
         "moreau-auto": Chosen(automatic, 3),

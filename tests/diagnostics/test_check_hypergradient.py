@@ -9,6 +9,7 @@ from nas_moreau.bilevel import rivals
 from nas_moreau.bilevel.exact import exact_hypergradient, flat
 from nas_moreau.bilevel.tensors import add, evaluate, norm, subtract
 from nas_moreau.cli import main
+from nas_moreau.config import load_config
 from nas_moreau.diagnostics import check_hypergradient as stage
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import tiny_supernet
@@ -127,7 +128,8 @@ def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, mo
     assert list(rows) == names.split(",")
     mine, darts1 = rows["check_test_mine"], rows["darts1"]
     assert mine["cosine"] == darts1["cosine"] and mine["relative_error"] == darts1["relative_error"]
-    assert rows["moreau"]["c"] == pytest.approx(0.2 * 4**0.49) and rows["darts1"]["c"] is None
+    shipped = load_config("nas_bench_201_cpu").search.moreau
+    assert rows["moreau"]["c"] == pytest.approx(shipped.c * 4**shipped.p) and rows["darts1"]["c"] is None
     assert rows["rsws"]["cosine"] is None and "moves no alphas" in rows["rsws"]["verdict"]
     assert "nothing here" in rows["check_test_broken"]["verdict"]
     assert rows["rhg"]["memory_bytes"] > rows["darts1"]["memory_bytes"] > 0
@@ -164,7 +166,7 @@ def test_saved_bytes_are_those_held_at_one_time():
 
 
 def test_directions_are_read_before_the_update_rule(tiny, exact):
-    method, directions = stage.recorded("darts1")
+    method, directions = stage.recorded("darts1", stage.preset_search())
     state = method.init(tiny.problem, tiny.x, exact.y)
     method.step(tiny.problem, tiny.x, exact.y, state, upper_batch=tiny.upper_batch, lower_batch=tiny.lower_batch)
     wanted = evaluate(tiny.problem.F, tiny.x, exact.y, tiny.upper_batch, True, False).grad_x

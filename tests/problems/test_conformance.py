@@ -17,6 +17,7 @@ from nas_moreau.problems import METHODS, lasso, merely_convex, method_for, quadr
 CASES = {"sine": sine, "quadratic": quadratic, "merely-convex": merely_convex, "lasso": lasso}
 TABLE = {
     "moreau": ("converges", "converges", "converges", "converges"),
+    "moreau-gauss-seidel": ("converges", "converges", "converges", "converges"),
     "moreau-jacobi": ("converges", "converges", "biased", "converges"),
     "moreau-lagged": ("converges", "converges", "converges", "converges"),
     "moreau-paper": ("wrong", "biased", "wrong", "wrong"),
