@@ -36,8 +36,12 @@ class Info(NamedTuple):
 
     Attributes:
         alpha, beta: The step sizes of x and y.
-        norms: Euclidean norms of what the method has of "F_x/c", "F_y/c", "phi_x(y)", "phi_x(theta)", the "difference"
-            of these two, "d_x", "d_y", "d_theta", and "y-theta".
+        norms: Euclidean norms of those of these that the method has:
+            d_x, d_y, d_theta: The directions of x, y and theta.
+            F_x_over_c, F_y_over_c: grad_x F / c_k and grad_y F / c_k.
+            phi_x_y, phi_x_theta: grad_x phi at y and at theta; difference: of these two.
+            distance: y - theta.
+            F_x, correction: grad_x F and the second-order term of `darts2`.
         F: F(x, y); None where a method does not look at it.
         f: f(x, y), likewise.
         f_theta: f at theta, on the batch of f (`lagged`: at the old theta).

@@ -209,12 +209,12 @@ def _in_turn(
     new_y = problem.prox_y(at_x, new_y, used.beta)
 
     norms = {
-        "F_x/c": norm(F.grad_x) / used.c, "F_y/c": norm(F_y.grad_y) / used.c,
-        "phi_x(y)": norm(phi_y), "phi_x(theta)": norm(phi_theta), "difference": norm(difference),
-        "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "y-theta": norm(apart),
+        "F_x_over_c": norm(F.grad_x) / used.c, "F_y_over_c": norm(F_y.grad_y) / used.c,
+        "phi_x_y": norm(phi_y), "phi_x_theta": norm(phi_theta), "difference": norm(difference),
+        "d_x": norm(d_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "distance": norm(apart),
     }  # fmt: skip
     tiny = torch.finfo(norms["d_x"].dtype).tiny
-    cosine = dot(F.grad_x, difference) / (norms["F_x/c"] * norms["difference"] * used.c).clamp(min=tiny)
+    cosine = dot(F.grad_x, difference) / (norms["F_x_over_c"] * norms["difference"] * used.c).clamp(min=tiny)
     new = State(theta, state.k + 1, x_rule, y_rule, theta_rule, state.tuning)
     taken = Taken(
         x, y, state, new_x, new_y, new, used, (upper, lower), norms, scheme.theta.init,
@@ -239,7 +239,7 @@ def _at_once(
     d_y = add(found.by_y, apart, -1 / used.gamma)
     new_y, y_rule = scheme.y.apply(d_y, used.beta, y, state.y_rule)
     new_y = problem.prox_y(x, new_y, used.beta)
-    norms = {"d_x": norm(found.by_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "y-theta": norm(apart)}
+    norms = {"d_x": norm(found.by_x), "d_y": norm(d_y), "d_theta": norm(d_theta), "distance": norm(apart)}
     new = State(new_theta, state.k + 1, x_rule, y_rule, theta_rule, state.tuning)
     taken = Taken(
         x, y, state, new_x, new_y, new, used, (upper, lower), norms, scheme.theta.init,

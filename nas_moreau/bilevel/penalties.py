@@ -257,8 +257,8 @@ def _finish(
     new_y, y_rule = rules.y.apply(d_y, sizes[1], y, state.y_rule)
     new_x, new_y = problem.onto_x(new_x), _onto_y(problem, new_y)
     norms = {
-        "phi_x(y)": norm(gap.at_y.grad_x), "phi_x(theta)": norm(gap.at_theta.grad_x), "difference": norm(gap.grad_x),
-        "d_x": norm(d_x), "d_y": norm(d_y), "y-theta": norm(subtract(y, theta)),
+        "phi_x_y": norm(gap.at_y.grad_x), "phi_x_theta": norm(gap.at_theta.grad_x), "difference": norm(gap.grad_x),
+        "d_x": norm(d_x), "d_y": norm(d_y), "distance": norm(subtract(y, theta)),
     }  # fmt: skip
     alpha, beta, eta = sizes
     info = Info(

@@ -200,8 +200,8 @@ def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors
     total = c * moved
     if info.eta:
         total = total + norm(subtract(new_state.theta, state.theta)) / info.eta
-    if "F_y/c" in info.norms:
-        total = total / (1 + c * (info.norms["F_x/c"] + info.norms["F_y/c"]))
+    if "F_y_over_c" in info.norms:
+        total = total / (1 + c * (info.norms["F_x_over_c"] + info.norms["F_y_over_c"]))
     return float(total)
 
 

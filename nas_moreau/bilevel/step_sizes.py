@@ -224,8 +224,8 @@ def _settled(taken: Taken) -> bool:
     moved_x = norm(subtract(taken.new_x, taken.x)) / used.alpha
     moved_y = norm(subtract(taken.new_y, taken.y)) / used.beta
     moved_y = moved_y + norm(subtract(taken.new_state.theta, taken.state.theta)) / used.eta
-    calm_x = moved_x <= 0.1 * (size["F_x/c"] + cross * size["y-theta"])
-    return bool(calm_x & (moved_y <= 0.1 * size["F_y/c"]))
+    calm_x = moved_x <= 0.1 * (size["F_x_over_c"] + cross * size["distance"])
+    return bool(calm_x & (moved_y <= 0.1 * size["F_y_over_c"]))
 
 
 def _measured_again(
@@ -247,7 +247,7 @@ def _near_prox(problem: Bilevel, taken: Taken) -> Tensors:
     = y the difference in (10) vanishes, and x would be driven by F alone.
     """
     x, y, used = taken.new_x, taken.new_y, taken.used
-    tolerance, theta = 0.1 * float(taken.norms["F_y/c"]), y
+    tolerance, theta = 0.1 * float(taken.norms["F_y_over_c"]), y
     for k in range(50):
         found = evaluate(problem.at_theta, x, theta, taken.batches[1], False, True)
         moved = add(theta, add(found.grad_y, subtract(theta, y), 1 / used.gamma), -used.eta)

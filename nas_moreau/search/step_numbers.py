@@ -19,8 +19,7 @@ def step_numbers(info: Any) -> dict[str, Tensor]:
         if fit is not None:
             named |= {f"{level}_loss": fit.loss, f"{level}_accuracy": fit.correct}
     named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
-    if "y-theta" in named:
-        named["distance"] = named.pop("y-theta")
+    if "distance" in named and info.c is not None:
         # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
         named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}

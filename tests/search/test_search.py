@@ -250,7 +250,7 @@ def test_the_alphas_get_minus_the_gradient_at_theta(tiny):
     expected = [a / info.c + b - c for a, b, c in zip(upper, at_y, at_theta)]
     norm = torch.sqrt(sum((t**2).sum() for t in expected))
     torch.testing.assert_close(info.norms["d_x"], norm, rtol=1e-9, atol=0)
-    assert info.norms["phi_x(theta)"] > 0
+    assert info.norms["phi_x_theta"] > 0
 
 
 def test_beta_term_is_the_mean_logsumexp_over_edges():
