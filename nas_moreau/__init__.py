@@ -72,6 +72,7 @@ __all__, __getattr__, __dir__ = _hand_on(
         "load_data": "data",
         "compare": "compare",
         "register_method": "search.methods",
+        "register_metric": "runs",
         "register_rule": "search",
         "register_source": "data",
         "retrain": "training.retrain",

@@ -6,6 +6,7 @@ the Moreau-envelope method in place of DARTS' own; a preset or a file changes so
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas_moreau.errors import InputError, did_you_mean
+from nas_moreau.errors import InputError, meant
 from nas_moreau.presets.by_name import preset_text
 from nas_moreau.yaml_files import parse_yaml, read_text
 
@@ -265,28 +266,30 @@ def load_config(preset: str | None = None, path: str | Path | None = None, overr
         data, origin = _parse(preset_text(preset), f"preset {preset}"), f"preset {preset}"
     elif path is not None:
         data, origin = _parse(read_text(Path(path), "The configuration"), str(path)), str(path)
-    for override in overrides:
-        _set(data, override)
-    return make_config(data, origin)
+    return make_config(data, origin, overrides)
 
 
-def make_config(data: Any, origin: str = "the configuration") -> Config:
-    """Returns the configuration of plain data.
+def make_config(data: Any, origin: str = "the configuration", overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration of plain data, with single keys set by `overrides` (`key.sub=value`).
 
     Raises:
         InputError: Lists every key that is unknown or does not fit.
     """
+    data = copy.deepcopy(data) if overrides else data
+    for override in overrides:
+        _set(data, override)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors(include_url=False)]
         raise InputError(
-            f"In {origin}: {'; '.join(problems)}.", "Mend these keys (nas-moreau show PRESET prints a whole example)."
+            f"In {origin}: {'; '.join(problems)}.",
+            "Correct these keys (nas-moreau config explains each).",
         ) from None
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
-    data = parse_yaml(text, origin, "Mend that line.")
+    data = parse_yaml(text, origin, "Correct that line.")
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -319,7 +322,8 @@ def _describe(problem: Any) -> str:
         section: Any = Config
         for part in location[:-1]:
             section = section.model_fields[part].annotation
-        return f"'{key}' is no key. {did_you_mean(location[-1], list(section.model_fields))}".rstrip(".?")
+        known = [".".join([*location[:-1], name]) for name in section.model_fields]
+        return f"unknown key '{key}'{meant(key, known)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message
 

@@ -58,14 +58,16 @@ def tiny_config():
 
 @pytest.fixture
 def registrations_forgotten():
-    """A context manager after which operations, methods and sources that were registered within are unknown again."""
+    """A context manager after which operations, methods, sources and metrics registered within are unknown again."""
     from nas_moreau.architecture.networks import operations
     from nas_moreau.data.sources import SOURCES
+    from nas_moreau.runs import columns
     from nas_moreau.search import methods, rules
 
     @contextmanager
     def forgotten():
         registries = (operations._BUILDERS, operations.KNOWN_OPERATIONS, methods.METHODS, rules.RULES, SOURCES)
+        registries += (columns.CHARTS, columns.COLUMNS, columns.METRICS)
         before = [dict(registry) for registry in registries]
         try:
             yield

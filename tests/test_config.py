@@ -38,45 +38,59 @@ def test_overrides_are_read_as_yaml_and_win():
     assert config.search.channels == load_config("smoke").search.channels
 
 
-@pytest.mark.parametrize("overrides, match", [
-    (["search.epoch=3"], "'search.epoch' is no key. Did you mean 'epochs'"),
-    (["serach.epochs=3"], "Did you mean 'search'"),
-    (["search.epochs=many"], "'search.epochs' is 'many'"),
-    (["search.epochs=0"], "'search.epochs' is 0"),
-    (["search.weights.lr=.nan"], "search.weights.lr"),
-    (["search.split.weights=0.9"], "must add up to 1"),
-    (["seed"], "not of the form"),
-    (["seed.sub=1", "seed=1", "seed.sub=2"], "single value"),
-    (["search.epochs=0", "retrain.lr=-1"], "(?s)search.epochs.*retrain.lr"),
-])  # fmt: skip
-def test_mistakes_in_overrides(overrides, match):
-    with pytest.raises(InputError, match=match):
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["search.epoch=3"], ["'search.epoch'", "'search.epochs'"]),
+        (["serach.epochs=3"], ["'serach'", "'search'"]),
+        (["search.epochs=many"], ["search.epochs", "'many'"]),
+        (["search.epochs=0"], ["search.epochs", "0"]),
+        (["search.weights.lr=.nan"], ["search.weights.lr"]),
+        (["search.split.weights=0.9"], ["search.split", "1"]),
+        (["seed"], ["'seed'", "="]),
+        (["seed.sub=1", "seed=1", "seed.sub=2"], ["seed.sub"]),
+        (["search.epochs=0", "retrain.lr=-1"], ["search.epochs", "retrain.lr"]),
+    ],
+)
+def test_mistakes_in_overrides(overrides, named):
+    with pytest.raises(InputError) as caught:
         load_config(overrides=overrides)
+    assert all(text in str(caught.value) for text in named) and caught.value.cure
 
 
-@pytest.mark.parametrize("text, match", [
-    ("- a\n", "does not hold keys"), ("a: [1\n", "no valid YAML"), ("a: &x 1\nb: *x\n", "uses a YAML alias"),
-    ("seed: !!int _\n", "no valid YAML"), ("seed: !!bool maybe\n", "no valid YAML"), ("? [1]\n: 2\n", "no valid YAML"),
-    ("a: 1\na: 2\n", "twice"),
-    ("seed: " + "1:" * 300 + "1\n", "a number of 601 characters"), ("[" * 60000, "nested more than 8 deep"),
-    ("searching: {}\n", "is no key"), ("seed: !!python/object:os.system 1\n", "no valid YAML"),
-])  # fmt: skip
-def test_mistakes_in_files(text, match, tmp_path):
+FILES = {
+    "a list": "- a\n",
+    "an open bracket": "a: [1\n",
+    "an alias": "a: &x 1\nb: *x\n",
+    "a number without digits": "seed: !!int _\n",
+    "an impossible truth": "seed: !!bool maybe\n",
+    "a list as a key": "? [1]\n: 2\n",
+    "a key twice": "a: 1\na: 2\n",
+    "a very long number": "seed: " + "1:" * 300 + "1\n",
+    "a deep list": "[" * 60000,
+    "an unknown section": "searching: {}\n",
+    "a call of Python": "seed: !!python/object:os.system 1\n",
+}
+
+
+@pytest.mark.parametrize("text", FILES.values(), ids=FILES)
+def test_mistakes_in_files(text, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=match):
+    with pytest.raises(InputError) as caught:
         load_config(path=path)
+    assert "c.yaml" in caught.value.cause and caught.value.cure
 
 
 def test_missing_unreadable_and_unknown(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yaml"):
         load_config(path=tmp_path / "none.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"b\.yaml"):
         load_config(path=tmp_path / "b.yaml")
-    with pytest.raises(InputError, match="Did you mean 'cifar10'"):
+    with pytest.raises(InputError, match=r"'cifar11'.*'cifar10'"):
         load_config("cifar11")
-    with pytest.raises(InputError, match="one of"):
+    with pytest.raises(InputError, match="--config"):
         load_config("smoke", path=tmp_path / "b.yaml")
 
 

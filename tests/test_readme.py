@@ -28,7 +28,7 @@ def test_code_runs(number, registrations_forgotten, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_understood(command):
     words = shlex.split(command.replace("\\\n", " "), comments=True)
-    assert cli._parse(words[1:]).function
+    assert cli.parse_arguments(words[1:]).function
 
 
 def test_there_is_something_to_test():

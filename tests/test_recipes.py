@@ -106,7 +106,7 @@ def test_recipe(title, text, alone, capsys):
     for command in commands:
         words = tiny(command)
         if words[0] in ONLY_READ:
-            assert cli._parse(words).function
+            assert cli.parse_arguments(words).function
             continue
         code = alone(words)
         assert code == 0, f"{command}\n{capsys.readouterr().err[-2000:]}"

@@ -1,56 +1,79 @@
-"""What the verb `compare` does: read its words, call the stage, print the tables."""
+"""The verb compare: several methods and seeds under one protocol."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from nas_moreau.cli.options import begin, say
+from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, working_in
+from nas_moreau.cli.output import print_json, print_table
+from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
+@verb(
+    "compare",
+    "several methods and seeds under one protocol",
+    examples=[
+        "compare --preset nas_bench_201_cpu --data npz:cifar10.npz --methods moreau+beta,darts1,random --seeds 0-4 "
+        "--table nb201.csv.gz",
+        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau+beta,random:0-7 --seeds 0,1,2",
+    ],
+    options=[
+        *CONFIGURATION,
+        *RUN_FOLDER,
+        option("--methods", required=True, metavar="A,B", help="methods (list methods); seeds of one: random:0-7"),
+        option("--seeds", default="0", metavar="0,1", help="seeds of the others: numbers and ranges (default 0)"),
+        option("--table", metavar="FILE", help="NAS-Bench-201 as CSV (.gz): column arch, columns of numbers"),
+        option("--column", help="column of --table to compare by (default c10_test_200ep, or the only one)"),
+        option("--retrain", action="store_true", help="retrain found cells even with a table"),
+        option("--rank", type=int, metavar="N", help="how each supernet ranks N of 729 cells (729: all of them)"),
+        option("--baseline", metavar="METHOD", help="p-values are against it (default random, or the first one)"),
+        option("--jobs", type=int, default=1, metavar="N", help="parallel searches (default 1)"),
+    ],
+    distributed=True,
+)
+def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     """Compares methods and prints the tables."""
-    for word in args.overrides:
-        if word.partition("=")[0].strip() in ("seed", "search.method"):
-            raise InputError(f"'{word}' would hold for every row.", "Use --seeds and --methods.")
+    for override in args.overrides:
+        if override.partition("=")[0].strip() in ("seed", "search.method"):
+            raise InputError(f"'{override}' would apply to every row.", "Use --seeds and --methods.")
     if args.seed is not None:
         raise InputError("A comparison has several seeds.", "Use --seeds.")
-    from nas_moreau.compare import protocol as stage
+    from nas_moreau.compare import protocol
     from nas_moreau.search.methods import parse_methods
 
     methods = parse_methods(args.methods, args.seeds)
     config, output = begin(args, "compare")
     if args.dry_run:
-        return stage.plan_comparison(methods, output)
-    say(f"comparison: {output}")
-    result = stage.compare(
-        config, methods, output, args.resume, table=args.table, column=args.column, retrain=args.retrain,
-        rank=args.rank, baseline=args.baseline, jobs=args.jobs, imports=args.imports,
-    )  # fmt: skip
+        print_json(protocol.plan_comparison(methods, output))
+        return None
+    with working_in(output):
+        result = protocol.compare(
+            config,
+            methods,
+            output,
+            args.resume,
+            table=args.table,
+            column=args.column,
+            retrain=args.retrain,
+            rank=args.rank,
+            baseline=args.baseline,
+            jobs=args.jobs,
+            imports=args.imports,
+        )
     if not args.json:
         _print_comparison(result)
     return result
 
 
 def _print_comparison(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from nas_moreau.report.comparison import FIGURE_NAMES, ranking_table, summary_table
 
-    # a terminal's own width; a file gets whole lines
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
     shown = [(title, summary_table(result, name)) for name, title in FIGURE_NAMES.items()]
     if result["ranking"]:
         shown.append((f"ranking of {result['ranking']['cells']} cells", ranking_table(result)))
-    for title, (head, rows) in shown:
+    for title, (columns, rows) in shown:
         if rows:
-            table = Table(title=f"{title} ({result['column']})" if title.endswith("table") else title)
-            for i, name in enumerate(head):
-                table.add_column(name, justify="right" if i else "left")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+            print_table(columns, rows, f"{title} ({result['column']})" if title.endswith("table") else title)
     print(f"page: {result['report']}")

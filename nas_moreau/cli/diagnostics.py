@@ -1,78 +1,83 @@
-"""What the verbs do that measure methods: solve, bench, check-hypergradient."""
+"""Verbs that measure and check: plan, bench, check-hypergradient, doctor."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
+from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.options import new_folder, print_rows, say
-from nas_moreau.errors import InputError, did_you_mean
+from nas_moreau.cli.options import CONFIGURATION, configuration
+from nas_moreau.cli.output import note, print_rows, print_table
+from nas_moreau.cli.verbs import option, verb
+from nas_moreau.errors import InputError
 
 
-def solve(args: argparse.Namespace) -> dict[str, Any]:
-    """Solves a bilevel problem and prints the outcome."""
-    from nas_moreau.problems import small_tasks as small
-    from nas_moreau.problems.network_tasks import TASKS
+@verb(
+    "plan",
+    "measure a few steps and estimate memory and time of a run",
+    examples=["plan --preset smoke", "plan --preset cifar10 --data cifar10 --memory 11GB --hours 6 --json"],
+    options=[
+        option("--memory", metavar="AMOUNT", help="available memory, e.g. 11GB (default: this machine's)"),
+        option("--hours", type=float, help="time budget in hours, search and retraining"),
+        option("--genotype", metavar="GENOTYPE", help="the cell to retrain (default: a random one of the space)"),
+        *CONFIGURATION,
+    ],
+)
+def plan(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures a few steps and prints the memory and the time of a run."""
+    from nas_moreau.architecture import load_genotype
+    from nas_moreau.diagnostics.plan import parse_memory
+    from nas_moreau.diagnostics.plan import plan as estimate
 
-    if args.task in TASKS:
-        return _solve_networks(args)
-    if args.task not in small.TASKS:
-        raise InputError(f"There is no task '{args.task}'.", did_you_mean(args.task, [*small.TASKS, *TASKS]))
-    for name in ("data", "data_dir", "device", "corrupt", "ways", "shots", "output"):
-        if getattr(args, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} is no option of {args.task}.", f"It is for {', '.join(TASKS)}."
-            )
-    if args.resume or args.download:
-        raise InputError(f"{args.task} has neither data nor a run folder.", "Leave --resume and --download out.")
-    method, seed = args.method or "moreau", args.seed or 0
-    result = small.solve_task(args.task, args.n, method, args.steps, seed, args.debias, not args.no_polish)
+    memory = None if args.memory is None else parse_memory(args.memory)
+    if args.hours is not None and not args.hours > 0:
+        raise InputError(f"--hours is {args.hours:g}.", "Give a positive number of hours.")
+    genotype = None if args.genotype is None else load_genotype(args.genotype)
+    result = estimate(configuration(args), genotype, memory, args.hours, args.imports, note)
     if not args.json:
-        short = {k: v for k, v in result.items() if k not in ("x", "y")}
-        print_rows([(name, str(value)) for name, value in short.items()])
-    return result
-
-
-def _solve_networks(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.problems.network_tasks import Wish, solve_networks
-
-    if args.debias or args.no_polish:
-        raise InputError(f"{args.task} has neither bias removal nor polish.", "Leave --debias and --no-polish out.")
-    wish = Wish(
-        args.data, args.data_dir, args.download, args.method, args.steps, args.seed, args.device, args.n, args.corrupt,
-        args.ways, args.shots,
-    )  # fmt: skip
-    output = new_folder(args, f"solve-{args.task}-seed{args.seed or 0}")
-    say(f"run folder: {output}   (watch it: nas-moreau watch {shlex.quote(str(output))})")
-    result = solve_networks(args.task, wish, output, args.resume)
-    if not args.json:
-        spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
-        rows = [
-            ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
-            ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
-            ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
+        rows = [(stage, "", result[stage]) for stage in ("search", "retrain")]
+        rows += [
+            (p["stage"], f"{' '.join(p['change'])}{'' if p['fits'] else '  (too much)'}", p)
+            for p in result["proposals"]
         ]
-        if args.task == "hyper-cleaning":
-            rows.append(("flagged as wrong", f"{100 * result['flagged']:.2f} % of {result['n']} samples"))
-            if result["f1"] is not None:
-                words = f"{100 * result['f1']:.2f} %  (precision {100 * result['precision']:.2f} %, "
-                rows.append(("F1 of finding them", f"{words}recall {100 * result['recall']:.2f} %)"))
-            rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
-        print_rows(rows)
+        print_rows([("stage", "memory", "time", "with"), *((s, _memory(r), _time(r), text) for s, text, r in rows)])
+        if genotype is None:
+            note("The retraining is that of a random cell of the space; --genotype chooses another one.")
     return result
 
 
+def _memory(row: dict[str, Any]) -> str:
+    return "more than available" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e9:.2f} GB"
+
+
+def _time(row: dict[str, Any]) -> str:
+    hours = row["hours"]
+    if hours is None:
+        return "?"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+@verb(
+    "bench",
+    "time the search step, supernets and methods side by side",
+    examples=["bench", "bench --size M --threads 2 --json"],
+    options=[
+        option("--size", default="T", help="T, M, full, or channels,layers,batch (default T)"),
+        option("--threads", type=int, default=1, help="CPU threads (default 1)"),
+        option("--rounds", type=int, default=5, help="timings of every variant (default 5)"),
+        option("--space", default="darts", help="search space (default darts)"),
+        option("--device", default="cpu", help="device of torch (default cpu)"),
+    ],
+)
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Times the search step and prints the table."""
     from nas_moreau.diagnostics.bench import benchmark
 
-    result = benchmark(args.size, args.threads, args.rounds, space=args.space, device=args.device, note=say)
+    result = benchmark(args.size, args.threads, args.rounds, space=args.space, device=args.device, note=note)
     if not args.json:
         print(f"{result['hardware']}, torch {result['torch']}, medians of n interleaved runs")
         kept = ("supernet", "method", "milliseconds", "n", "saved_bytes", "resident_bytes", "operator_calls")
-        cells = [[_cell(row[name]) for name in kept] for row in result["rows"]]
-        print_rows([kept, *cells])
+        print_rows([kept, *([_cell(row[name]) for name in kept] for row in result["rows"])])
     return result
 
 
@@ -80,32 +85,73 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
+@verb(
+    "check-hypergradient",
+    "compare each method's architecture gradient with the exact hypergradient on a tiny supernet",
+    examples=[
+        "check-hypergradient",
+        "check-hypergradient --method moreau,darts2 --json",
+        "check-hypergradient --import mine.py --method my_method",
+    ],
+    options=[
+        option("--method", metavar="NAMES", help="methods, separated by commas (default: all)"),
+        option("--seed", type=int, default=0, help="seed of the supernet and its images (default 0)"),
+    ],
+)
 def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints how far each method's direction is from the exact hypergradient."""
+    """Prints how far each method's architecture gradient is from the exact hypergradient."""
     from nas_moreau.diagnostics.check_hypergradient import check_hypergradient as check
 
     names = args.method and [name.strip() for name in args.method.split(",")]
-    result = check(names or None, args.seed, note=say)
+    result = check(names or None, args.seed, note=note)
     if not args.json:
         _print_directions(result)
     return result
 
 
 def _print_directions(result: dict[str, Any]) -> None:
-    """Prints the table of the rows, and what each check says."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['alphas']} alphas, {result['weights']} weights, seed {result['seed']}, float64")
-    for name in ("part", "method", "c", "cosine", "relative error", "norm", "seconds", "kept bytes", "in words"):
-        table.add_column(name, justify="left" if name in ("part", "method", "in words") else "right")
-    formats = (
-        ("c", "{:.3g}"), ("cosine", "{:.4f}"), ("relative_error", "{:.2e}"), ("norm", "{:.2e}"), ("seconds", "{:.3f}"),
-        ("memory_bytes", "{:,}"),
-    )  # fmt: skip
-    for row in result["rows"]:
-        numbers = ["-" if row[key] is None else form.format(row[key]) for key, form in formats]
-        table.add_row(row["part"], row["method"], *numbers, row["verdict"])
-    Console(width=None if Console().is_terminal else 160).print(table)
+    """Prints the table of the rows, and the verdict of each check."""
+    formats = {
+        "c": "{:.3g}",
+        "cosine": "{:.4f}",
+        "relative_error": "{:.2e}",
+        "norm": "{:.2e}",
+        "seconds": "{:.3f}",
+        "memory_bytes": "{:,}",
+    }
+    rows = [
+        (
+            row["part"],
+            row["method"],
+            *("-" if row[key] is None else form.format(row[key]) for key, form in formats.items()),
+            row["verdict"],
+        )
+        for row in result["rows"]
+    ]
+    title = f"{result['alphas']} alphas, {result['weights']} weights, seed {result['seed']}, float64"
+    columns = ("part", "method", "c", "cosine", "relative error", "norm", "seconds", "kept bytes", "verdict")
+    print_table(columns, rows, title, left=("method", "verdict"))
     for check in result["checks"]:
         print(check["verdict"])
+
+
+@verb(
+    "doctor",
+    "check the installation and suggest fixes",
+    examples=["doctor", "doctor --json"],
+    options=[
+        option("--data-dir", metavar="DIR", default="data", help="folder of downloaded data sets (default data)"),
+        option("--output", metavar="DIR", default="checkpoints", help="where runs are written (default checkpoints)"),
+    ],
+)
+def doctor(args: argparse.Namespace) -> dict[str, Any]:
+    """Checks this machine and prints what was found."""
+    from nas_moreau.diagnostics.doctor import examine
+
+    result = examine(Path(args.output), Path(args.data_dir))
+    if not args.json:
+        print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
+        cures = [f"{row['what']}: {row['cure']}" for row in result["findings"] if row["cure"]]
+        print("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
+        print("usable" if result["usable"] else "not usable as it is")
+    return result

@@ -1,8 +1,10 @@
-"""What `nas-moreau list` says; none of it loads torch but for the tables of methods and tasks."""
+"""The verb list: one function for each kind of thing; only methods, rules and tasks load torch."""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,55 +12,109 @@ from typing import Any
 from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
 from nas_moreau.architecture.spaces.space import load_space, space_names
 from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
+from nas_moreau.cli.output import percent, print_rows
+from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
+from nas_moreau.errors import unknown
 from nas_moreau.presets.by_name import preset_names, preset_text
 
-
-def rows(what: str, output: Path) -> list[dict[str, Any]]:
-    """Returns the table of `nas-moreau list WHAT`."""
-    if what == "spaces":
-        spaces = [load_space(name) for name in space_names()]
-        return [{"name": s.name, "genotypes": f"{s.size():,}", "operations": ", ".join(s.operations)} for s in spaces]
-    if what == "operations":
-        return [{"name": name} for name in KNOWN_OPERATIONS]
-    if what == "presets":
-        return [{"name": name, "command": _first_comment(preset_text(name))} for name in preset_names()]
-    if what == "methods":
-        from nas_moreau.search.methods import ADDITIONS, METHODS
-
-        added = ", ".join(f"+{addition}" for addition in ADDITIONS)
-        named = {name: added if entry.choose is None else "-" for name, entry in METHODS.items()}
-        return [{"name": name, "additions": additions} for name, additions in (named | {"random": "-"}).items()]
-    if what == "tasks":
-        from nas_moreau.problems import network_tasks as solve_networks
-        from nas_moreau.problems import small_tasks as solve
-
-        small = [{"name": name, "what": task.what} for name, task in solve.TASKS.items()]
-        return [*small, *({"name": name, "what": what} for name, what in solve_networks.TASKS.items())]
-    if what == "rules":
-        from nas_moreau.search.rules import RULES
-
-        return [
-            {
-                "name": rule.name,
-                "what": rule.what,
-                "supernet": "needed" if rule.needs_supernet else "-",
-                "budget": "kept" if rule.budget else "-",
-            }
-            for rule in RULES.values()
-        ]
-    if what == "cells":
-        return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
-    if what == "sources":
-        return [{"name": source.form, "what": source.what} for source in SOURCES.values()]
-    return _runs(output)
+Row = dict[str, Any]
 
 
-def _first_comment(text: str) -> str:
-    return text.splitlines()[0].lstrip("# ")
+def spaces() -> list[Row]:
+    """Returns the search spaces with their numbers of genotypes and their operations."""
+    found = [load_space(name) for name in space_names()]
+    return [{"name": s.name, "genotypes": f"{s.size():,}", "operations": ", ".join(s.operations)} for s in found]
 
 
-def _runs(output: Path) -> list[dict[str, Any]]:
+def operations() -> list[Row]:
+    """Returns the operations that a search space may name."""
+    return [{"name": name} for name in KNOWN_OPERATIONS]
+
+
+def presets() -> list[Row]:
+    """Returns the presets with the command that runs each."""
+    return [{"name": name, "command": preset_text(name).splitlines()[0].lstrip("# ")} for name in preset_names()]
+
+
+def methods() -> list[Row]:
+    """Returns the search methods with what may follow their names."""
+    from nas_moreau.search.methods import ADDITIONS, METHODS
+
+    added = ", ".join(f"+{addition}" for addition in ADDITIONS)
+    named = {name: added if entry.choose is None else "-" for name, entry in METHODS.items()}
+    return [{"name": name, "additions": additions} for name, additions in (named | {"random": "-"}).items()]
+
+
+def rules() -> list[Row]:
+    """Returns the derivation rules: whether each needs the trained supernet, and whether it keeps to a budget."""
+    from nas_moreau.search.rules import RULES
+
+    return [
+        {
+            "name": rule.name,
+            "what": rule.what,
+            "supernet": "needed" if rule.needs_supernet else "-",
+            "budget": "kept" if rule.budget else "-",
+        }
+        for rule in RULES.values()
+    ]
+
+
+def tasks() -> list[Row]:
+    """Returns the problems of `nas-moreau solve`."""
+    from nas_moreau.problems import network_tasks, small_tasks
+
+    small = [{"name": name, "what": task.what} for name, task in small_tasks.TASKS.items()]
+    return [*small, *({"name": name, "what": what} for name, what in network_tasks.TASKS.items())]
+
+
+def cells() -> list[Row]:
+    """Returns the published and released cells."""
+    return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
+
+
+def sources() -> list[Row]:
+    """Returns the data sources: the forms of --data."""
+    return [{"name": source.form, "what": source.what} for source in SOURCES.values()]
+
+
+LISTS: dict[str, Callable[[], list[Row]]] = {
+    "spaces": spaces,
+    "operations": operations,
+    "presets": presets,
+    "methods": methods,
+    "rules": rules,
+    "cells": cells,
+    "tasks": tasks,
+    "sources": sources,
+}
+"""Kind -> its rows; `runs`, which takes a folder, is the one further kind."""
+KINDS = (*LISTS, "runs")
+
+
+@verb(
+    "list",
+    f"list {', '.join(KINDS)}",
+    examples=["list presets", "list cells", "list runs --output checkpoints"],
+    options=[
+        option("what", metavar="KIND", help=", ".join(KINDS)),
+        option("--output", metavar="DIR", default="checkpoints", help="folder of `list runs` (default checkpoints)"),
+    ],
+)
+def list_all(args: argparse.Namespace) -> list[Row]:
+    """Prints one kind of thing."""
+    if args.what not in KINDS:
+        raise unknown("kind", args.what, KINDS)
+    rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
+    if not args.json:
+        shown: list[Sequence[str]] = [tuple(str(value) for value in row.values()) for row in rows]
+        print_rows([tuple(rows[0]), *shown] if rows and args.what == "runs" else shown or [(f"no {args.what}",)])
+    return rows
+
+
+def runs(output: Path) -> list[Row]:
+    """Returns the runs in a folder with their state, accuracy and age."""
     found = []
     for status in sorted(output.glob("*/status.json")):
         try:
@@ -69,13 +125,16 @@ def _runs(output: Path) -> list[dict[str, Any]]:
             state, result = {"state": "unreadable"}, {}
         whole = result.get("retrain", result)
         known = (whole.get(name) for name in ("test_accuracy", "held_out_accuracy", "accuracy"))
-        accuracy = next((value for value in known if value is not None), None)
-        found.append({
-            "run": str(status.parent), "stage": state.get("stage", "?"), "state": state.get("state", "?"),
-            "accuracy": "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+        row = {
+            "run": str(status.parent),
+            "stage": state.get("stage", "?"),
+            "state": state.get("state", "?"),
+            "accuracy": percent(next((value for value in known if value is not None), None)),
             "verdict": result.get("search", result).get("health", {}).get("verdict", "-"),
-            "age": age(state.get("updated", "")), "updated": state.get("updated", "?"),
-        })  # fmt: skip
+            "age": age(state.get("updated", "")),
+            "updated": state.get("updated", "?"),
+        }
+        found.append(row)
     return found
 
 

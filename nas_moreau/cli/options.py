@@ -1,41 +1,83 @@
-"""From the words of a command to a configuration and a folder, and from results to words.
+"""Options that verbs share, and the way from them to a configuration and a run folder.
 
-Imports of what takes time stand inside the functions, as in the verbs.
+Imports of what takes time (torch, pydantic) stand inside the functions, here and in the modules of the verbs, so that
+help and lists answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_moreau import distributed
+from nas_moreau.cli.output import note
+from nas_moreau.cli.verbs import option
+from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError
+from nas_moreau.presets.by_name import preset_names
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config
 
+COMMON = [
+    option("-v", "--verbose", action="store_true", help="show tracebacks"),
+    option("--json", action="store_true", help="print the result as JSON on standard output"),
+    option(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers your own operations, methods, rules, data sources or metrics: "
+        "its name, or the path of a .py file",
+    ),
+]
+DATA = option("--data", metavar="SPEC", help=f"images: {', '.join(source.form for source in SOURCES.values())}")
+DATA_DIR = option("--data-dir", metavar="DIR", help="folder of downloaded data sets (default data)")
+DOWNLOAD = option("--download", action="store_true", help="allow torchvision to download the data set")
+DEVICE = option("--device", help="auto (default), cpu, or a device of torch")
+SEED = option("--seed", type=int, help="seed of every random draw (default 0)")
+OUTPUT = option("--output", metavar="DIR", help="run folder (default: a new one under checkpoints/)")
+RESUME = option("--resume", action="store_true", help="continue the run in --output from its last checkpoint")
+CONFIGURATION = [
+    option("--preset", help=f"a configuration by name: {', '.join(preset_names())}"),
+    option("--config", metavar="FILE", help="a configuration in YAML"),
+    DATA,
+    DATA_DIR,
+    DOWNLOAD,
+    SEED,
+    DEVICE,
+    option("overrides", nargs="*", metavar="key=value", help="single keys, e.g. search.epochs=10 (nas-moreau config)"),
+]
+RUN_FOLDER = [
+    OUTPUT,
+    RESUME,
+    option("--dry-run", action="store_true", help="print what would be done, as JSON, and stop"),
+    option(
+        "--on-nonfinite",
+        choices=["stop", "rollback"],
+        metavar="stop|rollback",
+        help="if a number is not finite: stop (default), or return to the last checkpoint with halved step sizes",
+    ),
+]
 
-def say(text: str = "") -> None:
-    """Prints for a person, on standard error: standard output belongs to results."""
-    print(text, file=sys.stderr, flush=True)
 
+def configuration(args: argparse.Namespace, base: Path | None = None, defaults: Sequence[str] = ()) -> Config:
+    """Returns the configuration of the options.
 
-def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows of texts as columns; the last text of a row may be as long as it likes."""
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(len(row) for row in rows) - 1)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip())
+    Args:
+        args: Options of `CONFIGURATION`.
+        base: A run folder whose configuration is the starting point if neither --preset nor --config is given.
+        defaults: Settings (`key=value`) that come before those of the command line.
+    """
+    from nas_moreau.config import load_config, make_config
 
-
-def configuration(args: argparse.Namespace, base: Path | None = None) -> Config:
-    """Returns the configuration of the options; without --preset and --config that of the run `base`."""
-    from nas_moreau.config import load_config
-
-    overrides = list(args.overrides)
+    overrides = [*defaults, *args.overrides]
     for key, value in (("data.name", args.data), ("data.directory", args.data_dir), ("device", args.device)):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
@@ -47,7 +89,7 @@ def configuration(args: argparse.Namespace, base: Path | None = None) -> Config:
         overrides.append(f"checkpoint.on_nonfinite={args.on_nonfinite}")
     if args.preset or args.config or base is None:
         return load_config(args.preset, args.config, overrides)
-    return load_config(None, None, [f"{k}={json.dumps(v)}" for k, v in run_config(base).to_dict().items()] + overrides)
+    return make_config(run_config(base).to_dict(), str(base / "config.yaml"), overrides)
 
 
 def run_config(folder: Path) -> Config:
@@ -56,7 +98,7 @@ def run_config(folder: Path) -> Config:
     from nas_moreau.runs.folder import read_config
 
     data = read_config(folder)
-    data.pop("genotype", None)  # a retraining's, recorded so that it cannot be resumed with another cell
+    data.pop("genotype", None)  # recorded by a retraining, so that it cannot be resumed with another cell
     return make_config(data, str(folder / "config.yaml"))
 
 
@@ -66,7 +108,7 @@ def stage_folder(run: str, *stages: str) -> Path:
     try:
         own = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("stage")
     except (OSError, ValueError, AttributeError):
-        raise InputError(f"{run} is no run folder.", "Give a folder that `nas-moreau run` or a stage made.") from None
+        raise InputError(f"{run} is not a run folder.", "Give a folder made by `nas-moreau run` or a stage.") from None
     for stage in stages:
         if own == stage:
             return folder
@@ -80,23 +122,79 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
     if args.output:
         return Path(args.output)
     if args.resume:
-        raise InputError("--resume needs to know the run.", "Name it with --output.")
+        raise InputError("--resume needs the folder of the run.", "Name it with --output.")
     number = 1
     while (path := Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    args.output = str(path)
     return path
 
 
-def begin(args: argparse.Namespace, verb: str, base: Path | None = None) -> tuple[Config, Path]:
-    """Returns configuration and output folder; a resumed run needs no configuration beside its own."""
+def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tuple[Config, Path]:
+    """Returns the configuration and the run folder of a verb; a resumed run needs no other configuration.
+
+    Args:
+        args: Options of `CONFIGURATION` and `RUN_FOLDER`.
+        name: Of the verb, for the name of a new folder.
+        base: A run folder whose configuration is the starting point.
+    """
 
     def agree() -> tuple[Config, Path]:
         resumed = Path(args.output) if args.resume and args.output else None
         config = configuration(args, resumed if resumed is not None and (resumed / "config.yaml").exists() else base)
-        name = args.preset or Path(args.config or "default").stem
-        return config, new_folder(args, f"{verb}-{name}-seed{config.seed}")
+        preset = args.preset or Path(args.config or "default").stem
+        return config, new_folder(args, f"{name}-{preset}-seed{config.seed}")
 
-    config, output = distributed.on_first(agree)
-    args.output = str(output)
-    return config, output
+    return distributed.on_first(agree)
+
+
+@contextmanager
+def working_in(output: Path) -> Iterator[None]:
+    """Prints the run folder; an exception that leaves the context carries it, for the command that resumes the run."""
+    note(f"run folder: {output}   (curves: nas-moreau watch {shlex.quote(str(output))})")
+    try:
+        yield
+    except BaseException as error:
+        error.run_folder = str(output)  # type: ignore[attr-defined]
+        raise
+
+
+def described(config: Config, output: Path) -> dict[str, object]:
+    """Returns the sizes of a run for --dry-run: images, splits, supernet, steps; nothing is written.
+
+    Raises:
+        InputError: As the run itself would.
+    """
+    import torch
+
+    from nas_moreau.architecture import load_space
+    from nas_moreau.data import load_images, stratified_split
+    from nas_moreau.search.methods import search_supernet
+    from nas_moreau.training.device import pick_device
+
+    space, data, search = load_space(config.space), load_images(config), config.search
+    with torch.device("meta"):
+        supernet = search_supernet(space, search, data.num_classes, data.channels)
+    splits = stratified_split(data.train.labels, search.split.model_dump(), config.seed)
+    steps = search.steps_per_epoch or max(1, len(splits["weights"]) // search.batch_size)
+    retrain_steps = config.retrain.steps_per_epoch or max(1, len(data.train) // config.retrain.batch_size)
+    return {
+        "output": str(output),
+        "device": str(pick_device(config.device)),
+        "data": {
+            "name": data.name,
+            "classes": data.num_classes,
+            "train": len(data.train),
+            "test": len(data.test),
+            "image": list(data.input_size),
+            "notes": list(data.notes),
+        },
+        "space": {"name": space.name, "genotypes": space.size()},
+        "search": {
+            "method": search.method,
+            "epochs": search.epochs,
+            "steps": steps * search.epochs,
+            "supernet_weights": sum(p.numel() for p in supernet.weights()),
+            **{name: len(split) for name, split in splits.items()},
+        },
+        "retrain": {"epochs": config.retrain.epochs, "steps": retrain_steps * config.retrain.epochs},
+    }

@@ -26,7 +26,7 @@ class Series(NamedTuple):
 
 
 def line_chart(
-    number: int,
+    key: str,
     epochs: Sequence[float],
     series: Sequence[Series],
     ylabel: str,
@@ -36,7 +36,7 @@ def line_chart(
     """Returns lines over epochs as SVG; "" where no series has a number.
 
     Args:
-        number: Of the chart in its page, for distinct ids.
+        key: Of the chart, different from all others in its page.
         epochs: Where the values stand; shown counted from 1.
         series: The lines; colours and dashes go together, in this order.
         ylabel: Quantity and unit.
@@ -74,7 +74,7 @@ def line_chart(
         axes.legend(
             frameon=False, fontsize=7, labelcolor=_INK, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0)
         )
-    return _svg(figure, number)
+    return _svg(figure, key)
 
 
 def _columns_of_legend(names: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ def _columns_of_legend(names: Sequence[str]) -> int:
     return max(1, min(4, len(names), int(3.7 / (0.062 * longest + 0.48))))
 
 
-def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
+def alpha_panels(key: str, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
     """Returns one small panel for each edge of a cell with the softmax weight of every operation over the epochs."""
     shown = list(edges.items())[:30]
     columns = min(5, len(shown))
@@ -132,10 +132,10 @@ def alpha_panels(number: int, epochs: Sequence[int], edges: dict[tuple[int, int]
     figure.subplots_adjust(
         left=0.06, right=0.99, bottom=0.24 / height, top=1 - legend / height, wspace=0.1, hspace=0.38
     )
-    return _svg(figure, number)
+    return _svg(figure, key)
 
 
-def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+def confusion_chart(key: str, confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Returns the confusion matrix (rows: true class, columns: prediction), shaded by the share of the row."""
     n = len(classes)
     size = 4.6 if n <= 20 else 6.4
@@ -157,19 +157,23 @@ def confusion_chart(number: int, confusion: Sequence[Sequence[int]], classes: Se
                     axes.text(j, i, f"{value}", ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _svg(figure, number)
+    return _svg(figure, key)
 
 
-def dot_chart(number: int, groups: Sequence[Series], lines: Sequence[tuple[str, float]], ylabel: str) -> str:
+def dot_chart(
+    key: str, groups: Sequence[Series], lines: Sequence[tuple[str, float]], ylabel: str, percent: bool = True
+) -> str:
     """Returns a column of dots for each group, with its mean and sample standard deviation; "" where there is no dot.
 
     Args:
-        number: As for `line_chart`.
-        groups: Names and values, shown as per cent.
+        key: As for `line_chart`.
+        groups: Names and values.
         lines: Names and heights of dashed lines across.
         ylabel: Quantity and unit.
+        percent: Show fractions as per cent.
     """
-    shown = [(name, [100 * value for value in values if value is not None]) for name, values in groups]
+    scale = 100 if percent else 1
+    shown = [(name, [scale * value for value in values if value is not None]) for name, values in groups]
     shown = [(name, values) for name, values in shown if values]
     if not shown:
         return ""
@@ -183,18 +187,18 @@ def dot_chart(number: int, groups: Sequence[Series], lines: Sequence[tuple[str, 
         axes.plot(places, values, "o", color=colour, markersize=4, alpha=0.75, label=_plain(name))
         axes.errorbar([i + 0.18], [middle], [spread], fmt="D", color=colour, markersize=4.5, capsize=4, linewidth=1.2)
     for i, (name, height) in enumerate(lines):
-        axes.axhline(100 * height, color=_INK, linewidth=0.9, linestyle=_DASHES[1 + i % 5], alpha=0.7)
+        axes.axhline(scale * height, color=_INK, linewidth=0.9, linestyle=_DASHES[1 + i % 5], alpha=0.7)
         axes.annotate(
-            _plain(name), (1, 100 * height), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            _plain(name), (1, scale * height), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", fontsize=6.5, color=_INK, va="center",
         )  # fmt: skip
     axes.set_xticks(range(len(shown)), [_plain(name) for name, _ in shown], rotation=30, ha="right")
     axes.set_xlim(-0.6, len(shown) - 0.4)
     axes.set_ylabel(ylabel)
-    return _svg(figure, number)
+    return _svg(figure, key)
 
 
-def cost_chart(number: int, curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
+def cost_chart(key: str, curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
     """Returns accuracy (per cent) against seconds, runs as thin steps, their mean by epoch thick; "" without any."""
     figure, axes = _figure(6.4, 3.2, margins=(0.62, 0.42, 0.1, 0.24 + 0.16 * math.ceil(len(curves) / 4)))
     drawn = 0
@@ -212,7 +216,7 @@ def cost_chart(number: int, curves: Mapping[str, Sequence[Sequence[tuple[float, 
     axes.set_xlabel("seconds of the search")
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False, fontsize=7, labelcolor=_INK, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
-    return _svg(figure, number)
+    return _svg(figure, key)
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -289,12 +293,13 @@ def _plain(text: str) -> str:
     return shorten(text, 40).replace("$", r"\$").lstrip("_") or "?"
 
 
-def _svg(figure: Any, number: int) -> str:
+def _svg(figure: Any, key: str) -> str:
     import matplotlib
 
     picture = io.StringIO()
+    prefix = "c-" + re.sub(r"[^A-Za-z0-9_-]", lambda match: f"_{ord(match[0]):x}_", key)
     # Text as text: smaller, searchable, in the page's font. The salt makes ids the same every time.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"chart {number}", "font.family": "DejaVu Sans"}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"chart {key}", "font.family": "DejaVu Sans"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyphs
         figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -302,7 +307,7 @@ def _svg(figure: Any, number: int) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg class="chart" role="img" viewBox="\1">', svg)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="c{number}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#c{number}-\1"', svg).replace("xlink:href", "href")
-    svg = svg.replace("url(#", f"url(#c{number}-")
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg).replace("xlink:href", "href")
+    svg = svg.replace("url(#", f"url(#{prefix}-")
     return svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")

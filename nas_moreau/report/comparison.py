@@ -86,7 +86,7 @@ def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
     name = folder.resolve().name or "comparison"
     column = f" ({result['column']})" if result["column"] else ""
     parts = [_header(result, name)]
-    for number, (key, words) in enumerate(FIGURE_NAMES.items(), 1):
+    for key, words in FIGURE_NAMES.items():
         groups: dict[str, list[float]] = {}
         for row in result["rows"]:
             if row[key] is not None:
@@ -94,7 +94,7 @@ def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
         if not groups:
             continue
         lines = [(row["name"], row["mean"]) for row in result["baselines"]] if key == "table" else []
-        chart = dot_chart(number, [Series(label, values) for label, values in groups.items()], lines, "accuracy (%)")
+        chart = dot_chart(key, [Series(label, values) for label, values in groups.items()], lines, "accuracy (%)")
         head, rows = summary_table(result, key)
         title = f"{words[:1].upper()}{words[1:]}{column if key == 'table' else ''}"
         note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
@@ -111,7 +111,7 @@ def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
         if result["column"]
         else "Best held-out accuracy of the supernet so far; what the cells reach after retraining stands above."
     )
-    chart = cost_chart(9, curves, "accuracy (%)")
+    chart = cost_chart("cost", curves, "accuracy (%)")
     if chart:
         parts.append(section("Cost", figure("", chart, f"{what} Thin: a seed. Thick: the mean after the same epoch.")))
     parts += [_words(result), _cells(result), _record(folder)]

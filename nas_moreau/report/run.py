@@ -21,6 +21,7 @@ from nas_moreau.report.indicators import LEVELS, duration, health, indicators, m
 from nas_moreau.report.read_run import Run, Stage, choices, final_weights, read_run
 from nas_moreau.report.record import record_sections
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.folder import WORST_FILE
 
 _LARGEST_PICTURE = 1 << 20  # bytes; what this package draws is far smaller
@@ -48,7 +49,7 @@ def render(run: Run) -> str:
     if run.search is not None:
         parts += [_search(run.search), _choices(run.search), _evolution(run.search)]
     if run.retrain is not None:
-        parts += [_retraining(run.retrain), _evaluation(run.retrain)]
+        parts += [section("Retraining", _charts(run.retrain)), _evaluation(run.retrain)]
     parts += record_sections(run)
     return page(f"{name} · nas_moreau report", parts)
 
@@ -138,13 +139,17 @@ def _cells(run: Run) -> str:
     )
 
 
-def _series(stage: Stage, names: dict[str, str]) -> list[Series]:
-    return [Series(shown, stage.metrics[column]) for column, shown in names.items() if column in stage.metrics]
-
-
-def _chart(stage: Stage, number: int, title: str, names: dict[str, str], ylabel: str, note: str, **how: bool) -> str:
+def _charts(stage: Stage) -> str:
+    """Returns a chart for each group of columns in the stage's metrics.csv."""
     epochs = [epoch for epoch in stage.metrics.get("epoch", []) if epoch is not None]
-    return figure(title, line_chart(number, epochs, _series(stage, names), ylabel, **how), note)
+    shown = ""
+    for key, (chart, curves) in charts_of(stage.metrics).items():
+        series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
+        if chart.may_be_zero and not any(value for line in series for value in line.values):
+            continue
+        svg = line_chart(f"{stage.name}-{key}", epochs, series, chart.unit, log=chart.log, percent=chart.percent)
+        shown += figure(chart.title, svg, chart.note)
+    return f'<div class="charts">{shown}</div>' if shown else "<p>No epoch was finished.</p>"
 
 
 def _search(search: Stage) -> str:
@@ -152,46 +157,12 @@ def _search(search: Stage) -> str:
         return section(
             "How the cell was found", "<p>It was drawn at random from the search space, without a search.</p>"
         )
-    cells = [column.removeprefix("alpha_entropy_") for column in search.metrics if column.startswith("alpha_entropy_")]
-    charts = [
-        _chart(search, 1, "Losses", {"lower_loss": "weight split, f(y)", "upper_loss": "architecture split",
-               "f_theta": "f(θ)", "held_out_loss": "held out",
-               "one_hot_loss": "derived cell, held out"}, "cross-entropy (nats)", "Means over an epoch."),
-        _chart(search, 10, "Upper objective F", {"upper_objective": "F(y)"}, "nats",
-               "Cross-entropy on the architecture split, with its regularising terms (+beta, macs_penalty)."),
-        _chart(search, 2, "Accuracies", {"lower_accuracy": "weight split", "upper_accuracy": "architecture split",
-               "held_out_accuracy": "held out", "one_hot_accuracy": "derived cell, held out"}, "accuracy (%)",
-               "Only the held-out images are seen by neither level.", percent=True),
-        _chart(search, 3, "Entropy of the alphas", {f"alpha_entropy_{c}": c for c in cells}, "mean entropy (nats)",
-               "High: undecided. It should fall slowly."),
-        _chart(search, 4, "Edges led by an idle operation", {f"idle_lead_{c}": c for c in cells},
-               "edges (%)", "Of all edges of the space, none, skip_connect or noise strongest among the choices.",
-               percent=True),
-        _chart(search, 13, "Idle edges of the derived cell", {f"idle_share_{c}": c for c in cells},
-               "edges (%)", "A normal cell with more than half of its edges idle has collapsed.", percent=True),
-        _chart(search, 5, "Gap f(y) − f(θ)", {"gap": "gap"}, "nats", "Should be small and not negative."),
-        _chart(search, 6, "Distance ‖y − θ‖ and penalty c_k", {"distance": "‖y − θ‖", "c_k": "c_k"}, "",
-               "θ is tied to y by the proximal term; c_k weighs the lower level.", log=True),
-        _chart(search, 7, "Terms of the alphas' direction", {"F_x/c": "∇ₓF / c", "phi_x(y)": "∇ₓφ(y)",
-               "phi_x(theta)": "∇ₓφ(θ)", "difference": "difference", "d_x": "d_x"}, "norm",
-               "The correction is the difference of two nearly equal gradients.", log=True),
-        _chart(search, 8, "Cosine of ∇ₓF and the correction", {"cosine": "cosine"}, "",
-               "Negative: the correction opposes the first-order direction."),
-        _chart(search, 11, "Residual", {"residual": "c_k ‖(d_x, d_y)‖"}, "",
-               "Of the reformulated problem, (15) of the paper, with θ in place of the minimiser.", log=True),
-        _chart(search, 12, "Dominant eigenvalue of the Hessian in the alphas", {"hessian_eigenvalue": "eigenvalue"}, "",
-               "A steep rise often comes before a collapse."),
-        _chart(search, 9, "Learning rates", {"weights_lr": "weights", "alphas_lr": "alphas"}, "", "", log=True),
-    ]  # fmt: skip
     signs = "".join(
         f'<div class="sign {sign.level}"><h3>{escape(sign.name)}</h3><p class=value>{escape(sign.value)}</p>'
         f"<p>{escape(sign.meaning)}</p></div>"
         for sign in indicators(search)
     )
-    inside = f'<div class="signs">{signs}</div>' if signs else ""
-    shown = "".join(charts)
-    inside += f'<div class="charts">{shown}</div>' if shown else "<p>No epoch was finished.</p>"
-    return section("Is the search healthy?", inside)
+    return section("Is the search healthy?", (f'<div class="signs">{signs}</div>' if signs else "") + _charts(search))
 
 
 def _choices(search: Stage) -> str:
@@ -223,26 +194,11 @@ def _choices(search: Stage) -> str:
 
 def _evolution(search: Stage) -> str:
     panels = ""
-    for i, (name, edges) in enumerate(search.alphas.items()):
-        chart = alpha_panels(20 + i, search.alpha_epochs, edges)
+    for name, edges in search.alphas.items():
+        chart = alpha_panels(f"alphas-{name}", search.alpha_epochs, edges)
         panels += f'<div class="wide">{figure(name if name == "cell" else f"{name} cell", chart, "")}</div>'
     note = "<p>Softmax weight of each operation on each edge, epoch by epoch.</p>"
     return section("How the alphas moved", note + panels) if panels else ""
-
-
-def _retraining(retrain: Stage) -> str:
-    charts = "".join(
-        [
-            _chart(retrain, 41, "Losses", {"train_loss": "training", "validation_loss": "validation",
-                   "test_loss": "test"}, "cross-entropy (nats)", "Training with augmentation, test without."),
-            _chart(retrain, 42, "Accuracies", {"train_accuracy": "training", "validation_accuracy": "validation",
-                   "test_accuracy": "test"}, "accuracy (%)", "Nothing is chosen by the test curve.", percent=True),
-            _chart(retrain, 43, "Learning rate", {"lr": "learning rate"}, "", ""),
-            _chart(retrain, 44, "Drop-path probability", {"drop_path": "drop-path"}, "", "")
-            if any(retrain.metrics.get("drop_path", [])) else "",
-        ]
-    )  # fmt: skip
-    return section("Retraining", f'<div class="charts">{charts}</div>' if charts else "<p>No epoch was finished.</p>")
 
 
 def _evaluation(retrain: Stage) -> str:
@@ -252,7 +208,9 @@ def _evaluation(retrain: Stage) -> str:
         return ""
     names = [shorten(str(name), 60) for name in classes]
     parts = [
-        figure("Confusion matrix", confusion_chart(50, confusion, names), "Rows: true class. Columns: prediction.")
+        figure(
+            "Confusion matrix", confusion_chart("confusion", confusion, names), "Rows: true class. Columns: prediction."
+        )
     ]
     accuracies = [row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
     ranked = sorted((value, i) for i, value in enumerate(accuracies) if value is not None)

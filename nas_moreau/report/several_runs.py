@@ -22,14 +22,10 @@ from nas_moreau.report.html import definition_list, drawing, figure, page, secti
 from nas_moreau.report.indicators import cent, duration, memory, millions, percent, ranges, spread
 from nas_moreau.report.read_run import Run, final_weights, read_run
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.columns import CHARTS, COLUMNS, FIGURES, final_figures
 
 _SHOWN_CELLS = 12  # drawings in the page; the other cells are named in the table
 _LONGEST = 24  # letters of settings in a name
-_FIGURES = {
-    "test_accuracy": ("Test accuracy after retraining", "retrain"),
-    "held_out_accuracy": ("Held-out accuracy of the supernet", "search"),
-    "one_hot_accuracy": ("Held-out accuracy of the derived cell in the supernet", "search"),
-}
 
 
 @dataclass
@@ -119,17 +115,27 @@ def figures(found: Group, key: str) -> list[float]:
 
 
 def _figure(run: Run, key: str) -> float | None:
-    stage = getattr(run, _FIGURES[key][1])
-    if stage is None:
-        return None
-    value = stage.number(key)
-    if value is None and key == "test_accuracy":
-        value = stage.number("accuracy")
-    return stage.last(key) if value is None and key == "one_hot_accuracy" else value
+    """Returns a final figure of a run: of its results, or else the last epoch's of a finished stage."""
+    for stage in run.stages:
+        value = stage.number(key)
+        if value is None and key == "test_accuracy" and stage.name == "retrain":
+            value = stage.number("accuracy")
+        if value is None and stage.finished:
+            value = stage.last(key)
+        if value is not None:
+            return value
+    return None
 
 
-def _spread(values: Sequence[float]) -> str:
-    return spread(mean(values), stdev(values) if len(values) > 1 else None) + " %"
+def _spread(values: Sequence[float], percent: bool = True) -> str:
+    deviation = stdev(values) if len(values) > 1 else None
+    if percent:
+        return spread(mean(values), deviation) + " %"
+    return _value(mean(values), percent) + ("" if deviation is None else f" ± {deviation:.2g}")
+
+
+def _value(value: float, percent: bool) -> str:
+    return cent(value) + " %" if percent else f"{value:.4g}"
 
 
 def _header(groups: Sequence[Group]) -> str:
@@ -147,12 +153,13 @@ def _header(groups: Sequence[Group]) -> str:
 def verdict(groups: Sequence[Group]) -> str:
     """Returns in a sentence or two what the runs reached and whether a difference between groups can be seen."""
     said = []
-    key = next((key for key in _FIGURES if any(figures(found, key) for found in groups)), None)
+    key = next((key for key in FIGURES if any(figures(found, key) for found in groups)), None)
     if key is None:
         return "None of these runs has come to an accuracy yet."
     known = [(found, values) for found in groups if (values := figures(found, key))]
     reached = sorted(known, key=lambda pair: -mean(pair[1]))
-    what = _FIGURES[key][0][0].lower() + _FIGURES[key][0][1:]
+    title = final_figures()[key]
+    what = title[0].lower() + title[1:]
     if len(groups) == 1:
         found, values = reached[0]
         seeds = f"over {len(values)} seeds" if len(values) > 1 else "of one run"
@@ -182,11 +189,19 @@ def _seed(run: Run) -> Any:
 
 def _figures(groups: Sequence[Group]) -> str:
     charts, rows = "", []
-    for number, (key, (title, _)) in enumerate(_FIGURES.items(), 1):
+    for key, title in final_figures().items():
         series = [(found.name, values) for found in groups if (values := figures(found, key))]
-        charts += figure(title, dot_chart(number, [Series(*pair) for pair in series], [], "accuracy (%)"), "")
+        chart = CHARTS[COLUMNS[key].chart]
+        dots = [Series(*pair) for pair in series]
+        charts += figure(title, dot_chart(key, dots, [], chart.unit, percent=chart.percent), "")
         rows += [
-            [name, title, f"{len(values)}", _spread(values), cent(min(values)) + " %", cent(max(values)) + " %"]
+            [
+                name,
+                title,
+                f"{len(values)}",
+                _spread(values, chart.percent),
+                *(_value(end, chart.percent) for end in (min(values), max(values))),
+            ]
             for name, values in series
         ]
     if not rows:
@@ -204,7 +219,7 @@ def _every_run(groups: Sequence[Group], where: Path) -> str:
         for run in found.runs:
             parameters = run.retrain.number("parameters") if run.retrain is not None else None
             rows.append([
-                run.path.resolve().name, found.name, str(_seed(run)), *(_cent(_figure(run, key)) for key in _FIGURES),
+                run.path.resolve().name, found.name, str(_seed(run)), *(_cent(_figure(run, key)) for key in FIGURES),
                 millions(parameters) if parameters is not None else "–",
                 run.genotype.digest() if run.genotype is not None else "–",
             ])  # fmt: skip

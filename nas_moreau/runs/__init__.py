@@ -6,10 +6,12 @@ __all__, __getattr__, __dir__ = _hand_on(
     __name__,
     {
         "DiskFull": "atomic",
+        "EpochEnd": "columns",
         "Monitor": "monitor",
         "Progress": "progress",
         "RunFolder": "folder",
         "load_checkpoint": "checkpoint",
+        "register_metric": "columns",
         "save_checkpoint": "checkpoint",
     },
 )

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
+from nas_moreau.runs.columns import in_order
 from nas_moreau.runs.tables import EpochTable
 
 
@@ -68,16 +69,13 @@ class Monitor:
             self._board.add_scalar(tag, numbers[tag], step)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to metrics.csv: "epoch" first, "wall_seconds" last, the columns of the first row for ever.
+        """Adds a row to metrics.csv, in the order of `runs.columns`; the first row fixes the columns.
 
         Call it before the checkpoint of that epoch: on resume rows can be cut off but not made up.
         """
         if self._metrics is None:
             return
-        ordered = {"epoch": row["epoch"], **{k: v for k, v in row.items() if k not in ("epoch", "wall_seconds")}}
-        if "wall_seconds" in row:
-            ordered["wall_seconds"] = row["wall_seconds"]
-        self._metrics.append([ordered])
+        self._metrics.append([in_order(row)])
         self.flush()
 
     def flush(self) -> None:

@@ -23,7 +23,7 @@ from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import in_words
 from nas_moreau.runs import Monitor, Progress, RunFolder
-from nas_moreau.runs.board_layout import edge_curves, search_charts, tag
+from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
 from nas_moreau.runs.stability import read_history, stability
 from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import CollapseGuard, assess, signs
@@ -282,9 +282,11 @@ class _Search:
             row["hessian_eigenvalue"] = distributed.on_first(self._eigenvalue)
             self.evaluating += time.monotonic() - before
         row |= {"weights_lr": self.rules.weights_lr(self.step - 1), "alphas_lr": self.rules.alphas_lr(self.step - 1)}
+        end = EpochEnd(epoch, self.step, self.space, table, genotype, dict(row))
+        row |= distributed.on_first(lambda: epoch_metrics(end))
         if epoch == 0:
             cells = self.space.cells if registered(self.settings.method).choose is None else ()
-            monitor.layout(search_charts(row, cells, self.space.edges, self.space.operations))
+            monitor.layout(board_layout(row, cells, self.space.edges, self.space.operations))
         show(self, monitor, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
         show(self, monitor, edge_curves(weights, self.space.edges, self.space.operations))
         self._picture(monitor, genotype, weights)

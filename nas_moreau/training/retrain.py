@@ -27,7 +27,7 @@ from nas_moreau.drawing.network import draw_network, sizes_of_run
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.board_layout import retraining_charts
+from nas_moreau.runs.columns import board_layout
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.training.device import (
     autocast,
@@ -318,7 +318,7 @@ class _Retraining:
         row |= {"test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None}
         row |= {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
         if epoch == 0:
-            monitor.layout(retraining_charts(row))
+            monitor.layout(board_layout(row))
         show(self, monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
         monitor.epoch(row | {"wall_seconds": self.seconds})
         self.scheduler.step(epoch + 1)

@@ -147,7 +147,7 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
         slowest = max(slowest, time.monotonic() - sent)
         log = output.with_suffix(".log").read_text()
         bad = [] if code == 128 + number else [f"exit code {code}"]
-        bad += [] if "Go on with: nas-moreau" in log and "--resume" in log else ["no command"]
+        bad += [] if "nas-moreau" in log and "--resume" in log else ["no command"]
         status = output / "status.json"
         if status.exists() and json.loads(status.read_text())["state"] != "interrupted":
             bad.append("status")

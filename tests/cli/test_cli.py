@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one sentence for each mistake, JSON on standard output alone."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -9,7 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from nas_moreau.cli import build_parser, main
+from nas_moreau.cli import main
+from nas_moreau.cli.entry import parse_arguments
+from nas_moreau.cli.listing import KINDS
+from nas_moreau.cli.verbs import VERBS, option, verb
 from nas_moreau.training import signals as stopping
 
 TINY = {
@@ -139,39 +143,51 @@ def test_your_own_operation_and_space(tiny, tmp_path, capsys):
     assert json.loads(out)["search"]["space"] == "mine"
 
 
+# (command, what the sentence must name: the wrong value, its nearest neighbour, or the option that cures it)
 BAD = [
-    (["run", "--preset", "smokey"], "no preset 'smokey'"),
-    (["run", "--preset", "smoke", "search.epoch=1"], "Did you mean 'epochs'"),
-    (["run", "--preset", "smoke", "--data", "npz:missing.npz"], "missing.npz"),
-    (["run", "--preset", "smoke", "space=darst"], "Did you mean 'darts'"),
-    (["search", "--preset", "smoke", "search.method=morau"], "Did you mean 'moreau'"),
-    (["search", "--preset", "smoke", "--device", "nonsense"], "nonsense"),
-    (["search", "--preset", "smoke", "search.image_size=4"], "too small"),
-    (["search", "--resume"], "--output"),
-    (["retrain", "DARTS_V3", "--preset", "smoke"], "Did you mean 'DARTS_V"),
-    (["evaluate", "nowhere"], "no run folder"),
-    (["report", "nowhere"], "no run folder"),
-    (["show", "nothing.json"], "nothing.json"),
-    (["check", "nothing.yaml"], "nothing.yaml"),
-    (["export", "DARTS_V2", "--format", "onnx"], "has no weights"),
-    (["export", "nowhere", "--format", "python"], "no genotype 'nowhere'"),
-    (["predict", "nowhere", "a.png"], "no run folder"),
-    (["plan", "--preset", "smoke", "--memory", "11XB"], "no amount of memory"),
-    (["plan", "--preset", "smoke", "--hours", "-1"], "--hours is -1"),
-    (["runn"], "runn"),
-    (["run", "--nonsense"], "--nonsense"),
-    (["list", "everything"], "everything"),
-    (["list", "cells", "--import", "no_such_module"], "no_such_module"),
-    ([], "verb"),
+    (["run", "--preset", "smokey"], ["'smokey'", "'smoke'"]),
+    (["run", "--preset", "smoke", "search.epoch=1"], ["search.epoch", "search.epochs"]),
+    (["run", "--preset", "smoke", "--config", "a.yaml"], ["--preset", "--config"]),
+    (["run", "--preset", "smoke", "--data", "npz:missing.npz"], ["missing.npz"]),
+    (["run", "--preset", "smoke", "space=darst"], ["'darst'", "'darts'"]),
+    (["search", "--preset", "smoke", "search.method=morau"], ["'morau'", "'moreau'"]),
+    (["search", "--preset", "smoke", "--device", "nonsense"], ["nonsense"]),
+    (["search", "--preset", "smoke", "search.image_size=4"], ["small"]),
+    (["search", "--resume"], ["--resume", "--output"]),
+    (["retrain", "DARTS_V3", "--preset", "smoke"], ["DARTS_V3", "'DARTS_V"]),
+    (["evaluate", "nowhere"], ["nowhere"]),
+    (["report", "nowhere"], ["nowhere"]),
+    (["show", "nothing.json"], ["nothing.json"]),
+    (["show", "DARTS_V2", "--draw", "cell.gif"], ["cell.gif", ".svg"]),
+    (["check", "nothing.yaml"], ["nothing.yaml"]),
+    (["export", "DARTS_V2", "--format", "onnx"], ["weights", "--untrained"]),
+    (["export", "nowhere", "--format", "python"], ["'nowhere'"]),
+    (["predict", "nowhere", "a.png"], ["nowhere"]),
+    (["plan", "--preset", "smoke", "--memory", "11XB"], ["11XB"]),
+    (["plan", "--preset", "smoke", "--hours", "-1"], ["--hours", "-1"]),
+    (["watch", ".", "--port", "70000"], ["70000"]),
+    (["compare", "--preset", "smoke", "--methods", "darts1", "--seed", "1"], ["--seeds"]),
+    (["compare", "--preset", "smoke", "--methods", "darts1", "search.method=darts2"], ["search.method=darts2"]),
+    (["runn"], ["'runn'", "'run'"]),
+    (["quit"], ["'quit'", "search", "doctor"]),
+    (["run", "--nonsense"], ["--nonsense"]),
+    (["run", "--outputs", "a"], ["'--outputs'", "'--output'"]),
+    (["run", "--on-nonfinite", "ignore"], ["ignore", "rollback"]),
+    (["doctor", "search.epochs=1"], ["search.epochs=1", "doctor"]),
+    (["list", "everything"], ["'everything'", "spaces"]),
+    (["list", "data"], ["'data'"]),
+    (["list", "cells", "--import", "no_such_module"], ["no_such_module"]),
+    (["solve", "sin"], ["'sin'", "'sine'"]),
+    ([], ["verb"]),
 ]
 
 
-@pytest.mark.parametrize("words, match", BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_mistakes_exit_with_2_and_one_sentence(words, match, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("words, named", BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_mistakes_exit_with_2_and_one_line(words, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(capsys, *words)
     assert code == 2 and out == ""
-    assert match.lower() in err.lower() and "Traceback" not in err
+    assert all(text.lower() in err.lower() for text in named) and "Traceback" not in err, err
     lines = [line for line in err.splitlines() if not line.startswith("run folder")]
     assert len(lines) == 1 and lines[0].startswith("nas-moreau: ")
     assert list(tmp_path.iterdir()) == []
@@ -222,10 +238,10 @@ def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
         assert f"nas-moreau search --config {tiny} --output '{tmp_path}/a b' seed=3 --resume" in err
 
 
-def test_a_signal_while_the_words_are_read_tells_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+def test_a_signal_while_the_arguments_are_parsed_prints_how_to_resume(tiny, tmp_path, capsys, monkeypatch):
     from nas_moreau.cli import entry as cli
 
-    original, calls = cli._parse, []
+    original, calls = cli.parse_arguments, []
 
     def parse(arguments):
         calls.append(arguments)
@@ -233,12 +249,12 @@ def test_a_signal_while_the_words_are_read_tells_how_to_go_on(tiny, tmp_path, ca
             raise stopping.StoppedAtOnce(15)
         return original(arguments)
 
-    monkeypatch.setattr(cli, "_parse", parse)
+    monkeypatch.setattr(cli, "parse_arguments", parse)
     code, _, err = call(capsys, "search", "--config", tiny, "--output", tmp_path / "run")
-    assert code == 143 and f"Go on with: nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err
+    assert code == 143 and f"nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err
 
 
-@pytest.mark.parametrize("what", ["spaces", "operations", "presets", "methods", "cells", "sources", "tasks", "runs"])
+@pytest.mark.parametrize("what", KINDS)
 def test_lists(what, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys, "list", what)
@@ -255,32 +271,38 @@ def test_show(name, match, capsys):
     assert code == 0 and match in out
 
 
-def test_every_verb_has_help_with_examples():
-    verbs = next(a for a in build_parser()._actions if a.dest == "verb").choices
+def test_every_verb_has_help_with_examples(capsys):
     assert {
-        "run",
-        "search",
-        "derive",
-        "retrain",
-        "evaluate",
-        "report",
-        "list",
-        "show",
-        "check",
-        "watch",
-        "solve",
-        "bench",
-        "export",
-        "predict",
-        "plan",
-        "doctor",
-    } <= set(verbs)
-    for verb, parser in verbs.items():
-        text = parser.format_help()
-        assert "examples:" in text and f"nas-moreau {verb}" in text
+        "run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench",
+        "export", "predict", "plan", "doctor", "compare", "check-hypergradient",
+    } <= set(VERBS)  # fmt: skip
+    for name, row in VERBS.items():
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        assert end.value.code == 0
+        text = capsys.readouterr().out
+        assert all(f"nas-moreau {example}" in text for example in row.examples)
+        assert all(option.names[-1] in text or option.settings.get("metavar", "") in text for option in row.options)
+        for example in row.examples:
+            assert parse_arguments(shlex.split(example, comments=True)).verb == example.split()[0]
 
 
-@pytest.mark.parametrize("words", ["--help", "run --help", "list spaces", "list cells", "list presets", "show darts"])
+def test_a_verb_is_added_by_one_registration(capsys):
+    @verb("greet", "print a greeting", examples=["greet you"], options=[option("name"), option("--loud")])
+    def greet(args):
+        return {"greeting": f"hello {args.name}"}
+
+    try:
+        code, out, _ = call(capsys, "greet", "you", "--json")
+        assert code == 0 and json.loads(out) == {"greeting": "hello you"}
+        assert greet.__name__ == "greet"
+    finally:
+        del VERBS["greet"]
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "run --help", "list spaces", "list cells", "list presets", "list sources", "show darts"]
+)
 def test_help_and_lists_load_nothing_heavy(words):
     code = f"""
 import sys

@@ -41,7 +41,7 @@ def test_runs_are_listed_with_their_age(tmp_path):
     updated = (datetime.now(timezone.utc) - timedelta(hours=3, minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     status = {"stage": "search", "state": "finished", "updated": updated}
     (tmp_path / "a" / "status.json").write_text(json.dumps(status))
-    (row,) = listing.rows("runs", tmp_path)
+    (row,) = listing.runs(tmp_path)
     assert row["age"] == "3 h ago" and row["state"] == "finished"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas_moreau.architecture import load_space
-from nas_moreau.cli.entry import _parse
+from nas_moreau.cli.entry import parse_arguments
 from nas_moreau.compare.nas_bench_table import same_cells
 from nas_moreau.compare.rows import COLUMNS
 from nas_moreau.compare.summary import summarise
@@ -28,7 +28,7 @@ def test_every_part_is_a_command_with_a_valid_configuration(script, tmp_path):
     parts = script.parts(tmp_path, selection=True)
     assert len({part.name for part in parts}) == len(parts)
     for part in parts:
-        args = _parse(["compare", *part.words])
+        args = parse_arguments(["compare", *part.words])
         config = load_config(args.preset, None, args.overrides)
         methods = parse_methods(args.methods, args.seeds)
         assert all(seed < 100 for seeds in methods.values() for seed in seeds), "seeds from 100 up are for tuning"

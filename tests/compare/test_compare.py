@@ -330,7 +330,7 @@ def test_a_signal_stops_the_search_in_work_and_resume_goes_on(images, table, tmp
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     last = said.splitlines()[-1]
-    assert last.startswith("Go on with: ") and "nas_moreau compare " in last and last.endswith(" --resume")
+    assert "nas_moreau compare " in last and last.endswith(" --resume")
     assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0"]
     status = json.loads((output / "searches" / "darts1-seed1" / "status.json").read_text())
     assert status["state"] == "interrupted"

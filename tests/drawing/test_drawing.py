@@ -12,7 +12,7 @@ import pytest
 
 from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.spaces.zoo import published_cell, published_names
-from nas_moreau.cli.showing import draw, show
+from nas_moreau.cli.inspect import describe, draw
 from nas_moreau.drawing.cell import draw_genotype, draw_png
 from nas_moreau.drawing.network import Sizes, draw_network, network_line
 from nas_moreau.drawing.operation_style import label, look
@@ -167,7 +167,7 @@ def test_show_draws_cells_and_network_into_one_file(tmp_path):
     assert svg.count('class="nm-title"') == 3 and "6 normal" in svg
     draw(PARSED.to_json(), tmp_path / "cell.png")
     assert (tmp_path / "cell.png").read_bytes()[:4] == b"\x89PNG"
-    assert "5 cells 16×32×32" in show(PARSED.to_json())[0]
+    assert "5 cells 16×32×32" in describe(PARSED.to_json())[0]
     for name, target in (("DARTS_V2", "cell.gif"), ("DARTS_V2", "none/cell.svg"), ("no_cell", "cell.svg")):
         with pytest.raises(InputError):
             draw(name, tmp_path / target)

@@ -51,8 +51,8 @@ def write_search(
 ) -> None:
     begin(folder, "search", "finished" if finished else "interrupted")
     names = ["epoch", "lower_loss", "upper_objective", "upper_loss", "upper_accuracy", "lower_accuracy",
-             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x/c", "phi_x(y)",
-             "phi_x(theta)", "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce",
+             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x_over_c", "phi_x_y",
+             "phi_x_theta", "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce",
              "idle_lead_normal", "idle_lead_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
     lines = [",".join(names)]
     for epoch in range(epochs):
@@ -181,7 +181,7 @@ def test_a_whole_run_is_told_from_verdict_to_configuration(tmp_path):
         "2 min 22 s", "torch 2.9",
     ):  # fmt: skip
         assert expected in text, expected
-    assert page.count('<svg class="chart"') == 10 + 2 + 3 + 1  # no drop-path in this run
+    assert page.count('<svg class="chart"') == 11 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page
 
 

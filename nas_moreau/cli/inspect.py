@@ -1,0 +1,171 @@
+"""Verbs that look at files: show, check, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import load_space, space_names
+from nas_moreau.architecture.spaces.zoo import load_genotype
+from nas_moreau.cli.options import stage_folder
+from nas_moreau.cli.output import note
+from nas_moreau.cli.verbs import option, verb
+from nas_moreau.errors import InputError
+from nas_moreau.presets.by_name import preset_names, preset_text
+from nas_moreau.yaml_files import read_text
+
+
+@verb(
+    "show",
+    "print a preset, space, genotype or run",
+    examples=["show cifar10", "show darts", "show DARTS_V2 --draw cell.svg", "show checkpoints/first --why"],
+    options=[
+        option("name", metavar="FILE-OR-NAME"),
+        option("--draw", metavar="FILE", help="draw the cells and the whole network: FILE.svg or FILE.png"),
+        option("--why", action="store_true", help="for a search: the chosen operation of every edge and its margin"),
+    ],
+)
+def show(args: argparse.Namespace) -> Any:
+    """Prints a preset, space, genotype or run."""
+    text, data = describe(args.name, args.why)
+    if args.draw:
+        draw(args.name, Path(args.draw))
+        note(f"drawn: {args.draw}")
+    if not args.json:
+        print(text.rstrip())
+    return data
+
+
+def describe(name: str, why: bool = False) -> tuple[str, Any]:
+    """Returns (text, data) of a preset, a space, a genotype or a run's genotype.
+
+    Args:
+        name: What to show.
+        why: For a search: the chosen operation of every edge and its margin.
+
+    Raises:
+        InputError: `name` is none of them, or not a search where `why` is asked.
+    """
+    from nas_moreau.config import load_config
+    from nas_moreau.drawing.network import network_line, sizes_of_run
+    from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, explain_search, search_lines
+
+    if why:
+        rows = explain_search(name)
+        others = alternatives(load_genotype(_genotype_file(name)), rows)
+        lines = [*search_lines(name), *choice_lines(rows), *alternative_lines(others)]
+        return "\n".join(lines), {"genotype": describe(name)[1], "edges": rows, "alternatives": others}
+    if name in preset_names():
+        return preset_text(name) + "\n# with all defaults:\n" + load_config(name).to_yaml(), load_config(name).to_dict()
+    if name in space_names() or name.endswith((".yaml", ".yml")):
+        space = load_space(name)
+        lines = [
+            f"{space.name}: skeleton {space.skeleton}, cells {', '.join(space.cells)}",
+            f"operations: {', '.join(space.operations)}",
+            f"edges: {', '.join(f'{a}-{b}' for a, b in space.edges)}",
+            f"genotypes: {space.size():,}",
+        ]
+        return "\n".join(lines), {"name": space.name, "operations": list(space.operations), "genotypes": space.size()}
+    genotype = load_genotype(_genotype_file(name))
+    lines = [f"{genotype.space}  digest {genotype.digest()}"]
+    for cell, content in genotype.cells.items():
+        lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
+        lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
+    lines += [f"network: {network_line(genotype, sizes_of_run(genotype, Path(name)))}"]
+    return "\n".join(lines + search_lines(name)), json.loads(genotype.to_json())
+
+
+def draw(name: str, target: Path) -> None:
+    """Draws the cells of a genotype or run and their network into an .svg or .png file.
+
+    Raises:
+        InputError: Unknown genotype, or the file cannot be written.
+    """
+    from nas_moreau.drawing.cell import genotype_scene
+    from nas_moreau.drawing.network import add_network, sizes_of_run
+    from nas_moreau.drawing.scene_png import paint_png
+    from nas_moreau.drawing.scene_svg import paint_svg
+    from nas_moreau.report.read_run import final_weights, read_run
+
+    if target.suffix not in (".svg", ".png"):
+        raise InputError(f"Unknown kind of drawing '{target.name}'.", "Use a name that ends in .svg or .png.")
+    genotype, folder = load_genotype(_genotype_file(name)), Path(name)
+    search = read_run(folder).search if os.path.exists(folder / "status.json") else None
+    weights = final_weights(search) if search is not None and search.genotype == genotype else None
+    scene = genotype_scene(genotype, weights)
+    add_network(scene, genotype, sizes_of_run(genotype, folder))
+    try:
+        target.write_bytes(paint_svg(scene).encode() if target.suffix == ".svg" else paint_png(scene))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}).", "Choose another file.") from error
+
+
+def _genotype_file(name: str) -> str:
+    for place in (name, os.path.join(name, "search")):
+        if os.path.exists(found := os.path.join(place, "genotype.json")):  # Path() refuses the text of some genotypes
+            return found
+    return name
+
+
+@verb(
+    "check",
+    "check a configuration, space or genotype file",
+    examples=["check my_space.yaml"],
+    options=[option("file", metavar="FILE")],
+)
+def check(args: argparse.Namespace) -> dict[str, str]:
+    """Prints what a file is, if it is valid."""
+    kind = kind_of(args.file)
+    if not args.json:
+        print(f"{args.file} is a valid {kind}.")
+    return {"file": args.file, "kind": kind}
+
+
+def kind_of(file: str) -> str:
+    """Returns what a file is after checking all of it: a configuration, a search space or a genotype.
+
+    Raises:
+        InputError: It cannot be read or is not valid.
+    """
+    from nas_moreau.config import load_config
+
+    if Path(file).suffix in (".yaml", ".yml"):
+        if any(line.startswith("operations:") for line in read_text(Path(file), "The file").splitlines()):
+            load_space(file)
+            return "search space"
+        load_config(None, file)
+        return "configuration"
+    genotype: Genotype = load_genotype(file)
+    return f"genotype of {genotype.space}"
+
+
+@verb(
+    "report",
+    "write report.html of runs, and a comparison of several",
+    examples=["report checkpoints/first", "report checkpoints/seed0 checkpoints/seed1 --output comparison.html"],
+    options=[
+        option("runs", nargs="+", metavar="RUN"),
+        option("--output", metavar="FILE", help="the comparison (default: comparison.html beside the runs)"),
+    ],
+)
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the reports and prints where they are."""
+    from nas_moreau.report import write_comparison, write_report
+
+    if args.output and len(args.runs) == 1:
+        raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
+    for run in args.runs:
+        stage_folder(run, "run", "search", "retrain")
+    paths = [str(write_report(Path(run))) for run in args.runs]
+    result: dict[str, Any] = {"reports": paths}
+    if len(args.runs) > 1:
+        place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])
+        result["comparison"] = str(write_comparison(args.runs, args.output or Path(place) / "comparison.html"))
+        paths = [*paths, result["comparison"]]
+    if not args.json:
+        print("\n".join(paths))
+    return result

@@ -1,0 +1,62 @@
+"""The verb watch: TensorBoard on run folders, on 127.0.0.1 only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas_moreau.cli.options import stage_folder
+from nas_moreau.cli.output import note
+from nas_moreau.cli.verbs import option, verb
+from nas_moreau.errors import InputError
+
+
+@verb(
+    "watch",
+    "open TensorBoard on runs, on this machine only",
+    examples=["watch checkpoints/first"],
+    options=[
+        option("runs", nargs="+", metavar="RUN"),
+        option("--port", type=int, default=6006, help="port on 127.0.0.1 (default 6006; 0: any free one)"),
+    ],
+)
+def watch(args: argparse.Namespace) -> None:
+    """Serves TensorBoard until it is interrupted."""
+    if not 0 <= args.port < 65536:
+        raise InputError(f"The port {args.port} is out of range.", "Give one from 0 to 65535.")
+    for run in args.runs:
+        stage_folder(run, "run", "search", "retrain", "solve")
+    runs = [Path(run) for run in args.runs]
+    with tempfile.TemporaryDirectory() as place:
+        _serve(runs[0] if len(runs) == 1 else gather(runs, Path(place)), args.port)
+
+
+def gather(runs: Sequence[Path], place: Path) -> Path:
+    """Returns `place` with a link to every run: TensorBoard's own list of several refuses ',' and a leading '/'."""
+    whole = sorted({run.resolve() for run in runs})
+    above = os.path.commonpath([run.parent for run in whole])
+    for run in whole:
+        if not any(other in run.parents for other in whole):  # otherwise it is shown as a part of that one
+            link = place / run.relative_to(above)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(run, target_is_directory=True)
+    return place
+
+
+def _serve(logs: Path, port: int) -> None:
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", "--host=127.0.0.1", f"--port={port}"]
+    note(f"TensorBoard: http://127.0.0.1:{port or '(see below)'}   (Ctrl-C ends it)")
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return
+    if code:
+        raise InputError(f"TensorBoard ended with code {code}.", "Try another --port.")

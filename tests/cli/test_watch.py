@@ -1,0 +1,18 @@
+"""What `watch` hands to TensorBoard."""
+
+from __future__ import annotations
+
+from nas_moreau.cli.watch import gather
+
+
+def test_several_runs_stand_under_their_own_names(tmp_path):
+    for name in ("a, b:c/seed0/search", "d/seed0"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "events").write_text(name)
+    runs = [tmp_path / "runs" / name for name in ("a, b:c/seed0", "a, b:c/seed0/search", "d/seed0", "d/../d/seed0")]
+    (tmp_path / "links").mkdir()
+    place = gather(runs, tmp_path / "links")
+    assert (place / "a, b:c" / "seed0" / "search" / "events").read_text() == "a, b:c/seed0/search"
+    assert (place / "d" / "seed0" / "events").read_text() == "d/seed0"
+    assert sorted(path.name for path in place.iterdir()) == ["a, b:c", "d"]
+    assert not (tmp_path / "runs" / "a, b:c" / "seed0" / "search" / "search").exists()  # nothing is written into a run
