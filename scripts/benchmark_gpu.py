@@ -20,7 +20,7 @@ import yaml
 from nas_moreau.config import load_config
 from nas_moreau.diagnostics.tune_performance import as_configuration, benchmark_settings
 from nas_moreau.errors import InputError
-from nas_moreau.presets.by_name import preset_text
+from nas_moreau.presets import preset_text
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.training.device import pick_device
 

@@ -3,17 +3,22 @@
 import pytest
 import yaml
 
-from nas_moreau.config import Config, flatten, load_config, make_config
+from nas_moreau.config import Config, config_keys, flatten, load_config, make_config
+from nas_moreau.config.keys import nearest_keys, section_meanings
 from nas_moreau.errors import InputError
-from nas_moreau.presets.by_name import preset_names, preset_text
+from nas_moreau.presets import preset_header, preset_names, preset_text
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_presets_are_valid_and_begin_with_their_command(name):
+def test_a_preset_begins_with_its_command_and_holds_only_differences(name):
     config = load_config(name)
     assert make_config(yaml.safe_load(config.to_yaml())) == config
-    first = preset_text(name).splitlines()[0]
-    assert first.startswith("# nas-moreau ") and f"--preset {name}" in first
+    command, purpose = preset_header(name)
+    assert command.startswith("nas-moreau ") and f"--preset {name}" in command
+    assert purpose.endswith(".") and len(purpose) < 120
+    defaults = flatten(Config().to_dict())
+    given = flatten(yaml.safe_load(preset_text(name)))
+    assert not [key for key, value in given.items() if value == defaults[key]]
 
 
 def test_the_shipped_presets_are_these():
@@ -21,15 +26,70 @@ def test_the_shipped_presets_are_these():
 
 
 def test_the_published_settings_stand_in_cifar10():
-    values = dict(flatten(load_config("cifar10").to_dict()))
-    for key, value in {
-        "search.channels": 16, "search.layers": 8, "search.epochs": 50, "search.batch_size": 64,
-        "search.weights.lr": 0.025, "search.weights.lr_min": 0.001, "search.weights.weight_decay": 3e-4,
-        "search.weights.clip": 5.0, "search.alphas.lr": 3e-4, "search.alphas.weight_decay": 1e-3,
-        "retrain.channels": 36, "retrain.layers": 20, "retrain.epochs": 600, "retrain.batch_size": 96,
-        "retrain.lr": 0.025, "retrain.auxiliary_weight": 0.4, "retrain.drop_path": 0.2, "retrain.augment.cutout": 16,
-    }.items():  # fmt: skip
-        assert values[key] == value, key
+    values = flatten(load_config("cifar10").to_dict())
+    published = {
+        "search.channels": 16,
+        "search.layers": 8,
+        "search.epochs": 50,
+        "search.batch_size": 64,
+        "search.weights.lr": 0.025,
+        "search.weights.lr_min": 0.001,
+        "search.weights.weight_decay": 3e-4,
+        "search.weights.clip": 5.0,
+        "search.alphas.lr": 3e-4,
+        "search.alphas.betas": [0.5, 0.999],
+        "search.alphas.weight_decay": 1e-3,
+        "retrain.channels": 36,
+        "retrain.layers": 20,
+        "retrain.epochs": 600,
+        "retrain.batch_size": 96,
+        "retrain.lr": 0.025,
+        "retrain.auxiliary_weight": 0.4,
+        "retrain.drop_path": 0.2,
+        "retrain.augment.cutout": 16,
+    }
+    assert {key: values[key] for key in published} == published
+
+
+def test_every_key_and_section_has_a_meaning_a_type_and_its_default():
+    keys, sections = config_keys(), section_meanings()
+    assert {key: row.default for key, row in keys.items()} == flatten(Config().to_dict())
+    assert not [key for key, row in keys.items() if not row.type or not row.meaning.endswith((".", ".)"))]
+    assert not [name for name, meaning in sections.items() if not meaning]
+    assert {key.rpartition(".")[0] for key in keys} - {""} <= set(sections)
+
+
+@pytest.mark.parametrize(
+    ("key", "type"),
+    [
+        ("seed", "integer in [0, 9223372036854775808)"),
+        ("search.epochs", "integer >= 1"),
+        ("search.steps_per_epoch", "integer >= 1 or null"),
+        ("search.weights.lr", "number > 0"),
+        ("search.moreau.p", "number in [0, 0.5)"),
+        ("search.split.weights", "number in (0, 1)"),
+        ("search.guard", "one of off, stop, best"),
+        ("search.alphas.betas", "list of 2, each number in [0, 1)"),
+        ("performance.tf32", "auto or true or false"),
+        ("data.image_size", "integer in [1, 4096] or null"),
+    ],
+)
+def test_types_have_their_bounds(key, type):
+    assert config_keys()[key].type == type
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("epochs", ["search.epochs", "retrain.epochs"]),
+        ("search.epoch", ["search.epochs"]),
+        ("search.moreau.gama", ["search.moreau.gamma"]),
+        ("moreau.gamma", ["search.moreau.gamma"]),
+        ("quaternion", []),
+    ],
+)
+def test_an_unknown_key_is_matched_by_its_last_part_or_its_spelling(key, meant):
+    assert nearest_keys(key, config_keys()) == meant
 
 
 def test_overrides_are_read_as_yaml_and_win():

@@ -21,7 +21,7 @@ from nas_moreau.errors import InputError, did_you_mean, nearest, unknown
 from nas_moreau.plugins import import_modules
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
-MODULES = ("stages", "compare", "solve", "listing", "inspect", "watch", "export", "diagnostics")
+MODULES = ("stages", "compare", "solve", "listing", "configuration", "inspect", "watch", "export", "diagnostics")
 """The modules that register verbs, in the order of the help."""
 for _module in MODULES:
     import_module(f"nas_moreau.cli.{_module}")

@@ -15,7 +15,7 @@ from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
-from nas_moreau.presets.by_name import preset_names, preset_text
+from nas_moreau.presets import preset_names, preset_text
 from nas_moreau.yaml_files import read_text
 
 

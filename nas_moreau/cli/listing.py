@@ -16,7 +16,7 @@ from nas_moreau.cli.output import percent, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import unknown
-from nas_moreau.presets.by_name import preset_names, preset_text
+from nas_moreau.presets import preset_header, preset_names
 
 Row = dict[str, Any]
 
@@ -33,8 +33,8 @@ def operations() -> list[Row]:
 
 
 def presets() -> list[Row]:
-    """Returns the presets with the command that runs each."""
-    return [{"name": name, "command": preset_text(name).splitlines()[0].lstrip("# ")} for name in preset_names()]
+    """Returns the presets with their purpose; `nas-moreau show NAME` prints the command that runs one."""
+    return [{"name": name, "what": preset_header(name)[1]} for name in preset_names()]
 
 
 def methods() -> list[Row]:

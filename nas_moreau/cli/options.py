@@ -19,7 +19,7 @@ from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError
-from nas_moreau.presets.by_name import preset_names
+from nas_moreau.presets import preset_names
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config

@@ -97,7 +97,7 @@ def _settings(run: Run) -> dict[str, str]:
     told = {name: stage.genotype.digest() for name, stage in (("cell", run.retrain),)
             if stage is not None and run.search is None and stage.genotype is not None}  # fmt: skip
     kept = {key: value for key, value in config.items() if key not in ("seed", "logging", "checkpoint", "genotype")}
-    return {key: str(value) for key, value in flatten(kept)} | told
+    return {key: str(value) for key, value in flatten(kept).items()} | told
 
 
 def _method(run: Run) -> str:

@@ -195,8 +195,10 @@ def configuration_digest(config: dict[str, Any]) -> str:
 
     Leaving the defaults out, a key that a later version adds changes no digest.
     """
-    defaults = _flat(Config().to_dict())
-    entries = {k: v for k, v in _flat(config).items() if not _may_change(k) and (k not in defaults or defaults[k] != v)}
+    defaults = flatten(Config().to_dict())
+    entries = {
+        k: v for k, v in flatten(config).items() if not _may_change(k) and (k not in defaults or defaults[k] != v)
+    }
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -218,8 +220,8 @@ def _now() -> str:
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:
     """Returns the keys of epochs that grew; raises InputError naming the keys that may not differ."""
-    before, after = _flat(old), _flat(new)
-    defaults = _flat(Config().to_dict())  # a run of an earlier version lacks the keys that came after it
+    before, after = flatten(old), flatten(new)
+    defaults = flatten(Config().to_dict())  # a run of an earlier version lacks the keys that came after it
     before |= {key: defaults[key] for key in after.keys() - before.keys() if key in defaults}
     refused: list[str] = []
     grown: list[str] = []
@@ -244,8 +246,3 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str
 
 def _may_change(key: str) -> bool:
     return any(part in MAY_CHANGE for part in key.split("."))
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns dotted key -> value, tuples as the lists that YAML makes of them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(config)}

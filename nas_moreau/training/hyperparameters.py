@@ -33,7 +33,7 @@ def show_outcome(
         search_seconds: Wall-clock time of the search.
     """
     plain = config.to_dict()
-    settings = dict(flatten({section: plain[section] for section in _SECTIONS["run"]}))
+    settings = flatten({section: plain[section] for section in _SECTIONS["run"]})
     unused = {name for name in settings if name.split(".")[0] not in _SECTIONS[stage]}
     about = {"stage": stage, "cell": digest, "space": config.space, "data": config.data.name, "seed": config.seed}
     monitor.hparams(

@@ -65,7 +65,7 @@ YAML_FORGERIES = (
 
 
 def _preset() -> bytes:
-    from nas_moreau.presets.by_name import preset_text
+    from nas_moreau.presets import preset_text
 
     return preset_text("smoke").encode()
 

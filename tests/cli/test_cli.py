@@ -274,7 +274,7 @@ def test_show(name, match, capsys):
 def test_every_verb_has_help_with_examples(capsys):
     assert {
         "run", "search", "derive", "retrain", "evaluate", "report", "list", "show", "check", "watch", "solve", "bench",
-        "export", "predict", "plan", "doctor", "compare", "check-hypergradient",
+        "export", "predict", "plan", "doctor", "compare", "check-hypergradient", "config",
     } <= set(VERBS)  # fmt: skip
     for name, row in VERBS.items():
         with pytest.raises(SystemExit) as end:
@@ -284,7 +284,8 @@ def test_every_verb_has_help_with_examples(capsys):
         assert all(f"nas-moreau {example}" in text for example in row.examples)
         assert all(option.names[-1] in text or option.settings.get("metavar", "") in text for option in row.options)
         for example in row.examples:
-            assert parse_arguments(shlex.split(example, comments=True)).verb == example.split()[0]
+            words = shlex.split(example.partition(" > ")[0], comments=True)
+            assert parse_arguments(words).verb == words[0]
 
 
 def test_a_verb_is_added_by_one_registration(capsys):
@@ -301,7 +302,17 @@ def test_a_verb_is_added_by_one_registration(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "run --help", "list spaces", "list cells", "list presets", "list sources", "show darts"]
+    "words",
+    [
+        "--help",
+        "run --help",
+        "list spaces",
+        "list cells",
+        "list presets",
+        "list sources",
+        "show darts",
+        "config --help",
+    ],
 )
 def test_help_and_lists_load_nothing_heavy(words):
     code = f"""

@@ -13,7 +13,7 @@ from nas_moreau.config import load_config
 from nas_moreau.diagnostics import tune_performance as bench_settings
 from nas_moreau.diagnostics import verify_performance as settings_check
 from nas_moreau.diagnostics.verify_performance import CPU, Errors, errors, retraining_step, search_step
-from nas_moreau.presets.by_name import preset_text
+from nas_moreau.presets import preset_text
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_gpu.py"
 TINY = [

@@ -1,0 +1,112 @@
+"""From defaults, presets, YAML files and single settings to a checked configuration; every mistake is reported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from nas_moreau.config.keys import config_keys, nearest_keys, section_meanings
+from nas_moreau.config.sections import Config, Section
+from nas_moreau.errors import InputError
+from nas_moreau.presets import preset_text
+from nas_moreau.yaml_files import parse_yaml, read_text
+
+S = TypeVar("S", bound=Section)
+
+
+def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration made of the defaults, a preset or a file, and single keys: the later one wins.
+
+    Args:
+        preset: Name of a preset.
+        path: A YAML file.
+        overrides: Settings `key.sub=value`; the value is read as YAML.
+
+    Raises:
+        InputError: Unknown preset, unreadable file, unknown key, or a value that does not fit; all problems at once.
+    """
+    if preset is not None and path is not None:
+        raise InputError("Both a preset and a configuration file were given.", "Give one of --preset and --config.")
+    data: dict[str, Any] = {}
+    origin = "the configuration"
+    if preset is not None:
+        data, origin = _parse(preset_text(preset), f"preset {preset}"), f"preset {preset}"
+    elif path is not None:
+        data, origin = _parse(read_text(Path(path), "The configuration"), str(path)), str(path)
+    return make_config(data, origin, overrides)
+
+
+def make_config(data: Any, origin: str = "the configuration", overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration of plain data.
+
+    Args:
+        data: Sections and keys; what is missing has its default. Not modified.
+        origin: Where the data are from, for messages.
+        overrides: Settings `key.sub=value`, which win.
+
+    Raises:
+        InputError: Lists every key that is unknown or does not fit.
+    """
+    data = copy.deepcopy(data) if overrides else data
+    for override in overrides:
+        _set(data, override)
+    return make_section(Config, data, origin, "Correct these keys (nas-moreau config KEY explains them).")
+
+
+def make_section(section: type[S], data: Any, origin: str, cure: str) -> S:
+    """Returns a section made of plain data.
+
+    Args:
+        section: Its class.
+        data: Keys and values.
+        origin: Where the data are from, for messages.
+        cure: Second sentence of the message.
+
+    Raises:
+        InputError: Lists every key that is unknown or does not fit.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem, section) for problem in error.errors(include_url=False)]
+        raise InputError(f"In {origin}: {'; '.join(problems)}.", cure) from None
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    data = parse_yaml(text, origin, "Correct that line.")
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"{origin} does not hold keys and values.", "Write lines of the form 'key: value'.")
+    return data
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise InputError(f"'{override}' is not of the form key.sub=value.", "Write for example search.epochs=10.")
+    value = _parse(f"value: {text}", f"'{override}'").get("value")
+    place = data
+    for part in parts[:-1]:
+        if not isinstance(place.setdefault(part, {}), dict):
+            raise InputError(f"'{override}' goes below '{part}', which is a single value.", "Check the key.")
+        place = place[part]
+    if isinstance(place.get(parts[-1]), dict) and isinstance(value, dict):
+        place[parts[-1]] |= value
+    else:
+        place[parts[-1]] = value
+
+
+def _describe(problem: Any, section: type[Section]) -> str:
+    """Returns one problem of pydantic's list as a part of a sentence."""
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        near = nearest_keys(key, [*section_meanings(section), *config_keys(section)])
+        return f"unknown key '{key}'" + (f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message
