@@ -34,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "architecture": {"errors", "kernels", "yaml_files"},
     "data": {"config", "errors"},
     "timm_models": {"architecture", "errors"},
-    "drawing": {"architecture", "errors", "runs"},
-    "runs": {"architecture", "config", "errors", "yaml_files"},
+    "drawing": {"architecture", "errors"},
+    "runs": {"architecture", "config", "drawing", "errors", "yaml_files"},
     "training": {"architecture", "config", "data", "distributed", "drawing", "errors", "runs", "timm_models"},
     "problems": {"bilevel", "config", "data", "drawing", "errors", "runs", "training"},
     "search": {

@@ -51,12 +51,13 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
         InputError: `name` is none of them, or not a search where `why` is asked.
     """
     from nas_moreau.config import load_config
-    from nas_moreau.drawing.network import network_line, sizes_of_run
-    from nas_moreau.runs.searched import alternative_lines, alternatives, choice_lines, explain_search, search_lines
+    from nas_moreau.drawing.network import network_line
+    from nas_moreau.report.choices import alternative_lines, alternatives, choice_lines, explain_search, search_lines
+    from nas_moreau.runs.history import network_sizes
 
     if why:
         rows = explain_search(name)
-        others = alternatives(load_genotype(_genotype_file(name)), rows)
+        others = alternatives(load_genotype(name), rows)
         lines = [*search_lines(name), *choice_lines(rows), *alternative_lines(others)]
         return "\n".join(lines), {"genotype": describe(name)[1], "edges": rows, "alternatives": others}
     if name in preset_names():
@@ -70,12 +71,12 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
             f"genotypes: {space.size():,}",
         ]
         return "\n".join(lines), {"name": space.name, "operations": list(space.operations), "genotypes": space.size()}
-    genotype = load_genotype(_genotype_file(name))
+    genotype = load_genotype(name)
     lines = [f"{genotype.space}  digest {genotype.digest()}"]
     for cell, content in genotype.cells.items():
         lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
         lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
-    lines += [f"network: {network_line(genotype, sizes_of_run(genotype, Path(name)))}"]
+    lines += [f"network: {network_line(genotype, network_sizes(genotype, name))}"]
     return "\n".join(lines + search_lines(name)), json.loads(genotype.to_json())
 
 
@@ -86,29 +87,23 @@ def draw(name: str, target: Path) -> None:
         InputError: Unknown genotype, or the file cannot be written.
     """
     from nas_moreau.drawing.cell import genotype_scene
-    from nas_moreau.drawing.network import add_network, sizes_of_run
+    from nas_moreau.drawing.network import add_network
     from nas_moreau.drawing.scene_png import paint_png
     from nas_moreau.drawing.scene_svg import paint_svg
-    from nas_moreau.report.read_run import final_weights, read_run
+    from nas_moreau.report.choices import kept_weights
+    from nas_moreau.runs.history import find_search, network_sizes
 
     if target.suffix not in (".svg", ".png"):
         raise InputError(f"Unknown kind of drawing '{target.name}'.", "Use a name that ends in .svg or .png.")
-    genotype, folder = load_genotype(_genotype_file(name)), Path(name)
-    search = read_run(folder).search if os.path.exists(folder / "status.json") else None
-    weights = final_weights(search) if search is not None and search.genotype == genotype else None
+    genotype, folder = load_genotype(name), Path(name)
+    search = find_search(folder)
+    weights = kept_weights(search) if search is not None and search.genotype == genotype else None
     scene = genotype_scene(genotype, weights)
-    add_network(scene, genotype, sizes_of_run(genotype, folder))
+    add_network(scene, genotype, network_sizes(genotype, folder))
     try:
         target.write_bytes(paint_svg(scene).encode() if target.suffix == ".svg" else paint_png(scene))
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}).", "Choose another file.") from error
-
-
-def _genotype_file(name: str) -> str:
-    for place in (name, os.path.join(name, "search")):
-        if os.path.exists(found := os.path.join(place, "genotype.json")):  # Path() refuses the text of some genotypes
-            return found
-    return name
 
 
 @verb(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,8 +14,9 @@ from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
 from nas_moreau.cli.output import percent, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
-from nas_moreau.errors import unknown
+from nas_moreau.errors import InputError, unknown
 from nas_moreau.presets import preset_header, preset_names
+from nas_moreau.runs.history import Stage
 
 Row = dict[str, Any]
 
@@ -117,24 +117,16 @@ def runs(output: Path) -> list[Row]:
     """Returns the runs in a folder with their state, accuracy and age."""
     found = []
     for status in sorted(output.glob("*/status.json")):
+        stage = Stage(status.parent)
+        row: Row = {"run": str(stage.path)}
         try:
-            state = json.loads(status.read_text(encoding="utf-8"))
-            result_file = status.parent / "result.json"
-            result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
-        except (OSError, ValueError):
-            state, result = {"state": "unreadable"}, {}
-        whole = result.get("retrain", result)
-        known = (whole.get(name) for name in ("test_accuracy", "held_out_accuracy", "accuracy"))
-        row = {
-            "run": str(status.parent),
-            "stage": state.get("stage", "?"),
-            "state": state.get("state", "?"),
-            "accuracy": percent(next((value for value in known if value is not None), None)),
-            "verdict": result.get("search", result).get("health", {}).get("verdict", "-"),
-            "age": age(state.get("updated", "")),
-            "updated": state.get("updated", "?"),
-        }
-        found.append(row)
+            row |= {"stage": stage.status.get("stage", "?"), "state": stage.state}
+            row |= {"accuracy": percent(stage.accuracy), "verdict": stage.verdict or "-"}
+            updated = stage.status.get("updated", "?")
+        except InputError:
+            row |= {"stage": "?", "state": "unreadable", "accuracy": percent(None), "verdict": "-"}
+            updated = "?"
+        found.append(row | {"age": age(updated), "updated": updated})
     return found
 
 

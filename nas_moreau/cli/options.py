@@ -104,17 +104,9 @@ def run_config(folder: Path) -> Config:
 
 def stage_folder(run: str, *stages: str) -> Path:
     """Returns the folder of the first of `stages` that `run` is or holds."""
-    folder = Path(run)
-    try:
-        own = json.loads((folder / "status.json").read_text(encoding="utf-8")).get("stage")
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{run} is not a run folder.", "Give a folder made by `nas-moreau run` or a stage.") from None
-    for stage in stages:
-        if own == stage:
-            return folder
-        if (folder / stage / "status.json").exists():
-            return folder / stage
-    raise InputError(f"{run} holds no {' or '.join(stages)}.", f"It is a folder of '{own}'; give another one.")
+    from nas_moreau.runs.history import find_stage
+
+    return find_stage(run, *stages).path
 
 
 def new_folder(args: argparse.Namespace, stem: str) -> Path:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 
-from nas_moreau.architecture import derive, load_space
+from nas_moreau.architecture import derive
 from nas_moreau.compare.nas_bench_table import name_of
-from nas_moreau.errors import InputError
-from nas_moreau.report.read_run import Stage, read_run
-from nas_moreau.runs.stability import read_history
+from nas_moreau.runs.history import Stage, find_search
 
 Curve = list[tuple[float, float]]  # (seconds, accuracy 0..1) after every epoch
 
@@ -24,7 +21,7 @@ def cost_curve(run: str | PathLike[str], accuracies: Mapping[str, float]) -> Cur
         accuracies: NAS-Bench-201 string -> accuracy of the cell derived at that time. Where there are none, the curve
             is the best held-out accuracy of the supernet so far.
     """
-    stage = read_run(Path(run)).search if Path(run).is_dir() else None
+    stage = find_search(run)
     if stage is None:
         return []
     seconds = stage.metrics.get("wall_seconds", [])
@@ -43,11 +40,9 @@ def cost_curve(run: str | PathLike[str], accuracies: Mapping[str, float]) -> Cur
 
 def _cells_by_epoch(stage: Stage) -> list[str]:
     """Returns the NAS-Bench-201 string derived after every epoch; [] where alphas.csv does not give the result."""
-    try:
-        space = load_space(stage.config["space"])
-        found = [derive(space, table) for table in read_history(stage.path, space)]
-    except (InputError, KeyError):
+    if stage.space is None:
         return []
+    found = [derive(stage.space, table) for table in stage.alphas.values()]
     final = stage.result.get("before_rule", stage.result).get("digest")
     # a method may derive by more than the weights in the file
     return [name_of(cell) or "" for cell in found] if found and found[-1].digest() == final else []

@@ -35,6 +35,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import write_page
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.history import Stage
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.random_cell import random_cell
@@ -229,14 +230,14 @@ class _Comparison:
     def _chain(self, method: str, seed: int) -> Iterator[Run]:
         name = folder_name(method, seed)
         folder = self.output / "searches" / name
-        if not _finished(folder):
+        if not Stage(folder).finished:
             yield self._run("search", name, folder, [f"search.method={json.dumps(method)}", f"seed={seed}"])
         rows = list(rows_of_search(method, seed, folder))
         for i, row in enumerate(rows if self.retrain else []):
             place = self.output / "retrained" / (name if i == 0 else f"{name}-{i}")
             if i and row["digest"] == rows[0]["digest"]:  # the selection kept the cell
                 place = self.output / "retrained" / name
-            elif not _finished(place):
+            elif not Stage(place).finished:
                 yield self._run("retrain", place.name, place, [json.dumps(row["genotype"]), f"seed={seed}"])
             row |= retrained_figures(place)
         if self._to_rank(method):
@@ -306,8 +307,3 @@ class _Comparison:
             for method, seeds in self.methods.items()
             if method != "random"
         }
-
-
-def _finished(folder: Path) -> bool:
-    status = read_json(folder / "status.json") or {}
-    return status.get("state") == "finished" and (folder / "result.json").exists()

@@ -13,7 +13,7 @@ from nas_moreau.architecture import Genotype
 from nas_moreau.compare.nas_bench_table import name_of
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.plain_files import read_json
+from nas_moreau.runs.history import Stage
 from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.search.collapse import assess
 
@@ -40,19 +40,20 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
         seed: The search's.
         folder: Its run folder.
     """
-    result = read_json(folder / "result.json") or {}
+    search = Stage(folder, "search")
+    result = search.result
     seconds = result["wall_seconds"]
     cells = [(method, result["genotype"], seconds)]
     if "before_rule" in result:
         applied = [result["derived_by"]["rule"]] if result["derived_by"]["rule"] != "space" else []
         applied += ["budget"] if "budget" in result["derived_by"] else []
         # the last epoch's end: the result's seconds hold what the rule took
-        before = next((float(row["wall_seconds"]) for row in reversed(read_table(folder / "metrics.csv"))), seconds)
+        before = search.last("wall_seconds") or seconds
         cells = [(method, result["before_rule"]["genotype"], before)]
         cells.append((" +".join([method, *applied]), result["genotype"], seconds))
     for label, data, seconds in cells:
         genotype = Genotype.from_json(data)
-        health = assess(genotype, result["alphas"])
+        health = assess(genotype, search.final_alphas)
         yield dict.fromkeys(COLUMNS) | {
             "method": label, "seed": seed, "digest": genotype.digest(), "genotype": genotype.to_dict(),
             "arch": name_of(genotype),
@@ -65,12 +66,12 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
 
 def retrained_figures(folder: Path) -> Row:
     """Returns what a finished retraining adds to a row."""
-    result = read_json(folder / "result.json") or {}
-    column = [row.get("validation_accuracy") for row in read_table(folder / "metrics.csv")]
+    trained = Stage(folder, "retrain")
+    result, column = trained.result, trained.metrics.get("validation_accuracy", [])
     return {
         "retrained_accuracy": result["test_accuracy"], "parameters": result["parameters"],
         # the weights that are reported are those of the best epoch on these images
-        "retrained_held_out_accuracy": max((float(text) for text in column if text), default=None),
+        "retrained_held_out_accuracy": max((value for value in column if value is not None), default=None),
         "retrain_seconds": result["wall_seconds"],
     }  # fmt: skip
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from collections.abc import Mapping
-from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from nas_moreau.architecture.spaces.sizes import Part, network_parts
-from nas_moreau.architecture.spaces.zoo import published_sizes
 from nas_moreau.drawing.cell import outline
 from nas_moreau.drawing.operation_style import text_width
 from nas_moreau.drawing.scene import Path, Scene, Text
 from nas_moreau.drawing.scene_svg import paint_svg
-from nas_moreau.runs.plain_files import read_json, read_yaml
 
 _MARGIN, _GAP, _PORT, _TALLEST = 24.0, 7.0, (78.0, 44.0), 104.0
 _NARROW, _BLOCK, _FEW = 4.0, 20.0, 22  # widths of a block; more cells than `_FEW` get narrower ones
@@ -33,29 +28,6 @@ class Sizes(NamedTuple):
     image: tuple[int, int, int] = (3, 32, 32)
     classes: int | None = None
     auxiliary: bool = False
-
-
-def sizes_of_run(genotype: Any, folder: FilePath) -> Sizes:
-    """Returns the sizes of the network that the run or stage in `folder` trains at the end.
-
-    Without a configuration or a data.json there, those that networks of this kind are published with (CIFAR-10).
-    """
-    parts = [folder, folder / "retrain", folder / "search"] if os.path.isdir(folder) else []
-    config = next((read_yaml(part / "config.yaml") for part in parts if (part / "config.yaml").exists()), {})
-    retrain = config.get("retrain")
-    retrain = retrain if isinstance(retrain, Mapping) else {}
-    data = next((found for part in parts if (found := read_json(part / "data.json"))), {})
-    channels, layers = published_sizes(genotype)
-    height, width = data.get("image_size", (32, 32))
-    return Sizes(
-        _whole(retrain.get("channels"), channels), _whole(retrain.get("layers"), layers),
-        (data.get("channels", 3), height, width), len(data["classes"]) if "classes" in data else None,
-        bool(retrain.get("auxiliary", False)),
-    )  # fmt: skip
-
-
-def _whole(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and value > 0 else otherwise
 
 
 def network_line(genotype: Any, sizes: Sizes) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas_moreau.report.read_run import Choice, Run, Stage, choices, final_tables
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
+from nas_moreau.report.choices import Choice, choices
+from nas_moreau.runs.history import Run, Stage
 from nas_moreau.search.collapse import Health, assess
 
 PARAMETER_FREE = ("none", "noise", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
@@ -29,9 +31,7 @@ class Indicator:
 def verdict(run: Run) -> str:
     """Returns the outcome in a sentence or two."""
     said = []
-    accuracy = run.retrain.number("test_accuracy") if run.retrain is not None else None
-    if accuracy is None and run.retrain is not None:
-        accuracy = run.retrain.number("accuracy")
+    accuracy = run.test_accuracy
     parameters = run.retrain.number("parameters") if run.retrain is not None else None
     size = f", with {millions(parameters)} parameters" if parameters is not None else ""
     if accuracy is not None:
@@ -55,9 +55,7 @@ def verdict(run: Run) -> str:
 
 
 def _where(stage: Stage) -> str:
-    state = {"interrupted": "was interrupted", "failed": "failed", "running": "is not finished"}.get(
-        str(stage.status.get("state")), "is not finished"
-    )
+    state = {"interrupted": "was interrupted", "failed": "failed"}.get(stage.state, "is not finished")
     done = len(stage.metrics.get("epoch", []))
     planned = (stage.config.get(stage.name) or {}).get("epochs")
     return f"{state} after {done} of {planned} epochs" if isinstance(planned, int) else f"{state} after {done} epochs"
@@ -67,7 +65,7 @@ def health(search: Stage) -> Health | None:
     """Returns the health of a search: the recorded one, or that of the last epoch's cell; None before the first."""
     if "health" in search.result:
         return Health.from_dict(search.result["health"])
-    return None if search.genotype is None else assess(search.genotype, final_tables(search))
+    return None if search.genotype is None else assess(search.genotype, search.final_alphas)
 
 
 def _health(search: Stage) -> str:
@@ -90,10 +88,9 @@ def indicators(search: Stage) -> list[Indicator]:
         found += _of_cells(state)
     if search.genotype is not None:
         found += _without_parameters(search.genotype)
-    edges = choices(search)
-    if edges:
-        found.append(_margins(edges))
-        found.append(_entropy(search))
+    if search.final_alphas is not None:
+        found.append(_margins(choices(search)))
+        found.append(_entropy(search.final_alphas))
     lost = search.last("discretisation_gap")
     if lost is not None:
         found.append(_discretisation(lost, search.last("held_out_accuracy")))
@@ -160,14 +157,13 @@ def _margins(edges: list[Choice]) -> Indicator:
     )
 
 
-def _entropy(search: Stage) -> Indicator:
+def _entropy(table: AlphaTable) -> Indicator:
     shares = []
-    for edges in search.alphas.values():
-        for operations in edges.values():
-            if len(operations) > 1:
-                final = [weights[-1] for weights in operations.values()]
-                entropy = -sum(w * math.log(w) for w in final if w > 0)
-                shares.append(entropy / math.log(len(operations)))
+    for rows in table.cells.values():
+        for row in rows:
+            if len(row.weights) > 1:
+                entropy = -sum(w * math.log(w) for w in row.weights.values() if w > 0)
+                shares.append(entropy / math.log(len(row.weights)))
     mean = sum(shares) / max(1, len(shares))
     return Indicator(
         "Entropy of the alphas",

@@ -10,22 +10,20 @@ import yaml
 from nas_moreau.drawing.operation_style import shorten
 from nas_moreau.report.html import definition_list, section, table
 from nas_moreau.report.indicators import duration, memory
-from nas_moreau.report.read_run import Run, Stage
-from nas_moreau.runs.plain_files import read_json
+from nas_moreau.runs.history import Run, Stage
 
 SHOWN_CLASSES = 40
 
 
 def record_sections(run: Run) -> list[str]:
     """Returns the sections on images, cost, reproduction, environment and configuration."""
-    source = run.parent if run.parent is not None and run.parent.config else run.stages[0]
-    made = [_reproduce(run, source), _environment(source), _configuration(run, source)]
+    made = [_reproduce(run), _environment(run.source), _configuration(run.source)]
     return [_images(run.stages[-1]), _cost(run), *made]
 
 
 def _images(stage: Stage) -> str:
-    data = read_json(stage.path / "data.json")
-    if data is None:  # a run of an earlier version
+    data = stage.data
+    if not data:
         return ""
     height, width = data["image_size"]
     mean, std = (", ".join(f"{value:.4f}" for value in data[key]) for key in ("mean", "std"))
@@ -52,8 +50,7 @@ def _cost(run: Run) -> str:
     rows, total = [], 0.0
     evaluated = sum(_evaluation(stage) or 0.0 for stage in run.stages)
     for stage in run.stages:
-        seconds = stage.number("wall_seconds")
-        seconds = stage.last("wall_seconds") if seconds is None else seconds
+        seconds = stage.seconds
         evaluation = _evaluation(stage)
         total += seconds or 0.0
         epochs, steps, peak = (
@@ -86,7 +83,8 @@ def _evaluation(stage: Stage) -> float | None:
     return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
-def _reproduce(run: Run, source: Stage) -> str:
+def _reproduce(run: Run) -> str:
+    source = run.source
     first: dict[str, Any] = (source.environment.get("earlier") or [source.environment])[0]
     command = str(first.get("command") or "")
     inside = f"<p>The command that began this run:</p><pre><code>{escape(command)}</code></pre>" if command else ""
@@ -120,7 +118,7 @@ def _environment(source: Stage) -> str:
     return section("Environment", definition_list(pairs))
 
 
-def _configuration(run: Run, source: Stage) -> str:
+def _configuration(source: Stage) -> str:
     if not source.config:
         return ""
     text = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True)

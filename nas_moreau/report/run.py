@@ -13,16 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.drawing.cell import draw_genotype
-from nas_moreau.drawing.network import draw_network, sizes_of_run
+from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
+from nas_moreau.report.choices import choices, kept_weights
 from nas_moreau.report.html import breakable, definition_list, drawing, figure, page, section, table
-from nas_moreau.report.indicators import LEVELS, duration, health, indicators, memory, millions, percent, verdict
-from nas_moreau.report.read_run import Run, Stage, choices, final_weights, read_run
+from nas_moreau.report.indicators import (
+    GOOD,
+    LEVELS,
+    WATCH,
+    duration,
+    health,
+    indicators,
+    memory,
+    millions,
+    percent,
+    verdict,
+)
 from nas_moreau.report.record import record_sections
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.folder import WORST_FILE
+from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
 
 _LARGEST_PICTURE = 1 << 20  # bytes; what this package draws is far smaller
 
@@ -55,7 +67,7 @@ def render(run: Run) -> str:
 
 
 def _header(run: Run, name: str) -> str:
-    config = (run.parent or run.stages[0]).config
+    config = run.source.config
     data = (config.get("data") or {}).get("name") if isinstance(config.get("data"), dict) else config.get("data")
     facts = [
         str(value)
@@ -67,8 +79,7 @@ def _header(run: Run, name: str) -> str:
         )
         if value is not None
     ]
-    states = [f"{stage.name}: {stage.status.get('state', 'unknown')}" for stage in run.stages]
-    shown = [(text, "good" if text.endswith("finished") else "watch") for text in states]
+    shown = [(f"{stage.name}: {stage.state}", GOOD if stage.state == "finished" else WATCH) for stage in run.stages]
     if run.search is not None and (state := health(run.search)) is not None:
         shown.append((f"cell: {state.verdict}", LEVELS[state.verdict]))
     badges = "".join(f'<span class="badge {level}">{escape(text)}</span>' for text, level in shown)
@@ -87,19 +98,12 @@ def _tiles(run: Run) -> str:
             tiles.append((form(value), title, note))
 
     if run.retrain is not None:
-        accuracy = run.retrain.number("test_accuracy")
-        add(
-            run.retrain.number("accuracy") if accuracy is None else accuracy,
-            percent,
-            "test accuracy",
-            "after retraining",
-        )
+        add(run.test_accuracy, percent, "test accuracy", "after retraining")
         add(run.retrain.number("parameters"), millions, "parameters", "auxiliary head excluded")
         add(run.retrain.number("macs"), millions, "multiply-adds", "one image")
     if run.search is not None:
         add(run.search.number("held_out_accuracy"), percent, "held-out accuracy", "supernet, images no level saw")
-    seconds = [stage.number("wall_seconds") or stage.last("wall_seconds") for stage in run.stages]
-    known = [value for value in seconds if value is not None]
+    known = [stage.seconds for stage in run.stages if stage.seconds is not None]
     add(sum(known) if known else None, duration, "wall-clock time", " + ".join(stage.name for stage in run.stages))
     peaks = [stage.number("peak_memory_bytes") for stage in run.stages]
     largest = max((value for value in peaks if value), default=None)
@@ -116,7 +120,7 @@ def _cells(run: Run) -> str:
     genotype = run.genotype
     if genotype is None:
         return ""
-    weights = final_weights(run.search) if run.search is not None and run.search.genotype == genotype else None
+    weights = kept_weights(run.search) if run.search is not None and run.search.genotype == genotype else None
     lines = "".join(
         f"<tr><td>{escape(name)}</td><td><code>"
         + escape("; ".join(f"{a}→{b} {operation}" for operation, a, b in cell.edges))
@@ -128,7 +132,7 @@ def _cells(run: Run) -> str:
         "of what arrives.</p>"
     )
     whole = (
-        f"{drawing(draw_network(genotype, sizes_of_run(genotype, run.path)))}<p>Every block is a cell, from the image "
+        f"{drawing(draw_network(genotype, network_sizes(genotype, run.path)))}<p>Every block is a cell, from the image "
         "on the left to the classes on the right; the taller it is, the larger the image that it works on. Below: how "
         "many of a kind, channels and resolution of their output.</p>"
     )
@@ -172,12 +176,12 @@ def _choices(search: Stage) -> str:
     rows = [
         [
             choice.cell,
-            f"{choice.edge[0]}\u00a0→\u00a0{choice.edge[1]}",
+            "\u00a0→\u00a0".join(map(str, choice.row.edge)),
             ", ".join(map(label, choice.chosen)) or "–",
             label(choice.strongest),
             percent(choice.weight, 1),
             label(choice.runner_up) if choice.runner_up else "–",
-            percent(choice.runner_up_weight, 1) if choice.runner_up else "–",
+            percent(choice.weight - choice.margin, 1) if choice.runner_up else "–",
             percent(choice.margin, 1),
         ]
         for choice in found
@@ -193,9 +197,16 @@ def _choices(search: Stage) -> str:
 
 
 def _evolution(search: Stage) -> str:
+    epochs, tables = list(search.alphas), list(search.alphas.values())
     panels = ""
-    for name, edges in search.alphas.items():
-        chart = alpha_panels(f"alphas-{name}", search.alpha_epochs, edges)
+    for name, rows in tables[-1].cells.items() if tables else ():
+        edges = {
+            row.edge: {
+                operation: [table.cells[name][i].weights[operation] for table in tables] for operation in row.weights
+            }
+            for i, row in enumerate(rows)
+        }
+        chart = alpha_panels(f"alphas-{name}", epochs, edges)
         panels += f'<div class="wide">{figure(name if name == "cell" else f"{name} cell", chart, "")}</div>'
     note = "<p>Softmax weight of each operation on each edge, epoch by epoch.</p>"
     return section("How the alphas moved", note + panels) if panels else ""

@@ -18,11 +18,12 @@ from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.errors import InputError
 from nas_moreau.report.charts import Series, dot_chart
+from nas_moreau.report.choices import kept_weights
 from nas_moreau.report.html import definition_list, drawing, figure, page, section, table
 from nas_moreau.report.indicators import cent, duration, memory, millions, percent, ranges, spread
-from nas_moreau.report.read_run import Run, final_weights, read_run
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import CHARTS, COLUMNS, FIGURES, final_figures
+from nas_moreau.runs.history import Run, read_run
 
 _SHOWN_CELLS = 12  # drawings in the page; the other cells are named in the table
 _LONGEST = 24  # letters of settings in a name
@@ -93,7 +94,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    config = (run.parent or run.stages[0]).config
+    config = run.source.config
     told = {name: stage.genotype.digest() for name, stage in (("cell", run.retrain),)
             if stage is not None and run.search is None and stage.genotype is not None}  # fmt: skip
     kept = {key: value for key, value in config.items() if key not in ("seed", "logging", "checkpoint", "genotype")}
@@ -116,15 +117,12 @@ def figures(found: Group, key: str) -> list[float]:
 
 def _figure(run: Run, key: str) -> float | None:
     """Returns a final figure of a run: of its results, or else the last epoch's of a finished stage."""
-    for stage in run.stages:
-        value = stage.number(key)
-        if value is None and key == "test_accuracy" and stage.name == "retrain":
-            value = stage.number("accuracy")
-        if value is None and stage.finished:
-            value = stage.last(key)
-        if value is not None:
-            return value
-    return None
+    if key == "test_accuracy":
+        return run.test_accuracy
+    values = (
+        stage.last(key) if (found := stage.number(key)) is None and stage.finished else found for stage in run.stages
+    )
+    return next((value for value in values if value is not None), None)
 
 
 def _spread(values: Sequence[float], percent: bool = True) -> str:
@@ -140,7 +138,7 @@ def _value(value: float, percent: bool) -> str:
 
 def _header(groups: Sequence[Group]) -> str:
     runs = [run for found in groups for run in found.runs]
-    seeds = sorted({seed for run in runs if isinstance(seed := _seed(run), int)})
+    seeds = sorted({seed for run in runs if isinstance(seed := run.seed, int)})
     data = sorted({str(found.settings.get("data.name", "?")) for found in groups})
     spaces = sorted({str(found.settings.get("space", "?")) for found in groups})
     facts = f"space {', '.join(spaces)} · data {', '.join(data)} · seeds {ranges(seeds) or '?'}"
@@ -183,10 +181,6 @@ def verdict(groups: Sequence[Group]) -> str:
     return " ".join(said)
 
 
-def _seed(run: Run) -> Any:
-    return (run.parent or run.stages[0]).config.get("seed")
-
-
 def _figures(groups: Sequence[Group]) -> str:
     charts, rows = "", []
     for key, title in final_figures().items():
@@ -219,7 +213,7 @@ def _every_run(groups: Sequence[Group], where: Path) -> str:
         for run in found.runs:
             parameters = run.retrain.number("parameters") if run.retrain is not None else None
             rows.append([
-                run.path.resolve().name, found.name, str(_seed(run)), *(_cent(_figure(run, key)) for key in FIGURES),
+                run.path.resolve().name, found.name, str(run.seed), *(_cent(_figure(run, key)) for key in FIGURES),
                 millions(parameters) if parameters is not None else "–",
                 run.genotype.digest() if run.genotype is not None else "–",
             ])  # fmt: skip
@@ -235,19 +229,23 @@ def _cent(value: float | None) -> str:
 
 
 def _cells(groups: Sequence[Group]) -> str:
-    known = [(found, run) for found in groups for run in found.runs if run.genotype is not None]
-    if not known:
+    by_digest: dict[str, list[tuple[Group, Run]]] = {}
+    for found in groups:
+        for run in found.runs:
+            if run.genotype is not None:
+                by_digest.setdefault(run.genotype.digest(), []).append((found, run))
+    if not by_digest:
         return ""
-    shown, seen = "", Counter(run.genotype.digest() for _, run in known)
-    for digest in list(seen)[:_SHOWN_CELLS]:
-        alike = [(found, run) for found, run in known if run.genotype.digest() == digest]
+    shown = ""
+    for digest, alike in list(by_digest.items())[:_SHOWN_CELLS]:
         run = alike[0][1]
-        names = ", ".join(f"{shorten(found.name, 60)}, seed {_seed(other)}" for found, other in alike)
+        names = ", ".join(f"{shorten(found.name, 60)}, seed {other.seed}" for found, other in alike)
         own = run.search is not None and run.search.genotype == run.genotype and len(alike) == 1
-        svg = draw_genotype(run.genotype, final_weights(run.search) if own and run.search is not None else None)
+        svg = draw_genotype(run.genotype, kept_weights(run.search) if own and run.search is not None else None)
         summary = f"<summary>{escape(digest)}: {escape(names)}</summary>"
         shown += f"<details>{summary}{drawing(svg)}</details>"
-    more = f"<p>{len(seen) - _SHOWN_CELLS} more cells are not drawn.</p>" if len(seen) > _SHOWN_CELLS else ""
+    left_out = len(by_digest) - _SHOWN_CELLS
+    more = f"<p>{left_out} more cells are not drawn.</p>" if left_out > 0 else ""
     return section("The cells", f"<p>{escape(agreement(groups))}</p>{shown}{more}")
 
 

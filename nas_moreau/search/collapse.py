@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from nas_moreau.architecture import Genotype, SearchSpace
+from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace
 
 IDLE = ("skip_connect", "none", "noise")
 """Operations that learn and compute nothing; `noise` is the one of RobustDARTS S4."""
@@ -26,8 +26,6 @@ UNDECIDED = 1.5
 """A search has decided nothing while no softmax weight exceeds this multiple of the uniform one (our choice)."""
 PATIENCE = 3
 """Collapsed epochs in a row after which the guard `stop` ends a search (our choice)."""
-
-Weights = Mapping[str, Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -130,25 +128,25 @@ class Health:
         return cls(cells, data["largest_weight"], data["uniform_weight"])
 
 
-def assess(genotype: Genotype, weights: Weights | None = None) -> Health:
+def assess(genotype: Genotype, table: AlphaTable | None = None) -> Health:
     """Returns the health of a derived genotype.
 
     Args:
         genotype: The genotype.
-        weights: Cell name -> (edges, operations) softmax weights of the search; None for a cell without a search.
+        table: The weights of the search; None for a cell without a search.
     """
     cells = {}
     for name, cell in genotype.cells.items():
         counts = Counter(operation for operation, _, _ in cell.edges)
         idle = {operation: counts[operation] for operation in IDLE if counts[operation]}
         cells[name] = CellHealth(len(cell.edges), idle, judged=name != "reduce")
-    if not weights:
+    if table is None:
         return Health(cells)
-    edges = [edge for table in weights.values() for edge in table]
-    return Health(cells, max(map(max, edges)), 1 / len(edges[0]))
+    edges = [row.weights for rows in table.cells.values() for row in rows]
+    return Health(cells, max(max(weights.values()) for weights in edges), 1 / len(edges[0]))
 
 
-def signs(space: SearchSpace, weights: Weights, genotype: Genotype) -> dict[str, float]:
+def signs(space: SearchSpace, table: AlphaTable, genotype: Genotype) -> dict[str, float]:
     """Returns, for each cell, columns of metrics.csv.
 
     `alpha_entropy_`: mean entropy of its edges in nats. `margin_`: mean over its edges of the strongest weight minus
@@ -157,23 +155,17 @@ def signs(space: SearchSpace, weights: Weights, genotype: Genotype) -> dict[str,
 
     Args:
         space: The space of the search.
-        weights: Cell name -> (edges, operations) softmax weights.
+        table: The weights of the search.
         genotype: The derived cells.
     """
-    row, health = {}, assess(genotype)
-    for cell, table in weights.items():
-        row[f"alpha_entropy_{cell}"] = -sum(w * math.log(w) for edge in table for w in edge if w > 0) / len(table)
-        ordered = [sorted(edge, reverse=True) for edge in table]
-        row[f"margin_{cell}"] = sum(edge[0] - edge[1] for edge in ordered if len(edge) > 1) / len(table)
-        row[f"idle_lead_{cell}"] = sum(_leader(space, edge) in IDLE for edge in table) / len(table)
+    row, health, excluded = {}, assess(genotype), space.derivation.exclude
+    for cell, edges in table.cells.items():
+        entropy = sum(w * math.log(w) for edge in edges for w in edge.weights.values() if w > 0)
+        row[f"alpha_entropy_{cell}"] = -entropy / len(edges)
+        row[f"margin_{cell}"] = sum(edge.margin() or 0.0 for edge in edges) / len(edges)
+        row[f"idle_lead_{cell}"] = sum(edge.ranked(excluded)[0] in IDLE for edge in edges) / len(edges)
         row[f"idle_share_{cell}"] = health.cells[cell].share
     return row
-
-
-def _leader(space: SearchSpace, weights: Sequence[float]) -> str:
-    """Returns the strongest operation of an edge among those that may be chosen."""
-    choices = [operation for operation in space.operations if operation in space.choices]
-    return max(choices, key=lambda operation: weights[space.operations.index(operation)])
 
 
 class CollapseGuard(NamedTuple):

@@ -24,7 +24,7 @@ from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import in_words
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
-from nas_moreau.runs.stability import read_history, stability
+from nas_moreau.runs.history import Stage, stability
 from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import CollapseGuard, assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
@@ -276,7 +276,7 @@ class _Search:
         if self.macs:
             row["expected_macs"] = expected_macs(self.supernet.operation_logits(self.x), self.macs).item()
         weights = table.to_dict()["alphas"]
-        row |= signs(self.space, weights, genotype)
+        row |= signs(self.space, table, genotype)
         if self.settings.eigenvalue:
             before = time.monotonic()
             row["hessian_eigenvalue"] = distributed.on_first(self._eigenvalue)
@@ -387,13 +387,13 @@ class _Search:
         self.seconds += time.monotonic() - before
         self.evaluating += time.monotonic() - before
         weights = table.to_dict()["alphas"]
-        health = assess(derived.before or derived.genotype, weights)
+        health = assess(derived.before or derived.genotype, table)
         result = {
             "method": self.settings.method, "space": self.space.name, **derived.to_dict(), "seed": self.config.seed,
             "steps": self.step, "wall_seconds": self.seconds, "peak_memory_bytes": peak_memory_bytes(self.device),
             "held_out_accuracy": evaluation.accuracy, **table.to_dict(),
             "verdict": str(health), "health": health.to_dict(),
-            "stability": stability(self.space, read_history(self.folder.path, self.space)),
+            "stability": stability(self.space, list(Stage(self.folder.path).alphas.values())),
         }  # fmt: skip
         if self.collapse_guard != "off":
             result["guard"] = self.watch.summary(self.collapse_guard)

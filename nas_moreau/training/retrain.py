@@ -23,7 +23,7 @@ from nas_moreau.data import Augment, Data, Part, describe_data, load_images, see
 from nas_moreau.data.batches import Batches
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.drawing.genotype_files import genotype_files
-from nas_moreau.drawing.network import draw_network, sizes_of_run
+from nas_moreau.drawing.network import Sizes, draw_network
 from nas_moreau.errors import InputError
 from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.atomic import write_atomic
@@ -181,8 +181,9 @@ class _Retraining:
         resumed = restore(self.folder, self.space, self._put_back)
         self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
         self.folder.write_files(genotype_files(self.genotype))
-        strip = draw_network(self.genotype, sizes_of_run(self.genotype, self.folder.path))
-        self.folder.write_text("network.svg", strip)
+        kind = self.settings
+        sizes = Sizes(kind.channels, kind.layers, self.data.input_size, self.data.num_classes, kind.auxiliary)
+        self.folder.write_text("network.svg", draw_network(self.genotype, sizes))
         # a signal came while the last epoch was evaluated: it has not been finished
         due = resumed is not None and self.step % self.epoch_steps == 0 and not self.epoch_done
         return take_steps(self, resumed, due)

@@ -14,6 +14,7 @@ import yaml
 from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
+from nas_moreau.report.choices import choices
 from nas_moreau.report.indicators import (
     BAD,
     GOOD,
@@ -26,8 +27,8 @@ from nas_moreau.report.indicators import (
     percent,
     verdict,
 )
-from nas_moreau.report.read_run import choices, final_tables, read_run
 from nas_moreau.report.run import write_report
+from nas_moreau.runs.history import read_run
 from nas_moreau.search.collapse import assess
 
 ROOT = Path(__file__).parents[2]
@@ -273,7 +274,7 @@ def test_hostile_names_stay_text_and_the_file_stays_small(tmp_path):
 
 def test_choices_leave_none_out_and_name_the_runner_up(tmp_path):
     write_search(tmp_path)
-    found = {(c.cell, c.edge): c for c in choices(read_run(tmp_path).search)}
+    found = {(c.cell, c.row.edge): c for c in choices(read_run(tmp_path).search)}
     assert len(found) == 10
     # DARTS_V1, normal: skip_connect from 0 to 3; logits 2 (skip), 1 (none), 0, 0
     choice = found["normal", (0, 3)]
@@ -317,7 +318,7 @@ def test_four_empty_edges_are_a_collapse_on_the_page_as_in_the_result(tmp_path, 
     """Four `none` and two convolutions: no skip connection, and collapsed all the same."""
     write_cell(tmp_path, "nas_bench_201", NONES)
     search = read_run(tmp_path).search
-    expected = assess(search.genotype, final_tables(search))
+    expected = assess(search.genotype, search.final_alphas)
     assert expected.verdict == "collapsed"
     if recorded:
         result = {"method": "darts1", "verdict": str(expected), "health": expected.to_dict()}
@@ -348,11 +349,11 @@ def test_a_space_of_the_user_whose_cells_may_hold_no_operation(tmp_path):
     write_cell(tmp_path / "run", str(space), ["nor_conv_3x3"] * 6)
     table = (tmp_path / "run" / "alphas.csv").read_text()
     (tmp_path / "run" / "alphas.csv").write_text(table.replace("0-1,none,0.1", "0-1,none,0.7"))
-    found = {choice.edge: choice for choice in choices(read_run(tmp_path / "run").search)}
+    found = {choice.row.edge: choice for choice in choices(read_run(tmp_path / "run").search)}
     assert found[0, 1].strongest == "none" and found[0, 2].strongest == "nor_conv_3x3"
     # the same without `none` among the choices
     space.write_text(space.read_text().replace("{rule: all_edges}", "{rule: all_edges, exclude: [none]}"))
-    found = {choice.edge: choice for choice in choices(read_run(tmp_path / "run").search)}
+    found = {choice.row.edge: choice for choice in choices(read_run(tmp_path / "run").search)}
     assert found[0, 1].strongest == "nor_conv_3x3"
 
 

@@ -2,8 +2,7 @@
 
 import json
 
-from nas_moreau.report.read_run import Stage
-from nas_moreau.report.record import _images
+from nas_moreau.report import write_report
 
 DATA = {
     "name": "folder:pets", "classes": ["cat", "<dog>"], "train": [1200, 30], "test": [12, 3], "channels": 3,
@@ -11,18 +10,23 @@ DATA = {
 }  # fmt: skip
 
 
+def page_with(folder, data):
+    (folder / "status.json").write_text(json.dumps({"stage": "retrain", "state": "running"}))
+    if data is not None:
+        (folder / "data.json").write_text(json.dumps(data))
+    return write_report(folder).read_text()
+
+
 def test_images_of_a_run(tmp_path):
-    (tmp_path / "data.json").write_text(json.dumps(DATA))
-    html = _images(Stage(tmp_path, "retrain"))
-    for text in ("folder:pets", "1,230 for training, 15 for the test", "3 x 24 x 32", "0.1000, 0.2000, 0.3000", "1,200",
-                 "&lt;dog&gt;", "Sizes differ &amp; were changed."):  # fmt: skip
-        assert text in html, text
-    assert "<dog>" not in html
+    page = page_with(tmp_path, DATA)
+    for text in ("folder:pets", "1,230", "3 x 24 x 32", "0.1000, 0.2000, 0.3000", "1,200", "&lt;dog&gt;",
+                 "Sizes differ &amp; were changed."):  # fmt: skip
+        assert text in page, text
+    assert "<dog>" not in page
 
 
-def test_many_classes_are_cut_and_runs_of_earlier_versions_say_nothing(tmp_path):
-    assert _images(Stage(tmp_path, "retrain")) == ""
+def test_many_classes_are_cut_and_without_a_description_there_is_no_section(tmp_path):
+    assert "<h2>Images</h2>" not in page_with(tmp_path, None)
     names = [f"class {i}" for i in range(100)]
-    (tmp_path / "data.json").write_text(json.dumps(DATA | {"classes": names, "train": [1] * 100, "test": [1] * 100}))
-    html = _images(Stage(tmp_path, "retrain"))
-    assert "class 39<" in html and "class 40<" not in html and "60 more classes" in html
+    page = page_with(tmp_path, DATA | {"classes": names, "train": [1] * 100, "test": [1] * 100})
+    assert "<h2>Images</h2>" in page and "class 39<" in page and "class 40<" not in page and "60 more classes" in page

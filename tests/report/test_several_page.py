@@ -13,8 +13,8 @@ import yaml
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
-from nas_moreau.report.read_run import read_run
 from nas_moreau.report.several_runs import agreement, group, verdict, write_comparison
+from nas_moreau.runs.history import read_run
 
 
 def write_run(folder: Path, seed: int, accuracy: float | None, cell: str = "DARTS_V1", **search: object) -> Path:

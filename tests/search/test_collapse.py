@@ -9,7 +9,7 @@ import torch
 
 from nas_moreau.architecture import AlphaTable, Genotype, Supernet, derive, load_space
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.runs.stability import read_history, stability
+from nas_moreau.runs.history import Stage, stability
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import stage as stage
 from nas_moreau.search.collapse import PATIENCE, CollapseGuard, Health, assess, signs
@@ -32,13 +32,13 @@ def cell_of(strongest):
     return derive(SPACE, table_of(strongest))
 
 
-def table_of(strongest):
-    return AlphaTable.from_dict(SPACE, {"alphas": weights_of(strongest)})
+def table_of(strongest, largest=0.6):
+    return AlphaTable.from_dict(SPACE, {"alphas": weights_of(strongest, largest)})
 
 
 def test_signs_of_hand_made_weights():
     strongest = [SKIP, SKIP, THREE, NONE, ONE, SKIP]
-    row = signs(SPACE, weights_of(strongest), cell_of(strongest))
+    row = signs(SPACE, table_of(strongest), cell_of(strongest))
     assert row["idle_lead_cell"] == row["idle_share_cell"] == pytest.approx(4 / 6)
     assert row["margin_cell"] == pytest.approx(0.5)
     assert row["alpha_entropy_cell"] == pytest.approx(-0.6 * math.log(0.6) - 0.4 * math.log(0.1))
@@ -49,9 +49,8 @@ def test_an_operation_that_cannot_be_chosen_leads_no_edge():
     space = load_space("toy")
     assert space.derivation.exclude == ("none",) and space.operations[3] == "sep_conv_3x3"
     weights = {cell: [[0.6, 0.1, 0.1, 0.2]] * len(space.edges) for cell in space.cells}
-    row = signs(
-        space, weights, derive(space, {cell: [[0.0, 0.0, 0.0, 1.0]] * len(space.edges) for cell in space.cells})
-    )
+    table = AlphaTable.from_dict(space, {"alphas": weights})
+    row = signs(space, table, derive(space, table))
     assert row["idle_lead_normal"] == row["idle_share_normal"] == 0
 
 
@@ -59,7 +58,7 @@ def test_an_operation_that_cannot_be_chosen_leads_no_edge():
 @pytest.mark.parametrize("idle", [SKIP, NONE])
 def test_the_verdict_turns_to_collapsed_above_one_half_and_stays(idle_edges, idle):
     strongest = [idle] * idle_edges + [THREE] * (6 - idle_edges)
-    health = assess(cell_of(strongest), weights_of(strongest))
+    health = assess(cell_of(strongest), table_of(strongest))
     assert health.verdict == ("collapsed" if idle_edges > 3 else "healthy")
     assert health.collapsed == (idle_edges > 3) == assess(cell_of(strongest)).collapsed
     assert health.idle_share == pytest.approx(idle_edges / 6)
@@ -73,11 +72,11 @@ def test_the_verdict_turns_to_collapsed_above_one_half_and_stays(idle_edges, idl
 )
 def test_the_verdict_turns_to_healthy_with_the_largest_weight(largest, verdict):
     strongest = [THREE, ONE, SKIP, THREE, POOL, ONE]
-    health = assess(cell_of(strongest), weights_of(strongest, largest))
+    health = assess(cell_of(strongest), table_of(strongest, largest))
     assert health.verdict == verdict
     assert (health.largest_weight, health.uniform_weight) == (largest, pytest.approx(0.2))
     # a collapse is one even if little was decided
-    assert assess(cell_of([SKIP] * 6), weights_of([SKIP] * 6, largest)).verdict == "collapsed"
+    assert assess(cell_of([SKIP] * 6), table_of([SKIP] * 6, largest)).verdict == "collapsed"
     # a cell without a search has no weights that could be undecided
     assert assess(cell_of(strongest)).verdict == "healthy"
 
@@ -93,13 +92,15 @@ def test_a_reduction_cell_alone_is_no_collapse_and_noise_is_one():
         })  # fmt: skip
 
     assert not assess(genotype("sep_conv_3x3", "skip_connect")).collapsed
-    health = assess(genotype("noise", "sep_conv_3x3"), {c: [[0.9, 0.1]] * 14 for c in ("normal", "reduce")})
+    weights = {"alphas": {cell: [[0.9, 0.1]] * 14 for cell in ("normal", "reduce")}}
+    table = AlphaTable.from_dict(load_space("robust_darts_s4"), weights)
+    health = assess(genotype("noise", "sep_conv_3x3"), table)
     assert health.verdict == "collapsed" and health.idle_share == 1
     assert health.cells["normal"].idle == {"noise": 8} and health.cells["reduce"].idle == {}
 
 
 def test_the_health_is_the_same_after_json():
-    health = assess(cell_of([SKIP, NONE, THREE, ONE, ONE, POOL]), weights_of([SKIP] * 6))
+    health = assess(cell_of([SKIP, NONE, THREE, ONE, ONE, POOL]), table_of([SKIP] * 6))
     assert Health.from_dict(json.loads(json.dumps(health.to_dict()))) == health
     assert Health.from_dict(assess(cell_of([ONE] * 6)).to_dict()) == assess(cell_of([ONE] * 6))
 
@@ -197,7 +198,7 @@ def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path, t
     best = accuracies.index(max(accuracies))
     assert result["guard"] == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
     space = load_space("toy")
-    table = read_history(tmp_path, space)[best]
+    table = Stage(tmp_path).alphas[best]
     assert table == AlphaTable.from_dict(space, result) and result["digest"] == derive(space, table).digest()
     kept = load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
     assert derive(space, kept).digest() == result["digest"]
@@ -256,9 +257,11 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(
 
 def test_a_run_says_how_it_looks(tmp_path, tiny, tiny_data):
     result = search(tiny(), tmp_path, data=tiny_data)
-    health = assess(Genotype.from_json(result["genotype"]), result["alphas"])
+    found = Stage(tmp_path)
+    health = assess(Genotype.from_json(result["genotype"]), found.final_alphas)
+    assert found.verdict == health.verdict
     assert result["verdict"] == str(health) and Health.from_dict(result["health"]) == health
-    assert result["stability"] == stability(load_space("toy"), read_history(tmp_path, load_space("toy")))
+    assert result["stability"] == stability(load_space("toy"), list(found.alphas.values()))
     assert result["stability"]["epochs"] == 6
     for row in rows_of(tmp_path):
         gap = float(row["held_out_accuracy"]) - float(row["one_hot_accuracy"])

@@ -15,7 +15,7 @@ from nas_moreau.architecture.spaces.derivation import edge_normalised
 from nas_moreau.architecture.spaces.neighbours import neighbours
 from nas_moreau.data import Augment, Images, Part, seed_for
 from nas_moreau.errors import InputError
-from nas_moreau.runs.stability import read_history
+from nas_moreau.runs.history import Stage
 from nas_moreau.search.derive import derive_ensemble, derive_run
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select
@@ -222,7 +222,7 @@ def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, t
     result = search(config, tmp_path, data=tiny_data)
     space = load_space("toy")
     assert derive(space, AlphaTable.from_dict(space, result)).digest() == result["digest"]
-    assert derive(space, read_history(tmp_path, space)[-1]).digest() == result["digest"]
+    assert derive(space, Stage(tmp_path).final_alphas).digest() == result["digest"]
     plain = AlphaTable.from_dict(space, result).without_edge_weights()
     assert derive(space, plain).digest() != result["digest"]
 

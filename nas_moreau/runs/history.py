@@ -1,0 +1,332 @@
+"""The reader of run folders: which stages are there, how far they came, what they found.
+
+Files are read when they are first asked for; each may be missing. Whoever needs to know something about a run (report,
+`list runs`, `show`, `derive`, `compare`, export) asks here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
+from nas_moreau.architecture.spaces.derivation import derive
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.space import SearchSpace, load_space
+from nas_moreau.architecture.spaces.zoo import published_sizes
+from nas_moreau.drawing.network import Sizes
+from nas_moreau.errors import InputError
+from nas_moreau.runs.plain_files import read_json, read_yaml
+from nas_moreau.runs.tables import read_table
+
+FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "genotype.json")
+"""A folder with one of them holds a stage."""
+WINDOW = 5
+"""Epochs over which the stability of a cell's edges is counted."""
+
+
+class Stage:
+    """The folder of one stage.
+
+    Every file is read at its first use, which raises InputError where it is damaged; a missing one gives an empty
+    value.
+
+    Args:
+        path: The folder.
+        name: What runs in it ("search", "retrain", "solve", "run", "compare"); by default what its files say.
+    """
+
+    def __init__(self, path: Path, name: str | None = None):
+        self.path = path
+        self._name = name
+
+    @cached_property
+    def name(self) -> str:
+        """What runs in the folder."""
+        known = self._name or self.status.get("stage")
+        if known:
+            return str(known)
+        trained = "train_loss" in self.metrics or "test_accuracy" in self.result
+        return "retrain" if trained else "search"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration in config.yaml, plain data."""
+        path = self.path / "config.yaml"
+        return read_yaml(path) if path.exists() else {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, hardware and command of the run."""
+        return self._json("environment")
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """State, step, time of the last change."""
+        return self._json("status")
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The result of a finished stage."""
+        return self._json("result")
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """What `evaluate` measured: accuracy, confusion matrix."""
+        return self._json("evaluation")
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """Description of the images: classes, size, statistics."""
+        return self._json("data")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / f"{name}.json") or {}
+
+    @property
+    def state(self) -> str:
+        """ "running", "finished", "interrupted", "failed" or "unknown"."""
+        return str(self.status.get("state", "unknown"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage came to its end."""
+        return bool(self.result) and self.status.get("state", "finished") == "finished"
+
+    # --- numbers ---
+
+    @cached_property
+    def metrics(self) -> dict[str, list[float | None]]:
+        """Column of metrics.csv -> its numbers by epoch, None where there is none."""
+        rows = read_table(self.path / "metrics.csv")
+        return {column: [_number(row[column]) for row in rows] for column in (rows[0] if rows else ())}
+
+    def last(self, column: str) -> float | None:
+        """Returns the last number in a column of metrics.csv, None where there is none."""
+        return next((value for value in reversed(self.metrics.get(column, [])) if value is not None), None)
+
+    def number(self, key: str) -> float | None:
+        """Returns a number of result.json (or evaluation.json), None where it is missing."""
+        for source in (self.result, self.evaluation):
+            value = source.get(key)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                return value
+        return None
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock seconds: of the result, or up to the last epoch."""
+        found = self.number("wall_seconds")
+        return self.last("wall_seconds") if found is None else found
+
+    @cached_property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Stage -> its result: of this folder, or of the stages in it where it is that of a whole run."""
+        if self.name != "run":
+            return {self.name: self.result}
+        return {name: Stage(self.path / name, name).result for name in ("search", "retrain")}
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy that tells most: test accuracy, else that on held-out images, else what the task measures."""
+        keys = ("test_accuracy", "held_out_accuracy", "accuracy")
+        values = (result.get(key) for key in keys for result in self.results.values())
+        return next((value for value in values if isinstance(value, float)), None)
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict on a finished search: "healthy", "undecided" or "collapsed"; None where there is none."""
+        health = self.results.get("search", {}).get("health")
+        return str(health["verdict"]) if isinstance(health, Mapping) and "verdict" in health else None
+
+    # --- what was found ---
+
+    @cached_property
+    def genotype(self) -> Genotype | None:
+        """The cells that were found or retrained."""
+        path = self.path / "genotype.json"
+        return Genotype.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @cached_property
+    def space(self) -> SearchSpace | None:
+        """The search space of the configuration; None where it cannot be loaded (any more)."""
+        try:
+            return load_space(self.config["space"])
+        except (KeyError, InputError):
+            return None
+
+    @cached_property
+    def alphas(self) -> dict[int, AlphaTable]:
+        """Epoch -> softmax weights, of alphas.csv; {} for a search without any."""
+        path = self.path / "alphas.csv"
+        try:
+            return AlphaTable.from_rows(read_table(path))
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error.cause}", "Restore it, or delete it to do without.") from None
+
+    @cached_property
+    def final_alphas(self) -> AlphaTable | None:
+        """The softmax weights that the cell was derived from: the result's, or the last epoch's before the end."""
+        if self.result.get("alphas") and self.space is not None:
+            return AlphaTable.from_dict(self.space, self.result)
+        return next(reversed(self.alphas.values()), None)
+
+
+class Run:
+    """A run: its folder and the stages found in it.
+
+    Attributes:
+        path: The folder.
+        search: Its search, None where there is none.
+        retrain: Its retraining, None where there is none.
+        parent: The folder that holds both, None for a stage by itself.
+    """
+
+    def __init__(self, path: Path, search: Stage | None, retrain: Stage | None, parent: Stage | None = None):
+        self.path, self.search, self.retrain, self.parent = path, search, retrain, parent
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that are there, in the order in which they run."""
+        return [stage for stage in (self.search, self.retrain) if stage is not None]
+
+    @property
+    def source(self) -> Stage:
+        """The folder with the configuration and the environment of the whole run."""
+        return self.parent if self.parent is not None and self.parent.config else self.stages[0]
+
+    @property
+    def genotype(self) -> Genotype | None:
+        """The cells: those retrained, else those found, else None."""
+        return next((stage.genotype for stage in reversed(self.stages) if stage.genotype is not None), None)
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Test accuracy after retraining, 0..1: of the result, or else what `evaluate` measured."""
+        if self.retrain is None:
+            return None
+        found = self.retrain.number("test_accuracy")
+        return self.retrain.number("accuracy") if found is None else found
+
+    @property
+    def seed(self) -> Any:
+        """The seed of the configuration."""
+        return self.source.config.get("seed")
+
+
+def open_stage(path: str | os.PathLike[str], name: str | None = None) -> Stage | None:
+    """Returns the stage in a folder, None where the folder holds none.
+
+    Args:
+        path: The folder.
+        name: What runs in it, if that is known.
+    """
+    folder = Path(path)
+    return Stage(folder, name) if any((folder / file).exists() for file in FILES) else None
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Returns the run in `path`, the folder of a search or a retraining or the parent of both.
+
+    Raises:
+        InputError: There is no run.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.", "Give the folder of a run.")
+    search, retrain = (open_stage(folder / name, name) for name in ("search", "retrain"))
+    if search is not None or retrain is not None:
+        return Run(folder, search, retrain, open_stage(folder, "run"))
+    stage = open_stage(folder)
+    if stage is None or stage.name not in ("search", "retrain"):
+        raise InputError(f"The folder {folder} holds no search and no retraining.", "Give the folder of a run.")
+    return Run(folder, stage, None) if stage.name == "search" else Run(folder, None, stage)
+
+
+def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
+    """Returns the first of the stages `names` that the folder is or holds.
+
+    Raises:
+        InputError: It is no run folder, or holds none of them.
+    """
+    folder = Path(path)
+    if not (folder / "status.json").is_file():
+        raise InputError(f"{path} is not a run folder.", "Give a folder made by `nas-moreau run` or a stage.")
+    own = Stage(folder)
+    for name in names:
+        if own.name == name:
+            return own
+        if (folder / name / "status.json").is_file():
+            return Stage(folder / name, name)
+    raise InputError(f"{path} holds no {' or '.join(names)}.", f"It is a folder of '{own.name}'; give another one.")
+
+
+def find_search(path: str | os.PathLike[str]) -> Stage | None:
+    """Returns the search that a folder is or holds, None where it holds none (or is no folder at all)."""
+    for place in (Path(path), Path(path, "search")):
+        # isdir: the text of a genotype is no possible path
+        if os.path.isdir(place) and (stage := open_stage(place)) is not None and stage.name == "search":
+            return stage
+    return None
+
+
+def stability(space: SearchSpace, history: Sequence[AlphaTable]) -> dict[str, Any]:
+    """Returns for how many epochs the derived cell has not changed, and how much of it stood before.
+
+    `epochs`: how many there were. `epochs_unchanged`: number of last epochs whose derived cell is that of the last one.
+    `edges_unchanged`: of the cell's edges, the share that stood with the same operation in all of the last `window`
+    epochs.
+
+    Args:
+        space: The space of the search.
+        history: The weights of every epoch; at least one.
+    """
+    cells = [derive(space, table) for table in history]
+    unchanged = next((i for i, cell in enumerate(reversed(cells)) if cell != cells[-1]), len(cells))
+    edges = [{(name, *edge) for name, cell in found.cells.items() for edge in cell.edges} for found in cells[-WINDOW:]]
+    return {
+        "epochs": len(cells),
+        "epochs_unchanged": unchanged,
+        "window": len(edges),
+        "edges_unchanged": len(set.intersection(*edges)) / len(edges[-1]),
+    }
+
+
+def network_sizes(genotype: Genotype, path: str | os.PathLike[str]) -> Sizes:
+    """Returns the sizes of the network that the run or stage in `path` trains at the end.
+
+    Without a configuration or a data.json there, those that networks of this kind are published with (CIFAR-10).
+
+    Args:
+        genotype: The genotype of the network.
+        path: The run's folder, or anything else for the published sizes.
+    """
+    places = [Path(path), Path(path, "retrain"), Path(path, "search")] if os.path.isdir(path) else []
+    stages = [Stage(place) for place in places]
+    retrain = next((stage.config for stage in stages if stage.config), {}).get("retrain")
+    retrain = retrain if isinstance(retrain, Mapping) else {}
+    data = next((stage.data for stage in stages if stage.data), {})
+    channels, layers = published_sizes(genotype)
+    return Sizes(
+        channels=_whole(retrain.get("channels"), channels),
+        layers=_whole(retrain.get("layers"), layers),
+        image=(data.get("channels", 3), *data.get("image_size", (32, 32))),
+        classes=len(data["classes"]) if "classes" in data else None,
+        auxiliary=bool(retrain.get("auxiliary", False)),
+    )
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) and value > 0 else otherwise
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
