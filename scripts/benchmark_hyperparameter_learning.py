@@ -25,7 +25,7 @@ import torch
 
 from nas_moreau.data import load_data
 from nas_moreau.problems.network_methods import METHODS
-from nas_moreau.problems.network_tasks import Wish, solve_networks
+from nas_moreau.problems.tasks import solve_on_data
 from nas_moreau.runs.environment import processor_name
 
 PUBLISHED = {
@@ -38,15 +38,17 @@ PUBLISHED = {
 Row = dict[str, Any]
 
 
-def runs(task: str, wish: Wish, methods: Sequence[str], seeds: Sequence[int], place: Path, budget: int) -> list[Row]:
+def runs(
+    task: str, options: dict[str, Any], methods: Sequence[str], seeds: Sequence[int], place: Path, budget: int
+) -> list[Row]:
     """Returns the results of all methods and seeds; those that are finished in `place` are read."""
-    data = load_data(wish.data or "", wish.directory or "", wish.download)
+    data = load_data(**{"spec" if key == "name" else key: value for key, value in options["data"].items()})
     found = []
     for seed in seeds:
         for method in methods:
             steps = max(1, budget // METHODS[task][method].evaluations)
-            here = wish._replace(method=method, seed=seed, steps=steps)
-            result = solve_networks(task, here, place / f"{method}-seed{seed}", resume=True, data=data)
+            here = options | {"method": method, "seed": seed, "steps": steps}
+            result = solve_on_data(task, here, place / f"{method}-seed{seed}", resume=True, data=data)
             found.append(result)
             score = "" if result.get("f1") is None else f", F1 {100 * result['f1']:.2f} %"
             print(
@@ -121,7 +123,6 @@ def main() -> int:
     torch.set_num_threads(1)
     print(f"{processor_name()}, {os.cpu_count()} cores, 1 thread used, torch {torch.__version__}, seeds {seeds}")
     everything: dict[str, list[Row]] = {}
-    shared = {"directory": given.data_dir, "download": given.download, "device": "cpu"}
     for task in tables:
         names = [name for name in METHODS[task] if name not in ("moreau-jacobi", "moreau-gauss-seidel")]
         methods = given.methods.split(",") if given.methods else names
@@ -129,8 +130,9 @@ def main() -> int:
         budget, goal = (part[list(METHODS).index(task)] for part in (budgets, given.goal))
         for name, title, own in which:
             data = given.data if task == "hyper-cleaning" else given.omniglot
-            wish = Wish(data=data, **shared, **own)
-            results = runs(task, wish, methods, seeds, output / name, budget)
+            images = {"name": data, "directory": given.data_dir, "download": given.download}
+            options = own | {"data": images, "device": "cpu"}
+            results = runs(task, options, methods, seeds, output / name, budget)
             table(f"{title} on {data}", task, results, goal)
             everything[name] = results
     if given.json:

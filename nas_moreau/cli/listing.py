@@ -63,10 +63,9 @@ def rules() -> list[Row]:
 
 def tasks() -> list[Row]:
     """Returns the problems of `nas-moreau solve`."""
-    from nas_moreau.problems import network_tasks, small_tasks
+    from nas_moreau.problems.tasks import TASKS
 
-    small = [{"name": name, "what": task.what} for name, task in small_tasks.TASKS.items()]
-    return [*small, *({"name": name, "what": what} for name, what in network_tasks.TASKS.items())]
+    return [{"name": name, "what": task.what} for name, task in TASKS.items()]
 
 
 def cells() -> list[Row]:

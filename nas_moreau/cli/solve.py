@@ -9,7 +9,7 @@ from nas_moreau.cli import options
 from nas_moreau.cli.options import new_folder, working_in
 from nas_moreau.cli.output import percent, print_rows
 from nas_moreau.cli.verbs import option, verb
-from nas_moreau.errors import InputError, unknown
+from nas_moreau.errors import InputError
 
 NETWORKS = "hyper-cleaning and few-shot"
 
@@ -48,58 +48,48 @@ NETWORKS = "hyper-cleaning and few-shot"
 )
 def solve(args: argparse.Namespace) -> dict[str, Any]:
     """Solves a bilevel problem and prints the outcome."""
-    from nas_moreau.problems import small_tasks as small
-    from nas_moreau.problems.network_tasks import TASKS
+    from nas_moreau.problems.tasks import SmallTask, find_task, solve_on_data, solve_task
 
-    if args.task in TASKS:
-        return _solve_networks(args)
-    if args.task not in small.TASKS:
-        raise unknown("task", args.task, [*small.TASKS, *TASKS])
-    for name in ("data", "data_dir", "device", "corrupt", "ways", "shots", "output"):
-        if getattr(args, name) is not None:
-            raise InputError(f"{args.task} has no option --{name.replace('_', '-')}.", f"It is for {', '.join(TASKS)}.")
-    if args.resume or args.download:
-        raise InputError(f"{args.task} has neither data nor a run folder.", "Leave --resume and --download out.")
-    method, seed = args.method or "moreau", args.seed or 0
-    result = small.solve_task(args.task, args.n, method, args.steps, seed, args.debias, not args.no_polish)
-    if not args.json:
-        print_rows([(name, str(value)) for name, value in result.items() if name not in ("x", "y")])
-    return result
-
-
-def _solve_networks(args: argparse.Namespace) -> dict[str, Any]:
-    from nas_moreau.problems.network_tasks import Wish, solve_networks
-
-    if args.debias or args.no_polish:
-        raise InputError(f"{args.task} has neither bias removal nor polish.", "Leave --debias and --no-polish out.")
-    wish = Wish(
-        data=args.data,
-        directory=args.data_dir,
-        download=args.download,
-        method=args.method,
-        steps=args.steps,
-        seed=args.seed,
-        device=args.device,
-        n=args.n,
-        corrupt=args.corrupt,
-        ways=args.ways,
-        shots=args.shots,
-    )
+    if isinstance(find_task(args.task), SmallTask):
+        if args.output or args.resume:
+            raise InputError(f"{args.task} has no run folder.", "Leave --output and --resume out.")
+        result = solve_task(args.task, _given(args)).to_dict()
+        if not args.json:
+            print_rows([(name, str(value)) for name, value in result.items() if name not in ("x", "y")])
+        return result
     output = new_folder(args, f"solve-{args.task}-seed{args.seed or 0}")
     with working_in(output):
-        result = solve_networks(args.task, wish, output, args.resume)
+        result = solve_on_data(args.task, _given(args), output, args.resume)
     if not args.json:
-        spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
-        rows = [
-            ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
-            ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
-            ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ]
-        if args.task == "hyper-cleaning":
-            rows.append(("flagged as wrong", f"{percent(result['flagged'])} of {result['n']} samples"))
-            if result["f1"] is not None:
-                parts = f"precision {percent(result['precision'])}, recall {percent(result['recall'])}"
-                rows.append(("F1 of finding them", f"{percent(result['f1'])}  ({parts})"))
-            rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
-        print_rows(rows)
+        _print_learning(args.task, result)
     return result
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options that the command line names."""
+    names = ("n", "method", "steps", "seed", "device", "corrupt", "ways", "shots")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    data = {"name": args.data, "directory": args.data_dir, "download": args.download or None}
+    data = {name: value for name, value in data.items() if value is not None}
+    return (
+        given
+        | ({"data": data} if data else {})
+        | ({"debias": True} if args.debias else {})
+        | ({"polish": False} if args.no_polish else {})
+    )
+
+
+def _print_learning(task: str, result: dict[str, Any]) -> None:
+    spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
+    rows = [
+        ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
+        ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
+        ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
+    ]
+    if task == "hyper-cleaning":
+        rows.append(("flagged as wrong", f"{percent(result['flagged'])} of {result['n']} samples"))
+        if result["f1"] is not None:
+            parts = f"precision {percent(result['precision'])}, recall {percent(result['recall'])}"
+            rows.append(("F1 of finding them", f"{percent(result['f1'])}  ({parts})"))
+        rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
+    print_rows(rows)

@@ -15,5 +15,7 @@ __all__, __getattr__, __dir__ = _hand_on(
         "quadratic": "synthetic",
         "relative_error": "synthetic",
         "sine": "synthetic",
+        "solve_on_data": "tasks",
+        "solve_task": "tasks",
     },
 )

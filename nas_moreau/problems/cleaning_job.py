@@ -9,7 +9,7 @@ import torch
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data
 from nas_moreau.drawing.contact_sheet import contact_sheet
-from nas_moreau.problems.hyper_cleaning import TEST, Cleaning, f1_score, hyper_cleaning
+from nas_moreau.problems.hyper_cleaning import TEST, TRAIN, Cleaning, f1_score, hyper_cleaning
 from nas_moreau.problems.learn import LOOKS, Job
 from nas_moreau.problems.network_methods import Chosen
 from nas_moreau.runs import RunFolder
@@ -21,12 +21,12 @@ SHOWN = 60
 
 
 def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
-    """Returns the job of a configuration (`solve_networks.configuration`).
+    """Returns the job of a configuration (`tasks.CleaningConfig`).
 
     Raises:
         InputError: The data or the rate of corruption cannot be used.
     """
-    n, seed = config["n"], config["seed"]
+    n, seed = config["n"] or TRAIN, config["seed"]
     made = hyper_cleaning(data, config["corrupt"], seed, (n, n, TEST), device=device)
 
     def look(x: Tensors, y: Tensors) -> dict[str, float]:

@@ -33,7 +33,7 @@ Tensors = list[Tensor]
 
 
 def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
-    """Returns the job of a configuration (`solve_networks.configuration`).
+    """Returns the job of a configuration (`tasks.FewShotConfig`).
 
     Raises:
         InputError: There are not enough classes, or not enough images of them.

@@ -1,44 +1,64 @@
-"""The solve stage returns plain data and refuses what cannot be in a sentence."""
+"""The table of tasks: options are checked like a configuration, results are plain data."""
 
 import json
 
 import pytest
 
 from nas_moreau.errors import InputError
-from nas_moreau.problems.small_tasks import TASKS, solve_task
+from nas_moreau.problems.tasks import TASKS, SmallTask, methods_of, solve_on_data, solve_options, solve_task
 
 KEYS = {"task", "n", "method", "x", "y", "error", "residual", "steps", "seconds", "peak_memory_bytes", "message"}
 
 
 @pytest.mark.parametrize(("task", "n"), [("sine", 3), ("quadratic", 3), ("merely-convex", 2), ("lasso", 4)])
 def test_known_solutions(task, n):
-    found = solve_task(task, n, debias=True)
+    found = solve_task(task, {"n": n, "debias": True}).to_dict()
     assert set(found) == KEYS and json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["error"] < 1e-4 and found["residual"] is not None and found["n"] == n
     assert len(found["y"]) == (2 * n if task == "merely-convex" else n)
 
 
 def test_group_lasso_has_no_known_solution_and_is_seeded():
-    first, again, other = (solve_task("group-lasso", 24, steps=20, seed=seed) for seed in (1, 1, 2))
-    assert first["error"] is None and first["x"] == again["x"] != other["x"]
-    assert min(first["x"]) > 0 and first["residual"] > 0
+    first, again, other = (solve_task("group-lasso", {"n": 24, "steps": 20, "seed": seed}) for seed in (1, 1, 2))
+    assert first.error is None and first.x == again.x != other.x
+    assert min(first.x) > 0 and first.residual > 0
 
 
 def test_methods_without_penalty_have_no_residual():
-    assert solve_task("quadratic", 2, "bome", steps=30)["residual"] is None
+    assert solve_task("quadratic", {"n": 2, "method": "bome", "steps": 30}).residual is None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("task", "options", "named"),
     [
-        (("sin",), "Did you mean 'sine'"), (("sine", 1, "moreau-jacoby"), "moreau-jacobi"), (("lasso", 3), "even"),
-        (("sine", 0), "at least 1"), (("lasso", 2, "rhg"), "smooth"), (("sine", 1, "bome", 10, 0, True), "bias"),
+        ("sin", {}, ["'sin'", "'sine'"]),
+        ("sine", {"n": 1, "method": "moreau-jacoby"}, ["moreau-jacoby", "'moreau-jacobi'"]),
+        ("sine", {"n": 0}, ["'n'", "0"]),
+        ("sine", {"step": 5}, ["'step'", "'steps'"]),
+        ("sine", {"ways": 5}, ["'ways'"]),
+        ("lasso", {"n": 3}, ["lasso", "even"]),
+        ("lasso", {"n": 2, "method": "rhg"}, ["lasso", "rhg"]),
+        ("sine", {"n": 1, "method": "bome", "steps": 10, "debias": True}, ["bome", "debias"]),
+        ("few-shot", {}, ["few-shot", "solve_on_data"]),
     ],
-)  # fmt: skip
-def test_refusals(arguments, words):
-    with pytest.raises(InputError, match=words):
-        solve_task(*arguments)
+)
+def test_refusals(task, options, named):
+    with pytest.raises(InputError) as caught:
+        solve_task(task, options)
+    assert all(text in str(caught.value) for text in named) and caught.value.cure
 
 
-def test_every_task_says_what_it_is():
-    assert all(task.what and task.n > 0 and task.steps > 0 for task in TASKS.values())
+def test_a_problem_with_a_known_answer_has_no_run_folder(tmp_path):
+    with pytest.raises(InputError, match="solve_task"):
+        solve_on_data("sine", {}, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_says_what_it_is_and_describes_its_options(name):
+    task = TASKS[name]
+    assert task.what and "moreau" in methods_of(name)
+    assert all(field.description for field in task.config.model_fields.values())
+    options = solve_options(name, {})
+    assert options.method == "moreau" and options.seed == 0
+    assert task.n > 0 and task.steps > 0 if isinstance(task, SmallTask) else options.steps > 0

@@ -1,0 +1,318 @@
+"""The tasks of `nas-moreau solve` in one table: problems with known answers, and hyper-parameter learning on data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from nas_moreau.bilevel import lower_solution, residual, solve
+from nas_moreau.config import DataConfig, Section, make_section
+from nas_moreau.data import Data, load_data
+from nas_moreau.errors import InputError, unknown
+from nas_moreau.problems.cleaning_job import cleaning_job
+from nas_moreau.problems.few_shot_job import few_shot_job
+from nas_moreau.problems.group_lasso import group_lasso
+from nas_moreau.problems.learn import Job, run_job
+from nas_moreau.problems.methods import METHODS, MOREAU, method_for
+from nas_moreau.problems.network_methods import METHODS as NEAtLeastTwoRK_METHODS
+from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
+from nas_moreau.runs import RunFolder
+from nas_moreau.runs.folder import read_config
+from nas_moreau.training.device import peak_memory_bytes, pick_device
+
+Count = Annotated[int, Field(ge=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
+
+
+class SolveConfig(Section):
+    """The options that all tasks have."""
+
+    method: str = Field(default="moreau", description="Bilevel method (nas-moreau list methods).")
+    steps: Count | None = Field(default=None, description="Maximum number of steps. Default: the task's own.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="Seed of every random draw.")
+
+
+class SmallConfig(SolveConfig):
+    """The options of problems with known answers."""
+
+    n: Count | None = Field(default=None, description="Size of the problem. Default: the task's own.")
+    debias: bool = Field(default=False, description="Whether to remove the bias of the penalty (methods named moreau).")
+    polish: bool = Field(default=True, description="Whether to solve the lower level accurately at the final x.")
+
+
+class DataTaskConfig(SolveConfig):
+    """The options of tasks that learn from images, in a run folder."""
+
+    data: DataConfig = Field(default=DataConfig(), description="The images.")
+    device: str = Field(default="auto", description="auto, cpu, or a device of torch.")
+
+
+class CleaningConfig(DataTaskConfig):
+    """The options of data hyper-cleaning."""
+
+    n: AtLeastTwo | None = Field(
+        default=None, description="Training samples, and as many for validation. Default: 5000; all where corrupt is 0."
+    )
+    corrupt: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="Fraction of the training labels to change; 0 judges the labels as they are."
+    )
+
+    @model_validator(mode="after")
+    def _all_are_judged(self) -> CleaningConfig:
+        if self.corrupt == 0 and self.n is not None:
+            raise ValueError("with corrupt 0 all training images are judged; leave n out")
+        return self
+
+
+class FewShotConfig(DataTaskConfig):
+    """The options of few-shot learning."""
+
+    ways: AtLeastTwo = Field(default=5, description="Classes of a task.")
+    shots: Count = Field(default=1, description="Training images of each class.")
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """The outcome of a problem with a known answer.
+
+    Attributes:
+        task: Its name.
+        n: Its size.
+        method: Name of the method.
+        x, y: All entries, one tensor after the other.
+        error: |x - x*| / max(1, |x*|) against the exact solution; None if none is known.
+        residual: R_k of (15) before polishing; None for methods without penalty and envelope.
+        steps: Steps done.
+        seconds: Of the method.
+        peak_memory_bytes: The most that the process held; on an accelerator, that its allocator took.
+        message: How the solver ended.
+    """
+
+    task: str
+    n: int
+    method: str
+    x: list[float]
+    y: list[float]
+    error: float | None
+    residual: float | None
+    steps: int
+    seconds: float
+    peak_memory_bytes: int
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SmallTask:
+    """A problem with a known answer.
+
+    Attributes:
+        what: One line for `list tasks`.
+        n: Default size.
+        steps: Default maximum number of steps.
+        build: (n, seed) -> the problem.
+    """
+
+    what: str
+    n: int
+    steps: int
+    build: Callable[[int, int], Case]
+    config: ClassVar[type[SolveConfig]] = SmallConfig
+
+
+@dataclass(frozen=True)
+class DataTask:
+    """Hyper-parameter learning on images.
+
+    Attributes:
+        what: One line for `list tasks`.
+        config: Its options.
+        evaluations: Gradient evaluations that every method is given by default.
+        prepare: (options as plain data, method, images, device) -> job.
+    """
+
+    what: str
+    config: type[DataTaskConfig]
+    evaluations: int
+    prepare: Callable[..., Job]
+
+
+TASKS: dict[str, SmallTask | DataTask] = {
+    "sine": SmallTask(
+        "(19): nonconvex lower level with many valleys; n = length of y", 100, 1000, lambda n, seed: sine(n)
+    ),
+    "quadratic": SmallTask("(77): strongly convex; n = length of x and y", 100, 1000, lambda n, seed: quadratic(n)),
+    "merely-convex": SmallTask(
+        "(18): the lower level has many solutions; n = length of x", 100, 2000, lambda n, seed: merely_convex(n)
+    ),
+    "lasso": SmallTask("(20): l1 norm weighted by x; n = length of x and y, even", 100, 1000, lambda n, seed: lasso(n)),
+    "group-lasso": SmallTask(
+        "(21): weights of a group lasso by validation loss; n = features",
+        600,
+        2000,
+        lambda n, seed: group_lasso(n=n, seed=seed),
+    ),
+    "hyper-cleaning": DataTask(
+        "which training labels are wrong: a weight for each by validation loss (--data, --corrupt)",
+        CleaningConfig,
+        600,
+        cleaning_job,
+    ),
+    "few-shot": DataTask(
+        "a backbone for tasks of few images a class, on classes not trained on (--data, --ways, --shots)",
+        FewShotConfig,
+        6000,
+        few_shot_job,
+    ),
+}
+"""Name -> task."""
+
+
+def find_task(name: str) -> SmallTask | DataTask:
+    """Returns a task by its name.
+
+    Raises:
+        InputError: Unknown task.
+    """
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def methods_of(name: str) -> list[str]:
+    """Returns the names of the methods for a task.
+
+    Raises:
+        InputError: Unknown task.
+    """
+    return list(METHODS) if isinstance(find_task(name), SmallTask) else list(NEAtLeastTwoRK_METHODS[name])
+
+
+def solve_options(name: str, options: Mapping[str, Any], resumed: Path | None = None) -> SolveConfig:
+    """Returns the checked options of a task: what is given, then what the resumed run had, then the defaults.
+
+    Args:
+        name: A name of `TASKS`.
+        options: Keys of the task's section.
+        resumed: The run folder to resume.
+
+    Raises:
+        InputError: Unknown task, method or option, or a value out of its range.
+    """
+    task = find_task(name)
+    merged: dict[str, Any] = {}
+    if resumed is not None and (resumed / "config.yaml").exists():
+        merged = read_config(resumed)
+        merged.pop("task", None)
+    for key, value in options.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if both else value
+    cure = f"Its options are {', '.join(task.config.model_fields)}."
+    config = make_section(task.config, merged, f"the options of {name}", cure)
+    if config.method not in methods_of(name):
+        raise unknown(f"method of {name}", config.method, methods_of(name))
+    if isinstance(task, DataTask) and config.steps is None:
+        each = NEAtLeastTwoRK_METHODS[name][config.method].evaluations
+        config = config.model_copy(update={"steps": max(1, task.evaluations // each)})
+    return config
+
+
+def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResult:
+    """Returns the outcome of a problem with a known answer.
+
+    Args:
+        name: Its name in `TASKS`.
+        options: Keys of `SmallConfig`.
+
+    Raises:
+        InputError: An input cannot be used.
+    """
+    task, config = find_task(name), solve_options(name, options or {})
+    if not isinstance(task, SmallTask) or not isinstance(config, SmallConfig):
+        raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
+    n, steps, method = config.n or task.n, config.steps or task.steps, config.method
+    if config.debias and method not in MOREAU:
+        raise InputError(f"The method '{method}' has no penalty bias to remove.", "Leave debias out.")
+    try:
+        case = task.build(n, config.seed)
+        chosen = method_for(method, case)
+        begin = time.perf_counter()
+        found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias)
+    except ValueError as error:
+        raise InputError(f"{name} with n = {n} by {method}: {error}.", "Change n or the method.") from error
+    seconds = time.perf_counter() - begin
+    last = None
+    finite = math.isfinite(found.movement)
+    if finite and method in MOREAU:
+        tuning = found.state.tuning
+        gamma = tuning.gamma if tuning else case.paper["gamma"]
+        last = residual(case.problem, found.x, found.y, found.history["c"][-1], gamma).total
+    y, message = found.y, found.message
+    if config.polish and finite:
+        lower = lower_solution(case.problem, found.x, y)
+        y, message = lower.point, f"{message} Polished: the lower level is solved to {lower.residual:.1e} at this x."
+    distance = case.error(found.x) if case.error else None
+    return SolveResult(
+        task=name,
+        n=n,
+        method=method,
+        x=[value for tensor in found.x for value in tensor.flatten().tolist()],
+        y=[value for tensor in y for value in tensor.flatten().tolist()],
+        error=_finite(distance),
+        residual=_finite(last),
+        steps=found.steps,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(found.x[0].device),
+        message=message,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def solve_on_data(
+    name: str,
+    options: Mapping[str, Any],
+    output: str | PathLike[str],
+    resume: bool = False,
+    data: Data | None = None,
+) -> dict[str, Any]:
+    """Returns the outcome of a task that learns from images, in a run folder.
+
+    Args:
+        name: Its name in `TASKS`.
+        options: Keys of the task's section; what is missing has its default, or is as in the resumed run.
+        output: Run folder: missing, empty, or one to resume.
+        resume: Continue from the last checkpoint.
+        data: The images, if they are loaded already.
+
+    Raises:
+        InputError: An input cannot be used; nothing was written.
+        NonFinite: F or f became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    task, config = find_task(name), solve_options(name, options, Path(output) if resume else None)
+    if not isinstance(task, DataTask) or not isinstance(config, DataTaskConfig):
+        raise InputError(f"{name} has neither images nor a run folder.", "Call solve_task.")
+    device = pick_device(config.device)
+    if data is None:
+        images = config.data
+        data = load_data(images.name, images.directory, images.download, images.image_size)
+    plain = config.model_dump(mode="json")
+    job = task.prepare(plain, NEAtLeastTwoRK_METHODS[name][config.method], data, device)
+    with RunFolder.open(output, {"task": name} | plain, "solve", resume) as folder:
+        for sentence in data.notes:
+            folder.log(sentence)
+        return folder.read_result() or {} if folder.finished else run_job(job, folder)
