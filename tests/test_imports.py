@@ -125,7 +125,7 @@ def test_names_come_from_where_they_are_defined(path):
             assert not any(alias.name.startswith("_") for alias in node.names), f"{node.module} keeps these for itself"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "bilevel").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "bilevel").rglob("*.py")), ids=lambda path: path.name)
 def test_the_solver_needs_torch_alone(path):
     roots = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
     assert roots <= {"torch", "nas_moreau"}
@@ -173,8 +173,8 @@ print("torch" in sys.modules)
 
 
 def test_the_solver_brings_nothing_else_of_the_package_with_it():
-    names = [path.stem for path in (ROOT / "bilevel").glob("*.py") if path.stem != "__init__"]
-    modules = ", ".join(f"nas_moreau.bilevel.{name}" for name in names) or "nas_moreau.bilevel"
+    names = [path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "bilevel").rglob("*.py")]
+    modules = ", ".join("nas_moreau." + ".".join(name) for name in names if name[-1] != "__init__")
     code = f"import sys, {modules}; print(*(m for m in sys.modules if m.startswith('nas_moreau.')))"
     assert {room(name) for name in run_python(code).split()} == {"bilevel"}
 

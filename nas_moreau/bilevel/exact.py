@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_moreau.bilevel import tensors
 from nas_moreau.bilevel.problem import Bilevel, Objective
 from nas_moreau.bilevel.stationarity import lower_solution
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, grad_x, grad_y, scalar_of, subtract, value_and_grads
 
 TRIES = 30
 """Newton steps at most."""
@@ -95,7 +96,7 @@ def exact_hypergradient(
             f"The Hessian of f has the eigenvalue {lowest:.1e} where f_y vanishes, so the lower solution is no "
             "function of x there. Add a ridge to f, or start from another y."
         )
-    upper = evaluate(problem.F, x, y, upper_batch, True, True)
+    upper = value_and_grads(problem.F, x, y, upper_batch)
     v = shaped(torch.linalg.solve(curvature, flat(upper.grad_y)), y)
     d_x = subtract(upper.grad_x, _second(problem.f, x, y, lower_batch, v)[0])
     return Exact(d_x, y, residual, lowest, highest, v, curvature)
@@ -124,11 +125,11 @@ def unrolled_hypergradient(
     steps = 10 if m == 0 else 10 + math.ceil(1.25 * math.log(error) / (0.5 * math.log(m)))  # 1.25: t m^(t/2) is slower
     path, previous = [exact.y], exact.y
     for _ in range(steps):
-        gradient = evaluate(problem.f, x, path[-1], lower_batch, False, True).grad_y
+        gradient = grad_y(problem.f, x, path[-1], lower_batch)
         ahead = add(add(path[-1], gradient, -b), subtract(path[-1], previous), m)
         previous = path[-1]
         path.append(ahead)
-    upper = evaluate(problem.F, x, path[-1], upper_batch, True, True)
+    upper = value_and_grads(problem.F, x, path[-1], upper_batch)
     d_x, adjoint = upper.grad_x, upper.grad_y  # adjoint: of y_t
     earlier = [torch.zeros_like(t) for t in adjoint]  # what y_{t-1} has from the step t -> t+1 already
     for point in reversed(path[:-1]):
@@ -163,7 +164,7 @@ def value_differences(
         moved[place] += shift
         at = shaped(moved, x)
         y, _ = _newton(problem, at, exact.y, lower_batch, 1e-12, factor)
-        return float(evaluate(problem.F, at, y, upper_batch, False, False).value)
+        return float(tensors.value(problem.F, at, y, upper_batch))
 
     slopes = [
         (8 * (value(i, width) - value(i, -width)) - (value(i, 2 * width) - value(i, -2 * width))) / (12 * width)
@@ -202,13 +203,13 @@ def penalised_minimum(
     """
     like, count = exact.y, exact.f_yy.shape[0]
     unit = torch.eye(count, dtype=exact.f_yy.dtype, device=exact.f_yy.device) / gamma
-    scale = float(flat(evaluate(problem.F, x, like, upper_batch, False, True).grad_y).norm()) / c
+    scale = float(flat(grad_y(problem.F, x, like, upper_batch)).norm()) / c
 
     def equations(z: Tensor) -> Tensor:
         at_y, at_theta = shaped(z[:count], like), shaped(z[count:], like)
-        F_y = flat(evaluate(problem.F, x, at_y, upper_batch, False, True).grad_y)
-        f_y = flat(evaluate(problem.f, x, at_y, lower_batch, False, True).grad_y)
-        f_theta = flat(evaluate(problem.f, x, at_theta, lower_batch, False, True).grad_y)
+        F_y = flat(grad_y(problem.F, x, at_y, upper_batch))
+        f_y = flat(grad_y(problem.f, x, at_y, lower_batch))
+        f_theta = flat(grad_y(problem.f, x, at_theta, lower_batch))
         apart = (z[:count] - z[count:]) / gamma
         return torch.cat([F_y / c + f_y - apart, f_theta - apart])
 
@@ -243,9 +244,9 @@ def moreau_direction(
     problem: Bilevel, x: Tensors, y: Tensors, theta: Tensors, c: float, upper_batch: Any = None, lower_batch: Any = None
 ) -> Tensors:
     """Returns c d_x of (10), F_x + c (f_x(y) - f_x(theta)), in the hypergradient's units."""
-    upper = evaluate(problem.F, x, y, upper_batch, True, False).grad_x
-    here = evaluate(problem.f, x, y, lower_batch, True, False).grad_x
-    there = evaluate(problem.f, x, theta, lower_batch, True, False).grad_x
+    upper = grad_x(problem.F, x, y, upper_batch)
+    here = grad_x(problem.f, x, y, lower_batch)
+    there = grad_x(problem.f, x, theta, lower_batch)
     return add(upper, subtract(here, there), c)
 
 
@@ -323,7 +324,7 @@ def _newton(
 ) -> tuple[Tensors, float]:
     """Returns (a root of f_y(x, .), |f_y| there); `factor` may be that of a Hessian from nearby."""
     root, size = _root(
-        lambda z: flat(evaluate(problem.f, x, shaped(z, y), batch, False, True).grad_y),
+        lambda z: flat(grad_y(problem.f, x, shaped(z, y), batch)),
         lambda z: hessian(problem.f, x, shaped(z, y), batch),
         flat(y),
         tolerance,

@@ -1,23 +1,32 @@
-"""The loop around a method: stopping, a guard against NaN, a history, removal of the penalty's bias, polish."""
+"""The loop around a method: stopping, a check for NaN, a history; and what can be done with a solution afterwards."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from nas_moreau.bilevel.contract import Info, Method
-from nas_moreau.bilevel.method import moreau
+from nas_moreau.bilevel.method import Info, Iterate, Method
+from nas_moreau.bilevel.moreau_envelope import moreau
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.stationarity import lower_solution
-from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
+from nas_moreau.bilevel.tensors import Tensors, add, largest, norm, scale, subtract
 
-LOOK_EVERY = 10
-"""Steps between two looks at the stopping rule; each waits for the device once, as does the guard at every step."""
+CHECK_EVERY = 10
+"""Steps between two checks of the stopping rule; each waits for the device, as the check for NaN does every step."""
+
+LEVELS = 4
+"""Penalties c, 2c, 4c, ... from which the bias is extrapolated."""
+
+Status = Literal["solved", "out-of-steps", "stopped", "diverged"]
+"""How a run ended: the stopping rule was met; all steps were done; `watch` ended it; a number was not finite."""
+
+Watch = Callable[[int, Tensors, Tensors, Any], bool | None]
+MakeBatches = Callable[[int], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,23 +34,30 @@ class Solution:
     """What `solve` found.
 
     Attributes:
-        x, y: The last iterate; the last finite one after a divergence.
-        state: Of the method; pass it to `method.step` to go on.
-        converged: Whether the stopping rule was met.
-        message: One sentence or more: why it stopped, and how the automatic constants were chosen.
-        history: Name -> list of floats, one a step ("F", "f", "c", and the norms of `Info`).
-        steps: Taken, those of the bias removal included.
-        movement: What the stopping rule compares with `tolerance`, at the last look.
+        x, y: The last iterate; after a divergence the last finite one.
+        state: The method's; pass it to `method.step` to continue.
+        status: How the run ended, see `Status`.
+        message: Why it ended, and how the automatic constants were chosen; for people, not for programs.
+        history: Name -> list of floats, one for each step: F, f, f_theta, c, gamma, and the norms of `Info`.
+        steps: Number of steps done, those of the bias removal included.
+        movement: What the stopping rule compared with `tolerance` at the last check; NaN after a divergence.
+        info: The last step's.
     """
 
     x: Tensors
     y: Tensors
     state: Any
-    converged: bool
+    status: Status
     message: str
-    history: dict[str, list[float]]
+    history: dict[str, list[float]] = field(repr=False)
     steps: int
     movement: float
+    info: Info | None = field(default=None, repr=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met."""
+        return self.status == "solved"
 
 
 def solve(
@@ -51,13 +67,13 @@ def solve(
     method: Method | None = None,
     *,
     steps: int = 2000,
-    batches: Callable[[int], tuple[Any, Any]] | None = None,
+    batches: MakeBatches | None = None,
     polish: bool = False,
     debias: bool = False,
     tolerance: float = 1e-8,
-    watch: Callable[[int, Tensors, Tensors, Any], bool | None] | None = None,
+    watch: Watch | None = None,
 ) -> Solution:
-    """Runs a method on a bilevel problem and says how it ended; divergence is reported, not raised.
+    """Runs a method on a bilevel problem; a divergence is reported in the solution, not raised.
 
     Example:
         >>> import torch
@@ -75,12 +91,13 @@ def solve(
         problem: F, f, g and the projections.
         x: Start, list of tensors.
         y: Start, list of tensors.
-        method: `moreau(...)` or a rival; default `moreau()` with automatic constants.
-        steps: At most so many; the removal of bias has as many again.
+        method: `moreau(...)` or another method; default `moreau()` with automatic constants.
+        steps: Maximum number of steps; the removal of bias may take as many again at each of its four penalties.
         batches: k -> (upper_batch, lower_batch). With it there is no stopping rule: minibatch gradients never vanish.
-        polish: Solve the lower level to 1e-10 at the final x, from y.
-        debias: Remove the penalty's bias: solve at four values of c and extrapolate to 1/c = 0 (see `remove_bias`).
-        tolerance: Stop when c_k (|dx|/alpha + |dy|/beta) + |dtheta|/eta, relative to 1 + |grad F|, is below it.
+        polish: Solve the lower level to 1e-10 at the final x, from y (see `polished`).
+        debias: Remove the penalty's bias (see `debiased`).
+        tolerance: Stop when the method's `residual` is below it; for `moreau` that is
+            c_k (|dx|/alpha + |dy|/beta) + |dtheta|/eta, relative to 1 + |grad F|.
         watch: Called after every step with (k, x, y, info); True ends the run.
 
     Raises:
@@ -94,20 +111,88 @@ def solve(
         raise ValueError("debias needs a method with a penalty c and no minibatches. Use moreau(...) and batches=None.")
     first = batches(0) if batches else (None, None)
     state = method.init(problem, x, y, *first)
-    run = _run(problem, x, y, state, method, steps, batches, tolerance, watch)
-    x, y, state, message, taken = run.x, run.y, run.state, run.message, run.steps
-    converged, movement = run.converged, run.movement
-    if debias and math.isfinite(movement):
-        extrapolated, words, more = remove_bias(problem, x, y, state, method, steps, run.history["c"][-1])
-        x, y, taken = extrapolated[0], extrapolated[1], taken + more
-        message = f"{message} {words}"
-    if polish and math.isfinite(movement):
-        lower = lower_solution(problem, x, y, first[1])
-        y = lower.point
-        message += f" Polished: the lower level is solved to {lower.residual:.1e} at this x."
-    if method.automatic is not None:
-        message += f" Automatic constants: {method.automatic.explain(state.tuning)}."
-    return Solution(x, y, state, converged, message, run.history, taken, movement)
+    found = _run(problem, Iterate(x, y, state), method, steps, tolerance, batches, watch)
+    if method.explain is not None:
+        found = replace(found, message=f"{found.message} Automatic constants: {method.explain(found.state)}.")
+    if debias:
+        found = debiased(problem, found, method, steps)
+    return polished(problem, found, first[1]) if polish else found
+
+
+def polished(problem: Bilevel, solution: Solution, batch: Any = None) -> Solution:
+    """Returns the solution with the lower level solved to 1e-10 at its x, starting from its y.
+
+    Args:
+        problem: Whose solution it is.
+        solution: What `solve` returned; a diverged one is returned as it is.
+        batch: On which f is evaluated.
+    """
+    if solution.status == "diverged":
+        return solution
+    lower = lower_solution(problem, solution.x, solution.y, batch)
+    message = f"{solution.message} Polished: the lower level is solved to {lower.residual:.1e} at this x."
+    return replace(solution, y=lower.point, message=message)
+
+
+def debiased(problem: Bilevel, solution: Solution, method: Method, steps: int = 2000) -> Solution:
+    """Returns the solution with the penalty's bias removed; the paper does not do this.
+
+    At fixed c the method converges to the stationary point z(1/c) of the penalised problem, smooth in t = 1/c where the
+    lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3
+    through them gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion
+    says (a solution set, a kink), the point of the largest c is kept.
+
+    Args:
+        problem: Whose solution it is.
+        solution: What `solve` returned; a diverged one is returned as it is.
+        method: With which it was found; it has `at_penalty`.
+        steps: Maximum number of steps at each of the penalties.
+    """
+    info = solution.info
+    if solution.status == "diverged" or info is None or info.c is None:
+        return solution
+    assert method.at_penalty is not None
+    lowest = info.c if info.c_last is None else info.c_last / 16
+    levels, found, taken = [lowest * 2**i for i in range(LEVELS)], [], solution.steps
+    count, x, y, state = len(solution.x), solution.x, solution.y, solution.state
+    for c in levels:
+        fixed = method.at_penalty(c)
+        run = _run(problem, Iterate(x, y, fixed.restart(state, y)), fixed, steps, tolerance=1e-11)
+        taken += run.steps
+        if run.status == "diverged":
+            message = f"{solution.message} The bias was not removed: at c = {c:.3g} the method diverged."
+            return replace(solution, message=message, steps=taken)
+        found.append([*run.x, *run.y])
+        x, y, state = run.x, run.y, run.state
+        if len(found) > 1:
+            guess = add(found[-1], subtract(found[-1], found[-2]), 0.5)
+            x, y = problem.onto_x(guess[:count]), guess[count:]
+    point, sentence = _extrapolated(found, levels, count)
+    message = f"{solution.message} {sentence}"
+    return replace(solution, x=problem.onto_x(point[:count]), y=point[count:], message=message, steps=taken)
+
+
+def _extrapolated(found: list[Tensors], levels: list[float], count: int) -> tuple[Tensors, str]:
+    """Returns the limit of points found at growing penalties, and a sentence on how it was obtained.
+
+    Args:
+        found: One point for each penalty, x and y in one list.
+        levels: The penalties.
+        count: Number of tensors of x.
+    """
+    apart = [float(norm(subtract(after, before)[:count])) for before, after in pairwise(found)]
+    if apart[-1] <= 1e-9 * (1 + float(norm(found[-1][:count]))):
+        return found[-1], "There was no bias to remove."
+    ratios = [after / before for before, after in pairwise(apart) if before > 0]
+    if len(ratios) < 2 or not all(0.3 < ratio < 0.75 for ratio in ratios):
+        return found[-1], f"The bias was not extrapolated: its differences fall by {ratios}, not by 1/2."
+    total = [torch.zeros_like(t) for t in found[0]]
+    for i, point in enumerate(found):
+        weight = math.prod(levels[i] / (levels[i] - c) for j, c in enumerate(levels) if j != i)
+        total = add(total, scale(point, weight))
+    return total, (
+        f"Bias removed: extrapolated from c = {levels[0]:.3g} to {levels[-1]:.3g}; the last step was {apart[-1]:.1e}."
+    )
 
 
 def _checked(name: str, given: Any) -> Tensors:
@@ -126,83 +211,63 @@ def _checked(name: str, given: Any) -> Tensors:
 
 def _run(
     problem: Bilevel,
-    x: Tensors,
-    y: Tensors,
-    state: Any,
+    at: Iterate,
     method: Method,
     steps: int,
-    batches: Callable[[int], tuple[Any, Any]] | None,
     tolerance: float,
-    watch: Callable[[int, Tensors, Tensors, Any], bool | None] | None = None,
+    batches: MakeBatches | None = None,
+    watch: Watch | None = None,
 ) -> Solution:
-    """The loop."""
+    """Takes steps until the residual is small, `watch` returns True, a number is not finite, or `steps` are done."""
     rows: list[dict[str, Any]] = []
-    movement, converged, k = math.inf, False, -1
+    status: Status = "out-of-steps"
     message = (
         f"Took {steps} steps on minibatches."
         if batches
         else f"Stopped after {steps} steps without meeting the tolerance {tolerance:.0e}."
     )
+    movement, k, info = math.inf, -1, None
     for k in range(steps):
         batch = batches(k) if batches else (None, None)
-        new_x, new_y, new_state, info = method.step(problem, x, y, state, *batch)
-        rows.append({"F": info.F, "f": info.f, "f_theta": info.f_theta, "c": info.c, **info.norms})
-        look = (k + 1) % LOOK_EVERY == 0 or k + 1 == steps
-        bad = _not_finite(info, new_x, new_y, new_state)
-        if look and not bad:
-            movement = _movement(x, y, state, new_x, new_y, new_state, info)
+        *point, info = method.step(problem, *at, *batch)
+        after = Iterate(*point)
+        rows.append({"F": info.F, "f": info.f, "f_theta": info.f_theta, "c": info.c, "gamma": info.gamma, **info.norms})
+        check = (k + 1) % CHECK_EVERY == 0 or k + 1 == steps
+        bad = _not_finite(info, after)
+        if check and not bad:
+            movement = float(method.residual(info, at, after))
             bad = [] if math.isfinite(movement) else ["the movement"]
         if bad:
+            status, movement = "diverged", math.nan
             message = (
                 f"Diverged at step {k + 1} (step sizes {info.alpha:.3g} and {info.beta:.3g}): {', '.join(bad[:3])} "
                 "not finite; the last finite iterate is returned. Use smaller step sizes, or 'auto'."
             )
-            return Solution(x, y, state, False, message, _history(rows), k + 1, math.nan)
-        x, y, state = new_x, new_y, new_state
-        if look:
-            last = _last_penalty(method, state)
-            on_the_way = last is not None and info.c < last
-            if batches is None and movement <= tolerance and not on_the_way:
-                converged, message = True, f"Converged in {k + 1} steps: the movement is {movement:.1e}."
-                break
-        if watch is not None and watch(k, x, y, info):
-            message = f"Stopped by the caller after {k + 1} steps."
             break
-    return Solution(x, y, state, converged, message, _history(rows), k + 1, movement)
+        at = after
+        if check and batches is None and movement <= tolerance and not info.climbs:
+            status, message = "solved", f"Converged in {k + 1} steps: the movement is {movement:.1e}."
+            break
+        if watch is not None and watch(k, at.x, at.y, info):
+            status, message = "stopped", f"Stopped by the caller after {k + 1} steps."
+            break
+    return Solution(*at, status, message, _history(rows), k + 1, movement, info)
 
 
-def _last_penalty(method: Method, state: Any) -> float | None:
-    """Returns the c up to which an automatic c climbs; None where it does not climb."""
-    return None if method.automatic is None else method.automatic.last_penalty(state.tuning)
-
-
-def _not_finite(info: Info, x: Tensors, y: Tensors, state: Any) -> list[str]:
+def _not_finite(info: Info, after: Iterate) -> list[str]:
     """Returns the names of the terms of a step, and of the iterates it gave, that are not finite (a single wait)."""
-    named = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
-    named |= {"x": _largest(x), "y": _largest(y), "theta": _largest(getattr(state, "theta", []))}
-    values = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    named: dict[str, Any] = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
+    named |= {"x": largest(after.x), "y": largest(after.y), "the method's state": largest(_tensors_in(after.state))}
+    values = {name: found for name, found in named.items() if isinstance(found, torch.Tensor)}
     numbers = torch.stack(list(values.values())).tolist()
     return [name for name, number in zip(values, numbers) if not math.isfinite(number)]
 
 
-def _largest(tensors: Tensors) -> torch.Tensor | None:
-    """Returns the largest absolute value, NaN where there is one; None of nothing."""
-    filled = [t for t in tensors if t.numel()]
-    if len(filled) < 2:
-        return torch.linalg.vector_norm(filled[0], math.inf) if filled else None
-    return torch.stack(torch._foreach_norm(filled, math.inf)).max()
-
-
-def _movement(x: Tensors, y: Tensors, state: Any, new_x: Tensors, new_y: Tensors, new_state: Any, info: Info) -> float:
-    """Returns the stopping rule's left side; for methods without a penalty c is 1."""
-    c = info.c or 1.0
-    moved = norm(subtract(new_x, x)) / info.alpha + norm(subtract(new_y, y)) / info.beta
-    total = c * moved
-    if info.eta:
-        total = total + norm(subtract(new_state.theta, state.theta)) / info.eta
-    if "F_y_over_c" in info.norms:
-        total = total / (1 + c * (info.norms["F_x_over_c"] + info.norms["F_y_over_c"]))
-    return float(total)
+def _tensors_in(state: Any) -> Tensors:
+    """Returns the tensors of a nested NamedTuple state."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [tensor for part in state for tensor in _tensors_in(part)] if isinstance(state, (tuple, list)) else []
 
 
 def _history(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -215,50 +280,3 @@ def _history(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
         elif column[0] is not None:
             history[name] = column
     return history
-
-
-def remove_bias(
-    problem: Bilevel, x: Tensors, y: Tensors, state: Any, method: Method, steps: int, c_k: float
-) -> tuple[tuple[Tensors, Tensors], str, int]:
-    """Returns (x, y) with the penalty's bias removed, a sentence on how, and the steps it took.
-
-    At fixed c the method converges to the stationary point z(1/c) of the penalised problem, smooth in t = 1/c where the
-    lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3
-    through them gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion
-    says (a solution set, a kink), the point of the largest c is kept. The paper lacks this.
-    """
-    assert method.at_penalty is not None
-    last = _last_penalty(method, state)
-    lowest = c_k if last is None else last / 16
-    if method.automatic is not None:
-        state = state._replace(tuning=method.automatic.hold(state.tuning))
-    levels, found, taken = [lowest * 2**i for i in range(4)], [], 0
-    start_x, start_y = x, y
-    for c in levels:
-        fixed = method.at_penalty(c)
-        state = state._replace(theta=[t.clone() for t in start_y])
-        run = _run(problem, start_x, start_y, state, fixed, steps, None, 1e-11)
-        taken += run.steps
-        if not math.isfinite(run.movement):
-            return (x, y), f"The bias was not removed: at c = {c:.3g} the method diverged.", taken
-        found.append([*run.x, *run.y])
-        start_x, start_y, state = run.x, run.y, run.state
-        if len(found) > 1:
-            guess = add(found[-1], subtract(found[-1], found[-2]), 0.5)
-            start_x, start_y = problem.onto_x(guess[: len(x)]), guess[len(x) :]
-    apart = [float(norm(subtract(after, before)[: len(x)])) for before, after in pairwise(found)]
-    scale_x = 1 + float(norm(found[-1][: len(x)]))
-    if apart[-1] <= 1e-9 * scale_x:
-        return (found[-1][: len(x)], found[-1][len(x) :]), "There was no bias to remove.", taken
-    ratios = [after / before for before, after in pairwise(apart) if before > 0]
-    if len(ratios) < 2 or not all(0.3 < ratio < 0.75 for ratio in ratios):
-        words = f"The bias was not extrapolated: its differences fall by {ratios}, not by 1/2."
-        return (found[-1][: len(x)], found[-1][len(x) :]), words, taken
-    total = [torch.zeros_like(t) for t in found[0]]
-    for i, point in enumerate(found):
-        weight = math.prod(levels[i] / (levels[i] - c) for j, c in enumerate(levels) if j != i)
-        total = add(total, scale(point, weight))
-    words = (
-        f"Bias removed: extrapolated from c = {levels[0]:.3g} to {levels[-1]:.3g}; the last step was {apart[-1]:.1e}."
-    )
-    return (problem.onto_x(total[: len(x)]), total[len(x) :]), words, taken

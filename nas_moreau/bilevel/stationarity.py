@@ -1,7 +1,7 @@
 """How far from a solution: the residual R_k of (15), the merit V_k of (16), and the inner problems solved to tolerance.
 
-These evaluate v_gamma and so cost an inner loop; what a running step can tell for nothing is in `method.Info`: |d_x|,
-|d_y|, |d_theta| and the gap f(y) - f(theta).
+These evaluate v_gamma and so cost an inner loop; the quantities that a step computes anyway are in `method.Info`:
+|d_x|, |d_y|, |d_theta| and the gap f(y) - f(theta).
 """
 
 from __future__ import annotations
@@ -12,8 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nas_moreau.bilevel import tensors
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, scale, subtract
+from nas_moreau.bilevel.tensors import (
+    Tensors,
+    add,
+    dot,
+    grad_x,
+    grad_x_of_g,
+    norm,
+    scale,
+    subtract,
+    value_and_grads,
+)
 
 
 class Minimum(NamedTuple):
@@ -63,33 +74,36 @@ def lower_solution(
         problem: Its f, g and Y are used.
         x: Fixed.
         y: Where to start.
-        batch: Given to f.
-        gamma: Of the proximal term.
-        center: Of the proximal term; default y.
-        tolerance: On |u - u_next| / step.
-        steps: At most so many.
+        batch: On which f is evaluated.
+        gamma: Parameter of the proximal term.
+        center: Centre of the proximal term; default y.
+        tolerance: Bound on |u - u_next| / step.
+        steps: Maximum number of steps.
     """
     center = y if center is None else center
 
-    def smooth(u: Tensors, gradient: bool = True) -> tuple[Tensor, Tensors]:
-        found = evaluate(problem.at_theta, x, u, batch, False, gradient)
+    def smooth(u: Tensors) -> Tensor:
         apart = subtract(u, center)
-        value = found.value + dot(apart, apart) / (2 * gamma)
-        return value, add(found.grad_y, apart, 1 / gamma) if gradient else []
+        return tensors.value(problem.at_theta, x, u, batch) + dot(apart, apart) / (2 * gamma)
+
+    def smooth_with_gradient(u: Tensors) -> tuple[Tensor, Tensors]:
+        found = value_and_grads(problem.at_theta, x, u, batch, wrt="y")
+        apart = subtract(u, center)
+        return found.value + dot(apart, apart) / (2 * gamma), add(found.grad_y, apart, 1 / gamma)
 
     point, previous, step, weight, residual, taken = y, y, 1.0, 1.0, math.inf, 0
     for _ in range(steps):
         taken += 1
         next_weight = 0.5 * (1 + math.sqrt(1 + 4 * weight**2))
         ahead = add(point, subtract(point, previous), (weight - 1) / next_weight)
-        value, gradient = smooth(ahead)
+        value, gradient = smooth_with_gradient(ahead)
         while True:
             new = problem.prox_y(x, add(ahead, gradient, -step), step)
             moved = subtract(new, ahead)
             length = float(norm(moved))
             model = value + dot(gradient, moved) + length**2 / (2 * step)
             slack = 10 * torch.finfo(value.dtype).eps * (1 + value.abs())
-            if bool(smooth(new, False)[0] <= model + slack) or step < 1e-12:
+            if bool(smooth(new) <= model + slack) or step < 1e-12:
                 break
             step /= 2
         residual = length / step
@@ -99,7 +113,7 @@ def lower_solution(
             previous, weight = point, 1.0
         if residual <= tolerance or not math.isfinite(residual):
             break
-    value = smooth(point, False)[0]
+    value = smooth(point)
     if problem.g is not None:
         value = value + problem.g.value(x, point)
     return Minimum([t.detach() for t in point], value.detach(), residual, taken)
@@ -107,7 +121,7 @@ def lower_solution(
 
 def phi(problem: Bilevel, x: Tensors, y: Tensors, batch: Any = None) -> Tensor:
     """Returns f + g at (x, y)."""
-    value = evaluate(problem.at_theta, x, y, batch, False, False).value
+    value = tensors.value(problem.at_theta, x, y, batch)
     return value if problem.g is None else value + problem.g.value(x, y).detach()
 
 
@@ -129,28 +143,27 @@ def residual(
 
     Args:
         problem: F, f, g, X and Y.
-        x, y: Where.
+        x, y: The point.
         c: The penalty c_k.
-        gamma: Of the envelope.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
-        tolerance: Of the inner problem.
+        gamma: Parameter of the envelope.
+        upper_batch, lower_batch: On which F and f are evaluated.
+        tolerance: Of the inner problem's solution.
         start: Where its search starts; default y.
     """
     inner = lower_solution(problem, x, y if start is None else start, lower_batch, gamma, y, tolerance)
-    upper = evaluate(problem.F, x, y, upper_batch, True, True)
-    lower = evaluate(problem.f, x, y, lower_batch, True, True)
-    at_theta = evaluate(problem.at_theta, x, inner.point, lower_batch, True, False)
-    grad_x = add(upper.grad_x, subtract(lower.grad_x, at_theta.grad_x), c)
+    upper = value_and_grads(problem.F, x, y, upper_batch)
+    lower = value_and_grads(problem.f, x, y, lower_batch)
+    at_theta = grad_x(problem.at_theta, x, inner.point, lower_batch)
+    R_x = add(upper.grad_x, subtract(lower.grad_x, at_theta), c)
     if problem.g is not None:
         on_g = subtract(grad_x_of_g(problem.g, x, y), grad_x_of_g(problem.g, x, inner.point))
-        grad_x = add(grad_x, on_g, c)
-    grad_y = add(add(upper.grad_y, lower.grad_y, c), subtract(y, inner.point), -c / gamma)
+        R_x = add(R_x, on_g, c)
+    R_y = add(add(upper.grad_y, lower.grad_y, c), subtract(y, inner.point), -c / gamma)
     eps = max(torch.finfo(t.dtype).eps for t in [*x, *y])
     t = math.sqrt(eps)
-    part_x = _mapping(x, grad_x, t, problem.onto_x if problem.project_x else None)
+    part_x = _mapping(x, R_x, t, problem.onto_x if problem.project_x else None)
     proximal = problem.g is not None or problem.project_y is not None
-    part_y = _mapping(y, grad_y, t, (lambda u: problem.prox_y(x, u, t * c)) if proximal else None)
+    part_y = _mapping(y, R_y, t, (lambda u: problem.prox_y(x, u, t * c)) if proximal else None)
     gap = phi(problem, x, y, lower_batch) - inner.value
     return Residual(math.hypot(part_x, part_y), part_x, part_y, float(gap), inner.point, inner.residual)
 
@@ -181,18 +194,17 @@ def merit(
 
     Args:
         problem: F, f, g, X and Y.
-        x, y: Where.
+        x, y: The point.
         theta: The method's theta.
         c: The penalty c_k.
-        gamma: Of the envelope.
+        gamma: Parameter of the envelope.
         lipschitz: L_f + L_g.
         lowest: inf F.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
-        tolerance: Of the inner problem.
+        upper_batch, lower_batch: On which F and f are evaluated.
+        tolerance: Of the inner problem's solution.
     """
     inner = lower_solution(problem, x, theta, lower_batch, gamma, y, tolerance)
-    upper = evaluate(problem.F, x, y, upper_batch, False, False).value
+    upper = tensors.value(problem.F, x, y, upper_batch)
     gap = phi(problem, x, y, lower_batch) - inner.value
     apart = subtract(theta, inner.point)
     return float((upper - lowest) / c + gap + (lipschitz**2 + gamma**-2) * dot(apart, apart))

@@ -12,9 +12,13 @@ from nas_moreau.bilevel.problem import Tensors as Tensors
 
 
 class Evaluated(NamedTuple):
-    """One evaluation: the value, its gradients (empty where they were not asked for), and what came beside the value.
+    """One evaluation of an objective; all tensors are detached.
 
-    uses_x says whether the objective depends on any tensor of x (False where that was not asked for).
+    Attributes:
+        value: The objective's value, a 0-dim tensor.
+        grad_x, grad_y: Its gradients; empty where they were not requested.
+        aux: What the objective returned beside its value.
+        uses_x: Whether the value depends on any tensor of x; False where grad_x was not requested.
     """
 
     value: Tensor
@@ -24,34 +28,63 @@ class Evaluated(NamedTuple):
     uses_x: bool
 
 
-def evaluate(objective: Any, x: Tensors, y: Tensors, batch: Any, wrt_x: bool, wrt_y: bool) -> Evaluated:
-    """Returns an objective's value and the gradients that are asked for, and no others, all detached.
+def value_and_grads(objective: Any, x: Tensors, y: Tensors, batch: Any = None, wrt: str = "xy") -> Evaluated:
+    """Returns an objective's value and its gradients with respect to x, y or both; no other gradient is computed.
 
-    A tensor that the objective does not use gets a zero gradient. Of a `Shared` objective it is the whole's.
+    A tensor that the objective does not use gets a zero gradient. For a `Shared` objective the result is that of the
+    whole batch.
+
+    Args:
+        objective: (x, y, batch) -> scalar, or (scalar, aux).
+        x, y: Where; they are detached first.
+        batch: Passed on to the objective.
+        wrt: "xy", "x", "y" or "".
 
     Raises:
         TypeError: The objective did not return a scalar tensor.
+
+    Example:
+        >>> import torch
+        >>> found = value_and_grads(lambda x, y, batch: x[0] * y[0] ** 2, [torch.tensor(2.0)], [torch.tensor(3.0)])
+        >>> found.value, found.grad_x, found.grad_y
+        (tensor(18.), [tensor(9.)], [tensor(12.)])
     """
+    wrt_x, wrt_y = "x" in wrt, "y" in wrt
     with torch.enable_grad():
         x = [t.detach().requires_grad_(wrt_x) for t in x]
         y = [t.detach().requires_grad_(wrt_y) for t in y]
         returned = objective(x, y, batch)
-        value, aux = returned if isinstance(returned, tuple) else (returned, None)
-        if not isinstance(value, Tensor) or value.ndim:
-            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        found, aux = returned if isinstance(returned, tuple) else (returned, None)
+        if not isinstance(found, Tensor) or found.ndim:
+            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise TypeError(f"An objective must return a scalar tensor, not {what}; take a sum or a mean.")
         inputs = [*(x if wrt_x else ()), *(y if wrt_y else ())]
-        if inputs and value.requires_grad:
-            grads: list[Tensor | None] = list(torch.autograd.grad(value, inputs, allow_unused=True))
+        if inputs and found.requires_grad:
+            grads: list[Tensor | None] = list(torch.autograd.grad(found, inputs, allow_unused=True))
         else:
             grads = [None for _ in inputs]
     filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
     count = len(x) if wrt_x else 0
     uses_x = any(grad is not None for grad in grads[:count])
-    value, aux = value.detach(), detach(aux)
+    found, aux = found.detach(), detach(aux)
     if isinstance(objective, Shared):
-        value, filled, aux = objective.reduce(value, filled, aux)
-    return Evaluated(value, filled[:count], filled[count:], aux, uses_x)
+        found, filled, aux = objective.reduce(found, filled, aux)
+    return Evaluated(found, filled[:count], filled[count:], aux, uses_x)
+
+
+def value(objective: Any, x: Tensors, y: Tensors, batch: Any = None) -> Tensor:
+    """Returns the objective's value, a 0-dim tensor."""
+    return value_and_grads(objective, x, y, batch, wrt="").value
+
+
+def grad_x(objective: Any, x: Tensors, y: Tensors, batch: Any = None) -> Tensors:
+    """Returns the objective's gradient with respect to x."""
+    return value_and_grads(objective, x, y, batch, wrt="x").grad_x
+
+
+def grad_y(objective: Any, x: Tensors, y: Tensors, batch: Any = None) -> Tensors:
+    """Returns the objective's gradient with respect to y."""
+    return value_and_grads(objective, x, y, batch, wrt="y").grad_y
 
 
 class Pieces(NamedTuple):
@@ -85,20 +118,20 @@ def scalar_of(returned: Any) -> Tensor:
 
 def grad_x_of_g(g: Any, x: Tensors, y: Tensors) -> Tensors:
     """Returns grad_x g(x, y)."""
-    return evaluate(lambda x, y, batch: g.value(x, y), x, y, None, True, False).grad_x
+    return grad_x(lambda x, y, batch: g.value(x, y), x, y)
 
 
-def detach(value: Any) -> Any:
-    """Returns `value` with every tensor in it (lists, tuples, dicts) detached."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, dict):
-        return {key: detach(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(detach, value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(detach, value))
-    return value
+def detach(given: Any) -> Any:
+    """Returns `given` with every tensor in it (lists, tuples, dicts) detached."""
+    if isinstance(given, Tensor):
+        return given.detach()
+    if isinstance(given, dict):
+        return {key: detach(item) for key, item in given.items()}
+    if isinstance(given, tuple) and hasattr(given, "_fields"):
+        return type(given)(*map(detach, given))
+    if isinstance(given, (list, tuple)):
+        return type(given)(map(detach, given))
+    return given
 
 
 def add(a: Tensors, b: Tensors, factor: float = 1.0) -> Tensors:
@@ -128,6 +161,14 @@ def norm(a: Tensors) -> Tensor:
     if len(a) == 1:
         return torch.linalg.vector_norm(a[0])
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(a)))
+
+
+def largest(a: Tensors) -> Tensor | None:
+    """Returns the largest absolute value, NaN where there is one, as a 0-dim tensor; None for no numbers."""
+    filled = [t for t in a if t.numel()]
+    if len(filled) < 2:
+        return torch.linalg.vector_norm(filled[0], float("inf")) if filled else None
+    return torch.stack(torch._foreach_norm(filled, float("inf"))).max()
 
 
 def random_like(a: Tensors, generator: torch.Generator) -> Tensors:

@@ -1,7 +1,13 @@
 """Update rules: what is done with a direction. Each is a pair of functions, init(params) and apply(direction, ...).
 
-The method says where to go (d_x, d_y, d_theta); momentum, Adam, weight decay and clipping act on that. Projection
-and prox come after. States are NamedTuples of lists of tensors and numbers. Inputs are never modified.
+The method says where to go (d_x, d_y, d_theta); momentum, Adam, weight decay and clipping act on that. Projection and
+prox come after. A rule is a final step (`gradient_descent`, `adam`, `distance_over_gradients`), alone or behind
+transforms of the direction:
+
+    chain(clip(5.0), weight_decay(3e-4), momentum(0.9))         # ends with params - step * direction
+    chain(clip(1.0), adam((0.5, 0.999)))
+
+States are NamedTuples of lists of tensors and numbers. Inputs are never modified.
 """
 
 from __future__ import annotations
@@ -15,13 +21,140 @@ import torch
 from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 
 
+class Transform(NamedTuple):
+    """A change of the direction before a step is taken along it.
+
+    Attributes:
+        name: By which `Update.part` finds it: "clip", "weight_decay", "momentum".
+        factor: Its number.
+        init: params -> state.
+        apply: (direction, params, state) -> (direction, state).
+    """
+
+    name: str
+    factor: float
+    init: Callable[[Tensors], Any]
+    apply: Callable[[Tensors, Tensors, Any], tuple[Tensors, Any]]
+
+
+class Part(NamedTuple):
+    """A transform's number and its present state within a chain."""
+
+    factor: float
+    state: Any
+
+
 class Update(NamedTuple):
-    """init(params) -> state; apply(direction, step, params, state) -> (params, state)."""
+    """init(params) -> state; apply(direction, step, params, state) -> (params, state).
+
+    Attributes:
+        init, apply: The two functions.
+        finds_length: Whether the rule finds the length of its steps; `step` is then a factor, 1 if nothing is known.
+        transforms: Of a `chain`: those before the final step, in order.
+    """
 
     init: Callable[[Tensors], Any]
     apply: Callable[[Tensors, float, Tensors, Any], tuple[Tensors, Any]]
     finds_length: bool = False
-    """Whether the rule finds the length of its steps; `step` is then a factor, 1 where nothing else is known."""
+    transforms: tuple[Transform, ...] = ()
+
+    def part(self, name: str, state: Any) -> Part | None:
+        """Returns the first transform of that name, with its state within `state`; None if there is none.
+
+        Example:
+            >>> rule = chain(weight_decay(0.1), momentum(0.9))
+            >>> rule.part("momentum", rule.init([])), rule.part("clip", rule.init([]))
+            (Part(factor=0.9, state=[]), None)
+        """
+        for transform, own in zip(self.transforms, state.transforms if self.transforms else ()):
+            if transform.name == name:
+                return Part(transform.factor, own)
+        return None
+
+
+class ChainState(NamedTuple):
+    """The states of a chain's transforms, and that of its final step."""
+
+    transforms: tuple[Any, ...]
+    final: Any
+
+
+def chain(*parts: Transform | Update) -> Update:
+    """Returns the rule that sends the direction through transforms and takes a final step along the result.
+
+    Args:
+        parts: Transforms, and last the rule that takes the step; without one it is params - step * direction.
+
+    Example:
+        >>> import torch
+        >>> rule = chain(clip(1.0), weight_decay(0.5))
+        >>> params = [torch.tensor(2.0)]
+        >>> rule.apply([torch.tensor(3.0)], 1.0, params, rule.init(params))[0]  # 2 - (1 + 0.5 * 2)
+        [tensor(0.0000)]
+    """
+    transforms = tuple(part for part in parts if isinstance(part, Transform))
+    steps = [part for part in parts if isinstance(part, Update)]
+    if len(steps) > 1 or (steps and parts[-1] is not steps[0]):
+        raise ValueError("A chain has one rule that takes the step, and it stands last.")
+    final = steps[0] if steps else gradient_descent()
+    if not transforms:
+        return final
+
+    def init(params: Tensors) -> ChainState:
+        return ChainState(tuple(transform.init(params) for transform in transforms), final.init(params))
+
+    def apply(direction: Tensors, step: float, params: Tensors, state: ChainState) -> tuple[Tensors, ChainState]:
+        states = []
+        for transform, own in zip(transforms, state.transforms):
+            direction, own = transform.apply(direction, params, own)
+            states.append(own)
+        params, last = final.apply(direction, step, params, state.final)
+        return params, ChainState(tuple(states), last)
+
+    return Update(init, apply, final.finds_length, transforms)
+
+
+# --- transforms -------------------------------------------------------------------------------------------------------
+
+
+def clip(largest: float) -> Transform:
+    """Returns the transform that shortens a direction to the Euclidean norm `largest`, all tensors taken together."""
+
+    def apply(direction: Tensors, params: Tensors, state: Any) -> tuple[Tensors, Any]:
+        factor = torch.clamp(largest / (norm(direction) + 1e-6), max=1.0)
+        return list(torch._foreach_mul(direction, factor)), state
+
+    return Transform("clip", largest, lambda params: (), apply)
+
+
+def weight_decay(factor: float) -> Transform:
+    """Returns the transform that adds factor * params to the direction."""
+    return Transform(
+        "weight_decay",
+        factor,
+        lambda params: (),
+        lambda direction, params, state: (add(direction, params, factor), state),
+    )
+
+
+def momentum(factor: float, nesterov: bool = False) -> Transform:
+    """Returns the transform that replaces a direction by b <- factor * b + direction; its state is b.
+
+    b begins as the first direction; the state is an empty list before it.
+
+    Args:
+        factor: Share of the previous b.
+        nesterov: The direction becomes direction + factor * b instead.
+    """
+
+    def apply(direction: Tensors, params: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
+        buffers = add(scale(state, factor), direction) if state else direction
+        return add(direction, buffers, factor) if nesterov else buffers, buffers
+
+    return Transform("momentum", factor, lambda params: [], apply)
+
+
+# --- rules that take the step -----------------------------------------------------------------------------------------
 
 
 def gradient_descent() -> Update:
@@ -36,35 +169,23 @@ def gradient_descent() -> Update:
     return Update(lambda params: (), lambda direction, step, params, state: (add(params, direction, -step), state))
 
 
-class SGDState(NamedTuple):
-    """Momentum buffers; empty before the first step."""
-
-    buffers: Tensors
-
-
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None) -> Update:
-    """Returns SGD as torch.optim.SGD does it.
+    """Returns SGD as torch.optim.SGD does it: the chain of clipping, weight decay and momentum.
 
     Args:
-        momentum: Share of the last steps that goes on.
+        momentum: Share of the previous steps that continues.
         weight_decay: That many times the parameters is added to the direction.
         nesterov: Look ahead along the momentum.
-        clip: Largest norm of the whole direction, before the decay; None for any.
+        clip: Norm to which the whole direction is clipped, before the decay; None for no clipping.
     """
+    return chain(*_transforms(momentum, weight_decay, nesterov=nesterov, largest=clip))
 
-    def apply(direction: Tensors, step: float, params: Tensors, state: SGDState) -> tuple[Tensors, SGDState]:
-        if clip is not None:
-            factor = torch.clamp(clip / (norm(direction) + 1e-6), max=1.0)
-            direction = list(torch._foreach_mul(direction, factor))
-        if weight_decay:
-            direction = add(direction, params, weight_decay)
-        buffers: Tensors = []
-        if momentum:
-            buffers = add(scale(state.buffers, momentum), direction) if state.buffers else direction
-            direction = add(direction, buffers, momentum) if nesterov else buffers
-        return add(params, direction, -step), SGDState(buffers)
 
-    return Update(lambda params: SGDState([]), apply)
+def _transforms(share: float, decay: float, *, nesterov: bool = False, largest: float | None = None) -> list[Transform]:
+    """Returns those of clip, weight_decay and momentum that change anything."""
+    clipping = [] if largest is None else [clip(largest)]
+    decaying = [weight_decay(decay)] if decay else []
+    return [*clipping, *decaying, *([momentum(share, nesterov)] if share else [])]
 
 
 class AdamState(NamedTuple):
@@ -76,10 +197,10 @@ class AdamState(NamedTuple):
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> Update:
-    """Returns Adam as torch.optim.Adam does it.
+    """Returns Adam as torch.optim.Adam does it (Kingma and Ba, ICLR 2015).
 
     Args:
-        betas: Decay of the first and the second moment, a step.
+        betas: Decay of the first and the second moment at each step.
         eps: Added to the root of the second moment.
         weight_decay: That many times the parameters is added to the direction.
     """
@@ -89,8 +210,6 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
         return AdamState([torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params], 0)
 
     def apply(direction: Tensors, step: float, params: Tensors, state: AdamState) -> tuple[Tensors, AdamState]:
-        if weight_decay:
-            direction = add(direction, params, weight_decay)
         steps = state.steps + 1
         first = add(scale(state.first, b1), direction, 1 - b1)
         second = add(scale(state.second, b2), list(torch._foreach_mul(direction, direction)), 1 - b2)
@@ -100,7 +219,7 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
         moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**steps))
         return list(moved), AdamState(first, second, steps)
 
-    return Update(init, apply)
+    return chain(*_transforms(0.0, weight_decay), Update(init, apply))
 
 
 class DistanceState(NamedTuple):
@@ -111,7 +230,7 @@ class DistanceState(NamedTuple):
         distances: Its greatest root mean square distance from there so far.
         squares: Sums of squares of its entries' directions.
         average: The average direction.
-        steps: Done.
+        steps: Number of steps done.
     """
 
     start: Tensors
@@ -133,8 +252,8 @@ def distance_over_gradients(first: float = 0.01, momentum: float = 0.9) -> Updat
     needed so far. `step` multiplies it.
 
     Args:
-        first: r_0; what it is matters little, since r grows by itself.
-        momentum: Of the average; 0 for g_k itself.
+        first: r_0; its value matters little, since r grows by itself.
+        momentum: Decay of the average; 0 for g_k itself.
     """
 
     def init(params: Tensors) -> DistanceState:
@@ -155,4 +274,4 @@ def distance_over_gradients(first: float = 0.01, momentum: float = 0.9) -> Updat
         ]
         return new, DistanceState(state.start, distances, squares, average, steps)
 
-    return Update(init, apply, True)
+    return Update(init, apply, finds_length=True)

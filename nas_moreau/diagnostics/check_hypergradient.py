@@ -30,9 +30,9 @@ from nas_moreau.bilevel.exact import (
     unrolled_hypergradient,
     value_differences,
 )
-from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, scalar_of, subtract
-from nas_moreau.bilevel.updates import SGDState, Update
+from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.tensors import Tensors, add, grad_x, scalar_of, subtract
+from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig, load_config
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import TinySupernet, tiny_supernet
@@ -232,7 +232,8 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
     search = preset_search()
     lr = search.weights.lr / UNIT**2
     weights = search.weights.model_copy(update={"lr": lr, "lr_min": lr, "clip": None})
-    method, directions = recorded("darts2", search.model_copy(update={"weights": weights}))
+    search = search.model_copy(update={"weights": weights})
+    method, directions = recorded("darts2", search)
     x, u = tiny.x, [torch.zeros_like(t) for t in exact.y]
     state = method.init(problem, x, u)
     batches = {"upper_batch": tiny.upper_batch, "lower_batch": tiny.lower_batch}
@@ -244,9 +245,8 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
         leaves_x, leaves_u = ([t.detach().requires_grad_() for t in part] for part in (x, u))
         value = scalar_of(problem.f(leaves_x, leaves_u, tiny.lower_batch))
         ahead = list(torch.autograd.grad(value, leaves_u, create_graph=True))
-        rule = getattr(state, "y_rule", None)
-        if isinstance(rule, SGDState) and rule.buffers:
-            ahead = add(ahead, rule.buffers, weights.momentum)
+        if part := build_rules(search, 1).update_weights.part("momentum", state.y_rule):
+            ahead = add(ahead, part.state, part.factor)
         upper = scalar_of(problem.F(leaves_x, add(leaves_u, ahead, -lr), tiny.upper_batch))
         defined = list(torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True))
     error = float((flat(directions[-1]) - flat(defined)).norm() / flat(defined).norm()) if directions else None
@@ -300,7 +300,7 @@ def _as_run(name: str, tiny: TinySupernet, exact: Exact, steps: int, seed: int, 
     except Exception as error:
         return _empty("as run", name, None, f"could not be run here: {type(error).__name__}: {first_line(error)}"[:200])
     row = _row("as run", name, c, direction, there.d_x, statistics.median(seconds), memory, "")
-    alone = evaluate(tiny.problem.F, x, y, tiny.upper_batch, True, False).grad_x
+    alone = grad_x(tiny.problem.F, x, y, tiny.upper_batch)
     row["first_order_cosine"] = _cosine(alone, there.d_x)
     row["verdict"] = _words(row["cosine"])
     return row

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.architecture import Genotype, load_space
-from nas_moreau.bilevel.tensors import add, evaluate, norm, subtract
+from nas_moreau.bilevel.tensors import add, norm, subtract, value_and_grads
 from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.data import seed_for
 from nas_moreau.search.methods import search_supernet
@@ -100,13 +100,13 @@ def search_step(
         Batch(images.to(device, dtype).contiguous(memory_format=layout), labels.to(device), 0.0)
         for images, labels in (random_batch(batch_size, size, i) for i in range(2))
     )
-    at_y = evaluate(posed.problem.f, posed.x, posed.y, lower, True, True)
+    at_y = value_and_grads(posed.problem.f, posed.x, posed.y, lower)
     if theta is None:
         length = settings.weights.lr * min(1.0, (settings.weights.clip or 1e9) / norm(at_y.grad_y).item())
         theta = [t.to(CPU) for t in add(posed.y, at_y.grad_y, -length)]
     there = [t.to(device, dtype) for t in theta]
-    at_theta = evaluate(posed.problem.at_theta, posed.x, there, lower, True, True)
-    above = evaluate(posed.problem.F, posed.x, posed.y, upper, True, True)
+    at_theta = value_and_grads(posed.problem.at_theta, posed.x, there, lower)
+    above = value_and_grads(posed.problem.F, posed.x, posed.y, upper)
     direction = add(subtract(at_y.grad_x, at_theta.grad_x), above.grad_x, 1 / settings.moreau.c)
     vectors = {
         "F_x": above.grad_x, "F_y": above.grad_y, "f_x": at_y.grad_x, "f_y": at_y.grad_y,

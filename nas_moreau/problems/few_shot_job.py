@@ -57,7 +57,7 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
             return y, state
         # other tasks, so heads and theta begin anew; x and its rule go on
         begun = [t.clone() for t in fresh]
-        return begun, state._replace(theta=begun) if "theta" in state._fields else state
+        return begun, method.restart(state, begun)
 
     def measure(x: Tensors, pool: Pool, tasks: int, purpose: str) -> tuple[float, float]:
         found = []
@@ -66,9 +66,9 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
             found.append(episode_accuracies(x, pool.draw(count, ways, shots, queries, seed, purpose, chunk)))
         return interval(torch.cat(found))
 
-    problem = few_shot_problem()
+    problem, method = few_shot_problem(), chosen.make(steps)
     return Job(
-        "few-shot", config["method"], problem, x, fresh, chosen.make(steps), chosen.evaluations, steps,
+        "few-shot", config["method"], problem, x, fresh, method, chosen.evaluations, steps,
         max(STAY, steps // LOOKS), lambda x, y: {"accuracy": measure(x, test, LOOK_TASKS, "looks")[0]},
         lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config), episodes, renew=renew,
     )  # fmt: skip

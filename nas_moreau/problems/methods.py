@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nas_moreau.bilevel import Method, moreau
-from nas_moreau.bilevel.curvature import Curvature
-from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.penalties import bome, f2sa, fixed_penalty, v_pbgd
-from nas_moreau.bilevel.rivals import darts1, darts2
-from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, SAFETY, begin
+from nas_moreau.bilevel.automatic.curvature import Curvature
+from nas_moreau.bilevel.automatic.measured import FIRST_CONVEX, SAFETY, begin
+from nas_moreau.bilevel.rivals.darts import darts1, darts2
+from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
 from nas_moreau.problems.synthetic import Case
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_moreau.bilevel import Method, adam, distance_over_gradients, moreau, sgd
-from nas_moreau.bilevel.contract import Info, StepSize
-from nas_moreau.bilevel.hypergradient import implicit_cg, neumann, rhg
-from nas_moreau.bilevel.method import Automatic
-from nas_moreau.bilevel.penalties import bome, f2sa, v_pbgd
+from nas_moreau.bilevel.method import Info, StepSize
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
+from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.rivals.penalties import bome, f2sa, v_pbgd
+from nas_moreau.bilevel.tensors import Tensors, norm, value_and_grads
 from nas_moreau.bilevel.updates import Update
 
 
@@ -66,7 +65,7 @@ def frozen(beta: float, update_y: Update, upper: bool = False) -> Method:
         problem: Bilevel, x: Tensors, y: Tensors, state: FrozenState, upper_batch: Any = None, lower_batch: Any = None
     ) -> tuple[Tensors, Tensors, FrozenState, Info]:
         trained, batch = (problem.F, upper_batch) if upper else (problem.f, lower_batch)
-        found = evaluate(trained, x, y, batch, False, True)
+        found = value_and_grads(trained, x, y, batch, wrt="y")
         new_y, y_rule = update_y.apply(found.grad_y, beta, y, state.y_rule)
         info = Info(0.0, beta, {"d_y": norm(found.grad_y)}, F=found.value, f=found.value)
         return x, new_y, FrozenState(state.k + 1, y_rule), info
@@ -97,7 +96,7 @@ def _table(task: str, size: Sizes, c: float) -> dict[str, Chosen]:
         )  # fmt: skip
 
     def automatic(steps: int) -> Method:
-        factor: Automatic = falling(1.0, steps) if size.falls else "auto"
+        factor: StepSize | str = falling(1.0, steps) if size.falls else "auto"
         return moreau(factor, order="lagged", update_x=distance_over_gradients(), update_y=rule(), update_theta=rule())
 
     return {

@@ -253,7 +253,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         raise InputError(f"{name} with n = {n} by {method}: {error}.", "Change n or the method.") from error
     seconds = time.perf_counter() - begin
     last = None
-    finite = math.isfinite(found.movement)
+    finite = found.status != "diverged"
     if finite and method in MOREAU:
         tuning = found.state.tuning
         gamma = tuning.gamma if tuning else case.paper["gamma"]

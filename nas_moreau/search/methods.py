@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, moreau
-from nas_moreau.bilevel.rivals import darts1, darts2
+from nas_moreau.bilevel.rivals.darts import darts1, darts2
 from nas_moreau.config import SearchConfig
 from nas_moreau.data import Part
 from nas_moreau.errors import InputError, did_you_mean
@@ -190,8 +190,6 @@ def _darts2(search: SearchConfig, rules: Rules) -> Method:
     return darts2(
         rules.alphas_lr,
         rules.weights_lr,
-        momentum=search.weights.momentum,
-        weight_decay=search.weights.weight_decay,
         update_x=rules.update_alphas,
         update_y=rules.update_weights,
     )

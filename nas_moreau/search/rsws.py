@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.bilevel import Bilevel, Info, Method
-from nas_moreau.bilevel.contract import at
-from nas_moreau.bilevel.tensors import Tensors, evaluate, norm
+from nas_moreau.bilevel.method import at
+from nas_moreau.bilevel.tensors import Tensors, norm, value_and_grads
 from nas_moreau.config import SearchConfig
 from nas_moreau.data import Part, seed_for
 from nas_moreau.search.candidates import measure, one_hot
@@ -50,7 +50,7 @@ def rsws(search: SearchConfig, rules: Rules) -> Method:
     ) -> tuple[Tensors, Tensors, RswsState, Info]:
         alpha, beta = at(rules.alphas_lr, state.k), at(rules.weights_lr, state.k)
         x, y = [t.detach() for t in x], [t.detach() for t in y]
-        lower = evaluate(problem.f, x, y, lower_batch, False, True)
+        lower = value_and_grads(problem.f, x, y, lower_batch, wrt="y")
         new_y, y_rule = update.apply(lower.grad_y, beta, y, state.y_rule)
         norms = {"d_y": norm(lower.grad_y)}
         info = Info(alpha, beta, norms, f=lower.value, f_aux=lower.aux)

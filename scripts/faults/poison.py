@@ -182,4 +182,4 @@ def _solve(objective: str, place: str) -> bool:
 
     found = solve(Bilevel(functions["F"], functions["f"]), start, start, moreau(0.1, 0.1, 0.1, 1.0, 1.0), watch=count)
     finite = all(t.isfinite().all() for t in (*found.x, *found.y))
-    return found.steps == step and f"Diverged at step {step} " in found.message and finite and not found.converged
+    return found.steps == step and found.status == "diverged" and finite

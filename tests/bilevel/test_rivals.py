@@ -8,18 +8,14 @@ import torch
 
 from nas_moreau.bilevel import Bilevel, sgd
 from nas_moreau.bilevel.prox import L1
-from nas_moreau.bilevel.rivals import (
-    RIVALS,
-    bome,
-    darts1,
-    darts2,
-    f2sa,
-    fixed_penalty,
-    implicit_cg,
-    neumann,
-    rhg,
-    v_pbgd,
-)
+from nas_moreau.bilevel.rivals.darts import darts1, darts2
+from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
+
+RIVALS = {
+    "darts1": darts1, "darts2": darts2, "rhg": rhg, "implicit-cg": implicit_cg, "neumann": neumann, "bome": bome,
+    "f2sa": f2sa, "v-pbgd": v_pbgd, "fixed-penalty": fixed_penalty,
+}  # fmt: skip
 
 
 def tensor(values):
@@ -65,7 +61,7 @@ def test_darts2_is_the_gradient_through_one_step(momentum, decay):
     """On a quadratic the central difference is exact; with momentum, a second step has the first one's direction
     in its buffer.
     """
-    method = darts2(0.1, 0.2, momentum, decay, update_y=sgd(momentum, decay))
+    method = darts2(0.1, 0.2, update_y=sgd(momentum, decay))
     state = method.init(PROBLEM, [X], [Y])
     x1, y1, state, _ = method.step(PROBLEM, [X], [Y], state)
     buffer = lower_gradient(x1[0], Y) + decay * Y

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from nas_moreau.bilevel import adam, distance_over_gradients, gradient_descent, sgd
+from nas_moreau.bilevel import (
+    adam,
+    chain,
+    clip,
+    distance_over_gradients,
+    gradient_descent,
+    momentum,
+    sgd,
+    weight_decay,
+)
 
 
 def trajectory(rule, gradients, start, step):
@@ -19,10 +28,15 @@ def trajectory(rule, gradients, start, step):
         (gradient_descent(), lambda p: torch.optim.SGD(p, 0.1), None),
         (sgd(0.9, 3e-2), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=3e-2), None),
         (sgd(0.9, 0.01, True), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True), None),
-        (sgd(0.5, 0.1, clip=0.7), lambda p: torch.optim.SGD(p, 0.1, 0.5, weight_decay=0.1), 0.7),
+        (
+            chain(clip(0.7), weight_decay(0.1), momentum(0.5)),
+            lambda p: torch.optim.SGD(p, 0.1, 0.5, weight_decay=0.1),
+            0.7,
+        ),
         (adam((0.5, 0.99), 1e-6, 1e-2), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.99), 1e-6, 1e-2), None),
+        (chain(clip(0.7), adam((0.5, 0.99))), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.99)), 0.7),
     ],
-    ids=["descent", "momentum", "nesterov", "clip", "adam"],
+    ids=["descent", "momentum", "nesterov", "clip", "adam", "adam after clipping"],
 )
 def test_rules_equal_the_optimizers(rule, optimizer, clip):
     generator = torch.Generator().manual_seed(3)
@@ -72,3 +86,25 @@ def test_distance_over_gradients_finds_the_scale(distance):
     for _ in range(300):
         params, state = rule.apply([params[0] - target], 1.0, params, state)
     assert float((params[0] - target).norm()) < 0.05 * distance
+
+
+def test_a_chain_gives_the_bits_of_sgd_and_shows_its_parts_by_name():
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = [torch.randn(3, generator=generator)], [[torch.randn(3, generator=generator)] for _ in range(4)]
+    rules = sgd(0.9, 3e-4, clip=0.5), chain(clip(0.5), weight_decay(3e-4), momentum(0.9))
+    ends = [trajectory(rule, gradients, start, 0.1)[0] for rule in rules]
+    assert torch.equal(*ends)
+    rule = rules[1]
+    state = rule.apply(gradients[0], 0.1, start, rule.init(start))[1]
+    assert rule.part("momentum", state).factor == 0.9 and rule.part("clip", state).factor == 0.5
+    length = gradients[0][0].norm()
+    expected = gradients[0][0] * min(1, 0.5 / (length + 1e-6)) + 3e-4 * start[0]
+    torch.testing.assert_close(rule.part("momentum", state).state[0], expected)
+    assert rule.part("nesterov", state) is None and gradient_descent().part("momentum", ()) is None
+
+
+def test_the_rule_that_takes_the_step_stands_last():
+    assert chain(clip(1.0), distance_over_gradients()).finds_length
+    for parts in [(adam(), clip(1.0)), (adam(), adam())]:
+        with pytest.raises(ValueError, match="last"):
+            chain(*parts)

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from nas_moreau.bilevel import rivals
 from nas_moreau.bilevel.exact import exact_hypergradient, flat
-from nas_moreau.bilevel.tensors import add, evaluate, norm, subtract
+from nas_moreau.bilevel.rivals import darts
+from nas_moreau.bilevel.tensors import add, grad_x, grad_y, norm, subtract, value_and_grads
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
 from nas_moreau.diagnostics import check_hypergradient as stage
@@ -62,7 +62,7 @@ def test_the_tiny_supernet_has_no_kink(monkeypatch, tiny):
     for name in ("relu", "max_pool2d"):
         monkeypatch.setattr(torch.nn.functional, name, kinky)
     made = tiny_supernet(3)
-    evaluate(made.problem.F, made.x, made.y, made.upper_batch, True, True)
+    value_and_grads(made.problem.F, made.x, made.y, made.upper_batch)
     with pytest.raises(AssertionError, match="ReLU"):
         torch.nn.functional.relu(made.x[0])
 
@@ -70,20 +70,20 @@ def test_the_tiny_supernet_has_no_kink(monkeypatch, tiny):
 def faulty(search, made):
     """darts2 with the published fault: (p - n) / 2. * eps in place of (p - n) / (2 * eps)."""
 
-    def direction(problem, x, y, state, upper, lower, k):
-        xi = made.weights_lr(k)
-        ahead = evaluate(problem.f, x, y, lower, False, True).grad_y
-        if state.y_rule.buffers:
-            ahead = add(ahead, state.y_rule.buffers, search.weights.momentum)
-        found = evaluate(problem.F, x, add(y, ahead, -xi), upper, True, True)
+    def direction(problem, x, y, state, batches):
+        xi = made.weights_lr(state.k)
+        ahead = grad_y(problem.f, x, y, batches.lower)
+        if (momentum := made.update_weights.part("momentum", state.y_rule)).state:
+            ahead = add(ahead, momentum.state, momentum.factor)
+        found = value_and_grads(problem.F, x, add(y, ahead, -xi), batches.upper)
         eps = float(0.01 / norm(found.grad_y))
         shift = [eps * v for v in found.grad_y]
-        plus = evaluate(problem.f, x, add(y, shift), lower, True, False).grad_x
-        minus = evaluate(problem.f, x, subtract(y, shift), lower, True, False).grad_x
+        plus = grad_x(problem.f, x, add(y, shift), batches.lower)
+        minus = grad_x(problem.f, x, subtract(y, shift), batches.lower)
         second = [(p - n) / 2.0 * eps for p, n in zip(plus, minus)]
-        return found, add(found.grad_x, second, -xi), {}
+        return darts.Direction(add(found.grad_x, second, -xi), found, {})
 
-    return rivals.alternating(made.alphas_lr, made.weights_lr, made.update_alphas, made.update_weights, direction)
+    return darts.alternating(made.alphas_lr, made.weights_lr, direction, made.update_alphas, made.update_weights)
 
 
 def test_darts2_is_what_it_says_and_the_wrong_divisor_is_caught(tiny, exact, monkeypatch):
@@ -95,7 +95,7 @@ def test_darts2_is_what_it_says_and_the_wrong_divisor_is_caught(tiny, exact, mon
 
 
 OWN = """
-from nas_moreau.bilevel.rivals import darts1
+from nas_moreau.bilevel.rivals.darts import darts1
 from nas_moreau.search.methods import register_method
 
 @register_method("check_test_mine")
@@ -169,6 +169,6 @@ def test_directions_are_read_before_the_update_rule(tiny, exact):
     method, directions = stage.recorded("darts1", stage.preset_search())
     state = method.init(tiny.problem, tiny.x, exact.y)
     method.step(tiny.problem, tiny.x, exact.y, state, upper_batch=tiny.upper_batch, lower_batch=tiny.lower_batch)
-    wanted = evaluate(tiny.problem.F, tiny.x, exact.y, tiny.upper_batch, True, False).grad_x
+    wanted = grad_x(tiny.problem.F, tiny.x, exact.y, tiny.upper_batch)
     assert len(directions) == 1
     torch.testing.assert_close(flat(directions[0]), flat(wanted), rtol=0, atol=0)

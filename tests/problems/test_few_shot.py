@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import adam, distance_over_gradients, moreau
-from nas_moreau.bilevel.tensors import evaluate, norm
+from nas_moreau.bilevel.tensors import grad_y, norm, value_and_grads
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.problems.few_shot import (
@@ -82,7 +82,7 @@ def test_gradients_against_differences():
     u = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in [*x, *y]]
     problem, n, h = few_shot_problem(), len(x), 1e-7
     for objective in (problem.F, problem.f):
-        found = evaluate(objective, x, y, batch, True, True)
+        found = value_and_grads(objective, x, y, batch)
         slope = sum(float((a * b).sum()) for a, b in zip([*found.grad_x, *found.grad_y], u))
         ahead, behind = ([t + s * h * d for t, d in zip([*x, *y], u)] for s in (1, -1))
         difference = (objective(ahead[:n], ahead[n:], batch) - objective(behind[:n], behind[n:], batch)) / (2 * h)
@@ -134,7 +134,7 @@ def test_adaptation_reaches_the_minimum():
     labels = (torch.arange(6) % 3).expand(2, -1)
     y = adapt(found, labels, 3, ridge=0.1, steps=3000)
     lower = lambda x, y, batch: loss_of(found, y, labels) + 0.05 * y[0].square().sum()  # noqa: E731
-    assert float(norm(evaluate(lower, [], y, None, False, True).grad_y)) < 1e-6
+    assert float(norm(grad_y(lower, [], y))) < 1e-6
 
 
 def test_interval_by_hand():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_moreau.bilevel.tensors import evaluate
+from nas_moreau.bilevel.tensors import value_and_grads
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.problems.hyper_cleaning import corrupt_labels, f1_score, hyper_cleaning, two_layers
@@ -56,7 +56,7 @@ def test_gradients_against_differences(corrupt):
     y = [t + 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in made.y]
     assert len(x) == (1 if corrupt else 2) and len(y) == 4 * len(x)
     for objective in (made.problem.F, made.problem.f):
-        found = evaluate(objective, x, y, None, True, True)
+        found = value_and_grads(objective, x, y)
         u = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in [*x, *y]]
         slope = sum(float((a * b).sum()) for a, b in zip([*found.grad_x, *found.grad_y], u))
         h, n = 1e-6, len(x)

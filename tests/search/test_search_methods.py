@@ -224,7 +224,7 @@ def test_a_method_of_your_own_brings_its_mixing_weights_and_takes_the_additions(
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     (tmp_path / "my_methods.py").write_text(
         "import torch\n"
-        "from nas_moreau.bilevel.rivals import darts1\n"
+        "from nas_moreau.bilevel.rivals.darts import darts1\n"
         "from nas_moreau.search.methods import register_method\n"
         "from nas_moreau.search.supernet_problem import Mixing\n"
         "def sigmoids(space, alphas, batch):\n"

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import Bilevel, adam, distance_over_gradients, moreau, sgd, solve
-from nas_moreau.bilevel.following import ENVELOPE, FALL, GAMMA, LONG, SHORT, C, begin, look
+from nas_moreau.bilevel.automatic.tracked import ENVELOPE, FALL, GAMMA, LONG, SHORT, C, begin
+from nas_moreau.bilevel.method import Batches
 
 
 def tensor(values):
@@ -24,7 +25,7 @@ X, Y = [torch.zeros(2, dtype=torch.float64)], [torch.zeros(2, dtype=torch.float6
 
 
 def test_steps_follow_from_the_curvature_in_y():
-    found = begin(steep(), X, Y, None, None, 2.0, 0.5)
+    found = begin(steep(), X, Y, Batches(), 2.0, 0.5)
     assert (found.c, found.gamma) == (2.0, 0.5) and found.curvature == pytest.approx(3 / 2 + 4, rel=1e-3)
     assert found.step == pytest.approx(SHORT / (5.5 + 2), rel=1e-3)
     method = moreau(update_x=distance_over_gradients())
@@ -33,20 +34,19 @@ def test_steps_follow_from_the_curvature_in_y():
     assert (info.alpha, info.c) == (1, C) and info.gamma == pytest.approx(ENVELOPE / L, rel=1e-3)
     assert info.beta == info.eta == pytest.approx(SHORT / (L + L / ENVELOPE), rel=1e-3)
     # 3/C + 400 is so steep that gamma = 1 is the greater
-    assert begin(steep(100), X, Y, None, None, None, None).gamma == GAMMA
+    assert begin(steep(100), X, Y, Batches(), None, None).gamma == GAMMA
 
 
 def looked(found, factor, k=15):
-    """Looks at step k where f is `factor` times as steep."""
+    """The constants after step k of the method where f is `factor` times as steep."""
     problem, y = steep(factor), [tensor([0.3, -0.2])]
-    gradient = torch.autograd.grad(
-        problem.F(X, [leaf := y[0].clone().requires_grad_()], None) / 2 + problem.f(X, [leaf], None), leaf
-    )
-    return look(found, k, problem, X, y, list(gradient), (2.0, 0.5), (None, None))
+    method = moreau(c=2.0, gamma=0.5, p=0.0, update_x=distance_over_gradients())
+    state = method.init(steep(), X, y)._replace(k=k, tuning=found)
+    return method.step(problem, X, y, state)[2].tuning
 
 
-def test_a_greater_curvature_is_believed_at_once_and_a_lesser_one_by_and_by():
-    found = begin(steep(), X, Y, None, None, 2.0, 0.5)
+def test_increases_of_the_curvature_take_effect_at_once_and_decreases_gradually():
+    found = begin(steep(), X, Y, Batches(), 2.0, 0.5)
     same = looked(found, 1)
     assert same.curvature == pytest.approx(5.5, rel=1e-3) and same.step == pytest.approx(found.step, rel=1e-3)
     # within the range the step stays as it is; 3/2 + 4 * 2 = 9.5, 11.5 / 7.5 < 2 / 1
@@ -83,4 +83,4 @@ def test_no_constant_is_needed(order):
 def test_a_lower_level_without_curvature_is_refused():
     problem = Bilevel(lambda x, y, b: x[0].square().sum(), lambda x, y, b: (x[0] * 2 + y[0]).sum())
     with pytest.raises(ValueError, match="No curvature in y"):
-        begin(problem, X, Y, None, None, 1.0, 1.0)
+        begin(problem, X, Y, Batches(), 1.0, 1.0)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import Bilevel, moreau, solve
-from nas_moreau.bilevel.curvature import measure
-from nas_moreau.bilevel.step_sizes import FIRST_CONVEX, FIRST_NONCONVEX, LAST, begin, explain
+from nas_moreau.bilevel.automatic.curvature import measure
+from nas_moreau.bilevel.automatic.measured import FIRST_CONVEX, FIRST_NONCONVEX, LAST, begin, explain
+from nas_moreau.bilevel.method import Batches
 
 
 def tensor(values):
@@ -25,7 +26,7 @@ def quadratic():
 
 
 def test_curvatures_are_the_blocks_eigenvalues():
-    found = measure(quadratic(), [tensor(0.3)], [tensor([1.0, -2.0])], None, None, seed=0, iterations=40)
+    found = measure(quadratic(), [tensor(0.3)], [tensor([1.0, -2.0])], Batches(), seed=0, iterations=40)
     joint = torch.linalg.eigvalsh(tensor([[-1.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 1.0]])).abs().max()
     assert found.F_xx == pytest.approx(3, rel=1e-4) and found.F_yy == pytest.approx(2, rel=1e-4)
     assert found.f_xx == pytest.approx(1, rel=1e-4) and found.f_yy == pytest.approx(4, rel=1e-4)
@@ -35,7 +36,7 @@ def test_curvatures_are_the_blocks_eigenvalues():
 
 def test_weak_convexity_is_seen():
     concave = Bilevel(quadratic().F, lambda x, y, b: -0.5 * y[0].square().sum() + x[0] * y[0].sum())
-    found = measure(concave, [tensor(0.3)], [tensor([1.0, -2.0])], None, None, seed=0, iterations=20)
+    found = measure(concave, [tensor(0.3)], [tensor([1.0, -2.0])], Batches(), seed=0, iterations=20)
     assert found.rho == pytest.approx(1, rel=1e-3)
 
 

@@ -37,14 +37,30 @@ iteration is.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from nas_moreau.bilevel.automatic import Rule, State, Taken
-from nas_moreau.bilevel.curvature import Curvature, measure, nonmonotone, secant, worst
+from nas_moreau.bilevel.automatic.curvature import Curvature, measure, nonmonotone, secant, worst
+from nas_moreau.bilevel.automatic.rule import AutoRule, Sizes
+from nas_moreau.bilevel.method import NO_BATCHES, Batches, Iterate
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, evaluate, grad_x_of_g, norm, random_like, subtract
+from nas_moreau.bilevel.tensors import (
+    Tensors,
+    add,
+    grad_x,
+    grad_x_of_g,
+    grad_y,
+    norm,
+    random_like,
+    subtract,
+    value_and_grads,
+)
+
+if TYPE_CHECKING:
+    from nas_moreau.bilevel.moreau_envelope import StepRecord
+
+# No theory gives the constants below; docs/bilevel.md has what they reach on the paper's problems.
 
 FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
 """c on the first rung, by whether the lower level was seen to be convex in y, and on the last; units: L_F / L_phi."""
@@ -93,8 +109,7 @@ def begin(
     problem: Bilevel,
     x: Tensors,
     y: Tensors,
-    upper: Any = None,
-    lower: Any = None,
+    batches: Batches = NO_BATCHES,
     c: float | None = None,
     gamma: float | None = None,
 ) -> Tuning:
@@ -102,12 +117,12 @@ def begin(
 
     None stands for a c or gamma that is not given.
     """
-    here = measure(problem, x, y, upper, lower, 0, 6)
+    here = measure(problem, x, y, batches, 0, 6)
     if not all(math.isfinite(value) for value in here):
-        raise ValueError("F, f or a gradient of them is not finite at the start. Start elsewhere, or mend F and f.")
+        raise ValueError("F, f or a gradient of them is not finite at the start. Start elsewhere, or correct F and f.")
     far_x, far_y = x, y
     for _ in range(20 if here.F > 0 else 0):
-        found = evaluate(problem.F, far_x, far_y, upper, True, True)
+        found = value_and_grads(problem.F, far_x, far_y, batches.upper)
         far_x = problem.onto_x(add(far_x, found.grad_x, -1 / here.F))
         far_y = add(far_y, found.grad_y, -1 / here.F)
     size = sum(t.numel() for t in [*x, *y])
@@ -128,8 +143,8 @@ def begin(
     # many equal terms add up only where the terms are in step
     places = [between(0.25), between(0.5), between(0.75), (far_x, far_y), shifted(radius / 2), shifted(-radius / 2)]
     places += [(problem.onto_x(around(u)), around(v)) for u, v in ((x, y), (far_x, far_y))]
-    measured = [here, *(measure(problem, u, v, upper, lower, 1 + i, 3) for i, (u, v) in enumerate(places))]
-    rho = nonmonotone(problem, [(x, y), (far_x, far_y)], around, lower)
+    measured = [here, *(measure(problem, u, v, batches, 1 + i, 3) for i, (u, v) in enumerate(places))]
+    rho = nonmonotone(problem, [(x, y), (far_x, far_y)], around, batches.lower)
     rho = max(rho, worst(measured).rho)
     # a convex lower level has no valley to be missed, so what is far from the way need not slow the steps on it
     convex = rho < 0.01 * worst(measured).f_yy
@@ -148,12 +163,12 @@ def begin(
     return Tuning(L, gamma, first * unit if c is None else c, 0, last, 0, convex)
 
 
-def sizes(tuning: Tuning, c_k: float, gamma: float) -> tuple[float, float, float]:
-    """Returns (alpha, beta, eta): each .8 over the Lipschitz constant of its own block."""
+def sizes(tuning: Tuning, c_k: float, gamma: float) -> Sizes:
+    """Returns alpha, beta and eta: each .8 over the Lipschitz constant of its block."""
     L = tuning.curvature
     answer = L.phi_xy**2 / (L.answer + 1 / gamma)
     bend_x = L.F_xx / c_k + max(L.f_xx, answer)
-    return (
+    return Sizes(
         SAFETY / max(bend_x, 1e-12),
         SAFETY / (L.F_yy / c_k + L.f_yy + 1 / gamma),
         SAFETY / (L.f_yy + 1 / gamma),
@@ -165,74 +180,74 @@ def penalty(tuning: Tuning, k: int, p: float) -> float:
     return tuning.c * (1 + (k - tuning.since) / CLOCK) ** p
 
 
-def after(problem: Bilevel, taken: Taken) -> tuple[Tensors, Tensors, State]:
-    """Returns where to go on from after a step: where it led to, or before it if it was too long.
+def after(problem: Bilevel, taken: StepRecord) -> Iterate:
+    """Returns where to continue from after a step: where it led to, or before it if it was too long.
 
-    In the first steps, and later half-way between two looks at whether the iteration has settled, the secants of the
-    step are looked at; a step that was too long is taken back. Where the iteration has settled c climbs.
+    In the first steps, and later half-way between two checks of whether the iteration has settled, the secants of the
+    step are checked; a step that was too long is taken back. Where the iteration has settled c climbs.
     """
-    tuning: Tuning = taken.state.tuning
-    k = taken.new_state.k
+    state = taken.before.state
+    tuning: Tuning = state.tuning
+    new_x, new_y, new = taken.after
+    k = new.k
     if k < CHECK_EVERY or k % CHECK_EVERY == CHECK_EVERY // 2:
         shorter = _shorter(problem, taken)
         if shorter is not None:
-            return taken.x, taken.y, taken.state._replace(k=k, tuning=shorter)
-    new_x, new_y, new = taken.new_x, taken.new_y, taken.new_state
+            return taken.before._replace(state=state._replace(k=k, tuning=shorter))
     last = tuning.c_last
     if last is None or taken.used.c >= last or k % CHECK_EVERY:
-        return new_x, new_y, new
+        return taken.after
     if k - tuning.since >= LONGEST or _settled(taken):
         tuning = _measured_again(tuning, problem, new_x, new_y, taken.batches, k)
         tuning = tuning._replace(c=min(2 * taken.used.c, last), since=k, rungs=tuning.rungs + 1)
         near = _near_prox(problem, taken)
         new = new._replace(theta=near, theta_rule=taken.restart(near), tuning=tuning)
-    return new_x, new_y, new
+    return Iterate(new_x, new_y, new)
 
 
-def _shorter(problem: Bilevel, taken: Taken) -> Tuning | None:
-    """Returns longer curvatures if the directions of x or theta changed more in the step than those in use allow.
+def _shorter(problem: Bilevel, taken: StepRecord) -> Tuning | None:
+    """Returns larger curvatures if the directions of x or theta changed more in the step than those in use allow.
 
     An iteration whose steps are too long swings along the steepest direction, so that its own secants find it. Four
     evaluations.
     """
     assert taken.grad_theta is not None
-    x, new_x, y, theta, place = taken.x, taken.new_x, taken.y, taken.new_state.theta, taken.theta_of_x
+    (x, y, state), new_x, theta, place = taken.before, taken.after.x, taken.after.state.theta, taken.theta_of_x
     upper, lower = taken.batches
-    at_theta = evaluate(problem.at_theta, x, theta, lower, False, True).grad_y
+    at_theta = grad_y(problem.at_theta, x, theta, lower)
     bend_theta = secant(taken.last_theta, theta, taken.grad_theta, at_theta)
     parts = [
-        evaluate(smooth, new_x, point, batch, True, False).grad_x
+        grad_x(smooth, new_x, point, batch)
         for smooth, point, batch in ((problem.F, y, upper), (problem.f, y, lower), (problem.at_theta, place, lower))
     ]
     d_x = add(subtract(parts[1], parts[2]), parts[0], 1 / taken.used.c)
     if problem.g is not None:
         d_x = add(d_x, subtract(grad_x_of_g(problem.g, new_x, y), grad_x_of_g(problem.g, new_x, place)))
     bend_x = secant(x, new_x, taken.d_x, d_x)
-    tuning: Tuning = taken.state.tuning
+    tuning: Tuning = state.tuning
     L = tuning.curvature
     if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / taken.used.alpha:
         return None
     return tuning._replace(curvature=L._replace(f_yy=max(L.f_yy, 1.5 * bend_theta), f_xx=max(L.f_xx, 1.5 * bend_x)))
 
 
-def _settled(taken: Taken) -> bool:
+def _settled(taken: StepRecord) -> bool:
     """Returns whether the step moved each of x, y, theta by less than a tenth of what pushes them.
 
-    That is F/c for y and theta, and for x what y - theta can make of it through the cross curvature too.
+    That is F/c for y and theta, and for x also the effect of y - theta through the cross curvature.
     """
-    size, used, cross = taken.norms, taken.used, taken.state.tuning.curvature.phi_xy
-    moved_x = norm(subtract(taken.new_x, taken.x)) / used.alpha
-    moved_y = norm(subtract(taken.new_y, taken.y)) / used.beta
-    moved_y = moved_y + norm(subtract(taken.new_state.theta, taken.state.theta)) / used.eta
+    before, after, used = taken.before, taken.after, taken.used
+    size, cross = taken.norms, before.state.tuning.curvature.phi_xy
+    moved_x = norm(subtract(after.x, before.x)) / used.alpha
+    moved_y = norm(subtract(after.y, before.y)) / used.beta
+    moved_y = moved_y + norm(subtract(after.state.theta, before.state.theta)) / used.eta
     calm_x = moved_x <= 0.1 * (size["F_x_over_c"] + cross * size["distance"])
     return bool(calm_x & (moved_y <= 0.1 * size["F_y_over_c"]))
 
 
-def _measured_again(
-    tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, batches: tuple[Any, Any], k: int
-) -> Tuning:
+def _measured_again(tuning: Tuning, problem: Bilevel, x: Tensors, y: Tensors, batches: Batches, k: int) -> Tuning:
     """Returns the tuning with the curvatures of (x, y); where the lower level is not convex they never fall."""
-    here = measure(problem, x, y, *batches, k, 6 if tuning.convex else 4)
+    here = measure(problem, x, y, batches, k, 6 if tuning.convex else 4)
     if not all(math.isfinite(value) for value in here):
         return tuning
     if not tuning.convex:
@@ -240,17 +255,17 @@ def _measured_again(
     return tuning._replace(curvature=here)
 
 
-def _near_prox(problem: Bilevel, taken: Taken) -> Tensors:
-    """Returns theta after steps (9) from y with x and y at rest, until they are short, 50 at most.
+def _near_prox(problem: Bilevel, taken: StepRecord) -> Tensors:
+    """Returns theta after steps (9) from y with x and y fixed, until they are short, 50 at most.
 
     theta may have stayed in a valley that y has left long ago. It must have arrived before x moves again: at theta
     = y the difference in (10) vanishes, and x would be driven by F alone.
     """
-    x, y, used = taken.new_x, taken.new_y, taken.used
-    tolerance, theta = 0.1 * float(taken.norms["F_y_over_c"]), y
+    x, y, _ = taken.after
+    used, tolerance, theta = taken.used, 0.1 * float(taken.norms["F_y_over_c"]), y
     for k in range(50):
-        found = evaluate(problem.at_theta, x, theta, taken.batches[1], False, True)
-        moved = add(theta, add(found.grad_y, subtract(theta, y), 1 / used.gamma), -used.eta)
+        found = grad_y(problem.at_theta, x, theta, taken.batches.lower)
+        moved = add(theta, add(found, subtract(theta, y), 1 / used.gamma), -used.eta)
         moved = problem.prox_y(x, moved, used.eta)
         length = float(norm(subtract(moved, theta))) / used.eta
         theta = moved
@@ -260,10 +275,10 @@ def _near_prox(problem: Bilevel, taken: Taken) -> Tensors:
 
 
 def explain(tuning: Tuning) -> str:
-    """Returns in words what was chosen and why, and whether the theory's condition on gamma holds there.
+    """Returns a sentence on the constants in use, and on whether the theory's condition on gamma holds.
 
     Args:
-        tuning: The automatic constants: `state.tuning` of a method with any.
+        tuning: The automatic constants: `state.tuning` of a method that has some.
     """
     L = tuning.curvature
     bound = math.inf if L.rho < 1e-6 * L.f_yy else 1 / (2 * L.rho)
@@ -280,7 +295,7 @@ def explain(tuning: Tuning) -> str:
     )
 
 
-MEASURED = Rule(
+MEASURED = AutoRule(
     begin=begin,
     penalty=penalty,
     sizes=sizes,
@@ -289,4 +304,4 @@ MEASURED = Rule(
     hold=lambda tuning: tuning._replace(c_last=None),
     explain=explain,
 )
-"""The rule of this file."""
+"""The rule for small problems, where x moves along its direction: curvatures measured over a region."""

@@ -2,7 +2,7 @@
 
     dF/dx = F_x - f_xy (f_yy)^-1 F_y     at y*(x)
 
-All need a smooth lower level without constraints, and a Hessian of it by automatic differentiation.
+All need a smooth lower level without constraints, and its Hessian by automatic differentiation.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.bilevel.contract import Info, Method, StepSize, at
+from nas_moreau.bilevel.method import Batches, Info, Method, State, StepSize, at, make_method
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Evaluated, Tensors, add, dot, evaluate, norm, scalar_of, scale, subtract
+from nas_moreau.bilevel.tensors import (
+    Evaluated,
+    Tensors,
+    add,
+    detach,
+    dot,
+    norm,
+    scalar_of,
+    scale,
+    subtract,
+    value_and_grads,
+)
 from nas_moreau.bilevel.updates import Update, gradient_descent
-
-
-class HypergradientState(NamedTuple):
-    """Steps done, and the state of x's update rule."""
-
-    k: int
-    x_rule: Any
 
 
 class Hypergradient(NamedTuple):
@@ -46,35 +50,36 @@ def rhg(
 
         y_{t+1} = y_t - beta grad_y f(x, y_t), t < T;  d_x = d F(x, y_T(x)) / dx;  y <- y_T
 
-    Franceschi et al., ICML 2017 (reverse-HG); with `truncate` only the last so many steps are differentiated
-    (Shaban et al., AISTATS 2019, K-RHG). The steps start from the y of the step before.
+    Franceschi et al., ICML 2017 (reverse-HG); with `truncate` only the last steps are differentiated (Shaban et al.,
+    AISTATS 2019, K-RHG). The steps start from the y of the previous step.
 
     Args:
         alpha: Step size of x.
         beta: Step size of the inner steps.
         inner_steps: T.
-        truncate: Steps that are differentiated; None for all.
+        truncate: Number of steps that are differentiated; None for all.
         update_x: Update rule; default x - alpha * d_x.
     """
     _positive(inner_steps=inner_steps, truncate=1 if truncate is None else truncate)
 
-    def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, upper: Any, lower: Any) -> Hypergradient:
+    def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, batches: Batches) -> Hypergradient:
         last = inner_steps if truncate is None else min(truncate, inner_steps)
-        first, inner = _descend(problem, x, y, step, inner_steps - last, lower)
+        first, inner = descend(problem.f, x, y, step, inner_steps - last, batches.lower)
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in x]
             inner = [t.detach().requires_grad_() for t in inner]
             for _ in range(last):
-                value = scalar_of(problem.f(leaves, inner, lower))
-                grads = torch.autograd.grad(value, inner, create_graph=True, materialize_grads=True, allow_unused=True)
-                first = value.detach() if first is None else first
+                lower = scalar_of(problem.f(leaves, inner, batches.lower))
+                grads = torch.autograd.grad(lower, inner, create_graph=True, materialize_grads=True, allow_unused=True)
+                first = lower.detach() if first is None else first
                 inner = [t - step * grad for t, grad in zip(inner, grads)]
-            returned = problem.F(leaves, inner, upper)
-            grads = torch.autograd.grad(scalar_of(returned), leaves, allow_unused=True, materialize_grads=True)
-        found = evaluate(problem.F, x, [t.detach() for t in inner], upper, False, False)
-        return Hypergradient(list(grads), [t.detach() for t in inner], found, first)
+            returned = problem.F(leaves, inner, batches.upper)
+            d_x = torch.autograd.grad(scalar_of(returned), leaves, allow_unused=True, materialize_grads=True)
+        aux = detach(returned[1]) if isinstance(returned, tuple) else None
+        upper = Evaluated(scalar_of(returned).detach(), list(d_x), [], aux, True)
+        return Hypergradient(list(d_x), [t.detach() for t in inner], upper, first)
 
-    return _outer(alpha, beta, update_x, direction)
+    return _following(alpha, beta, update_x, direction)
 
 
 def implicit_cg(
@@ -93,7 +98,7 @@ def implicit_cg(
         alpha: Step size of x.
         beta: Step size of the inner steps.
         inner_steps: Gradient steps on the lower level before each gradient.
-        cg_steps: At most so many.
+        cg_steps: Maximum number of products with f_yy.
         update_x: Update rule; default x - alpha * d_x.
     """
     _positive(inner_steps=inner_steps, cg_steps=cg_steps)
@@ -112,7 +117,7 @@ def implicit_cg(
             along, size = add(left, along, float(new / size)), new
         return solution
 
-    return _outer(alpha, beta, update_x, _implicit(inner_steps, solve))
+    return _following(alpha, beta, update_x, _implicit(inner_steps, solve))
 
 
 def neumann(
@@ -131,7 +136,7 @@ def neumann(
         alpha: Step size of x.
         beta: Step size of the inner steps.
         inner_steps: Gradient steps on the lower level before each gradient.
-        terms: Of the series.
+        terms: Number of terms of the series.
         scale_by: s, below 2 / |f_yy|; default beta at k = 0.
         update_x: Update rule; default x - alpha * d_x.
     """
@@ -145,32 +150,39 @@ def neumann(
             total = add(total, term)
         return scale(total, s)
 
-    return _outer(alpha, beta, update_x, _implicit(inner_steps, solve))
+    return _following(alpha, beta, update_x, _implicit(inner_steps, solve))
 
 
-def _descend(
-    problem: Bilevel, x: Tensors, y: Tensors, step: float, steps: int, batch: Any
+def descend(
+    objective: Any,
+    x: Tensors,
+    y: Tensors,
+    step: float,
+    steps: int,
+    batch: Any,
+    project: Callable[[Tensors], Tensors] | None = None,
 ) -> tuple[Tensor | None, Tensors]:
-    """Returns (f at the start, y after `steps` gradient steps on f(x, .)); (None, y) for no steps."""
+    """Returns (the objective at the start, y after projected gradient steps on it); (None, y) for no steps."""
     first = None
     for _ in range(steps):
-        found = evaluate(problem.f, x, y, batch, False, True)
+        found = value_and_grads(objective, x, y, batch, wrt="y")
         first = found.value if first is None else first
         y = add(y, found.grad_y, -step)
+        y = y if project is None else project(y)
     return first, y
 
 
 def _implicit(inner_steps: int, solve: Callable[[Callable[[Tensors], Tensors], Tensors], Tensors]) -> Any:
     """Returns the direction F_x - f_xy v with v = solve(f_yy, F_y)."""
 
-    def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, upper: Any, lower: Any) -> Hypergradient:
-        first, y = _descend(problem, x, y, step, inner_steps, lower)
-        found = evaluate(problem.F, x, y, upper, True, True)
+    def direction(problem: Bilevel, x: Tensors, y: Tensors, step: float, batches: Batches) -> Hypergradient:
+        first, y = descend(problem.f, x, y, step, inner_steps, batches.lower)
+        found = value_and_grads(problem.F, x, y, batches.upper)
         with torch.enable_grad():
             leaves_x = [t.detach().requires_grad_() for t in x]
             leaves_y = [t.detach().requires_grad_() for t in y]
-            value = scalar_of(problem.f(leaves_x, leaves_y, lower))
-            grads = torch.autograd.grad(value, leaves_y, create_graph=True, materialize_grads=True, allow_unused=True)
+            lower = scalar_of(problem.f(leaves_x, leaves_y, batches.lower))
+            grads = torch.autograd.grad(lower, leaves_y, create_graph=True, materialize_grads=True, allow_unused=True)
 
         def product(leaves: Tensors, v: Tensors) -> Tensors:
             """The derivative of grad_y f . v with respect to `leaves`."""
@@ -190,38 +202,29 @@ def _implicit(inner_steps: int, solve: Callable[[Callable[[Tensors], Tensors], T
     return direction
 
 
-def _outer(alpha: StepSize, beta: StepSize, update_x: Update | None, direction: Any) -> Method:
+def _following(alpha: StepSize, beta: StepSize, update_x: Update | None, direction: Any) -> Method:
     """Returns the method that moves x along `direction` and keeps the y found on the way."""
     rule = update_x or gradient_descent()
 
-    def init(
-        problem: Bilevel, x: Tensors, y: Tensors, upper_batch: Any = None, lower_batch: Any = None
-    ) -> HypergradientState:
+    def init(problem: Bilevel, x: Tensors, y: Tensors, batches: Batches) -> State:
         if problem.g is not None or problem.project_y is not None:
             raise ValueError(
                 "This method needs the Hessian of a smooth lower level without constraints, and the problem has g or "
                 "project_y. Use moreau(...)."
             )
-        return HypergradientState(0, rule.init(x))
+        return State(x_rule=rule.init(x))
 
     def step(
-        problem: Bilevel,
-        x: Tensors,
-        y: Tensors,
-        state: HypergradientState,
-        upper_batch: Any = None,
-        lower_batch: Any = None,
-    ) -> tuple[Tensors, Tensors, HypergradientState, Info]:
+        problem: Bilevel, x: Tensors, y: Tensors, state: State, batches: Batches
+    ) -> tuple[Tensors, Tensors, State, Info]:
         a, b = at(alpha, state.k), at(beta, state.k)
-        x, y = [t.detach() for t in x], [t.detach() for t in y]
-        found = direction(problem, x, y, b, upper_batch, lower_batch)
+        found = direction(problem, x, y, b, batches)
         new_x, x_rule = rule.apply(found.d_x, a, x, state.x_rule)
         norms = {"d_x": norm(found.d_x), "d_y": norm(subtract(found.y, y)) / b}
-        upper = found.upper
-        info = Info(a, b, norms, F=upper.value, f=found.f, F_aux=upper.aux)
-        return problem.onto_x(new_x), found.y, HypergradientState(state.k + 1, x_rule), info
+        info = Info(a, b, norms, F=found.upper.value, f=found.f, F_aux=found.upper.aux)
+        return problem.onto_x(new_x), found.y, State(state.k + 1, x_rule), info
 
-    return Method(init, step)
+    return make_method(init, step)
 
 
 def _positive(**counts: int) -> None:

@@ -6,15 +6,28 @@ Power iteration on them gives Lipschitz constants by blocks; F and f need not be
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
+from nas_moreau.bilevel.method import Batches
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.tensors import Tensors, add, dot, evaluate, grad_x_of_g, norm, random_like, scale, subtract
+from nas_moreau.bilevel.tensors import (
+    Tensors,
+    add,
+    dot,
+    grad_x_of_g,
+    grad_y,
+    norm,
+    random_like,
+    scale,
+    subtract,
+    value_and_grads,
+)
 
 PROBES = 32
-"""Points at which a nonconvex lower level is looked for at the start, one gradient each."""
+"""Points, over all places, at which the lower level is tested for nonconvexity at the start; one gradient each."""
 
 
 class Curvature(NamedTuple):
@@ -23,8 +36,8 @@ class Curvature(NamedTuple):
     Attributes:
         F_xx, F_yy, F, f_xx, f_yy, phi_xy, phi: Lipschitz constants of gradients, by blocks and of all together.
         rho: The weak convexity of f(x, .).
-        answer: m.
-        F_slope, phi_slope: Lengths of the gradients.
+        answer: m of measured.py, the curvature of f(x, .) with which theta* answers to x.
+        F_slope, phi_slope: Norms of the gradients.
     """
 
     F_xx: float
@@ -40,12 +53,12 @@ class Curvature(NamedTuple):
     phi_slope: float
 
 
-def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, seed: int, iterations: int) -> Curvature:
+def measure(problem: Bilevel, x: Tensors, y: Tensors, batches: Batches, seed: int, iterations: int) -> Curvature:
     """Returns the curvatures at (x, y); about 10 gradient evaluations of F and of f for each iteration."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
 
     def gradient(smooth: Any, batch: Any, x: Tensors, y: Tensors, with_g: bool) -> tuple[Tensors, Tensors]:
-        found = evaluate(smooth, x, y, batch, True, True)
+        found = value_and_grads(smooth, x, y, batch)
         grad_x = found.grad_x
         if with_g and problem.g is not None:
             grad_x = add(grad_x, grad_x_of_g(problem.g, x, y))
@@ -66,19 +79,12 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
         drawn = random_like(like, generator)
         return scale(drawn, 1 / float(norm(drawn)))
 
-    def largest(apply: Any, start: Tensors) -> float:
-        value, v = 0.0, start
-        for _ in range(iterations):
-            v = apply(v)
-            value = float(norm(v))
-            if not 0 < value < math.inf:
-                return value
-            v = scale(v, 1 / value)
-        return value
+    def largest(apply: Callable[[Tensors], Tensors], start: Tensors) -> float:
+        return power_iteration(apply, start, iterations)[0]
 
     no_x, no_y, m = [torch.zeros_like(t) for t in x], [torch.zeros_like(t) for t in y], len(x)
-    times_F, slope_F = bend(problem.F, upper, False)
-    times_f, slope_f = bend(problem.f, lower, True)
+    times_F, slope_F = bend(problem.F, batches.upper, with_g=False)
+    times_f, slope_f = bend(problem.f, batches.lower, with_g=True)
 
     def joint(times: Any) -> Any:
         return lambda v: [t for part in times(v[:m], v[m:]) for t in part]
@@ -103,6 +109,26 @@ def measure(problem: Bilevel, x: Tensors, y: Tensors, upper: Any, lower: Any, se
     )
 
 
+def power_iteration(apply: Callable[[Tensors], Tensors], start: Tensors, iterations: int) -> tuple[float, Tensors]:
+    """Returns a lower estimate of the largest |eigenvalue| of a symmetric map, and a direction of length 1 for it.
+
+    It ends early, with that value, where an image is 0 or not finite.
+
+    Args:
+        apply: The map.
+        start: Direction of length 1.
+        iterations: Number of images to compute.
+    """
+    found, v = 0.0, start
+    for _ in range(iterations):
+        image = apply(v)
+        found = float(norm(image))
+        if not 0 < found < math.inf:
+            break
+        v = scale(image, 1 / found)
+    return found, v
+
+
 def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> float:
     """Returns the largest |H_xy v| met, v of length 1."""
     return max(float(norm(times(no_x, v)[0])) for v in directions)
@@ -116,10 +142,10 @@ def nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around:
     """
     greatest = 0.0
     for x, y in places:
-        first = last = (y, evaluate(problem.f, x, y, batch, False, True).grad_y)
+        first = last = (y, grad_y(problem.f, x, y, batch))
         for _ in range(PROBES // len(places)):
             u = around(y)
-            new = (u, evaluate(problem.f, x, u, batch, False, True).grad_y)
+            new = (u, grad_y(problem.f, x, u, batch))
             for point, gradient in (first, last):
                 apart = subtract(new[0], point)
                 square = float(dot(apart, apart))

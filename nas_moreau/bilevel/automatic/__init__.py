@@ -1,0 +1,1 @@
+"""Automatic constants of the Moreau-envelope method: `measured` for small problems, `tracked` for networks."""

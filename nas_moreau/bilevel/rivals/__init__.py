@@ -1,0 +1,1 @@
+"""Bilevel methods to compare with: DARTS, hypergradients by unrolling or implicit differentiation, penalties."""
