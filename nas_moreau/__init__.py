@@ -1,7 +1,7 @@
 """Neural architecture search by a single-loop Moreau-envelope bilevel method, and the solver on its own.
 
-The names below are what the package promises; the rooms (`nas_moreau.bilevel`, `problems`, `architecture`, `data`,
-`runs`) hand on more of their own kind. Each is loaded when it is first asked for:
+The names below are the public API; the subpackages (`nas_moreau.bilevel`, `problems`, `architecture`, `data`, `runs`,
+`search`) export further ones. Each is imported when it is first used:
 
     from nas_moreau import load_config, run
     result = run(load_config("smoke"), "runs/first")     # search, retrain, evaluate, report
@@ -16,14 +16,17 @@ from typing import Any as _Any
 __version__ = "0.1.0"
 
 
-def _hand_on(package: str, homes: dict[str, str]) -> tuple[list[str], _Callable[[str], _Any], _Callable[[], list[str]]]:
-    """Returns `__all__`, `__getattr__` and `__dir__` of a package that hands on names of its modules.
+def _lazy_exports(
+    package: str, homes: dict[str, str]
+) -> tuple[list[str], _Callable[[str], _Any], _Callable[[], list[str]]]:
+    """Returns `__all__`, `__getattr__` and `__dir__` of a package that exports names of its modules.
 
-    A module is imported when one of its names is first asked for; none may bear the name of a thing that it hands on.
+    A module is imported when one of its names is first used; its own name must not be one of them, because the import
+    of the module would replace the exported object.
 
     Args:
         package: Its full name.
-        homes: Name -> module of the package. A name whose module bears it too is a package that can be called.
+        homes: Exported name -> module of the package. If both are equal, the name is a package that can be called.
     """
 
     def get(name: str) -> _Any:
@@ -36,18 +39,18 @@ def _hand_on(package: str, homes: dict[str, str]) -> tuple[list[str], _Callable[
 
 
 class _CallablePackage(_ModuleType):
-    """A package with a function of its own name, which a call of the package calls."""
+    """A package that can be called: it calls the function that it exports under its name."""
 
     def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
 def _make_callable(package: str) -> None:
-    """Lets `nas_moreau.search(...)` work although `nas_moreau.search` is a package with modules of its own."""
+    """Makes `nas_moreau.search(...)` work although `nas_moreau.search` is a package."""
     _sys.modules[package].__class__ = _CallablePackage
 
 
-__all__, __getattr__, __dir__ = _hand_on(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         # the solver

@@ -1,4 +1,4 @@
-"""The user's own modules (operations, methods, data), imported because a command line named them."""
+"""Modules of the user, imported because a command names them (--import), which register things by name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from nas_moreau.errors import InputError
 
 
 def module_of(path: str | Path, name: str, keep: bool = False) -> ModuleType:
-    """Returns the module that a .py file makes, under `name`; with `keep` later imports of that name find it."""
+    """Returns the module of a .py file.
+
+    Args:
+        path: The file.
+        name: The module's name.
+        keep: Whether later imports of that name find the module.
+
+    Raises:
+        ImportError: It is not a Python file.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no file of Python")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     if keep:
         sys.modules[name] = module
@@ -25,10 +34,13 @@ def module_of(path: str | Path, name: str, keep: bool = False) -> ModuleType:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules by name, the working folder included, or by the path of a .py file (as a module of its name).
+    """Imports modules of the user: by name, with the working folder on the path, or by the path of a .py file.
+
+    A file is imported under its name without .py. What the modules register (operations, methods, mixings, rules, data
+    sources, metrics) is known afterwards; processes that a command starts import the same modules.
 
     Raises:
-        InputError: One cannot be imported, or refuses something itself.
+        InputError: A module cannot be imported, or registers something that is refused.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -42,5 +54,5 @@ def import_modules(names: Sequence[str]) -> None:
             raise
         except Exception as error:
             raise InputError(
-                f"--import {name} failed: {type(error).__name__}: {error}.", "Mend that module."
+                f"--import {name} failed: {type(error).__name__}: {error}.", "Correct that module."
             ) from error

@@ -15,7 +15,7 @@ import yaml
 from nas_moreau.errors import InputError
 
 MAX_BYTES, MAX_DEPTH = 64 * 1024, 8
-_MAX_DIGITS = 400  # in one number: more are no number that anybody means, and Python is slow on them
+_MAX_DIGITS = 400  # of one number: Python is slow on longer ones
 # libyaml's parser is ten times faster; it recurses on deep files, which is why the depth is known before it builds
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -24,11 +24,11 @@ def read_text(path: Path, what: str) -> str:
     """Returns the text of a small UTF-8 file.
 
     Raises:
-        InputError: It is missing, no plain file, larger than 64 KiB, unreadable or not UTF-8.
+        InputError: It is missing, not a plain file, larger than 64 KiB, unreadable or not UTF-8.
     """
     try:
         if not path.is_file():
-            reason = "is no plain file" if path.exists() else "does not exist"
+            reason = "is not a plain file" if path.exists() else "does not exist"
             raise InputError(f"{what} {path} cannot be read: it {reason}.", "Check the path.")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -52,7 +52,7 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
         cure: Second sentence of messages that have no better one.
 
     Raises:
-        InputError: It is no valid YAML, or is larger, deeper or more tangled than a file of ours can be.
+        InputError: It is not valid YAML, or is larger, deeper or more tangled than a file of ours can be.
     """
     if len(text) > MAX_BYTES:
         raise InputError(f"{where} is larger than {MAX_BYTES // 1024} KiB.", cure)
@@ -76,12 +76,12 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
     except Exception as error:  # an impossible date, a list as a key, a number without digits, !!bool maybe
         if isinstance(error, InputError):
             raise
-        if "maximum nesting depth" in str(error):  # PyYAML 6.0.4 and later have a bound of their own, seen first
+        if "maximum nesting depth" in str(error):  # PyYAML 6.0.4 and later have this bound too
             raise InputError(f"{where} is nested more than {MAX_DEPTH} deep.", cure) from None
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
         line = f" (line {mark.line + 1})" if mark else ""
-        raise InputError(f"{where} is no valid YAML: {reason[:200]}{line}.", cure) from None
+        raise InputError(f"{where} is not valid YAML: {reason[:200]}{line}.", cure) from None
     if doubled:
         raise InputError(f"{where} has the key {', '.join(doubled[:5])} twice.", "Keep one of them.")
     return data

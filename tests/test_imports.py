@@ -180,7 +180,7 @@ def test_the_solver_brings_nothing_else_of_the_package_with_it():
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_packages_hand_on_what_they_promise_and_nothing_else(name):
+def test_packages_export_their_public_names_and_nothing_else(name):
     package = importlib.import_module(name)
     modules = {m.name for m in pkgutil.iter_modules(package.__path__)}
     # an import of such a module would put it in the place of the function

@@ -18,23 +18,27 @@ RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL
 COMMAND = r"^    (nas-moreau (?:.*\\\n)*.*)$"
 # TensorBoard waits for a key; the others have tests of their own and no smaller size
 ONLY_READ = ("watch", "doctor", "check-hypergradient", "list")
-STEPS = [
-    "search.channels=2", "search.layers={layers}", "search.epochs=2", "search.steps_per_epoch=1", "search.batch_size=4",
-    "search.image_size=8", "search.augment.crop=1",
-]  # fmt: skip
-RETRAINING = [
-    "retrain.channels=2", "retrain.layers={layers}", "retrain.epochs=1", "retrain.steps_per_epoch=1",
-    "retrain.batch_size=4", "retrain.auxiliary=false", "retrain.warmup_epochs=0", "retrain.augment.crop=1",
-    "retrain.augment.cutout=0", "performance.threads=1", "performance.compile=false",
-]  # fmt: skip
+STEPS = """
+search.channels=2 search.layers={layers} search.epochs=2 search.steps_per_epoch=1 search.batch_size=4
+search.image_size=8 search.augment.crop=1
+"""
+RETRAINING = """
+retrain.channels=2 retrain.layers={layers} retrain.epochs=1 retrain.steps_per_epoch=1 retrain.batch_size=4
+retrain.auxiliary=false retrain.warmup_epochs=0 retrain.augment.crop=1 retrain.augment.cutout=0
+performance.threads=1 performance.compile=false
+"""
+WHOLE = STEPS + RETRAINING
 # a search in seconds stays one, and the file that predicts its retraining does too
-TINY = {"run": [*STEPS, *RETRAINING], "search": STEPS, "plan": [*STEPS, *RETRAINING], "retrain": RETRAINING,
-        "compare": [*STEPS, *RETRAINING]}  # fmt: skip
+TINY = {"run": WHOLE, "search": STEPS, "plan": WHOLE, "retrain": RETRAINING, "compare": WHOLE}
 SMALLER = {
-    "--data cifar10 --download": "--data npz:cifar10.npz", "--seeds 0-4": "--seeds 0", "--seeds 0-2": "--seeds 0",
-    "random:0-7": "random:0", "--rank 150": "--rank 5", "--memory 11GB --hours 48": "--hours 48",
+    "--data cifar10 --download": "--data npz:cifar10.npz",
+    "--seeds 0-4": "--seeds 0",
+    "--seeds 0-2": "--seeds 0",
+    "random:0-7": "random:0",
+    "--rank 150": "--rank 5",
+    "--memory 11GB --hours 48": "--hours 48",
     "--corrupt 0": "--corrupt 0 --steps 2",
-}  # fmt: skip
+}
 
 
 def images(count, size, draw, folder, names):
@@ -95,7 +99,7 @@ def tiny(command):
         command = command.replace(large, small)
     words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
     layers = 1 if "nas_bench_201_cpu" in words else 3
-    return words + [setting.format(layers=layers) for setting in TINY.get(words[0], [])]
+    return words + TINY.get(words[0], "").format(layers=layers).split()
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """What can be found: search spaces, genotypes, supernets, derived networks. Torch is loaded only by what needs it."""
 
-from nas_moreau import _hand_on
+from nas_moreau import _lazy_exports
 
-__all__, __getattr__, __dir__ = _hand_on(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "AlphaTable": "spaces.alpha_table",

@@ -81,7 +81,7 @@ def _untrained(args: argparse.Namespace) -> tuple[Any, Path]:
 
 
 def _refusal(args: argparse.Namespace) -> InputError:
-    """Returns the error for a configuration beside a trained network, or a genotype without weights."""
+    """Returns the error for a trained network that is given a configuration, or a genotype without weights."""
     from nas_moreau.architecture import load_genotype
 
     if Path(args.run).exists():

@@ -1,4 +1,4 @@
-"""Verbs that look at files: show, check, report."""
+"""Verbs that inspect files and runs: show, check, report."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def kind_of(file: str) -> str:
     examples=["report checkpoints/first", "report checkpoints/seed0 checkpoints/seed1 --output comparison.html"],
     options=[
         option("runs", nargs="+", metavar="RUN"),
-        option("--output", metavar="FILE", help="the comparison (default: comparison.html beside the runs)"),
+        option("--output", metavar="FILE", help="the comparison (default: comparison.html above the runs)"),
     ],
 )
 def report(args: argparse.Namespace) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
 
     Args:
         args: Options of `CONFIGURATION`.
-        base: A run folder whose configuration is the starting point if neither --preset nor --config is given.
+        base: A run folder; its configuration is the starting point if neither --preset nor --config is given.
         defaults: Settings (`key=value`) that come before those of the command line.
     """
     from nas_moreau.config import load_config, make_config
@@ -127,7 +127,7 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
     Args:
         args: Options of `CONFIGURATION` and `RUN_FOLDER`.
         name: Of the verb, for the name of a new folder.
-        base: A run folder whose configuration is the starting point.
+        base: A run folder; its configuration is the starting point.
     """
 
     def agree() -> tuple[Config, Path]:

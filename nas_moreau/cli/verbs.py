@@ -1,4 +1,4 @@
-"""The table of verbs, from which the parser is made; each module registers its verbs beside their functions."""
+"""The table of verbs, from which the parser is made; each module registers its own with their functions."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The package can be called: `nas_moreau.compare(...)` is `nas_moreau.compare.compare(...)`.
 """
 
-from nas_moreau import _hand_on, _make_callable
+from nas_moreau import _lazy_exports, _make_callable
 
-__all__, __getattr__, __dir__ = _hand_on(__name__, {"compare": "protocol"})
+__all__, __getattr__, __dir__ = _lazy_exports(__name__, {"compare": "protocol"})
 _make_callable(__name__)

@@ -64,7 +64,7 @@ def section_meanings(section: type[Section] = Config, prefix: str = "") -> dict[
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """Returns a type of a JSON schema in words."""
+    """Returns the text for a type of a JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_type(part) for part in schema["anyOf"])
     if "const" in schema:

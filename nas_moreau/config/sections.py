@@ -138,15 +138,15 @@ class SearchConfig(Section):
     macs_penalty: NotNegative = Field(
         default=0.0,
         description="Weight, in F, of the multiply-adds that the softmax of the alphas expects, as a fraction of the "
-        "most expensive cells'; 0 for none. For methods whose mixing is the softmax.",
+        "most expensive cells'; 0 for none. For methods that mix by the softmax.",
     )
     partial_channels: Annotated[int, Field(ge=2)] = Field(
         default=4, description="With +pc, one in this number of channels passes through the operations."
     )
     guard: Literal["off", "stop", "best"] = Field(
         default="off",
-        description="Guard against collapse. stop: end the search after three epochs in a row whose derived cell is "
-        "collapsed. best: derive from the epoch of the best one-hot accuracy on the held-out split.",
+        description="Guard against collapse. stop: end the search after three consecutive epochs with a derived "
+        "cell that is collapsed. best: derive from the epoch of the best one-hot accuracy on the held-out split.",
     )
     eigenvalue: bool = Field(
         default=False,
@@ -213,7 +213,7 @@ class RetrainConfig(Section):
     ema: Fraction = Field(default=0.0, description="Decay of the moving average of the weights; 0 for none.")
     validation: Fraction = Field(
         default=0.0,
-        description="Fraction of the training images that chooses the epoch whose weights are kept; 0 keeps the last.",
+        description="Fraction of the training images for choosing the best epoch; 0 keeps the last epoch.",
     )
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         default=10, description="Epochs between two evaluations on the test images; 0 for one at the end."

@@ -1,9 +1,9 @@
-"""The embedded data set `shapes`: generated images whose class is a shape, a texture and a colour together.
+"""The embedded data set `shapes`: generated images; a class is a shape, a texture and a colour together.
 
 Ten of the twelve combinations of {disc, cross, triangle} x {striped, chequered} x {warm, cool}. For eight of
 them each attribute has a partner class that differs in it alone: blindness to one confuses whole pairs.
-Nothing else tells: position, size, rotation, hue within the family, brightness, contrast, the texture's
-period, direction and phase, background (two colours of any hue, a texture of its own, small distractors),
+Nothing else is informative: position, size, rotation, hue within the family, brightness, contrast, the texture's
+period, direction and phase, background (two colours of any hue, another texture, small distractors),
 lighting and noise are drawn at random.
 """
 
@@ -122,7 +122,7 @@ def _distance(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
 
 
 def _coverage(distance: Tensor, size: int) -> Tensor:
-    """Returns how much of each pixel lies inside, 0 to 1: an edge one pixel wide."""
+    """Returns how much of each pixel is inside, 0 to 1: an edge one pixel wide."""
     return (0.5 - distance * (size / 32)).clamp_(0, 1)
 
 

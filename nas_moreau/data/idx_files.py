@@ -31,7 +31,7 @@ def read_idx(directory: Path) -> Loaded:
         InputError: A file is missing, damaged, not of its format, or at odds with the others.
     """
     if not directory.is_dir():
-        raise InputError(f"There is no folder {directory}.", "Check the path after idx:.")
+        raise InputError(f"The folder {directory} does not exist.", "Check the path after idx:.")
     found = {key: _find(directory, name) for key, name in FILES.items()}
     paths = {key: path for key, path in found.items() if path is not None}
     missing = [f"{FILES[key]}.gz" for key in FILES if key not in paths]
@@ -98,6 +98,6 @@ def _parse(stream: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) 
         blocks.append(np.frombuffer(block, dtype=np.uint8))
         left -= len(block)
     if stream.read(1):
-        raise InputError(f"{path} is longer than the {needed} bytes its header says.", _CURE)
+        raise InputError(f"{path} is longer than the {needed} bytes of its header.", _CURE)
     flat = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint8)
     return torch.from_numpy(flat).reshape(shape)

@@ -34,7 +34,7 @@ _LARGEST_KEPT = 512
 
 
 def is_image(path: Path) -> bool:
-    """Returns whether the name, without leading dot, ends like an image's; the file is not looked at."""
+    """Returns whether the name has an image's ending and no leading dot; the file is not opened."""
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
@@ -81,7 +81,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise InputError(
             f"{len(bad)} of {len(files)} image files cannot be read: {listed}{more}.",
-            "Mend or remove these files.",
+            "Repair or remove these files.",
         )
     return pixels, sentence
 
@@ -108,7 +108,7 @@ def _decode(path: Path, mode: str, size: tuple[int, int]) -> Tensor:
 
 
 def _target(sizes: Counter[tuple[int, int]], image_size: int | None) -> tuple[int, int, str]:
-    """Returns width and height to store at, and the sentence that says so."""
+    """Returns width and height to store at, and a sentence about them."""
     if image_size is None and len(sizes) == 1:
         ((width, height),) = sizes
         if max(width, height) <= _LARGEST_KEPT:

@@ -31,7 +31,7 @@ def read_folder(request: Request) -> Loaded:
     """
     directory = request.place
     if not directory.is_dir():
-        raise InputError(f"There is no folder {directory}.", "Check the path after folder:.")
+        raise InputError(f"The folder {directory} does not exist.", "Check the path after folder:.")
     if not (directory / "train").is_dir():
         raise InputError(f"{directory} holds no folder 'train'.", _LAYOUT)
     train, skipped = _class_files(directory / "train")
@@ -64,7 +64,7 @@ def read_folder(request: Request) -> Loaded:
         return Loaded(*parts, classes, tuple(notes), files=tuple(files[:n]))
     everything = Images(pixels, labels)
     kept, held_out = hold_out(labels, request.seed, str(directory))
-    notes.append("There is no test folder: a tenth of every class is held out for the test.")
+    notes.append("Without a test folder, a tenth of every class is held out for the test.")
     return Loaded(
         everything.take(kept),
         everything.take(held_out),

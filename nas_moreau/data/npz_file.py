@@ -27,11 +27,10 @@ def read_npz(path: Path) -> Loaded:
             (n,).
 
     Raises:
-        InputError: Anything about the file is not as said above; labels that are not 0..k-1 with each
-            present.
+        InputError: The file differs from that in any way, or labels are not 0..k-1 with each present.
     """
     if not path.is_file():
-        raise InputError(f"There is no file {path}.", "Check the path after npz:.")
+        raise InputError(f"The file {path} does not exist.", "Check the path after npz:.")
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = _arrays(archive, path)
@@ -122,7 +121,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
             array[done : done + len(block)] = np.frombuffer(block, dtype=np.uint8)
             done += len(block)
         if stream.read(1):  # also makes zipfile verify the checksum
-            raise EOFError(f"{key} is longer than its header says")
+            raise EOFError(f"{key} is longer than in its header")
     return array.view(dtype).reshape(shape, order="F" if fortran_order else "C")
 
 

@@ -33,7 +33,7 @@ def read_omniglot(request: Request) -> Loaded:
     """
     directory = request.place
     if not directory.is_dir():
-        raise InputError(f"There is no folder {directory}.", "Check the path after omniglot:.")
+        raise InputError(f"The folder {directory} does not exist.", "Check the path after omniglot:.")
     drawings: dict[tuple[str, str], dict[str, Path]] = {}
     depth = len(directory.parts)
     for folder, subfolders, names in os.walk(directory):

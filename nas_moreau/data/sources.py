@@ -72,7 +72,7 @@ def register_source(
         name: Letters, digits and `_-.`; not taken yet.
         what: One line for `list sources`: what the source reads.
         place: What follows the colon, for messages ("DIR", "FILE"); None for a source without.
-        kept_in: For a set that the function downloads: its folder below `--data-dir`, which `doctor` looks for.
+        kept_in: For a set that the function downloads: its folder below `--data-dir`, where `doctor` expects it.
 
     Raises:
         InputError: The name is taken or holds other characters.
@@ -128,7 +128,7 @@ def _shapes(request: Request) -> Loaded:
 def _register_torchvision(
     name: str, dataset: str, kept_in: str, statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 ) -> None:
-    """Registers a set of torchvision: the name of its class, where it lies, mean and std as commonly published."""
+    """Registers a set of torchvision: the name of its class, its folder, mean and std as published."""
 
     @register_source(name, what="torchvision's; --download fetches it", kept_in=kept_in)
     def _read(request: Request) -> Loaded:
@@ -145,7 +145,7 @@ _register_torchvision("fashion_mnist", "FashionMNIST", "FashionMNIST/raw", ((0.2
 _register_torchvision("omniglot", "Omniglot", "omniglot-py")
 
 
-@register_source("folder", place="DIR", what="train/CLASS/* and test/CLASS/*; a tenth is held out if there is no test")
+@register_source("folder", place="DIR", what="train/CLASS/* and test/CLASS/*; without test a tenth is held out")
 def _folder(request: Request) -> Loaded:
     from nas_moreau.data.image_folder import read_folder
 

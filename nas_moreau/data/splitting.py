@@ -1,4 +1,4 @@
-"""Seeds, splits and orders: every random draw comes from a generator whose seed is a hash of its purpose."""
+"""Seeds, splits and orders: every random draw has a generator seeded by a hash of its purpose."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
         int64 index tensors on the device of `labels`.
 
     Raises:
-        InputError: The fractions are no split of 1, or a part that should hold something would be empty.
+        InputError: The fractions do not add up to 1, or a part that should hold something would be empty.
     """
     values = list(fractions.values())
     if not values or any(not math.isfinite(v) or v < 0 for v in values) or abs(sum(values) - 1) > 1e-6:

@@ -1,8 +1,8 @@
 """Problems that the bilevel solver is shown on, besides the search for architectures."""
 
-from nas_moreau import _hand_on
+from nas_moreau import _lazy_exports
 
-__all__, __getattr__, __dir__ = _hand_on(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Case": "synthetic",

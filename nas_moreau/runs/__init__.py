@@ -1,8 +1,8 @@
 """What a run leaves behind: its folder, checkpoints, numbers, drawings and report."""
 
-from nas_moreau import _hand_on
+from nas_moreau import _lazy_exports
 
-__all__, __getattr__, __dir__ = _hand_on(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "DiskFull": "atomic",

@@ -1,11 +1,12 @@
 """A user's file given by --import: what it registers is known to every verb, in child processes too."""
 
 import json
+from pathlib import Path
 
 import pytest
-import yaml
 
 from nas_moreau.cli import main
+from nas_moreau.runs.tables import read_table
 
 USERS_FILE = """
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from nas_moreau.architecture import register_operation
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.data import Images, Loaded, register_source
+from nas_moreau.runs import register_metric
 from nas_moreau.search import register_rule
 
 
@@ -39,6 +41,11 @@ def second(space, weights, trained, config):
         for name, rows in weights.cells.items()
     }
     return Genotype(space.name, cells), {"held_out": len(trained.held_out), "seed": config.seed}
+
+
+@register_metric("edges_found", title="edges of the derived cell", unit="edges")
+def edges_found(end):
+    return float(len(end.genotype.cells["normal"].edges))
 """
 SPACE = """
 name: mine
@@ -47,14 +54,12 @@ nodes: 2
 operations: [none, skip_connect, plain_conv]
 derivation: {rule: top_edges, edges_per_node: 2, exclude: [none]}
 """
-TINY = {
-    "search": {"channels": 2, "layers": 3, "epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "augment": {"crop": 1}},
-    "retrain": {
-        "channels": 2, "layers": 3, "epochs": 1, "steps_per_epoch": 2, "batch_size": 8, "auxiliary": False,
-        "drop_path": 0.0,
-    },
-    "logging": {"tensorboard": False},
-}  # fmt: skip
+TINY = """
+space: {space}
+search: {{channels: 2, layers: 3, epochs: 1, steps_per_epoch: 2, batch_size: 4, augment: {{crop: 1}}}}
+retrain: {{channels: 2, layers: 3, epochs: 1, steps_per_epoch: 2, batch_size: 8, auxiliary: false, drop_path: 0.0}}
+logging: {{tensorboard: false}}
+"""
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
     (tmp_path / "mine.py").write_text(USERS_FILE)
     (tmp_path / "count.txt").write_text("60")
     (tmp_path / "space.yaml").write_text(SPACE)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"space": str(tmp_path / "space.yaml")}))
+    (tmp_path / "tiny.yaml").write_text(TINY.format(space=tmp_path / "space.yaml"))
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -86,6 +91,7 @@ def test_what_is_registered_is_listed(call):
 def test_search_and_run_read_the_source(call):
     found = call("search", "--config", "tiny.yaml", "--data", "brightness:count.txt", "--output", "found")
     assert found["space"] == "mine"
+    assert [row["edges_found"] for row in read_table(Path("found/metrics.csv"))] == ["4.0"]
     whole = call("run", "--config", "tiny.yaml", "--data", "brightness:count.txt", "--output", "whole")
     assert whole["search"]["digest"] == found["digest"]
 

@@ -112,5 +112,5 @@ def test_missing_files(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz"):
         load_data(f"idx:{folder}")
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         load_data(f"idx:{folder / 'absent'}")

@@ -200,7 +200,7 @@ def test_other_files_are_passed_over_and_counted(tmp_path):
 
 
 def test_layout_faults(tmp_path):
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / "absent")
     with pytest.raises(InputError, match="holds no folder 'train'"):
         load(tmp_path)

@@ -91,7 +91,7 @@ def test_faults(tmp_path, cause):
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "absent.npz", tmp_path):
-        with pytest.raises(InputError, match="There is no file"):
+        with pytest.raises(InputError, match="does not exist"):
             load_data(f"npz:{path}")
 
 

@@ -42,7 +42,7 @@ def test_full_size_keeps_the_bits(tmp_path):
 
 
 def test_faults(tmp_path):
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         load_data(f"omniglot:{tmp_path / 'absent'}")
     draw(tmp_path, "A", "c1", ["1"])
     with pytest.raises(InputError, match="holds 1 characters"):

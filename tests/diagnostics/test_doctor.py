@@ -1,4 +1,4 @@
-"""The doctor: what it finds, what it advises, and that it notices what is amiss."""
+"""The doctor: what it finds, what it advises, and that it notices problems."""
 
 import json
 from types import SimpleNamespace
@@ -32,44 +32,46 @@ def test_a_machine_that_runs_these_tests_is_usable(tmp_path, capsys):
     assert all(row["cure"] for row in result["findings"] if row["state"] != "ok")
 
 
-def test_what_is_amiss_exits_with_1_and_says_what_to_do(tmp_path, capsys, monkeypatch):
+def test_a_problem_exits_with_1_and_names_its_fix(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "REQUIRED", ("torch", "no-such-package"))
-    monkeypatch.setattr(doctor, "_searches", lambda: 1 / 0)
+    monkeypatch.setattr(doctor, "compare_paths", lambda: 1 / 0)
     code = main(["doctor", "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert code == 1 and "not usable" in out
     assert "pip install no-such-package" in out and "ZeroDivisionError" in out
 
 
-def test_each_finding_has_its_cure(tmp_path, monkeypatch):
+def test_each_finding_has_its_fix(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    assert doctor._disk(tmp_path / "file" / "runs")[0].state == "problem"
+    assert doctor.check_disk(tmp_path / "file" / "runs").state == "problem"
     full = SimpleNamespace(free=10**8)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: full)
-    assert "free some space" in doctor._disk(tmp_path)[0].cure
+    row = doctor.check_disk(tmp_path)
+    assert row.state == "note" and row.cure
     monkeypatch.setattr(doctor, "LITTLE_MEMORY", 1 << 60)
-    assert doctor._memory()[0].state == "note"
-    assert "embedded" in doctor._data(tmp_path)[0].found and "--download" in doctor._data(tmp_path)[0].cure
+    assert doctor.check_memory().state == "note"
+    row = doctor.check_data(tmp_path)
+    assert "shapes" in row.found and "--download" in row.cure
     monkeypatch.setattr(doctor.build, "find_compiler", lambda: None)
-    assert "C++ compiler" in doctor._kernels()[0].cure
+    assert "C++ compiler" in doctor.check_kernels().cure
     monkeypatch.setenv("NAS_MOREAU_NATIVE", "0")
-    assert doctor._kernels()[0].state == "note"
+    assert doctor.check_kernels().state == "note"
     monkeypatch.setattr(doctor, "OPTIONAL", {"extra": ("no_such_module_here",)})
-    assert any("nas_moreau[extra]" in row.cure for row in doctor._packages())
+    assert any("nas_moreau[extra]" in row.cure for row in doctor.check_packages())
 
 
 def test_a_solver_with_wrong_answers_is_noticed(monkeypatch):
     monkeypatch.setattr(doctor, "solve", lambda *args, **options: SimpleNamespace(x=[0.9]))
-    finding = doctor._tried("solver", doctor._solves)
+    finding = doctor.self_test("solver", doctor.solve_by_hand)
     assert finding.state == "problem" and "0.900" in finding.found
 
 
 def test_paths_that_disagree_are_noticed(monkeypatch):
-    monkeypatch.setattr(doctor, "AGREE", -1.0)
+    monkeypatch.setattr(doctor, "TOLERANCE", -1.0)
     monkeypatch.setattr(doctor.build, "library_path", lambda: SimpleNamespace(exists=lambda: True))
     if not doctor.build.load():
         pytest.skip("no native kernels here")
-    assert doctor._tried("supernet", doctor._searches).state == "problem"
+    assert doctor.self_test("supernet", doctor.compare_paths).state == "problem"
 
 
 def test_a_broken_accelerator_is_a_problem(monkeypatch):
@@ -80,5 +82,5 @@ def test_a_broken_accelerator_is_a_problem(monkeypatch):
         raise RuntimeError("driver too old")
 
     monkeypatch.setattr(doctor, "pick_device", fail)
-    row = doctor._device()[-1]
+    row = doctor.check_devices()[-1]
     assert row.state == "problem" and "driver too old" in row.found and "--device cpu" in row.cure
