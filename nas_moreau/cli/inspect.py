@@ -8,15 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture.spaces.genotype import Genotype
-from nas_moreau.architecture.spaces.space import load_space, space_names
-from nas_moreau.architecture.spaces.zoo import load_genotype
 from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
-from nas_moreau.yaml_files import read_text
 
 
 @verb(
@@ -50,6 +46,8 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
     Raises:
         InputError: `name` is none of them, or not a search where `why` is asked.
     """
+    from nas_moreau.architecture.spaces.space import load_space, space_names
+    from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.config import load_config
     from nas_moreau.drawing.network import network_line
     from nas_moreau.report.choices import alternative_lines, alternatives, choice_lines, explain_search, search_lines
@@ -86,6 +84,7 @@ def draw(name: str, target: Path) -> None:
     Raises:
         InputError: Unknown genotype, or the file cannot be written.
     """
+    from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.drawing.cell import genotype_scene
     from nas_moreau.drawing.network import add_network
     from nas_moreau.drawing.scene_png import paint_png
@@ -126,7 +125,10 @@ def kind_of(file: str) -> str:
     Raises:
         InputError: It cannot be read or is not valid.
     """
+    from nas_moreau.architecture.spaces.space import load_space
+    from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.config import load_config
+    from nas_moreau.yaml_files import read_text
 
     if Path(file).suffix in (".yaml", ".yml"):
         if any(line.startswith("operations:") for line in read_text(Path(file), "The file").splitlines()):
@@ -134,8 +136,7 @@ def kind_of(file: str) -> str:
             return "search space"
         load_config(None, file)
         return "configuration"
-    genotype: Genotype = load_genotype(file)
-    return f"genotype of {genotype.space}"
+    return f"genotype of {load_genotype(file).space}"
 
 
 @verb(

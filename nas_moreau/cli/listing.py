@@ -8,27 +8,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
-from nas_moreau.architecture.spaces.space import load_space, space_names
-from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
 from nas_moreau.cli.output import percent, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.presets import preset_header, preset_names
-from nas_moreau.runs.history import Stage
 
 Row = dict[str, Any]
 
 
 def spaces() -> list[Row]:
     """Returns the search spaces with their numbers of genotypes and their operations."""
+    from nas_moreau.architecture.spaces.space import load_space, space_names
+
     found = [load_space(name) for name in space_names()]
     return [{"name": s.name, "genotypes": f"{s.size():,}", "operations": ", ".join(s.operations)} for s in found]
 
 
 def operations() -> list[Row]:
     """Returns the operations that a search space may name."""
+    from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
+
     return [{"name": name} for name in KNOWN_OPERATIONS]
 
 
@@ -70,6 +70,8 @@ def tasks() -> list[Row]:
 
 def cells() -> list[Row]:
     """Returns the published and released cells."""
+    from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
+
     return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
 
 
@@ -114,6 +116,8 @@ def list_all(args: argparse.Namespace) -> list[Row]:
 
 def runs(output: Path) -> list[Row]:
     """Returns the runs in a folder with their state, accuracy and age."""
+    from nas_moreau.runs.history import Stage
+
     found = []
     for status in sorted(output.glob("*/status.json")):
         stage = Stage(status.parent)

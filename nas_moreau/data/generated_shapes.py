@@ -75,8 +75,8 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     # Background: a blend of two colours of any hue along a random direction, faintly textured.
     blend = torch.sigmoid(_along(rows, columns, draw(0, 2 * math.pi)) / draw(2, 16) + draw(-0.5, 0.5))
-    first = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
-    second = _colour(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
+    first = hsv_to_rgb(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
+    second = hsv_to_rgb(draw(0, 1), draw(0.1, 0.7), draw(0.2, 0.7))
     kind = (draw(0, 1) < 0.5).long()
     ripple = _texture(rows, columns, kind, draw(0, math.pi), draw(3.5, 7), draw(0, 6.3), draw(0, 6.3))
     image = (first + (second - first) * blend[:, None]) * (1 + draw(0, 0.25) * ripple)[:, None]
@@ -85,16 +85,16 @@ def _paint(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     for _ in range(_DISTRACTORS):
         y, x, radius = rows - draw(-15, 15), columns - draw(-15, 15), draw(1, 3)
         blot = _coverage((y.square() + x.square()).sqrt() - radius, size)[:, None]
-        image = image + (_colour(draw(0, 1), draw(0.2, 0.9), draw(0.3, 1)) - image) * blot
+        image = image + (hsv_to_rgb(draw(0, 1), draw(0.2, 0.9), draw(0.3, 1)) - image) * blot
 
     # The object: a signed distance gives the shape, a hue of its family the colour.
     radius = draw(6.5, 10.5)
     y, x = rows - draw(-1, 1) * (15 - radius), columns - draw(-1, 1) * (15 - radius)
     turn = draw(0, 2 * math.pi)
     u, v = _along(y, x, turn), _along(y, x, turn + math.pi / 2)
-    inside = _coverage(_distance(u, v, shape, radius), size)[:, None]
+    inside = _coverage(signed_distance(u, v, shape, radius), size)[:, None]
     hue = torch.where(colour == 0, draw(-0.06, 0.13), draw(0.48, 0.67))
-    body = _colour(hue, draw(0.5, 1), draw(0.6, 1))
+    body = hsv_to_rgb(hue, draw(0.5, 1), draw(0.6, 1))
     pattern = _texture(y, x, texture, draw(0, math.pi), draw(4, 7), draw(0, 6.3), draw(0, 6.3))
     body = body * (1 + draw(0.25, 0.55) * pattern)[:, None]
     image = image + (body - image) * inside
@@ -110,7 +110,7 @@ def _along(rows: Tensor, columns: Tensor, angle: Tensor) -> Tensor:
     return columns * angle.cos() + rows * angle.sin()
 
 
-def _distance(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
+def signed_distance(u: Tensor, v: Tensor, shape: Tensor, radius: Tensor) -> Tensor:
     """Returns roughly the signed distance from the outline, negative inside; all shapes have equal areas."""
     disc = (u.square() + v.square()).sqrt() - radius
     long, short = torch.maximum(u.abs(), v.abs()), torch.minimum(u.abs(), v.abs())
@@ -142,7 +142,7 @@ def _texture(
     return (2 * torch.where(kind == 0, one, one * other)).clamp_(-1, 1)
 
 
-def _colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Returns (n, 3, 1, 1) RGB of (n, 1, 1) hue (1 is a full turn), saturation and value."""
     offsets = torch.tensor([5.0, 3.0, 1.0], device="cpu")[None, :, None, None]
     k = (offsets + 6 * hue[:, None]) % 6

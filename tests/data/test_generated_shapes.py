@@ -73,14 +73,14 @@ def test_other_image_sizes(size):
 def test_shapes_have_the_area_of_the_disc_and_turn(shape):
     axis = (torch.arange(600) + 0.5) / 20 - 15
     u, v = axis[None, None, :].expand(1, 600, 600), axis[None, :, None].expand(1, 600, 600)
-    inside = shapes._distance(u, v, torch.full((1, 1, 1), shape), torch.full((1, 1, 1), 5.0)) < 0
+    inside = shapes.signed_distance(u, v, torch.full((1, 1, 1), shape), torch.full((1, 1, 1), 5.0)) < 0
     assert inside.float().sum().item() / 400 == pytest.approx(math.pi * 25, rel=0.01)
 
 
 def test_hue_saturation_value_of_known_colours():
     def rgb(hue, saturation, value):
         arguments = [torch.full((1, 1, 1), number) for number in (hue, saturation, value)]
-        return shapes._colour(*arguments).flatten().tolist()
+        return shapes.hsv_to_rgb(*arguments).flatten().tolist()
 
     assert rgb(0.0, 1.0, 1.0) == pytest.approx([1, 0, 0])
     assert rgb(1 / 3, 1.0, 0.5) == pytest.approx([0, 0.5, 0], abs=1e-6)
