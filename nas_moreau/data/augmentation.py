@@ -32,7 +32,7 @@ class Augment:
         cutout: int = 0,
     ):
         if len(mean) != len(std) or not mean or min(std) <= 0:
-            raise ValueError(f"mean {mean} and std {std} do not fit; give one positive std for each mean")
+            raise ValueError(f"mean {mean} and std {std} do not match; give one positive std for each mean")
         if crop < 0 or cutout < 0:
             raise ValueError(f"crop {crop} and cutout {cutout} are lengths in pixels; give at least 0")
         self.mean, self.std, self.crop, self.flip, self.cutout = tuple(mean), tuple(std), crop, flip, cutout
@@ -83,7 +83,9 @@ class Augment:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Returns `(pixels / 255 - mean) / std` as float32."""
         if pixels.shape[1] != len(self.mean):
-            raise ValueError(f"{pixels.shape[1]} channels do not fit {len(self.mean)} means; give as many")
+            raise ValueError(
+                f"{pixels.shape[1]} channels do not match {len(self.mean)} means; give one mean for each channel"
+            )
         mean, std = self._on(pixels.device)
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 

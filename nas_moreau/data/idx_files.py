@@ -28,7 +28,7 @@ def read_idx(directory: Path) -> Loaded:
     """Returns what the four files hold; class names are the labels as text, and images have one channel.
 
     Raises:
-        InputError: A file is missing, damaged, not of its format, or at odds with the others.
+        InputError: A file is missing, damaged, of another format, or inconsistent with the others.
     """
     if not directory.is_dir():
         raise InputError(f"The folder {directory} does not exist.", "Check the path after idx:.")
@@ -51,7 +51,7 @@ def read_idx(directory: Path) -> Loaded:
     absent = sorted(set(range(count)) - set(torch.unique(train.labels).tolist()))
     if absent or int(test.labels.max()) >= count:
         cause = f"no training image has label {absent[0]}" if absent else f"test labels go beyond {count - 1}"
-        raise InputError(f"The labels in {directory} do not fit: {cause}.", "Use files of one data set.")
+        raise InputError(f"The labels in {directory} are inconsistent: {cause}.", "Use files of one data set.")
     return Loaded(train, test, tuple(str(label) for label in range(count)))
 
 
@@ -87,7 +87,7 @@ def _parse(stream: gzip.GzipFile | BufferedReader, path: Path, dimensions: int) 
     needed = count * height * width
     if too_dense(needed, path.stat().st_size):
         raise InputError(
-            f"{path} claims {needed} bytes in a file of {path.stat().st_size}, which no photographs fit in.",
+            f"{path} claims {needed} bytes in a file of {path.stat().st_size}, which is too small for photographs.",
             "Check where the file comes from.",
         )
     blocks, left = [], needed

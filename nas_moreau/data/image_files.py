@@ -48,7 +48,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
     Args:
         files: Image files, at least one.
         mode: "RGB" (3 channels) or "L" (1 channel); other images are converted.
-        image_size: Height and width wished, or None.
+        image_size: Requested height and width, or None.
 
     Raises:
         InputError: Some files cannot be read (the first ten are named, with the count), or all are too much

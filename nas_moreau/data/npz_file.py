@@ -1,4 +1,4 @@
-"""Reads `npz:FILE`: uint8 NHWC images and integer labels, checked before any memory is asked for."""
+"""Reads `npz:FILE`: uint8 NHWC images and integer labels, checked before any memory is allocated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=
 
 
 def read_npz(path: Path) -> Loaded:
-    """Returns what the file holds; class names are the labels as text.
+    """Returns the images of the file; class names are the labels as text.
 
     Args:
         path: A file with `x_train y_train x_test y_test`: uint8 (n, height, width, channels) and integers
@@ -107,7 +107,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
         )
     if too_dense(needed, info.compress_size):
         raise InputError(
-            f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, which no photographs do.",
+            f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, unlike photographs.",
             "Check where the file comes from, or save it by numpy.savez without compression.",
         )
     with archive.open(info) as stream:

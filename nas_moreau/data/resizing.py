@@ -1,4 +1,4 @@
-"""The one resizing policy: shorter side to the wished size, then the centre crop."""
+"""The one resizing policy: shorter side to the requested size, then the centre crop."""
 
 from __future__ import annotations
 

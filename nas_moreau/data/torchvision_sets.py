@@ -1,4 +1,4 @@
-"""The data sets torchvision knows how to fetch; nothing is downloaded unless asked for."""
+"""The data sets that torchvision can download; nothing is downloaded without --download."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_padding_is_black_before_normalising():
 
 
 def test_wrong_channels_and_options_are_refused():
-    with pytest.raises(ValueError, match="1 channels do not fit 3 means"):
+    with pytest.raises(ValueError, match=r"1 channels .*3 means"):
         Augment((0.5,) * 3, (0.5,) * 3)(pixels_of((2, 1, 4, 4)))
     for arguments in (((), ()), ((0.5,), (0.0,)), ((0.5,), (0.5, 0.5))):
         with pytest.raises(ValueError, match="positive std"):

@@ -50,23 +50,25 @@ def test_files_without_gzip_are_read_too(folder):
 
 
 GOOD = encode(np.zeros((12, 4, 5)))
-FAULTS = {
-    "begins with 0x00000801, not 0x00000803": encode(np.zeros(12)),
-    "its header is cut short": GOOD[:10],
-    "holds 239 of 240 bytes": GOOD[:-1],
-    "longer than the 240 bytes": GOOD + b"x",
-    "has 11 images": encode(np.zeros((11, 4, 5))),
-    "differ in size": encode(np.zeros((12, 5, 4))),
-    "would take [0-9.]+ GiB": struct.pack(">4I", 0x0803, 2**32 - 1, 2**32 - 1, 2**32 - 1),
-    "has 0 images": struct.pack(">4I", 0x0803, 0, 4, 5),
-}
+# (what the cause names, the bytes of the training images)
+FAULTS = [
+    (["0x00000801", "0x00000803"], encode(np.zeros(12))),
+    (["header"], GOOD[:10]),
+    (["239 of 240 bytes"], GOOD[:-1]),
+    (["240 bytes"], GOOD + b"x"),
+    (["11 images", "12 labels"], encode(np.zeros((11, 4, 5)))),
+    (["size"], encode(np.zeros((12, 5, 4)))),
+    (["GiB"], struct.pack(">4I", 0x0803, 2**32 - 1, 2**32 - 1, 2**32 - 1)),
+    (["0 images"], struct.pack(">4I", 0x0803, 0, 4, 5)),
+]
 
 
-@pytest.mark.parametrize("cause", FAULTS)
-def test_faults(folder, cause):
-    replace(folder, "train", "images", FAULTS[cause])
-    with pytest.raises(InputError, match=cause) as caught:
+@pytest.mark.parametrize("named, content", FAULTS, ids=[" ".join(named) for named, _ in FAULTS])
+def test_faults(folder, named, content):
+    replace(folder, "train", "images", content)
+    with pytest.raises(InputError) as caught:
         load_data(f"idx:{folder}")
+    assert all(text in caught.value.cause for text in named)
     assert caught.value.cure.endswith(".")
 
 
@@ -74,15 +76,15 @@ def test_damaged_gzip(folder):
     packed = gzip.compress(GOOD)
     for content in (b"no gzip at all", packed[:-12], packed[:-6] + b"abc" + packed[-3:]):
         replace(folder, "train", "images", content, packed=False)
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match="train-images"):
             load_data(f"idx:{folder}")
 
 
-def test_a_header_alone_asks_for_no_memory(folder):
+def test_a_header_alone_allocates_no_memory(folder):
     promise = struct.pack(">4I", 0x0803, 100_000, 200, 200)  # 4 GB
     replace(folder, "train", "images", promise)
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"claims 4000000000 bytes in a file of"):
+    with pytest.raises(InputError, match="4000000000 bytes"):
         load_data(f"idx:{folder}")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -92,7 +94,7 @@ def test_a_header_alone_asks_for_no_memory(folder):
 def test_a_bomb_is_not_unpacked_beyond_its_header(folder):
     replace(folder, "train", "images", GOOD + bytes(50 << 20))
     tracemalloc.start()
-    with pytest.raises(InputError, match="longer than the 240 bytes"):
+    with pytest.raises(InputError, match="240 bytes"):
         load_data(f"idx:{folder}")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -101,16 +103,16 @@ def test_a_bomb_is_not_unpacked_beyond_its_header(folder):
 
 def test_labels_must_fit(folder):
     replace(folder, "train", "labels", encode(np.arange(12) % 2 * 2))
-    with pytest.raises(InputError, match="no training image has label 1"):
+    with pytest.raises(InputError, match="label 1"):
         load_data(f"idx:{folder}")
     replace(folder, "train", "labels", encode(np.arange(12) % 2))
-    with pytest.raises(InputError, match="test labels go beyond 1"):
+    with pytest.raises(InputError, match=r"test labels .* 1"):
         load_data(f"idx:{folder}")
 
 
 def test_missing_files(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz"):
+    with pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz"):
         load_data(f"idx:{folder}")
     with pytest.raises(InputError, match="does not exist"):
         load_data(f"idx:{folder / 'absent'}")

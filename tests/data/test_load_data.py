@@ -66,6 +66,6 @@ def test_images_check_what_they_hold(pixels, labels):
 
 
 def test_the_limit_is_checked_before_memory():
-    with pytest.raises(InputError, match=r"would take 2861\.0 GiB of memory \(1000000000 images of 32x32\)"):
+    with pytest.raises(InputError, match=r"2861\.0 GiB .*1000000000 images of 32x32"):
         refuse_too_large(10**9, 3, 32, 32, "This")
     refuse_too_large(50_000, 3, 32, 32, "CIFAR")

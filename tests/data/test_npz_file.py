@@ -1,4 +1,4 @@
-"""npz files are checked before memory is asked for; each fault is a sentence of cause and one of cure."""
+"""npz files are checked before memory is allocated; each fault has a cause and a cure."""
 
 from __future__ import annotations
 
@@ -56,36 +56,37 @@ def test_good_file(tmp_path, save, kind):
     assert data.std == pytest.approx(scaled.std(0), rel=1e-12)
 
 
-FAULTS = {
-    "lacks x_test": {"x_test": None},
-    "lacks x_train, y_train": {"x_train": None, "y_train": None},
-    "x_train is float32, not uint8": {"x_train": np.zeros((12, 5, 4, 3), np.float32)},
-    "x_train is object, not uint8": {"x_train": np.array([None] * 12, dtype=object)},
-    "not \\(n, height, width, channels\\)": {"x_train": np.zeros((12, 5, 4), np.uint8)},
-    "32 channels if read as": {"x_test": np.zeros((6, 3, 32, 32), np.uint8)},
-    "y_train is float64, not integer": {"y_train": np.zeros(12)},
-    "y_train is bool, not integer": {"y_train": np.zeros(12, bool)},
-    "y_train has the shape \\(12, 1\\)": {"y_train": np.zeros((12, 1), int)},
-    "x_train has 12 images, y_train 11 labels": {"y_train": np.arange(11) % 3},
-    "x_test has 6 images, y_test 7 labels": {"y_test": np.arange(7) % 3},
-    "x_test is empty": {"x_test": np.zeros((0, 5, 4, 3), np.uint8), "y_test": np.zeros(0, int)},
-    "x_train is empty": {"x_train": np.zeros((12, 5, 0, 3), np.uint8)},
-    "holds 3 different labels between 1 and 3": {"y_train": np.arange(12) % 3 + 1},
-    "holds 3 different labels between -1 and 1": {"y_train": np.arange(12) % 3 - 1},
-    "holds 2 different labels between 0 and 2": {"y_train": np.arange(12) % 2 * 2},
-    "y_test holds the label 3, outside 0 to 2": {"y_test": np.array([0, 1, 2, 3, 0, 0])},
-    "y_test holds the label -7, outside 0 to 2": {"y_test": np.array([0, 1, 2, -7, 0, 0])},
-    "holds the label 18446744073709551615": {"y_test": np.full(6, 2**64 - 1, np.uint64)},
-    "training images are \\(5, 4, 3\\), test images \\(4, 4, 3\\)": {"x_test": np.zeros((6, 4, 4, 3), np.uint8)},
-}
+# (what the cause names, the arrays that are changed)
+FAULTS = [
+    (["x_test"], {"x_test": None}),
+    (["x_train, y_train"], {"x_train": None, "y_train": None}),
+    (["x_train", "float32", "uint8"], {"x_train": np.zeros((12, 5, 4, 3), np.float32)}),
+    (["x_train", "object", "uint8"], {"x_train": np.array([None] * 12, dtype=object)}),
+    (["x_train", "(12, 5, 4)"], {"x_train": np.zeros((12, 5, 4), np.uint8)}),
+    (["x_test", "32 channels"], {"x_test": np.zeros((6, 3, 32, 32), np.uint8)}),
+    (["y_train", "float64", "integer"], {"y_train": np.zeros(12)}),
+    (["y_train", "bool", "integer"], {"y_train": np.zeros(12, bool)}),
+    (["y_train", "(12, 1)"], {"y_train": np.zeros((12, 1), int)}),
+    (["x_train", "12 images", "y_train", "11 labels"], {"y_train": np.arange(11) % 3}),
+    (["x_test", "6 images", "y_test", "7 labels"], {"y_test": np.arange(7) % 3}),
+    (["x_test", "empty"], {"x_test": np.zeros((0, 5, 4, 3), np.uint8), "y_test": np.zeros(0, int)}),
+    (["x_train", "empty"], {"x_train": np.zeros((12, 5, 0, 3), np.uint8)}),
+    (["y_train", "between 1 and 3"], {"y_train": np.arange(12) % 3 + 1}),
+    (["y_train", "between -1 and 1"], {"y_train": np.arange(12) % 3 - 1}),
+    (["y_train", "between 0 and 2"], {"y_train": np.arange(12) % 2 * 2}),
+    (["y_test", "label 3", "0 to 2"], {"y_test": np.array([0, 1, 2, 3, 0, 0])}),
+    (["y_test", "label -7", "0 to 2"], {"y_test": np.array([0, 1, 2, -7, 0, 0])}),
+    (["label 18446744073709551615"], {"y_test": np.full(6, 2**64 - 1, np.uint64)}),
+    (["(5, 4, 3)", "(4, 4, 3)"], {"x_test": np.zeros((6, 4, 4, 3), np.uint8)}),
+]
 
 
-@pytest.mark.parametrize("cause", FAULTS)
-def test_faults(tmp_path, cause):
-    path = write(tmp_path / "a.npz", **FAULTS[cause])
-    with pytest.raises(InputError, match=cause) as caught:
+@pytest.mark.parametrize("named, changes", FAULTS, ids=[" ".join(named) for named, _ in FAULTS])
+def test_faults(tmp_path, named, changes):
+    path = write(tmp_path / "a.npz", **changes)
+    with pytest.raises(InputError) as caught:
         load_data(f"npz:{path}")
-    assert str(path) in caught.value.cause
+    assert all(text in caught.value.cause for text in [str(path), *named])
     assert caught.value.cure.endswith(".")
 
 
@@ -99,7 +100,7 @@ def test_files_that_are_no_archive(tmp_path):
     path = tmp_path / "a.npz"
     for content in (b"", b"PK\x03\x04 and nothing more", np.random.default_rng(0).bytes(500)):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="cannot be read as an npz file"):
+        with pytest.raises(InputError, match=r"a\.npz"):
             load_data(f"npz:{path}")
 
 
@@ -109,10 +110,10 @@ def test_flipped_and_missing_bytes_are_found(tmp_path):
     good = path.read_bytes()
     place = good.index(arrays()["x_train"].tobytes()) + 10
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-    with pytest.raises(InputError, match="cannot be read as an npz file"):
+    with pytest.raises(InputError, match=r"a\.npz"):
         load_data(f"npz:{path}")
     path.write_bytes(good[: len(good) // 2])
-    with pytest.raises(InputError, match="cannot be read as an npz file"):
+    with pytest.raises(InputError, match=r"a\.npz"):
         load_data(f"npz:{path}")
 
 
@@ -126,26 +127,27 @@ def write_members(path, members, compression=zipfile.ZIP_DEFLATED):
 
 
 @pytest.mark.parametrize(
-    ("content", "cause"),
+    ("content", "named"),
     [
-        (b"", "x_train has a damaged header"),
-        (b"\x93NUMPY\x01\x00\xff\xff", "x_train has a damaged header"),
-        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{" + b" " * 1000, "x_train has a damaged header"),
-        (b"no array at all", "x_train has a damaged header"),
-        (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((", "x_train has a damaged header"),
-        (header((3_500_000, 32, 32, 3)) + b"abc", "claims 10752000000 bytes by its header and holds 3"),
-        (header((2**62, 2**62, 4, 3)) + b"abc", "claims \\d+ bytes by its header and holds 3"),
-        (header((-12, -5, 4, 3)) + bytes(720), "x_train is empty"),
-        (header((12, 5, 4, 3)) + bytes(719), "claims 720 bytes by its header and holds 719"),
-        (header((12, 5, 4, 3)) + bytes(721), "claims 720 bytes by its header and holds 721"),
+        (b"", "header"),
+        (b"\x93NUMPY\x01\x00\xff\xff", "header"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{" + b" " * 1000, "header"),
+        (b"no array at all", "header"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((", "header"),
+        (header((3_500_000, 32, 32, 3)) + b"abc", "10752000000 bytes"),
+        (header((2**62, 2**62, 4, 3)) + b"abc", "bytes"),
+        (header((-12, -5, 4, 3)) + bytes(720), "empty"),
+        (header((12, 5, 4, 3)) + bytes(719), "719"),
+        (header((12, 5, 4, 3)) + bytes(721), "721"),
     ],
 )
-def test_forged_headers_ask_for_no_memory(tmp_path, content, cause):
+def test_forged_headers_allocate_no_memory(tmp_path, content, named):
     path = tmp_path / "a.npz"
     write_members(path, {"x_train": content})
     tracemalloc.start()
-    with pytest.raises(InputError, match=cause):
+    with pytest.raises(InputError) as caught:
         load_data(f"npz:{path}")
+    assert "x_train" in caught.value.cause and named in caught.value.cause
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
@@ -157,7 +159,7 @@ def test_zip_bomb_is_refused_before_it_unpacks(tmp_path):
     write_members(path, {"x_train": header((count, 32, 32, 3)) + bytes(count * 3072)})
     assert path.stat().st_size < 200_000
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"unpacks to \d+ times its size"):
+    with pytest.raises(InputError, match=r"x_train .*\d+ times"):
         load_data(f"npz:{path}")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -166,7 +168,7 @@ def test_zip_bomb_is_refused_before_it_unpacks(tmp_path):
 
 def test_limit_on_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(npz_file, "MAX_BYTES", 1000)
-    with pytest.raises(InputError, match="the limit is"):
+    with pytest.raises(InputError, match="limit"):
         load_data(f"npz:{write(tmp_path / 'a.npz')}")
 
 
@@ -177,13 +179,13 @@ def test_pickled_objects_are_never_loaded(tmp_path):
 
     path = tmp_path / "a.npz"
     np.savez(path, **arrays(y_train=np.array([Trap()] * 12, dtype=object)))
-    with pytest.raises(InputError, match="y_train is object, not integer"):
+    with pytest.raises(InputError, match=r"y_train .*object"):
         load_data(f"npz:{path}")
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_name_with_a_line_break_makes_no_second_line(tmp_path):
     np.savez(tmp_path / "a.npz", **{"x\ntrain": np.zeros(1)})
-    with pytest.raises(InputError, match=r"it holds x\\ntrain") as caught:
+    with pytest.raises(InputError, match=r"x\\ntrain") as caught:
         load_data(f"npz:{tmp_path / 'a.npz'}")
     assert "\n" not in str(caught.value)

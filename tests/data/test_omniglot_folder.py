@@ -45,11 +45,11 @@ def test_faults(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_data(f"omniglot:{tmp_path / 'absent'}")
     draw(tmp_path, "A", "c1", ["1"])
-    with pytest.raises(InputError, match="holds 1 characters"):
+    with pytest.raises(InputError, match="1 characters"):
         load_data(f"omniglot:{tmp_path}")
     draw(tmp_path, "A", "c2", ["1"])
     (tmp_path / "A" / "c2" / "2.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match="1 of 3 image files cannot be read"):
+    with pytest.raises(InputError, match="1 of 3"):
         load_data(f"omniglot:{tmp_path}")
 
 

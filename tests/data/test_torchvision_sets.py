@@ -38,7 +38,7 @@ def test_failed_download_is_one_sentence(tmp_path, monkeypatch):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(InputError, match=r"cifar10 could not be downloaded to .*no route") as caught:
+    with pytest.raises(InputError, match=r"cifar10 .*no route") as caught:
         load_data("cifar10", directory=tmp_path, download=True)
     assert "connection" in caught.value.cure
     assert socket.getdefaulttimeout() is None
