@@ -54,14 +54,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
             methods,
             output,
             args.resume,
-            table=args.table,
-            column=args.column,
-            retrain=args.retrain,
-            rank=args.rank,
-            baseline=args.baseline,
+            protocol=protocol.Protocol(args.table, args.column, args.retrain, args.rank, args.baseline),
             jobs=args.jobs,
             imports=args.imports,
-        )
+        ).to_dict()
     if not args.json:
         _print_comparison(result)
     return result

@@ -150,7 +150,7 @@ def kind_of(file: str) -> str:
 )
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reports and prints where they are."""
-    from nas_moreau.report import write_comparison, write_report
+    from nas_moreau.report import write_report, write_several_runs
 
     if args.output and len(args.runs) == 1:
         raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
@@ -160,7 +160,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"reports": paths}
     if len(args.runs) > 1:
         place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])
-        result["comparison"] = str(write_comparison(args.runs, args.output or Path(place) / "comparison.html"))
+        result["comparison"] = str(write_several_runs(args.runs, args.output or Path(place) / "comparison.html"))
         paths = [*paths, result["comparison"]]
     if not args.json:
         print("\n".join(paths))

@@ -1,4 +1,4 @@
-"""Runs of other verbs, each in a process of its own, so that its memory and its signals are its own."""
+"""Commands of the program in child processes, so that each run has its own memory and signals."""
 
 from __future__ import annotations
 
@@ -15,52 +15,54 @@ from nas_moreau import distributed
 from nas_moreau.errors import InputError
 from nas_moreau.training.signals import Interrupted, StopRequest
 
-_USAGE = 2  # the command line's exit code for something that cannot be used
+_USAGE = 2
+"""Exit code of a command line or configuration that was refused."""
 
 
-class Run(NamedTuple):
+class Command(NamedTuple):
     """One command of the program.
 
     Attributes:
-        name: Shown where it fails.
-        words: The command line after `nas-moreau`.
-        log: Where its messages go when several run at once.
+        name: For messages.
+        arguments: The command line after `nas-moreau`.
+        log: File for its messages when several commands run in parallel.
     """
 
     name: str
-    words: Sequence[str]
+    arguments: Sequence[str]
     log: Path
 
 
 class _Active(NamedTuple):
-    steps: Iterator[Run]
-    run: Run
+    chain: Iterator[Command]
+    command: Command
     process: subprocess.Popen[bytes]
 
 
-def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, place: str) -> list[str]:
-    """Runs chains of commands, `at_once` chains side by side, and returns the names of the runs that failed.
+def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, place: str) -> list[str]:
+    """Runs chains of commands and returns the names of those that failed.
 
-    A chain yields one run after another; what it does between them happens here. A run that fails ends its chain only.
+    A chain yields one command after another; its own code between them runs in this process. A command that fails ends
+    its chain only.
 
     Args:
-        chains: The chains; each is begun when a place is free.
-        at_once: How many may run side by side; one alone shows its progress, if no other process runs any.
-        stop: When it receives a signal, the runs in work get it too, and are waited for.
-        place: Named in the exception.
+        chains: The chains; the next one is started when a job is free.
+        jobs: Number of chains that run in parallel; a single one shows its progress, if no other process runs any.
+        stop: When it receives a signal, the running commands get it too, and are waited for.
+        place: The folder named in the exception.
 
     Raises:
-        Interrupted: A signal arrived; the runs have saved what they had.
-        InputError: A run refused what it was given.
+        Interrupted: A signal arrived; the commands have saved their state.
+        InputError: A command refused its input.
     """
     waiting = iter(chains)
     failed: list[str] = []
-    quiet = at_once > 1 or distributed.processes() > 1
+    quiet = jobs > 1 or distributed.processes() > 1
     active: list[_Active] = []
     more = True
     try:
         while True:
-            while more and len(active) < at_once and not stop.received:
+            while more and len(active) < jobs and not stop.received:
                 chain = next(waiting, None)
                 more = chain is not None
                 if chain is not None:
@@ -74,36 +76,41 @@ def run_all(chains: Iterable[Iterator[Run]], at_once: int, stop: StopRequest, pl
                 active.remove(one)
                 code = one.process.returncode
                 if code == 0:
-                    _advance(one.steps, active, quiet)
+                    _advance(one.chain, active, quiet)
                 elif code == _USAGE:
-                    raise InputError(f"{one.run.name} was refused{_last_words(one.run, quiet)}.", "Mend that first.")
+                    raise InputError(
+                        f"{one.command.name} was refused{_last_line(one.command, quiet)}.", "Fix this first."
+                    )
                 elif code in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM):
-                    raise Interrupted(signal.SIGTERM, place)  # somebody stopped that run alone
+                    raise Interrupted(signal.SIGTERM, place)  # that command alone was stopped
                 else:
-                    failed.append(f"{one.run.name} (exit code {code}{_last_words(one.run, quiet)})")
+                    failed.append(f"{one.command.name} (exit code {code}{_last_line(one.command, quiet)})")
             time.sleep(0.05)
     finally:
         _stop(active)
 
 
-def _advance(chain: Iterator[Run], active: list[_Active], quiet: bool) -> None:
-    run = next(chain, None)
-    if run is not None:
-        active.append(_Active(chain, run, _start(run, quiet)))
+def _advance(chain: Iterator[Command], active: list[_Active], quiet: bool) -> None:
+    command = next(chain, None)
+    if command is not None:
+        active.append(_Active(chain, command, _start(command, quiet)))
 
 
-def _start(run: Run, quiet: bool) -> subprocess.Popen[bytes]:
+def _start(command: Command, quiet: bool) -> subprocess.Popen[bytes]:
     messages: IO[str] | None = None
     if quiet:
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        messages = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below, the process has its own
+        command.log.parent.mkdir(parents=True, exist_ok=True)
+        messages = open(command.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below, the child has its own
     try:
-        # a session of its own: Ctrl-C reaches this process alone, which hands it on once
         return subprocess.Popen(
-            [sys.executable, "-m", "nas_moreau", *run.words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None, env=distributed.plain_environment(),
-        )  # fmt: skip
+            [sys.executable, "-m", "nas_moreau", *command.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=messages,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            env=distributed.plain_environment(),
+        )
     finally:
         if messages is not None:
             messages.close()
@@ -121,16 +128,17 @@ def _stop(active: list[_Active]) -> None:
     for one in active:
         try:
             one.process.wait()
-        except KeyboardInterrupt:  # a second Ctrl-C: what was saved stands
+        except KeyboardInterrupt:  # a second Ctrl-C: end at once, with the state saved before
             one.process.kill()
             one.process.wait()
             raise
     active.clear()
 
 
-def _last_words(run: Run, quiet: bool) -> str:
-    """Returns the last line of a run's messages; one that ran alone has shown them already."""
+def _last_line(command: Command, quiet: bool) -> str:
+    """Returns the last line of a command's messages; a command that ran alone has shown them already."""
     if not quiet:
         return ": see above"
-    lines = run.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if run.log.exists() else []
+    text = command.log.read_text(encoding="utf-8", errors="replace") if command.log.exists() else ""
+    lines = text.strip().splitlines()
     return f": {lines[-1].rstrip('.')}" if lines else ""

@@ -1,4 +1,4 @@
-"""What a search would have returned had it been stopped earlier: accuracy against seconds, from its folder."""
+"""Accuracy against seconds of a search: of the cell that it would have returned after every epoch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from os import PathLike
 
 from nas_moreau.architecture import derive
-from nas_moreau.compare.nas_bench_table import name_of
+from nas_moreau.compare.nas_bench_table import arch_string
 from nas_moreau.runs.history import Stage, find_search
 
 Curve = list[tuple[float, float]]  # (seconds, accuracy 0..1) after every epoch
 
 
 def cost_curve(run: str | PathLike[str], accuracies: Mapping[str, float]) -> Curve:
-    """Returns (seconds, accuracy) after every epoch of a search; [] where its folder does not say.
+    """Returns (seconds, accuracy) after every epoch of a search; [] if its folder does not have them.
 
     Args:
         run: Folder of a search.
-        accuracies: NAS-Bench-201 string -> accuracy of the cell derived at that time. Where there are none, the curve
-            is the best held-out accuracy of the supernet so far.
+        accuracies: NAS-Bench-201 string -> accuracy of the cell derived at that time. If empty, the curve is the best
+            held-out accuracy of the supernet so far.
     """
     stage = find_search(run)
     if stage is None:
@@ -45,4 +45,4 @@ def _cells_by_epoch(stage: Stage) -> list[str]:
     found = [derive(stage.space, table) for table in stage.alphas.values()]
     final = stage.result.get("before_rule", stage.result).get("digest")
     # a method may derive by more than the weights in the file
-    return [name_of(cell) or "" for cell in found] if found and found[-1].digest() == final else []
+    return [arch_string(cell) or "" for cell in found] if found and found[-1].digest() == final else []

@@ -1,4 +1,4 @@
-"""Tables of NAS-Bench-201: what every cell of the space reached when somebody trained it."""
+"""Tables of NAS-Bench-201: the accuracy of every cell of the space, trained by the authors of the benchmark."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from nas_moreau.errors import InputError, did_you_mean
 
 SPACE = "nas_bench_201"
 DEFAULT_COLUMN = "c10_test_200ep"
-MAX_BYTES = 200_000_000  # unpacked; the whole benchmark with five columns has 2 MB
+MAX_BYTES = 200_000_000
+"""Limit of an unpacked file; the whole benchmark with five columns has 2 MB."""
 CURE = "Give a CSV file (or .csv.gz) with a column 'arch' of NAS-Bench-201 strings and columns of numbers."
 
 
 @dataclass(frozen=True)
-class Table:
+class BenchmarkTable:
     """Numbers about cells of the NAS-Bench-201 space.
 
     Attributes:
@@ -43,12 +45,12 @@ class Table:
         return f"{len(self.cells):,} cells of {self.path}, columns {', '.join(self.columns)}"
 
     def look_up(self, genotype: Genotype) -> dict[str, float]:
-        """Returns the numbers of a cell by column, as they stand in the file.
+        """Returns the numbers of a cell by column, as in the file.
 
         Raises:
             InputError: The genotype is of another space, or the table does not hold it.
         """
-        name = name_of(genotype)
+        name = arch_string(genotype)
         if name is None:
             raise InputError(
                 f"The genotype is of space '{genotype.space}', and the table holds cells of {SPACE}.",
@@ -76,11 +78,11 @@ class Table:
             return self.columns[0]
         raise InputError(
             f"The table {self.path} has {len(self.columns)} columns and none named {DEFAULT_COLUMN}.",
-            f"Name one with --column: {', '.join(self.columns)}.",
+            f"Choose one with --column: {', '.join(self.columns)}.",
         )
 
     def numbers(self, column: str) -> dict[str, float]:
-        """Returns NAS-Bench-201 string -> number of one column, as they stand in the file."""
+        """Returns NAS-Bench-201 string -> number of one column, as in the file."""
         place = self.columns.index(column)
         return {name: numbers[place] for name, numbers in self.cells.items()}
 
@@ -94,13 +96,36 @@ class Table:
         low, high = min(numbers.values()), max(numbers.values())
         if low < 0 or high > 100:
             raise InputError(
-                f"The column '{column}' of {self.path} holds {low:g} to {high:g}, which are no accuracies.",
-                f"Name another one with --column: {', '.join(self.columns)}.",
+                f"The column '{column}' of {self.path} holds {low:g} to {high:g}, which are not accuracies.",
+                f"Choose another one with --column: {', '.join(self.columns)}.",
             )
         return {name: number / 100 for name, number in numbers.items()} if high > 1 else numbers
 
 
-def name_of(genotype: Genotype) -> str | None:
+@dataclass(frozen=True)
+class AccuracyColumn:
+    """A column of accuracies in a table.
+
+    Attributes:
+        table: The table.
+        name: The column.
+    """
+
+    table: BenchmarkTable
+    name: str
+
+    @cached_property
+    def accuracies(self) -> dict[str, float]:
+        """NAS-Bench-201 string -> accuracy (0..1); see `BenchmarkTable.accuracies`."""
+        return self.table.accuracies(self.name)
+
+    def of(self, genotype: Genotype) -> float:
+        """Returns the accuracy (0..1) of a cell; InputError if the table does not have it."""
+        self.table.look_up(genotype)
+        return self.accuracies[genotype.to_nas_bench_201()]
+
+
+def arch_string(genotype: Genotype) -> str | None:
     """Returns the NAS-Bench-201 string of a cell of three nodes with one edge between any two; None of another one."""
     cell = genotype.cells.get("cell")
     if cell is None or cell.concat != (3,) or {(a, b) for _, a, b in cell.edges} != set(load_space(SPACE).edges):
@@ -109,19 +134,19 @@ def name_of(genotype: Genotype) -> str | None:
 
 
 def same_cells(space: SearchSpace) -> bool:
-    """Returns whether a space holds the cells of NAS-Bench-201, whatever its name and the order of its operations."""
+    """Returns whether a space holds the cells of NAS-Bench-201, by whatever name and order of its operations."""
     own = load_space(SPACE)
     return (space.skeleton, space.edges, set(space.choices)) == (own.skeleton, own.edges, set(own.choices))
 
 
-def load_table(path: str | PathLike[str]) -> Table:
+def load_table(path: str | PathLike[str]) -> BenchmarkTable:
     """Returns the table of a CSV file, packed by gzip or not; columns may stand in any order.
 
     Args:
         path: A file with a header, a column `arch` (NAS-Bench-201 strings) and at least one column of numbers.
 
     Raises:
-        InputError: The file cannot be read, or a line of it is not what it should be; the line is named.
+        InputError: The file cannot be read, or a line is not valid; the message has its number.
     """
     lines = csv.reader(io.StringIO(_read(Path(path)), newline=""), strict=True)
     try:
@@ -142,15 +167,15 @@ def load_table(path: str | PathLike[str]) -> Table:
                 raise InputError(f"{where} holds the cell {name} a second time.", "Keep one of the two lines.")
             cells[name] = tuple(_number(text, column, where) for text, column in zip(fields, columns))
     except csv.Error as error:
-        raise InputError(f"{path}, line {lines.line_num}, is no CSV: {error}.", CURE) from None
+        raise InputError(f"{path}, line {lines.line_num}, is not CSV: {error}.", CURE) from None
     if not cells:
         raise InputError(f"{path} holds no cell.", CURE)
-    return Table(str(path), columns, cells)
+    return BenchmarkTable(str(path), columns, cells)
 
 
 def _read(path: Path) -> str:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise InputError(f"The table {path} cannot be read: it is no plain file.", CURE)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for it
+        raise InputError(f"The table {path} cannot be read: it is not a plain file.", CURE)
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -171,7 +196,7 @@ def _read(path: Path) -> str:
 def _check_header(header: Sequence[str], path: Any) -> None:
     if "arch" not in header:
         shown = ", ".join(header)[:100] or "empty"
-        raise InputError(f"The first line of {path} names no column 'arch' (it is: {shown}).", CURE)
+        raise InputError(f"The first line of {path} has no column 'arch' (it is: {shown}).", CURE)
     if len(set(header)) < len(header) or "" in header:
         raise InputError(f"The first line of {path} has a column twice or without a name.", CURE)
     if len(header) < 2:
@@ -185,7 +210,7 @@ def _canonical(text: str, choices: frozenset[str], where: str) -> str:
     except InputError as error:
         raise InputError(f"{where}: {error.cause}", CURE) from None
     if concat != [3] or not choices.issuperset(operation for operation, _, _ in edges):
-        raise InputError(f"{where}: '{text[:120]}' is no cell of {SPACE}.", CURE)
+        raise InputError(f"{where}: '{text[:120]}' is not a cell of {SPACE}.", CURE)
     by_place = {(source, node): operation for operation, source, node in edges}
     return write_nas_bench_201(by_place, 3)
 
@@ -196,17 +221,17 @@ def _number(text: str, column: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: {column} is '{text[:40]}', which is no finite number.", CURE)
+        raise InputError(f"{where}: {column} is '{text[:40]}', which is not a finite number.", CURE)
     return number
 
 
-def baselines(table: Table, column: str) -> list[dict[str, Any]]:
-    """Returns what no search at all gives, exactly: over all cells, those without `none`, those of convolutions alone.
+def baselines(table: BenchmarkTable, column: str) -> list[dict[str, Any]]:
+    """Returns exact statistics of all cells, those without `none`, those of convolutions alone and the best one.
 
-    Each: `name n mean std min max`, accuracies (0..1); std is the population's. The last one is the best cell.
+    Each: `name n mean std min max`, accuracies (0..1); std is the population's.
 
     Args:
-        table: The table; groups of which it holds no cell are left out.
+        table: The table; groups without a cell in it are left out.
         column: Which accuracies.
     """
     accuracies = table.accuracies(column)
@@ -230,6 +255,10 @@ def operations_of(arch: str) -> set[str]:
 
 def _row(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {
-        "name": name, "n": len(values), "mean": statistics.fmean(values), "std": statistics.pstdev(values),
-        "min": min(values), "max": max(values),
-    }  # fmt: skip
+        "name": name,
+        "n": len(values),
+        "mean": statistics.fmean(values),
+        "std": statistics.pstdev(values),
+        "min": min(values),
+        "max": max(values),
+    }

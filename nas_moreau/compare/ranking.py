@@ -1,7 +1,7 @@
 """How well a finished supernet ranks cells: its one-hot evaluations against a table, by Kendall's tau.
 
 The cells are those of NAS-Bench-201 made of skip_connect, nor_conv_1x1 and nor_conv_3x3 alone: 729, none of them broken
-by a missing edge or a pooled one, so that a rank says something.
+by a missing or pooled edge, so that their ranks are meaningful.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
-from nas_moreau.compare.nas_bench_table import SPACE, Table
+from nas_moreau.compare.nas_bench_table import SPACE, BenchmarkTable
 from nas_moreau.compare.significance import kendall_tau
 from nas_moreau.config import Config
 from nas_moreau.data import Data, generator_for, seed_for
@@ -33,19 +33,21 @@ from nas_moreau.training.evaluate import evaluate_model
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 CELLS = 3**6
-IMAGES = 1000  # of the held-out split, the same for every cell of a search
-EARLY = "c10_valid25k_12ep"  # accuracy after 12 epochs, where the table has it
+IMAGES = 1000
+"""Held-out images that every cell of a search is evaluated on."""
+EARLY = "c10_valid25k_12ep"
+"""Column of accuracies after 12 epochs, which ranks cells too if the table has it."""
 
 
 def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
     """Returns `count` of the 729 cells, the same ones for every search; all of them where count is 729 or more."""
-    words = list(product(OPERATIONS, repeat=len(space.edges)))
-    if count < len(words):
-        words = random.Random(seed_for(0, "cells to rank")).sample(words, count)
+    choices = list(product(OPERATIONS, repeat=len(space.edges)))
+    if count < len(choices):
+        choices = random.Random(seed_for(0, "cells to rank")).sample(choices, count)
     name = space.cells[0]
     return [
-        Genotype(space.name, {name: Cell(tuple((op, *edge) for op, edge in zip(word, space.edges)), space.concat)})
-        for word in words
+        Genotype(space.name, {name: Cell(tuple((op, *edge) for op, edge in zip(chosen, space.edges)), space.concat)})
+        for chosen in choices
     ]
 
 
@@ -63,8 +65,8 @@ def one_hot_losses(
         run: Folder of a finished search.
         config: Its configuration.
         data: The images.
-        count: How many cells.
-        give_up: Called now and then; it may raise.
+        count: Number of cells.
+        give_up: Called between evaluations; it may raise.
     """
     path = Path(run) / "rank.json"
     space = load_space(config.space)
@@ -92,14 +94,14 @@ def one_hot_losses(
     return found
 
 
-def rank_correlations(losses: dict[str, Any], table: Table, column: str) -> dict[str, float | None]:
-    """Returns tau_running and tau_batch of one supernet's one-hot losses: 1 is the order of the table's column."""
+def rank_correlations(losses: dict[str, Any], table: BenchmarkTable, column: str) -> dict[str, float | None]:
+    """Returns Kendall's tau of a supernet's one-hot losses, `running` and `batch`: 1 is the order of the column."""
     truth = _truth(table, column, losses["cells"])
-    return {f"tau_{name}": _tau([-loss for loss in losses[name]], truth) for name in ("running", "batch")}
+    return {name: _tau([-loss for loss in losses[name]], truth) for name in ("running", "batch")}
 
 
-def rivals_of_ranking(table: Table, column: str, count: int) -> dict[str, Any]:
-    """Returns what ranks the same cells without a search: their number, parameters, early accuracy."""
+def reference_rankings(table: BenchmarkTable, column: str, count: int) -> dict[str, Any]:
+    """Returns the number of cells and Kendall's tau of rankings without a search: parameter count, early accuracy."""
     cells = ranked_cells(load_space(SPACE), count)
     truth = _truth(table, column, count)
     found: dict[str, Any] = {"cells": len(cells), "parameters": _tau([_size(cell) for cell in cells], truth)}
@@ -108,12 +110,12 @@ def rivals_of_ranking(table: Table, column: str, count: int) -> dict[str, Any]:
     return found
 
 
-def _truth(table: Table, column: str, count: int) -> list[float]:
+def _truth(table: BenchmarkTable, column: str, count: int) -> list[float]:
     return [table.look_up(cell)[column] for cell in ranked_cells(load_space(SPACE), count)]
 
 
 def _tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-    # a loss that overflowed says nothing
+    # a loss that overflowed has no rank
     return kendall_tau(a, b) if all(map(math.isfinite, a)) else None
 
 

@@ -4,26 +4,97 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nas_moreau.architecture import Genotype
-from nas_moreau.compare.nas_bench_table import name_of
+from nas_moreau.compare.nas_bench_table import arch_string
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.search.collapse import assess
 
-Row = dict[str, Any]
-COLUMNS = (
-    "method", "seed", "digest", "arch", "table", "retrained_accuracy", "retrained_held_out_accuracy",
-    "held_out_accuracy", "verdict", "idle_share", "parameters", "tau_running", "tau_batch", "search_seconds",
-    "search_peak_memory_bytes", "retrain_seconds", "search", "genotype",
-)  # fmt: skip
-_TEXTS = ("method", "digest", "arch", "verdict", "search")
+
+@dataclass(frozen=True)
+class Row:
+    """A cell that a comparison found, and what is known of it. Accuracies and shares are fractions.
+
+    Attributes:
+        method: The search method.
+        seed: The seed of the search.
+        rule: The derivation rule, "budget" included, if it is not the space's own; None otherwise. A search with such
+            a rule has two rows: the cell of the space's rule, and the one that the rule made of it.
+        search: Name of the search's folder.
+        digest: Digest of the genotype.
+        genotype: The genotype as plain data.
+        arch: NAS-Bench-201 string of the cell; None in other spaces.
+        verdict: "healthy", "undecided" or "collapsed".
+        idle_share: Share of idle edges (`search.collapse`).
+        held_out_accuracy: Of the supernet; None for a random cell.
+        table: Accuracy in the table.
+        retrained_accuracy: Test accuracy after retraining.
+        retrained_held_out_accuracy: Best validation accuracy of the retraining, whose weights were tested.
+        parameters: Of the retrained network.
+        tau_running: Kendall's tau of the supernet's one-hot losses and the table, with BatchNorm's running statistics.
+        tau_batch: The same with the statistics of the batch.
+        search_seconds: Wall-clock time of the search, and of the rule in its row.
+        search_peak_memory_bytes: Of the search's process.
+        retrain_seconds: Wall-clock time of the retraining.
+    """
+
+    method: str
+    seed: int
+    rule: str | None
+    search: str
+    digest: str
+    genotype: dict[str, Any]
+    arch: str | None
+    verdict: str
+    idle_share: float
+    held_out_accuracy: float | None = None
+    table: float | None = None
+    retrained_accuracy: float | None = None
+    retrained_held_out_accuracy: float | None = None
+    parameters: int | None = None
+    tau_running: float | None = None
+    tau_batch: float | None = None
+    search_seconds: float | None = None
+    search_peak_memory_bytes: int | None = None
+    retrain_seconds: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The method, with the rule if there is one: "moreau" or "moreau +selection"."""
+        return label(self.method, self.rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row as plain data, for result.json."""
+        return asdict(self)
+
+    def retrained(self, folder: Path) -> Row:
+        """Returns the row with the outcome of the finished retraining in `folder`."""
+        stage = Stage(folder, "retrain")
+        validation = [value for value in stage.metrics.get("validation_accuracy", []) if value is not None]
+        return replace(
+            self,
+            retrained_accuracy=stage.result["test_accuracy"],
+            retrained_held_out_accuracy=max(validation, default=None),
+            parameters=stage.result["parameters"],
+            retrain_seconds=stage.result["wall_seconds"],
+        )
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_TEXTS = ("method", "rule", "search", "digest", "arch", "verdict")
+
+
+def label(method: str, rule: str | None) -> str:
+    """Returns the name of a group of rows."""
+    return method if rule is None else f"{method} +{rule}"
 
 
 def folder_name(method: str, seed: int) -> str:
@@ -33,74 +104,69 @@ def folder_name(method: str, seed: int) -> str:
 
 
 def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
-    """Yields the row of a finished search; two where a rule changed the cell that the alphas stand for.
+    """Yields the row of a finished search; two where another rule than the space's changed its cell.
 
     Args:
-        method: As the row names it; the second row adds the rule.
-        seed: The search's.
-        folder: Its run folder.
+        method: The method.
+        seed: The seed.
+        folder: The run folder of the search.
     """
     search = Stage(folder, "search")
     result = search.result
-    seconds = result["wall_seconds"]
-    cells = [(method, result["genotype"], seconds)]
+    cells: list[tuple[str | None, dict[str, Any], float]] = [(None, result["genotype"], result["wall_seconds"])]
     if "before_rule" in result:
-        applied = [result["derived_by"]["rule"]] if result["derived_by"]["rule"] != "space" else []
-        applied += ["budget"] if "budget" in result["derived_by"] else []
-        # the last epoch's end: the result's seconds hold what the rule took
-        before = search.last("wall_seconds") or seconds
-        cells = [(method, result["before_rule"]["genotype"], before)]
-        cells.append((" +".join([method, *applied]), result["genotype"], seconds))
-    for label, data, seconds in cells:
+        derived = result["derived_by"]
+        rules = ([derived["rule"]] if derived["rule"] != "space" else []) + ["budget"] * ("budget" in derived)
+        cells.append(("+".join(rules), *cells[0][1:]))
+        # the last epoch's end: the result's seconds include those of the rule
+        before = search.last("wall_seconds") or result["wall_seconds"]
+        cells[0] = (None, result["before_rule"]["genotype"], before)
+    for rule, data, spent in cells:
         genotype = Genotype.from_json(data)
         health = assess(genotype, search.final_alphas)
-        yield dict.fromkeys(COLUMNS) | {
-            "method": label, "seed": seed, "digest": genotype.digest(), "genotype": genotype.to_dict(),
-            "arch": name_of(genotype),
-            "held_out_accuracy": result["held_out_accuracy"],
-            "verdict": health.verdict, "idle_share": health.idle_share,
-            "search_seconds": seconds,
-            "search_peak_memory_bytes": result["peak_memory_bytes"], "search": folder.name,
-        }  # fmt: skip
-
-
-def retrained_figures(folder: Path) -> Row:
-    """Returns what a finished retraining adds to a row."""
-    trained = Stage(folder, "retrain")
-    result, column = trained.result, trained.metrics.get("validation_accuracy", [])
-    return {
-        "retrained_accuracy": result["test_accuracy"], "parameters": result["parameters"],
-        # the weights that are reported are those of the best epoch on these images
-        "retrained_held_out_accuracy": max((value for value in column if value is not None), default=None),
-        "retrain_seconds": result["wall_seconds"],
-    }  # fmt: skip
+        yield Row(
+            method,
+            seed,
+            rule,
+            search=folder.name,
+            digest=genotype.digest(),
+            genotype=genotype.to_dict(),
+            arch=arch_string(genotype),
+            verdict=health.verdict,
+            idle_share=health.idle_share,
+            held_out_accuracy=result["held_out_accuracy"],
+            search_seconds=spent,
+            search_peak_memory_bytes=result["peak_memory_bytes"],
+        )
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:
     """Returns the rows that an earlier call recorded, by the name of their search's folder.
 
     Raises:
-        InputError: A line is damaged.
+        InputError: A line is damaged, or the file has other columns.
     """
     found: dict[str, list[Row]] = {}
     for line, text in enumerate(read_table(path), 2):
         try:
-            row: Row = {name: text[name] or None for name in COLUMNS}
-            for name in COLUMNS:
-                if name not in _TEXTS and row[name] is not None:
-                    row[name] = json.loads(row[name])
-            Genotype.from_json(row["genotype"])
-            found.setdefault(row["search"], []).append(row)
+            values = {name: _value(name, text[name]) for name in COLUMNS}
+            Genotype.from_json(values["genotype"])
+            row = Row(**values)
         except (KeyError, ValueError, TypeError):
             raise InputError(f"{path}, line {line}, is damaged.", "Delete that line and resume.") from None
+        found.setdefault(row.search, []).append(row)
     return found
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows.csv anew, at once."""
-    texts = ([_text(row[name], name in _TEXTS) for name in COLUMNS] for row in rows)
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Replaces rows.csv."""
+    texts = ([_text(name, value) for name, value in row.to_dict().items()] for row in rows)
     write_atomic(path, csv_text([COLUMNS, *texts]).encode("utf-8"))
 
 
-def _text(value: Any, plain: bool) -> str:
-    return "" if value is None else value if plain else json.dumps(value)
+def _value(name: str, text: str) -> Any:
+    return None if not text else text if name in _TEXTS else json.loads(text)
+
+
+def _text(name: str, value: Any) -> str:
+    return "" if value is None else value if name in _TEXTS else json.dumps(value)

@@ -3,63 +3,126 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from nas_moreau.compare.rows import Row, label
 from nas_moreau.compare.significance import permutation_p_value, relative_improvement
 
-# what may be summarised, the first that is there first
 FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy")
-MEANS = ("search_seconds", "idle_share", "tau_running", "tau_batch")
+"""Fields of `Row` that are summarised."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One figure of the rows of a method (with or without a derivation rule).
+
+    Attributes:
+        figure: The field of `Row` that is summarised.
+        method: The search method.
+        rule: The derivation rule; None for the space's own.
+        n: Number of rows.
+        mean: Mean of the figure.
+        std: Sample standard deviation (n - 1); None for a single row.
+        min: Smallest.
+        max: Largest.
+        relative_improvement: Per cent over random cells, whose mean is that of the whole table if there is one, else
+            that of the rows of the method `random`; None without either.
+        p_value: Permutation test of the difference of means to the baseline's rows; None for the baseline itself.
+        collapsed: Number of collapsed cells.
+        idle_share: Mean share of idle edges.
+        search_seconds: Mean.
+        search_peak_memory_bytes: Largest.
+        tau_running: Mean of Kendall's tau with BatchNorm's running statistics.
+        tau_batch: Mean of Kendall's tau with the statistics of the batch.
+    """
+
+    figure: str
+    method: str
+    rule: str | None
+    n: int
+    mean: float
+    std: float | None
+    min: float
+    max: float
+    relative_improvement: float | None
+    p_value: float | None
+    collapsed: int
+    idle_share: float
+    search_seconds: float | None
+    search_peak_memory_bytes: int | None
+    tau_running: float | None
+    tau_batch: float | None
+
+    @property
+    def label(self) -> str:
+        """The method, with the rule if there is one."""
+        return label(self.method, self.rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the line as plain data, for result.json."""
+        return asdict(self)
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str, known: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Returns for each figure and method `figure method n mean std min max relative_improvement p_value` and costs.
-
-    `std` is the sample's (n - 1), None for a single row. `relative_improvement`: per cent over random cells, whose mean
-    is that of the whole table where there is one, else that of the rows of the method `random`; None without either.
-    `p_value`: permutation test of the difference of means to the baseline's rows. The number of `collapsed` cells.
-    `search_seconds`, `idle_share` and the rank correlations are means, `search_peak_memory_bytes` is the largest.
+    rows: Sequence[Row], methods: Sequence[str], baseline: str, baselines: Sequence[Mapping[str, Any]]
+) -> list[Summary]:
+    """Returns a line for each figure, method and derivation rule that have rows.
 
     Args:
-        rows: Accuracies as fractions.
-        methods: Their order; a method's rows after a selection follow those before.
+        rows: The rows.
+        methods: Their order; rows of a rule follow those of the space's own.
         baseline: The method that p-values are against.
-        known: `nas_bench_table.baselines` of the table, or [].
+        baselines: `nas_bench_table.baselines` of the table, or [].
     """
-    labels = list(dict.fromkeys(
-        row["method"]
-        for method in methods
-        for row in rows
-        if row["method"] == method or row["method"].startswith(f"{method} +")
-    ))  # fmt: skip
-    found = []
-    for figure in FIGURES:
-        by_label = {
-            label: [row for row in rows if row["method"] == label and row.get(figure) is not None] for label in labels
-        }
-        values = {label: [row[figure] for row in own] for label, own in by_label.items() if own}
-        random_mean = statistics.fmean(values["random"]) if "random" in values else None
-        if figure == "table" and known:
-            random_mean = known[0]["mean"]
-        for label, accuracies in values.items():
-            mean = statistics.fmean(accuracies)
-            peaks = [row["search_peak_memory_bytes"] for row in by_label[label] if row["search_peak_memory_bytes"]]
-            found.append({
-                "figure": figure, "method": label, "n": len(accuracies), "mean": mean,
-                "std": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-                "min": min(accuracies), "max": max(accuracies),
-                "relative_improvement": relative_improvement(mean, random_mean) if random_mean else None,
-                "p_value": None if label == baseline else permutation_p_value(accuracies, values.get(baseline, [])),
-                "search_peak_memory_bytes": max(peaks, default=None),
-                "collapsed": sum(row["verdict"] == "collapsed" for row in by_label[label]),
-                **{name: _mean([row.get(name) for row in by_label[label]]) for name in MEANS},
-            })  # fmt: skip
-    return found
+    groups: dict[tuple[str, str | None], list[Row]] = {}
+    for method in methods:
+        for row in sorted((row for row in rows if row.method == method), key=lambda row: row.rule or ""):
+            groups.setdefault((method, row.rule), []).append(row)
+    return [
+        line
+        for figure in FIGURES
+        for line in _lines(figure, groups, baseline, baselines[0]["mean"] if baselines and figure == "table" else None)
+    ]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _lines(
+    figure: str, groups: Mapping[tuple[str, str | None], Sequence[Row]], baseline: str, random_mean: float | None
+) -> Iterable[Summary]:
+    """Yields a line for each group with the figure; `random_mean`: the exact mean of random cells, if it is known."""
+    known = {key: own for key, rows in groups.items() if (own := [row for row in rows if _of(row, figure) is not None])}
+    values = {key: [_of(row, figure) for row in own] for key, own in known.items()}
+    against = values.get((baseline, None), [])
+    if random_mean is None and ("random", None) in values:
+        random_mean = statistics.fmean(values["random", None])
+    for (method, rule), own in known.items():
+        found = values[method, rule]
+        mean = statistics.fmean(found)
+        yield Summary(
+            figure,
+            method,
+            rule,
+            n=len(found),
+            mean=mean,
+            std=statistics.stdev(found) if len(found) > 1 else None,
+            min=min(found),
+            max=max(found),
+            relative_improvement=relative_improvement(mean, random_mean) if random_mean else None,
+            p_value=None if (method, rule) == (baseline, None) else permutation_p_value(found, against),
+            collapsed=sum(row.verdict == "collapsed" for row in own),
+            idle_share=statistics.fmean(row.idle_share for row in own),
+            search_seconds=_mean(row.search_seconds for row in own),
+            search_peak_memory_bytes=max(row.search_peak_memory_bytes or 0 for row in own) or None,
+            tau_running=_mean(row.tau_running for row in own),
+            tau_batch=_mean(row.tau_batch for row in own),
+        )
+
+
+def _of(row: Row, figure: str) -> Any:
+    return getattr(row, figure)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None

@@ -1,5 +1,12 @@
-"""Reports of runs as HTML pages of one file each."""
+"""Reports of runs and comparisons as HTML pages of one file each."""
 
 from nas_moreau import _lazy_exports
 
-__all__, __getattr__, __dir__ = _lazy_exports(__name__, {"write_comparison": "several_runs", "write_report": "run"})
+__all__, __getattr__, __dir__ = _lazy_exports(
+    __name__,
+    {
+        "write_comparison": "comparison",
+        "write_report": "run",
+        "write_several_runs": "several_runs",
+    },
+)

@@ -1,20 +1,18 @@
-"""The page of a comparison: one HTML file with dots, means, tables and cost curves, and what they mean."""
+"""The page of a comparison of methods: dots, means, tables and cost curves, and how to read them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
-from nas_moreau.report.html import definition_list, figure, page, section, table
-from nas_moreau.report.indicators import cent, memory, ranges, spread
+from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
+from nas_moreau.report.html import definition_list, details, figure, header, page, paragraph, section, table
+from nas_moreau.report.record import configuration_section, environment_section
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.plain_files import read_json, read_yaml
+from nas_moreau.runs.history import Stage
 
 FIGURE_NAMES = {
     "table": "accuracy in the table",
@@ -22,14 +20,18 @@ FIGURE_NAMES = {
     "retrained_held_out_accuracy": "held-out accuracy after retraining",
 }
 Curves = Mapping[str, Sequence[Sequence[tuple[float, float]]]]
+Result = Mapping[str, Any]
+"""Plain data of a comparison, as in its result.json."""
+Table = tuple[list[str], list[list[str]]]
+"""Headings and rows of texts."""
 
 
-def write_page(path: str | os.PathLike[str], result: Mapping[str, Any], curves: Curves) -> Path:
+def write_comparison(path: str | os.PathLike[str], result: Result, curves: Curves) -> Path:
     """Writes compare.html into the folder of a comparison and returns its path.
 
     Args:
         path: The folder.
-        result: As `nas_moreau.compare` returns it.
+        result: The result.
         curves: Method -> for each seed (seconds, accuracy) points.
     """
     folder = Path(path)
@@ -38,98 +40,105 @@ def write_page(path: str | os.PathLike[str], result: Mapping[str, Any], curves: 
     return target
 
 
-def summary_table(result: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
-    """Returns head and rows of the summary of one figure ("table", "retrained_accuracy", ...), as texts.
+def name_of(line: Mapping[str, Any]) -> str:
+    """Returns what a row or a line of the summary is called: the method, with its derivation rule."""
+    return line["method"] if line["rule"] is None else f"{line['method']} +{line['rule']}"
 
-    Accuracies are in per cent. Below the methods stand the exact baselines of the table, where there are any.
+
+def summary_table(result: Result, figure_name: str) -> Table:
+    """Returns the summary of one figure ("table", "retrained_accuracy", ...) as a table of texts.
+
+    Accuracies are in per cent. Below the methods are the exact baselines of the table, if there is one.
     """
     head = ["method", "n", "mean ± std %", "min %", "max %", "RI %", f"p against {result['baseline']}", "idle share",
-            "collapsed", "search s", "peak memory"]  # fmt: skip
-    rows = [
-        [
-            row["method"], str(row["n"]), spread(row["mean"], row["std"]), cent(row["min"]), cent(row["max"]),
-            _number(row["relative_improvement"], "+.2f"), _p(row["p_value"]), _number(row["idle_share"]),
-            f"{row['collapsed']} of {row['n']}", _number(row["search_seconds"] or None, ".0f"),
-            memory(row["search_peak_memory_bytes"]) if row["search_peak_memory_bytes"] else "–",
-        ]
-        for row in result["summary"]
-        if row["figure"] == name
-    ]  # fmt: skip
-    for row in result["baselines"] if name == "table" else ():
-        one = row["n"] == 1
-        improvement = 100 * (row["mean"] / result["baselines"][0]["mean"] - 1)
-        rows.append([
-            f"{row['name']} (exact)", f"{row['n']:,}", spread(row["mean"], None if one else row["std"]),
-            cent(row["min"]), cent(row["max"]), f"{improvement:+.2f}", *["–"] * 5,
-        ])  # fmt: skip
+            "collapsed", "search time", "peak memory"]  # fmt: skip
+    rows = []
+    for line in result["summary"]:
+        if line["figure"] == figure_name:
+            figures = [spread(line["mean"], line["std"]), cent(line["min"]), cent(line["max"])]
+            against = [number(line["relative_improvement"], "+.2f"), p_value(line["p_value"])]
+            health = [number(line["idle_share"]), f"{line['collapsed']} of {line['n']}"]
+            cost = [duration(line["search_seconds"] or None), memory(line["search_peak_memory_bytes"])]
+            rows.append([name_of(line), str(line["n"]), *figures, *against, *health, *cost])
+    for line in result["baselines"] if figure_name == "table" else ():
+        figures = [spread(line["mean"], None if line["n"] == 1 else line["std"]), cent(line["min"]), cent(line["max"])]
+        improvement = 100 * (line["mean"] / result["baselines"][0]["mean"] - 1)
+        rows.append([f"{line['name']} (exact)", f"{line['n']:,}", *figures, number(improvement, "+.2f"), *[DASH] * 5])
     return head, rows
 
 
-def ranking_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Returns head and rows of Kendall's tau by method, beside what ranks the same cells without a search."""
-    ranking = result["ranking"]
+def ranking_table(result: Result) -> Table:
+    """Returns Kendall's tau of each method, and of rankings of the same cells without a search, as texts."""
     rows = [
-        [row["method"], _number(row["tau_running"]), _number(row["tau_batch"])]
-        for row in result["summary"]
-        if row["figure"] == "table" and row["tau_running"] is not None
+        [name_of(line), number(line["tau_running"]), number(line["tau_batch"])]
+        for line in result["summary"]
+        if line["figure"] == "table" and line["tau_running"] is not None
     ]
-    rows += [
-        [{"parameters": "parameter count"}.get(name, name), _number(value), "–"]
-        for name, value in ranking.items()
-        if name != "cells"
-    ]
+    references = {name: tau for name, tau in result["ranking"].items() if name != "cells"}
+    for name, tau in references.items():
+        rows.append([{"parameters": "parameter count"}.get(name, name), number(tau), DASH])
     return ["ranked by", "tau, running statistics", "tau, statistics of the batch"], rows
 
 
-def render(result: Mapping[str, Any], curves: Curves, folder: Path) -> str:
-    """Returns the HTML of the page."""
+def render(result: Result, curves: Curves, folder: Path) -> str:
+    """Returns the HTML of the page; `folder` has the environment and configuration of the comparison."""
     name = folder.resolve().name or "comparison"
-    column = f" ({result['column']})" if result["column"] else ""
-    parts = [_header(result, name)]
-    for key, words in FIGURE_NAMES.items():
-        groups: dict[str, list[float]] = {}
-        for row in result["rows"]:
-            if row[key] is not None:
-                groups.setdefault(row["method"], []).append(row[key])
-        if not groups:
-            continue
-        lines = [(row["name"], row["mean"]) for row in result["baselines"]] if key == "table" else []
-        chart = dot_chart(key, [Series(label, values) for label, values in groups.items()], lines, "accuracy (%)")
-        head, rows = summary_table(result, key)
-        title = f"{words[:1].upper()}{words[1:]}{column if key == 'table' else ''}"
-        note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
-        parts.append(section(title, figure("", chart, note) + table(head, rows, numbers=range(1, len(head)))))
-    if result["ranking"]:
-        head, rows = ranking_table(result)
-        text = (
-            f"<p>Kendall's tau-b between the table and the one-hot losses of each final supernet on held-out images, "
-            f"over {result['ranking']['cells']} cells made of skip connections and convolutions; mean over seeds.</p>"
-        )
-        parts.append(section("Does the supernet rank cells?", text + table(head, rows, numbers=(1, 2))))
+    stage = Stage(folder, "compare")
+    parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _ranking(result)]
+    parts += [_cost(result, curves), _reading_guide(result), _every_cell(result)]
+    return page(
+        f"{name} · comparison",
+        [*parts, environment_section(stage.environment), configuration_section(stage.config)],
+    )
+
+
+def _header(result: Result, name: str) -> str:
+    rows = result["rows"]
+    facts = [f"space {result['space']}", f"data {result['data']}", f"{len(rows)} cells"]
+    facts.append(f"seeds {ranges(sorted({row['seed'] for row in rows}))}")
+    failed = result["failed"]
+    return header("comparison", name, facts, f"{len(failed)} runs failed: {'; '.join(failed)}." if failed else "")
+
+
+def _figure(result: Result, key: str) -> str:
+    groups: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        if row[key] is not None:
+            groups.setdefault(name_of(row), []).append(row[key])
+    if not groups:
+        return ""
+    lines = [(line["name"], line["mean"]) for line in result["baselines"]] if key == "table" else []
+    chart = dot_chart(key, [Series(name, values) for name, values in groups.items()], lines, "accuracy (%)")
+    head, rows = summary_table(result, key)
+    title = FIGURE_NAMES[key][:1].upper() + FIGURE_NAMES[key][1:]
+    title += f" ({result['column']})" if key == "table" and result["column"] else ""
+    note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
+    return section(key, title, figure("", chart, note) + table(head, rows, numbers=range(1, len(head))))
+
+
+def _ranking(result: Result) -> str:
+    if not result["ranking"]:
+        return ""
+    text = (
+        "Kendall's tau-b between the table and the one-hot losses of each final supernet on held-out images, over "
+        f"{result['ranking']['cells']} cells made of skip connections and convolutions; mean over seeds."
+    )
+    head, rows = ranking_table(result)
+    return section("ranking", "Does the supernet rank cells?", paragraph(text) + table(head, rows, numbers=(1, 2)))
+
+
+def _cost(result: Result, curves: Curves) -> str:
     what = (
-        "Accuracy in the table of the cell that the search would have returned after so many seconds."
+        "Accuracy in the table of the cell that the search would have returned at that time."
         if result["column"]
-        else "Best held-out accuracy of the supernet so far; what the cells reach after retraining stands above."
+        else "Best held-out accuracy of the supernet so far; accuracies after retraining are above."
     )
     chart = cost_chart("cost", curves, "accuracy (%)")
-    if chart:
-        parts.append(section("Cost", figure("", chart, f"{what} Thin: a seed. Thick: the mean after the same epoch.")))
-    parts += [_words(result), _cells(result), _record(folder)]
-    return page(f"{name} · nas_moreau comparison", parts)
+    note = f"{what} Thin: a seed. Thick: the mean after the same epoch."
+    return section("cost", "Cost", figure("", chart, note)) if chart else ""
 
 
-def _header(result: Mapping[str, Any], name: str) -> str:
-    seeds = sorted({row["seed"] for row in result["rows"]})
-    facts = f"space {result['space']} · data {result['data']} · {len(result['rows'])} cells · seeds {ranges(seeds)}"
-    said = f"{len(result['failed'])} runs failed: {'; '.join(result['failed'])}" if result["failed"] else ""
-    failed = f"<p class=verdict>{escape(said)}</p>" if said else ""
-    return (
-        f"<header><p class=eyebrow>nas_moreau comparison</p><h1>{escape(name)}</h1>"
-        f"<p class=facts>{escape(facts)}</p>{failed}</header>"
-    )
-
-
-def _words(result: Mapping[str, Any]) -> str:
+def _reading_guide(result: Result) -> str:
     pairs = [
         ("std", "sample standard deviation over the n seeds; of the baselines, over all their cells"),
         (
@@ -142,51 +151,28 @@ def _words(result: Mapping[str, Any]) -> str:
             f"two-sided permutation test of the difference of means to {result['baseline']}, all ways to divide the "
             "values counted; with few seeds it cannot be small",
         ),
-        ("search s", "wall-clock seconds of the search, held-out evaluations and checkpoints included; mean"),
-        ("+selection", "the cell after another rule than the space's own; the row above it is the cell before"),
-        ("peak memory", "the most that a search's process used, images and libraries included; largest of the seeds"),
+        ("+rule", "the cell of another derivation rule than the space's; the row without it is the cell before"),
         ("idle share", "edges that carry skip_connect, none or noise, reduction cells left out; mean"),
         ("collapsed", "cells with more than half of their edges idle"),
+        ("search time", "wall-clock time of the search, held-out evaluations and checkpoints included; mean"),
+        ("peak memory", "peak of a search's process, images and libraries included; largest of the seeds"),
     ]
-    return section("How to read this", definition_list(pairs))
+    return section("guide", "How to read this", definition_list(pairs))
 
 
-def _cells(result: Mapping[str, Any]) -> str:
+def _every_cell(result: Result) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
-    head = ["method", "seed", *(FIGURE_NAMES[key] + " %" for key in keys), "supernet, held out %", "idle share",
-            "verdict", "cell"]  # fmt: skip
+    head = ["method", "seed", *(f"{FIGURE_NAMES[key]} %" for key in keys), "supernet, held out %", "idle share"]
     rows = [
         [
-            row["method"], str(row["seed"]), *(cent(row[key]) for key in keys), cent(row["held_out_accuracy"]),
-            _number(row["idle_share"]), row["verdict"] or "–", row["arch"] or row["digest"],
+            name_of(row),
+            str(row["seed"]),
+            *(cent(row[key]) for key in (*keys, "held_out_accuracy")),
+            number(row["idle_share"]),
+            row["verdict"],
+            row["arch"] or row["digest"],
         ]
         for row in result["rows"]
-    ]  # fmt: skip
-    inside = table(head, rows, numbers=range(1, len(head) - 2))
-    return section("Every cell", f"<details><summary>{len(rows)} rows</summary>{inside}</details>")
-
-
-def _record(folder: Path) -> str:
-    environment = read_json(folder / "environment.json") or {}
-    pairs = [
-        (
-            key,
-            ", ".join(f"{name} {version}" for name, version in value.items())
-            if isinstance(value, dict)
-            else str(value),
-        )
-        for key, value in environment.items()
-        if value is not None and key != "earlier"
     ]
-    path = folder / "config.yaml"
-    text = yaml.safe_dump(read_yaml(path), sort_keys=False, allow_unicode=True) if path.exists() else ""
-    details = f"<details><summary>config.yaml</summary><pre><code>{escape(text)}</code></pre></details>" if text else ""
-    return section("For the record", definition_list(pairs) + details)
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    inside = table([*head, "verdict", "cell"], rows, numbers=range(1, len(head)))
+    return section("cells", "Every cell", details(f"{len(rows)} rows", inside))

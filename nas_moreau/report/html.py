@@ -6,6 +6,11 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+Marks = Sequence[tuple[str, str]]
+"""Text and level of each badge."""
+Sign = tuple[str, str, str, str]
+"""Level, name, value and meaning."""
+
 STYLE = """<style>
 :root{--ground:#f4f6f9;--card:#fff;--ink:#1d2430;--faint:#5d6778;--grid:#dfe4ea;--accent:#0072b2;
 --good:#00734f;--good-veil:#e3f4ee;--watch:#8a5a00;--watch-veil:#fdf1d8;--bad:#a8331f;--bad-veil:#fbe6e1}
@@ -25,7 +30,7 @@ header{padding:12px 4px 8px}
 h1{margin:2px 0 4px;font-size:30px;line-height:1.2;overflow-wrap:anywhere}
 h2{margin:0 0 12px;font-size:20px}h3{margin:0 0 4px;font-size:14px}h3.apart{margin-top:22px}
 .facts{margin:0 0 8px;color:var(--faint);overflow-wrap:anywhere}
-.verdict{font-size:18px;line-height:1.5;max-width:62em;margin:14px 0 18px}
+.summary{font-size:18px;line-height:1.5;max-width:62em;margin:14px 0 18px}
 .badge{display:inline-block;margin:0 8px 4px 0;padding:1px 10px;border-radius:99px;font-size:13px}
 .good{background:var(--good-veil);color:var(--good)}.watch{background:var(--watch-veil);color:var(--watch)}
 .bad{background:var(--bad-veil);color:var(--bad)}
@@ -62,7 +67,7 @@ pre{margin:0 0 14px;padding:12px 14px;border-radius:8px;background:var(--ground)
 white-space:pre-wrap;overflow-wrap:anywhere}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(--accent)}
-@media print{body{font-size:12px}main{max-width:none;padding:0}.verdict{font-size:15px}h1{font-size:24px}
+@media print{body{font-size:12px}main{max-width:none;padding:0}.summary{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
 .wide img{max-width:100%}.wide div,.wide svg.chart{min-width:0!important}details pre{columns:2}p{widows:3;orphans:3}
@@ -70,7 +75,7 @@ section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;
 th,td{overflow-wrap:anywhere!important}
 .scroll .number{white-space:normal}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
-dl{grid-template-columns:1fr}dd{margin-bottom:6px}.verdict{font-size:16.5px}}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}.summary{font-size:16.5px}}
 </style>"""
 
 
@@ -81,14 +86,81 @@ def page(title: str, parts: Sequence[str]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title>{STYLE}</head>\n<body><main>\n"
+        f"<title>{escape(title)} · nas_moreau</title>{STYLE}</head>\n<body><main>\n"
         f"{body}\n</main></body></html>\n"
     )
 
 
-def section(title: str, inside: str) -> str:
-    """Returns a card with a heading; `inside` is HTML."""
-    return f"<section><h2>{escape(title)}</h2>\n{inside}\n</section>"
+def header(kind: str, title: str, facts: Sequence[str], summary: str, inside: str = "", marks: Marks = ()) -> str:
+    """Returns the head of a page.
+
+    Args:
+        kind: What the page is ("report", "comparison"), above the title.
+        title: The name of what it is about.
+        facts: Settings in a few words each, below the title.
+        summary: The outcome in a sentence or two; "" for none.
+        inside: HTML after it.
+        marks: Text and level ("good", "watch", "bad") of each badge.
+    """
+    badges = "".join(f'<span class="badge {level}">{escape(text)}</span>' for text, level in marks)
+    return (
+        f"<header><p class=eyebrow>nas_moreau {escape(kind)}</p><h1>{escape(title)}</h1>"
+        f"<p class=facts>{escape(' · '.join(facts))}</p>"
+        + (f"<p>{badges}</p>" if badges else "")
+        + (f"<p class=summary>{escape(summary)}</p>" if summary else "")
+        + f"{inside}</header>"
+    )
+
+
+def tiles(numbers: Sequence[tuple[str, str, str]]) -> str:
+    """Returns a row of cards, each a value with its title and a note."""
+    shown = "".join(
+        f"<div class=tile><strong>{escape(value)}</strong>"
+        f"<span>{escape(title)}</span><small>{escape(note)}</small></div>"
+        for value, title, note in numbers
+    )
+    return f'<div class="tiles">{shown}</div>'
+
+
+def signs(found: Sequence[Sign]) -> str:
+    """Returns a grid of cards for (level, name, value, meaning)."""
+    shown = "".join(
+        f'<div class="sign {level}"><h3>{escape(name)}</h3><p class=value>{escape(value)}</p>'
+        f"<p>{escape(meaning)}</p></div>"
+        for level, name, value, meaning in found
+    )
+    return f'<div class="signs">{shown}</div>' if shown else ""
+
+
+def paragraph(text: str) -> str:
+    """Returns a text as a paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
+def grid(figures: str) -> str:
+    """Returns figures (HTML) side by side."""
+    return f'<div class="charts">{figures}</div>'
+
+
+def details(summary: str, inside: str) -> str:
+    """Returns a part (HTML) that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+def code(text: str) -> str:
+    """Returns a block of code or of a file."""
+    return f"<pre><code>{escape(text)}</code></pre>"
+
+
+def section(key: str, title: str, inside: str) -> str:
+    """Returns a card with a heading.
+
+    Args:
+        key: The address of the section in the page, `report.html#key`.
+        title: The heading.
+        inside: HTML.
+    """
+    return f'<section id="{key}"><h2>{escape(title)}</h2>\n{inside}\n</section>'
 
 
 def drawing(svg: str) -> str:

@@ -1,15 +1,16 @@
-"""The part of the report for the record: images, cost, how to make it again, environment, configuration."""
+"""The sections of the report on record: images, cost, how to reproduce the run, environment, configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 import yaml
 
 from nas_moreau.drawing.operation_style import shorten
-from nas_moreau.report.html import definition_list, section, table
-from nas_moreau.report.indicators import duration, memory
+from nas_moreau.report.format import count, duration, memory
+from nas_moreau.report.html import code, definition_list, details, paragraph, section, table
 from nas_moreau.runs.history import Run, Stage
 
 SHOWN_CLASSES = 40
@@ -17,64 +18,84 @@ SHOWN_CLASSES = 40
 
 def record_sections(run: Run) -> list[str]:
     """Returns the sections on images, cost, reproduction, environment and configuration."""
-    made = [_reproduce(run), _environment(run.source), _configuration(run.source)]
-    return [_images(run.stages[-1]), _cost(run), *made]
+    source = run.source
+    return [
+        _images(run.stages[-1].data),
+        _cost(run),
+        _reproduce(run),
+        environment_section(source.environment),
+        configuration_section(source.config),
+    ]
 
 
-def _images(stage: Stage) -> str:
-    data = stage.data
+def environment_section(environment: Mapping[str, Any]) -> str:
+    """Returns versions and hardware of environment.json; "" without them."""
+    pairs = []
+    for key, value in environment.items():
+        if key == "earlier":
+            pairs.append(("resumed", f"{len(value)} times"))
+        elif isinstance(value, dict):
+            pairs.append((key, ", ".join(f"{name} {version}" for name, version in value.items())))
+        elif value is not None and key != "command":
+            pairs.append((key, str(value)))
+    return section("environment", "Environment", definition_list(pairs)) if pairs else ""
+
+
+def configuration_section(config: Mapping[str, Any]) -> str:
+    """Returns the configuration as YAML, folded; "" without one."""
+    if not config:
+        return ""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return section("configuration", "Configuration", details("config.yaml", code(text)))
+
+
+def _images(data: Mapping[str, Any]) -> str:
     if not data:
         return ""
     height, width = data["image_size"]
     mean, std = (", ".join(f"{value:.4f}" for value in data[key]) for key in ("mean", "std"))
     facts = [
         ("data", data["name"]),
-        ("images", f"{sum(data['train']):,} for training, {sum(data['test']):,} for the test"),
+        ("images", f"{sum(data['train']):,} training images, {sum(data['test']):,} test images"),
         ("size", f"{data['channels']} x {height} x {width}"),
         ("normalised by", f"mean {mean}; standard deviation {std}; pixels scaled to 0..1"),
     ]
     counts = list(zip(data["classes"], data["train"], data["test"]))
     rows = [[shorten(name, 60), f"{train:,}", f"{test:,}"] for name, train, test in counts[:SHOWN_CLASSES]]
-    more = f"<p>{len(counts) - SHOWN_CLASSES} more classes are left out.</p>" if len(counts) > SHOWN_CLASSES else ""
+    left_out = len(counts) - SHOWN_CLASSES
     notes = "".join(f"<li>{escape(note)}</li>" for note in data["notes"])
     return section(
+        "images",
         "Images",
         definition_list(facts)
         + (f"<ul>{notes}</ul>" if notes else "")
         + table(["class", "training images", "test images"], rows, numbers=(1, 2))
-        + more,
+        + (paragraph(f"{left_out} more classes are left out.") if left_out > 0 else ""),
     )
 
 
 def _cost(run: Run) -> str:
-    rows, total = [], 0.0
-    evaluated = sum(_evaluation(stage) or 0.0 for stage in run.stages)
-    for stage in run.stages:
-        seconds = stage.seconds
-        evaluation = _evaluation(stage)
-        total += seconds or 0.0
-        epochs, steps, peak = (
-            len(stage.metrics.get("epoch", [])),
-            stage.number("steps"),
-            stage.number("peak_memory_bytes"),
-        )
-        rows.append([
+    rows = [
+        [
             stage.name if stage.finished else f"{stage.name} (not finished)",
-            duration(seconds) if seconds is not None else "–",
-            duration(evaluation) if evaluation is not None else "–",
-            f"{epochs}",
-            f"{steps:,.0f}" if steps is not None else "–",
-            memory(peak) if peak is not None else "–",
-        ])  # fmt: skip
+            duration(stage.seconds),
+            duration(_evaluation(stage)),
+            str(len(stage.metrics.get("epoch", []))),
+            count(stage.number("steps")),
+            memory(stage.number("peak_memory_bytes")),
+        ]
+        for stage in run.stages
+    ]
     if len(rows) > 1:
-        rows.append(["together", duration(total), duration(evaluated) if evaluated else "", "", "", ""])
+        total = sum(stage.seconds or 0.0 for stage in run.stages)
+        evaluated = sum(_evaluation(stage) or 0.0 for stage in run.stages)
+        rows.append(["total", duration(total), duration(evaluated or None), "", "", ""])
     head = ["stage", "wall-clock time", "of it evaluations", "epochs", "steps", "peak memory"]
-    return section(
-        "What it cost",
-        "<p>The wall-clock times hold everything that a stage does: steps, checkpoints, and the evaluations on "
-        "held-out, validation or test images, which stand beside them once more. No cells were trained for comparison "
-        "within this run.</p>" + table(head, rows, numbers=range(1, 6)),
+    note = (
+        "Wall-clock times include everything that a stage does: steps, checkpoints, and evaluations on held-out, "
+        "validation or test images, which have a column of their own."
     )
+    return section("cost", "Cost", paragraph(note) + table(head, rows, numbers=range(1, 6)))
 
 
 def _evaluation(stage: Stage) -> float | None:
@@ -87,41 +108,17 @@ def _reproduce(run: Run) -> str:
     source = run.source
     first: dict[str, Any] = (source.environment.get("earlier") or [source.environment])[0]
     command = str(first.get("command") or "")
-    inside = f"<p>The command that began this run:</p><pre><code>{escape(command)}</code></pre>" if command else ""
     verb = source.name if source.name in ("search", "run") else "retrain genotype.json"
-    inside += (
-        "<p>The same from its configuration, which holds every setting:</p>"
-        f"<pre><code>nas-moreau {escape(verb)} --config config.yaml --output again</code></pre>"
-        "<p>On a CPU, the same versions and number of threads give the same bytes of alphas, weights and metrics.</p>"
+    inside = (paragraph("The command of this run:") + code(command)) if command else ""
+    inside += paragraph("The same from its configuration, which holds every setting:")
+    inside += code(f"nas-moreau {verb} --config config.yaml --output again")
+    inside += paragraph(
+        "On a CPU, the same versions and number of threads give the same bytes of alphas, weights and metrics."
     )
     unfinished = [stage.name for stage in run.stages if not stage.finished]
     if unfinished and command:
         inside += (
-            f"<p>To go on with what is not finished ({escape(', '.join(unfinished))}), repeat the command with "
+            f"<p>To continue ({escape(', '.join(unfinished))} not finished), repeat the command with "
             "<code>--resume</code>.</p>"
         )
-    return section("To make it again", inside)
-
-
-def _environment(source: Stage) -> str:
-    found = source.environment
-    if not found:
-        return ""
-    pairs = []
-    for key, value in found.items():
-        if key == "earlier":
-            pairs.append(("resumed", f"{len(value)} times"))
-        elif isinstance(value, dict):
-            pairs.append((key, ", ".join(f"{name} {version}" for name, version in value.items())))
-        elif value is not None and key != "command":
-            pairs.append((key, str(value)))
-    return section("Environment", definition_list(pairs))
-
-
-def _configuration(source: Stage) -> str:
-    if not source.config:
-        return ""
-    text = yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True)
-    return section(
-        "Configuration", f"<details><summary>config.yaml</summary><pre><code>{escape(text)}</code></pre></details>"
-    )
+    return section("reproduce", "Reproduce this run", inside)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that tells the whole story to someone who was not there.
+"""The report of a run: one HTML file with the outcome, the cells, all curves and everything to reproduce it.
 
 It needs nothing from anywhere else (no script, no font, no address), follows the reader's light or dark scheme, and is
 the same for the same files.
@@ -8,35 +8,42 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.report.choices import choices, kept_weights
-from nas_moreau.report.html import breakable, definition_list, drawing, figure, page, section, table
-from nas_moreau.report.indicators import (
-    GOOD,
-    LEVELS,
-    WATCH,
-    duration,
-    health,
-    indicators,
-    memory,
-    millions,
-    percent,
-    verdict,
+from nas_moreau.report.format import DASH, count, duration, listed, memory, percent
+from nas_moreau.report.html import (
+    breakable,
+    definition_list,
+    details,
+    drawing,
+    figure,
+    grid,
+    header,
+    page,
+    paragraph,
+    section,
+    signs,
+    table,
+    tiles,
 )
+from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
 from nas_moreau.report.record import record_sections
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
 
-_LARGEST_PICTURE = 1 << 20  # bytes; what this package draws is far smaller
+LARGEST_PICTURE = 1 << 20
+"""Bytes of a picture that is put into the page; what this package draws is far smaller."""
+SHOWN_CLASSES = 40
+"""Classes whose accuracy is listed, the worst first."""
 
 
 def write_report(run_path: str | os.PathLike[str]) -> Path:
@@ -56,64 +63,93 @@ def write_report(run_path: str | os.PathLike[str]) -> Path:
 
 def render(run: Run) -> str:
     """Returns the HTML of the report."""
-    name = run.path.resolve().name or "run"
-    parts = [_header(run, name), _cells(run)]
+    parts = [_header(run), _cells(run)]
     if run.search is not None:
         parts += [_search(run.search), _choices(run.search), _evolution(run.search)]
     if run.retrain is not None:
-        parts += [section("Retraining", _charts(run.retrain)), _evaluation(run.retrain)]
-    parts += record_sections(run)
-    return page(f"{name} · nas_moreau report", parts)
+        parts += [section("retraining", "Retraining", _charts(run.retrain)), _errors(run.retrain)]
+    return page(f"{_name(run)} · report", [*parts, *record_sections(run)])
 
 
-def _header(run: Run, name: str) -> str:
+def outcome(run: Run) -> str:
+    """Returns what came out, in a few sentences: accuracy, state, verdict on the cell, what to look at."""
+    accuracy, search, retrain = run.test_accuracy, run.search, run.retrain
+    found = []
+    if accuracy is not None and retrain is not None:
+        what = "The cell that was found reaches" if search is not None else "The network reaches"
+        parameters = retrain.number("parameters")
+        size = f", with {count(parameters)} parameters" if parameters is not None else ""
+        found.append(f"{what} {percent(accuracy)} test accuracy after retraining{size}.")
+    elif retrain is not None:
+        found.append(f"Retraining {_progress(retrain)}; there is no final test accuracy yet.")
+    if search is not None:
+        held_out = search.number("held_out_accuracy")
+        if search.result.get("method") == "random":
+            found.append("The cell was drawn at random, as a baseline for searched cells.")
+        elif accuracy is None and search.finished:
+            reached = f", whose supernet reaches {percent(held_out)} on held-out images" if held_out is not None else ""
+            found.append(f"The search is finished and derived a cell{reached}.")
+            if retrain is None:
+                found.append("How good the cell is by itself is known only after retraining.")
+        elif not search.finished:
+            found.append(f"The search {_progress(search)}.")
+        found += _verdict(search)
+    return " ".join(found)
+
+
+def _progress(stage: Stage) -> str:
+    state = {"interrupted": "was interrupted", "failed": "failed"}.get(stage.state, "is not finished")
+    done = len(stage.metrics.get("epoch", []))
+    planned = (stage.config.get(stage.name) or {}).get("epochs")
+    return f"{state} after {done} of {planned} epochs" if isinstance(planned, int) else f"{state} after {done} epochs"
+
+
+def _verdict(search: Stage) -> list[str]:
+    state = health(search)
+    if state is None:
+        return []
+    look_at = [sign.name[:1].lower() + sign.name[1:] for sign in indicators(search) if sign.level != GOOD]
+    return [f"The cell is {state}.", *([f"Worth a look below: {listed(look_at)}."] if look_at else [])]
+
+
+def _name(run: Run) -> str:
+    return run.path.resolve().name or "run"
+
+
+def _header(run: Run) -> str:
     config = run.source.config
-    data = (config.get("data") or {}).get("name") if isinstance(config.get("data"), dict) else config.get("data")
-    facts = [
-        str(value)
-        for value in (
-            run.search.result.get("method", (config.get("search") or {}).get("method")) if run.search else None,
-            f"space {config['space']}" if "space" in config else None,
-            f"data {data}" if data else None,
-            f"seed {config['seed']}" if "seed" in config else None,
-        )
-        if value is not None
-    ]
-    shown = [(f"{stage.name}: {stage.state}", GOOD if stage.state == "finished" else WATCH) for stage in run.stages]
+    data, planned = ((config.get(key) or {}) for key in ("data", "search"))
+    facts = []
+    if run.search is not None and (method := run.search.result.get("method", planned.get("method"))):
+        facts.append(str(method))
+    facts += [f"space {config['space']}"] if "space" in config else []
+    facts += [f"data {data['name']}"] if "name" in data else []
+    facts += [f"seed {config['seed']}"] if "seed" in config else []
+    marks = [(f"{stage.name}: {stage.state}", GOOD if stage.state == "finished" else WATCH) for stage in run.stages]
     if run.search is not None and (state := health(run.search)) is not None:
-        shown.append((f"cell: {state.verdict}", LEVELS[state.verdict]))
-    badges = "".join(f'<span class="badge {level}">{escape(text)}</span>' for text, level in shown)
-    return (
-        f"<header><p class=eyebrow>nas_moreau report</p><h1>{escape(name)}</h1>"
-        f"<p class=facts>{escape(' · '.join(facts))}</p><p>{badges}</p>"
-        f"<p class=verdict>{escape(verdict(run))}</p>{_tiles(run)}</header>"
-    )
+        marks.append((f"cell: {state.verdict}", LEVELS[state.verdict]))
+    return header("report", _name(run), facts, outcome(run), _tiles(run), marks)
 
 
 def _tiles(run: Run) -> str:
-    tiles: list[tuple[str, str, str]] = []
-
-    def add(value: Any, form: Any, title: str, note: str) -> None:
-        if value is not None:
-            tiles.append((form(value), title, note))
-
+    names = " + ".join(stage.name for stage in run.stages)
+    seconds = [stage.seconds for stage in run.stages if stage.seconds is not None]
+    peaks = [peak for stage in run.stages if (peak := stage.number("peak_memory_bytes"))]
+    numbers: list[tuple[float | None, Callable[[float | None], str], str, str]] = []
     if run.retrain is not None:
-        add(run.test_accuracy, percent, "test accuracy", "after retraining")
-        add(run.retrain.number("parameters"), millions, "parameters", "auxiliary head excluded")
-        add(run.retrain.number("macs"), millions, "multiply-adds", "one image")
+        numbers += [
+            (run.test_accuracy, percent, "test accuracy", "after retraining"),
+            (run.retrain.number("parameters"), count, "parameters", "auxiliary head excluded"),
+            (run.retrain.number("macs"), count, "multiply-adds", "one image"),
+        ]
     if run.search is not None:
-        add(run.search.number("held_out_accuracy"), percent, "held-out accuracy", "supernet, images no level saw")
-    known = [stage.seconds for stage in run.stages if stage.seconds is not None]
-    add(sum(known) if known else None, duration, "wall-clock time", " + ".join(stage.name for stage in run.stages))
-    peaks = [stage.number("peak_memory_bytes") for stage in run.stages]
-    largest = max((value for value in peaks if value), default=None)
-    add(largest, memory, "peak memory", "of the stages")
-    shown = "".join(
-        f"<div class=tile><strong>{escape(value)}</strong>"
-        f"<span>{escape(title)}</span><small>{escape(note)}</small></div>"
-        for value, title, note in tiles
-    )
-    return f'<div class="tiles">{shown}</div>'
+        accuracy = run.search.number("held_out_accuracy")
+        numbers.append((accuracy, percent, "held-out accuracy", "supernet, images seen by neither level"))
+    numbers += [
+        (sum(seconds) if seconds else None, duration, "wall-clock time", names),
+        (max(peaks, default=None), memory, "peak memory", "largest of the stages"),
+    ]
+    return tiles([(form(value), title, note) for value, form, title, note in numbers if value is not None])
 
 
 def _cells(run: Run) -> str:
@@ -127,19 +163,20 @@ def _cells(run: Run) -> str:
         + "</code></td></tr>"
         for name, cell in genotype.cells.items()
     )
-    text = (
-        "<p>A cell is a small graph: numbered circles are feature maps, boxes are operations, and a circle is the sum "
-        "of what arrives.</p>"
-    )
-    whole = (
-        f"{drawing(draw_network(genotype, network_sizes(genotype, run.path)))}<p>Every block is a cell, from the image "
-        "on the left to the classes on the right; the taller it is, the larger the image that it works on. Below: how "
-        "many of a kind, channels and resolution of their output.</p>"
-    )
     return section(
+        "cells",
         "The cell" if len(genotype.cells) == 1 else "The cells",
-        f"{text}{drawing(draw_genotype(genotype, weights))}{whole}"
-        f"<details><summary>As text (digest {escape(genotype.digest())})</summary><table>{lines}</table></details>",
+        paragraph(
+            "A cell is a small graph: numbered circles are feature maps, boxes are operations, and a circle is the sum "
+            "of what arrives."
+        )
+        + drawing(draw_genotype(genotype, weights))
+        + drawing(draw_network(genotype, network_sizes(genotype, run.path)))
+        + paragraph(
+            "The network, from the image on the left to the classes on the right: every block is a cell, its height "
+            "the resolution it works on. Below: number of cells of a kind, channels and resolution of their output."
+        )
+        + details(f"As text (digest {genotype.digest()})", f"<table>{lines}</table>"),
     )
 
 
@@ -153,20 +190,18 @@ def _charts(stage: Stage) -> str:
             continue
         svg = line_chart(f"{stage.name}-{key}", epochs, series, chart.unit, log=chart.log, percent=chart.percent)
         shown += figure(chart.title, svg, chart.note)
-    return f'<div class="charts">{shown}</div>' if shown else "<p>No epoch was finished.</p>"
+    return grid(shown) if shown else paragraph("No epoch was finished.")
 
 
 def _search(search: Stage) -> str:
     if search.result.get("method") == "random":
         return section(
-            "How the cell was found", "<p>It was drawn at random from the search space, without a search.</p>"
+            "search",
+            "How the cell was found",
+            paragraph("It was drawn at random from the search space, without a search."),
         )
-    signs = "".join(
-        f'<div class="sign {sign.level}"><h3>{escape(sign.name)}</h3><p class=value>{escape(sign.value)}</p>'
-        f"<p>{escape(sign.meaning)}</p></div>"
-        for sign in indicators(search)
-    )
-    return section("Is the search healthy?", (f'<div class="signs">{signs}</div>' if signs else "") + _charts(search))
+    cards = [(sign.level, sign.name, sign.value, sign.meaning) for sign in indicators(search)]
+    return section("search", "Is the search healthy?", signs(cards) + _charts(search))
 
 
 def _choices(search: Stage) -> str:
@@ -177,81 +212,84 @@ def _choices(search: Stage) -> str:
         [
             choice.cell,
             "\u00a0→\u00a0".join(map(str, choice.row.edge)),
-            ", ".join(map(label, choice.chosen)) or "–",
+            ", ".join(map(label, choice.chosen)) or DASH,
             label(choice.strongest),
             percent(choice.weight, 1),
-            label(choice.runner_up) if choice.runner_up else "–",
-            percent(choice.weight - choice.margin, 1) if choice.runner_up else "–",
+            label(choice.runner_up) if choice.runner_up else DASH,
+            percent(choice.weight - choice.margin if choice.runner_up else None, 1),
             percent(choice.margin, 1),
         ]
         for choice in found
     ]
     head = ["cell", "edge", "in the cell", "strongest", "weight", "runner-up", "weight", "margin"]
     return section(
+        "choices",
         "Why these operations",
-        "<p>For every edge of the search space: the operation with the largest softmax weight at the end, the one "
-        "after it, and by how much it leads. Edges in bold are part of the cell; the others lost against edges into "
-        "the same node whose strongest operation weighed more.</p>"
+        paragraph(
+            "For every edge of the search space: the operation with the largest softmax weight at the end, the "
+            "runner-up, and the margin between them. Edges in bold are part of the cell; the others lost against "
+            "edges into the same node whose strongest operation had a larger weight."
+        )
         + table(head, rows, numbers=(4, 6, 7), bold=[bool(choice.chosen) for choice in found]),
     )
 
 
 def _evolution(search: Stage) -> str:
-    epochs, tables = list(search.alphas), list(search.alphas.values())
+    epochs, alphas = list(search.alphas), list(search.alphas.values())
     panels = ""
-    for name, rows in tables[-1].cells.items() if tables else ():
+    for name, rows in alphas[-1].cells.items() if alphas else ():
         edges = {
             row.edge: {
-                operation: [table.cells[name][i].weights[operation] for table in tables] for operation in row.weights
+                operation: [table.cells[name][i].weights[operation] for table in alphas] for operation in row.weights
             }
             for i, row in enumerate(rows)
         }
         chart = alpha_panels(f"alphas-{name}", epochs, edges)
         panels += f'<div class="wide">{figure(name if name == "cell" else f"{name} cell", chart, "")}</div>'
-    note = "<p>Softmax weight of each operation on each edge, epoch by epoch.</p>"
-    return section("How the alphas moved", note + panels) if panels else ""
+    note = "Softmax weight of each operation on each edge, epoch by epoch."
+    return section("alphas", "Softmax weights during the search", paragraph(note) + panels) if panels else ""
 
 
-def _evaluation(retrain: Stage) -> str:
-    data = retrain.evaluation
-    classes, confusion = data.get("classes"), data.get("confusion")
+def _errors(retrain: Stage) -> str:
+    """Returns confusion matrix, accuracy of each class and the worst images; "" where nothing was evaluated."""
+    classes, confusion = retrain.evaluation.get("classes"), retrain.evaluation.get("confusion")
     if not classes or not confusion:
         return ""
     names = [shorten(str(name), 60) for name in classes]
-    parts = [
-        figure(
-            "Confusion matrix", confusion_chart("confusion", confusion, names), "Rows: true class. Columns: prediction."
-        )
-    ]
-    accuracies = [row[i] / sum(row) if sum(row) else None for i, row in enumerate(confusion)]
-    ranked = sorted((value, i) for i, value in enumerate(accuracies) if value is not None)
+    chart = confusion_chart("confusion", confusion, names)
+    matrix = figure("Confusion matrix", chart, "Rows: true class. Columns: prediction.")
+    side = f"<div>{_by_class(confusion, names)}<h3 class=apart>Most frequent confusions</h3>"
+    return section(
+        "errors", "Errors", grid(f"{matrix}{side}{_confusions(confusion, names)}</div>") + _worst_images(retrain)
+    )
+
+
+def _by_class(confusion: list[list[int]], names: list[str]) -> str:
+    ranked = sorted((row[i] / sum(row), i) for i, row in enumerate(confusion) if sum(row))
     bars = "".join(
         f"<tr><td>{breakable(names[i])}</td><td class=bar><span style='width:{100 * value:.1f}%'></span></td>"
         f"<td class=number>{percent(value, 1)}</td><td class=number>{sum(confusion[i]):,}</td></tr>"
-        for value, i in ranked[:40]
+        for value, i in ranked[:SHOWN_CLASSES]
     )
-    more = f"<p>The {len(ranked) - 40} best classes are left out.</p>" if len(ranked) > 40 else ""
+    left_out = len(ranked) - SHOWN_CLASSES
     head = "<tr><th>class</th><th>accuracy, worst first</th><th></th><th class=number>images</th></tr>"
-    side = f"<table class=bars>{head}{bars}</table>{more}"
-    wrong = sorted(
-        ((-value, i, j) for i, row in enumerate(confusion) for j, value in enumerate(row) if i != j and value)
-    )[:5]
-    mixed = (
-        definition_list([(f"{names[i]} taken for {names[j]}", f"{-count:,} times") for count, i, j in wrong])
-        if wrong
-        else "<p>Not one image was misclassified.</p>"
-    )
-    parts.append(f"<div>{side}<h3 class=apart>Most frequent confusions</h3>{mixed}</div>")
-    return section("Where it errs", f'<div class="charts">{"".join(parts)}</div>{_worst(retrain)}')
+    more = paragraph(f"The {left_out} best classes are left out.") if left_out > 0 else ""
+    return f"<table class=bars>{head}{bars}</table>{more}"
 
 
-def _worst(retrain: Stage) -> str:
+def _confusions(confusion: list[list[int]], names: list[str], most: int = 5) -> str:
+    wrong = [(-value, i, j) for i, row in enumerate(confusion) for j, value in enumerate(row) if i != j and value]
+    pairs = [(f"{names[i]} predicted as {names[j]}", f"{-value:,} times") for value, i, j in sorted(wrong)[:most]]
+    return definition_list(pairs) if pairs else paragraph("No image was misclassified.")
+
+
+def _worst_images(retrain: Stage) -> str:
     path = retrain.path / WORST_FILE
-    if not path.is_file() or path.stat().st_size > _LARGEST_PICTURE:
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
     return (
-        '<h3 class=apart>Test images it is most wrong about</h3><div class="wide">'
+        '<h3 class=apart>Test images with the most confident wrong predictions</h3><div class="wide">'
         f'<img src="data:image/png;base64,{data}" alt="misclassified test images"></div>'
-        "<p>First line: the true class. Second line: what the network said, and how sure it was.</p>"
+        + paragraph("First line: the true class. Second line: the predicted class and its probability.")
     )

@@ -182,7 +182,7 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nas_moreau import pipeline as main_job
     from nas_moreau.config import load_config
     from nas_moreau.data import load_data
-    from nas_moreau.report import write_comparison
+    from nas_moreau.report import write_several_runs
 
     short = ["search.epochs=2", "search.steps_per_epoch=4", "retrain.epochs=2", "retrain.steps_per_epoch=4"]
     place = tmp_path_factory.mktemp("seeds")
@@ -195,4 +195,4 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(main_job, "load_images", lambda config, hostile=hostile: hostile)
             main_job.run(config, place / name)
-    return write_comparison([place / name for name in names], place / "comparison.html")
+    return write_several_runs([place / name for name in names], place / "comparison.html")

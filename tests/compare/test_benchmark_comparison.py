@@ -8,7 +8,8 @@ import pytest
 from nas_moreau.architecture import load_space
 from nas_moreau.cli.entry import parse_arguments
 from nas_moreau.compare.nas_bench_table import same_cells
-from nas_moreau.compare.rows import COLUMNS
+from nas_moreau.compare.protocol import Comparison
+from nas_moreau.compare.rows import Row
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.search.methods import parse_methods
@@ -40,17 +41,34 @@ def test_every_part_is_a_command_with_a_valid_configuration(script, tmp_path):
 
 def test_the_text_holds_means_and_costs(script):
     rows = [
-        dict.fromkeys(COLUMNS) | {
-            "method": method, "seed": 0, "digest": method, "search": search, "retrained_accuracy": 0.5,
-            "idle_share": 0.25, "verdict": "healthy", "search_seconds": seconds, "retrain_seconds": 900.0,
-        }
-        for method, search, seconds in [("a", "a-seed0", 1700.0), ("a +selection", "a-seed0", 1800.0),
-                                        ("random", "random-seed0", 0.0)]
-    ]  # fmt: skip
-    result = {
-        "rows": rows, "summary": summarise(rows, ["a", "random"], "random", []), "baseline": "random", "baselines": [],
-        "column": None, "ranking": None, "failed": ["search b-seed0 (exit code 3)"],
-    }  # fmt: skip
+        Row(
+            method,
+            0,
+            rule,
+            search=f"{method}-seed0",
+            digest=f"{method} {rule}",
+            genotype={},
+            arch=None,
+            verdict="healthy",
+            idle_share=0.25,
+            retrained_accuracy=0.5,
+            search_seconds=seconds,
+            retrain_seconds=900.0,
+        )
+        for method, rule, seconds in [("a", None, 1700.0), ("a", "selection", 1800.0), ("random", None, 0.0)]
+    ]
+    result = Comparison(
+        rows,
+        summarise(rows, ["a", "random"], "random", []),
+        baseline="random",
+        baselines=[],
+        column=None,
+        ranking=None,
+        failed=["search b-seed0 (exit code 3)"],
+        space="darts",
+        data="shapes",
+        report="",
+    ).to_dict()
     part = script.Part("x", "Heading", "Text.", [])
     text = script.section(part, "nas-moreau compare", result)
     assert "| a +selection | 1 | 50.00 |" in text and "search b-seed0 (exit code 3)" in text

@@ -14,8 +14,8 @@ import pytest
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as stage
-from nas_moreau.compare.protocol import compare, plan_comparison
-from nas_moreau.compare.rows import COLUMNS, folder_name, read_rows, rows_of_search
+from nas_moreau.compare.protocol import Comparison, Protocol, compare, plan_comparison
+from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_of_search, write_rows
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
@@ -63,11 +63,11 @@ def here(monkeypatch):
     """Runs go through the command line in this process; the list tells which."""
     ran = []
 
-    def run_all(chains, at_once, stop, place):
+    def run_all(chains, jobs, stop, place):
         for chain in chains:
-            for run in chain:
-                ran.append(run.name)
-                assert cli.main(run.words) == 0
+            for command in chain:
+                ran.append(command.name)
+                assert cli.main(command.arguments) == 0
         return []
 
     monkeypatch.setattr(stage, "run_all", run_all)
@@ -112,39 +112,46 @@ def test_folders_of_methods_with_any_name_are_distinct_and_stay_inside():
 # --- the summary ---
 
 
-def row(method, seed, **values):
-    return dict.fromkeys(COLUMNS) | {"method": method, "seed": seed, "idle_share": 0.5, "verdict": "healthy"} | values
+def row(method, seed, rule=None, **values):
+    known = {"search": f"{method}-seed{seed}", "digest": "d", "genotype": {}, "arch": None}
+    return Row(
+        **({"method": method, "seed": seed, "rule": rule, "verdict": "healthy", "idle_share": 0.5} | known | values)
+    )
 
 
 def test_summary_by_hand():
     rows = [
         *(row("a", i, table=v, search_seconds=t, search_peak_memory_bytes=m)
           for i, (v, t, m) in enumerate([(0.90, 10, 5), (0.92, 20, 9), (0.94, 30, 7)])),
-        *(row("random", i, table=v) for i, v in enumerate([0.80, 0.82, 0.84])),
-        row("a +selection", 0, table=0.95),
+        *(row("random", i, table=v, verdict="collapsed", idle_share=i / 2) for i, v in enumerate([0.80, 0.82, 0.84])),
+        row("a", 0, "selection", table=0.95),
+        row("a +selection", 0, table=0.5),  # a method of the user may have any name
     ]  # fmt: skip
-    known = [{"name": "all cells", "mean": 0.8}]
-    found = {line["method"]: line for line in summarise(rows, ["random", "a"], "random", known)}
-    assert list(found) == ["random", "a", "a +selection"]
-    a = found["a"]
-    assert (a["figure"], a["n"], a["min"], a["max"]) == ("table", 3, 0.90, 0.94)
-    assert a["mean"] == pytest.approx(0.92) and a["std"] == pytest.approx(0.02)
-    assert a["relative_improvement"] == pytest.approx(15)  # over the table's mean, not over the three random cells
-    assert a["p_value"] == 0.1  # the two most extreme of 20
-    assert (a["search_seconds"], a["search_peak_memory_bytes"]) == (20, 9)
-    assert found["random"]["p_value"] is None and found["random"]["relative_improvement"] == pytest.approx(2.5)
-    assert found["a +selection"]["std"] is None and found["a +selection"]["n"] == 1
+    exact = [{"name": "all cells", "mean": 0.8}]
+    lines = summarise(rows, ["random", "a", "a +selection"], "random", exact)
+    assert [(line.method, line.rule, line.n) for line in lines] == [
+        ("random", None, 3), ("a", None, 3), ("a", "selection", 1), ("a +selection", None, 1),
+    ]  # fmt: skip
+    random, a, selected, _ = lines
+    assert (a.figure, a.min, a.max) == ("table", 0.90, 0.94)
+    assert a.mean == pytest.approx(0.92) and a.std == pytest.approx(0.02)
+    assert a.relative_improvement == pytest.approx(15)  # over the table's mean, not over the three random cells
+    assert a.p_value == 0.1  # the two most extreme of 20
+    assert (a.search_seconds, a.search_peak_memory_bytes, a.collapsed) == (20, 9, 0)
+    assert random.p_value is None and random.relative_improvement == pytest.approx(2.5)
+    assert (random.collapsed, random.idle_share) == (3, 0.5)
+    assert selected.std is None and selected.label == "a +selection"
 
 
 def test_without_a_table_the_random_rows_are_the_measure():
     rows = [row("a", 0, retrained_accuracy=0.6, retrained_held_out_accuracy=0.5),
             row("random", 0, retrained_accuracy=0.5), row("random", 1, retrained_accuracy=0.3)]  # fmt: skip
     found = summarise(rows, ["a", "random"], "random", [])
-    assert [(line["figure"], line["method"]) for line in found] == [
+    assert [(line.figure, line.method) for line in found] == [
         ("retrained_accuracy", "a"), ("retrained_accuracy", "random"), ("retrained_held_out_accuracy", "a"),
     ]  # fmt: skip
-    assert found[0]["relative_improvement"] == pytest.approx(50)
-    assert found[2]["relative_improvement"] is None
+    assert found[0].relative_improvement == pytest.approx(50)
+    assert found[2].relative_improvement is None
 
 
 # --- whole comparisons ---
@@ -152,32 +159,33 @@ def test_without_a_table_the_random_rows_are_the_measure():
 
 def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, tmp_path, capsys):
     config, output = tiny(images), tmp_path / "c"
-    first = compare(config, {"darts1": (0,), "random": (0,)}, output, table=table, column="acc")
+    first = compare(config, {"darts1": (0,), "random": (0,)}, output, protocol=Protocol(table, "acc"))
     assert here == ["search darts1-seed0", "search random-seed0"]
     # another seed and another method: only what is new is computed
     methods = {"darts1": (0, 1), "moreau": (0,), "random": (0, 1)}
-    result = compare(config, methods, output, True, table=table, column="acc")
+    result = compare(config, methods, output, True, protocol=Protocol(table, "acc"))
     assert here[2:] == ["search moreau-seed0", "search darts1-seed1", "search random-seed1"]
-    again = compare(config, methods, output, True, table=table, column="acc")
+    again = compare(config, methods, output, True, protocol=Protocol(table, "acc"))
     assert len(here) == 5 and again == result
-    kept = [line for line in result["rows"] if line["search"] in ("darts1-seed0", "random-seed0")]
-    assert sorted(kept, key=lambda r: r["search"]) == sorted(first["rows"], key=lambda r: r["search"])
+    kept = [line for line in result.rows if line.search in ("darts1-seed0", "random-seed0")]
+    assert sorted(kept, key=lambda r: r.search) == sorted(first.rows, key=lambda r: r.search)
 
+    plain = result.to_dict()
     assert {"method", "seed", "genotype", "digest", "held_out_accuracy", "retrained_accuracy", "table",
-            "search_seconds", "search_peak_memory_bytes"} <= set(result["rows"][0])  # fmt: skip
-    assert {"method", "n", "mean", "std", "min", "max", "relative_improvement"} <= set(result["summary"][0])
-    assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(result))
-    for line in result["rows"]:
-        cell = Genotype.from_json(line["genotype"])
+            "search_seconds", "search_peak_memory_bytes"} <= set(plain["rows"][0])  # fmt: skip
+    assert {"method", "n", "mean", "std", "min", "max", "relative_improvement"} <= set(plain["summary"][0])
+    assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(plain))
+    for line in result.rows:
+        cell = Genotype.from_json(line.genotype)
         words = [edge[0] for edge in cell.cells["cell"].edges]
         worth = {"none": 0, "skip_connect": 5, "avg_pool_3x3": 3, "nor_conv_1x1": 9, "nor_conv_3x3": 12}
-        assert line["table"] == pytest.approx((20 + sum(worth[word] for word in words)) / 100)
+        assert line.table == pytest.approx((20 + sum(worth[word] for word in words)) / 100)
         idle = words.count("skip_connect") + words.count("none")
-        assert line["idle_share"] == pytest.approx(idle / 6)
-        assert (line["verdict"] == "collapsed") == (idle > 3)
-        assert cell.digest() == line["digest"] and line["retrained_accuracy"] is None
+        assert line.idle_share == pytest.approx(idle / 6)
+        assert (line.verdict == "collapsed") == (idle > 3)
+        assert cell.digest() == line.digest and line.retrained_accuracy is None
     # exact: the mean worth of an edge is 29 / 5
-    assert result["baselines"][0]["mean"] == pytest.approx((20 + 6 * 29 / 5) / 100)
+    assert result.baselines[0]["mean"] == pytest.approx((20 + 6 * 29 / 5) / 100)
     page = (output / "compare.html").read_text()
     assert (
         "seconds of the search" in page and "convolution-only" in page and "http" not in page.replace("www.w3.org", "")
@@ -192,11 +200,11 @@ def test_without_a_table_every_cell_is_retrained_by_one_recipe(images, here, tmp
     assert [name for name in here if name.startswith("retrain")] == [
         "retrain darts1-seed0", "retrain random-seed0", "retrain random-seed1",
     ]  # fmt: skip
-    for line in result["rows"]:
-        found = json.loads((output / "retrained" / line["search"] / "result.json").read_text())
-        assert line["retrained_accuracy"] == found["test_accuracy"] and found["digest"] == line["digest"]
-        assert line["retrained_held_out_accuracy"] is not None and line["table"] is None
-    assert {line["figure"] for line in result["summary"]} == {"retrained_accuracy", "retrained_held_out_accuracy"}
+    for line in result.rows:
+        found = json.loads((output / "retrained" / line.search / "result.json").read_text())
+        assert line.retrained_accuracy == found["test_accuracy"] and found["digest"] == line.digest
+        assert line.retrained_held_out_accuracy is not None and line.table is None
+    assert {line.figure for line in result.summary} == {"retrained_accuracy", "retrained_held_out_accuracy"}
     compare(tiny(images), methods, output, True)
     assert len(here) == 6
 
@@ -204,26 +212,26 @@ def test_without_a_table_every_cell_is_retrained_by_one_recipe(images, here, tmp
 def test_finished_rows_need_no_folders_and_a_lost_row_none_of_its_runs(images, table, here, tmp_path):
     output = tmp_path / "c"
     methods = {"darts1": (0, 1)}
-    result = compare(tiny(images), methods, output, table=table, column="acc")
+    result = compare(tiny(images), methods, output, protocol=Protocol(table, "acc"))
     lines = (output / "rows.csv").read_text().splitlines(keepends=True)
     (output / "rows.csv").write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a torn last row
-    again = compare(tiny(images), methods, output, True, table=table, column="acc")
-    assert again["rows"] == result["rows"] and len(here) == 2  # the search of the lost row was finished
+    again = compare(tiny(images), methods, output, True, protocol=Protocol(table, "acc"))
+    assert again.rows == result.rows and len(here) == 2  # the search of the lost row was finished
     import shutil
 
     shutil.rmtree(output / "searches")
-    assert compare(tiny(images), methods, output, True, table=table, column="acc")["rows"] == result["rows"]
+    assert compare(tiny(images), methods, output, True, protocol=Protocol(table, "acc")).rows == result.rows
 
 
 def test_ranking_by_one_hot_losses(images, table, here, tmp_path):
     output = tmp_path / "c"
-    result = compare(tiny(images), {"darts1": (0,), "random": (0,)}, output, table=table, column="acc", rank=6)
+    result = compare(tiny(images), {"darts1": (0,), "random": (0,)}, output, protocol=Protocol(table, "acc", rank=6))
     losses = json.loads((output / "searches" / "darts1-seed0" / "rank.json").read_text())
     assert losses["cells"] == len(losses["running"]) == len(losses["batch"]) == 6
-    searched, drawn = result["rows"]
-    assert -1 <= searched["tau_running"] <= 1 and drawn["tau_running"] is None
+    searched, drawn = result.rows
+    assert -1 <= searched.tau_running <= 1 and drawn.tau_running is None
     # the early accuracy is half the late one
-    assert result["ranking"]["c10_valid25k_12ep"] == pytest.approx(1) and result["ranking"]["cells"] == 6
+    assert result.ranking["c10_valid25k_12ep"] == pytest.approx(1) and result.ranking["cells"] == 6
     assert "rank cells" in (output / "compare.html").read_text()
 
 
@@ -237,39 +245,46 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
         "peak_memory_bytes": 7, "derived_by": {"rule": "selection"}, "alphas": {},
     }))  # fmt: skip
     rows = list(rows_of_search("moreau", 0, folder))
-    assert [(line["method"], line["genotype"]) for line in rows] == [("moreau", before), ("moreau +selection", after)]
-    assert [line["search_seconds"] for line in rows] == [0.75, 1.0]  # the selection's time is its own
-    assert {line["search"] for line in rows} == {"moreau-seed0"}
+    assert [(line.method, line.rule, line.genotype) for line in rows] == [
+        ("moreau", None, before), ("moreau", "selection", after),
+    ]  # fmt: skip
+    assert [line.label for line in rows] == ["moreau", "moreau +selection"]
+    assert [line.search_seconds for line in rows] == [0.75, 1.0]  # the time of the rule is in its row alone
+    assert {line.search for line in rows} == {"moreau-seed0"}
+    write_rows(folder / "rows.csv", rows)
+    assert read_rows(folder / "rows.csv") == {"moreau-seed0": rows}
 
 
 def test_what_cannot_be_used_is_refused_before_anything_is_written(images, table, tmp_path):
     config, methods = tiny(images), {"darts1": (0,)}
-    for said, how in [
-        ("needs a table", {"rank": 5}),
-        ("needs a table", {"column": "acc"}),
-        ("has no column", {"table": table, "column": "c100"}),
-        ("has 2 columns", {"table": table}),
-        ("not among the methods", {"baseline": "random"}),
-        ("starts at 1", {"jobs": 0}),
-        ("cannot be read", {"table": tmp_path / "absent.csv"}),
+    for named, how in [
+        ("--rank", Protocol(rank=5)),
+        ("--column", Protocol(column="acc")),
+        ("c100", Protocol(table, "c100")),
+        ("acc, c10_valid25k_12ep", Protocol(table)),
+        ("random", Protocol(baseline="random")),
+        ("--rank", Protocol(table, "acc", rank=1)),
+        ("absent.csv", Protocol(tmp_path / "absent.csv")),
     ]:
-        with pytest.raises(InputError, match=said):
-            compare(config, methods, tmp_path / "c", **how)
+        with pytest.raises(InputError, match=named):
+            compare(config, methods, tmp_path / "c", protocol=how)
+    with pytest.raises(InputError, match="--jobs"):
+        compare(config, methods, tmp_path / "c", jobs=0)
     with pytest.raises(InputError, match="the space is toy"):
-        compare(tiny(images, "space=toy"), methods, tmp_path / "c", table=table, column="acc")
+        compare(tiny(images, "space=toy"), methods, tmp_path / "c", protocol=Protocol(table, "acc"))
     with pytest.raises(InputError, match="fewer than a batch"):
-        compare(tiny(images, "search.batch_size=50"), methods, tmp_path / "c", table=table, column="acc")
+        compare(tiny(images, "search.batch_size=50"), methods, tmp_path / "c", protocol=Protocol(table, "acc"))
     assert not (tmp_path / "c").exists()
 
 
 def test_a_comparison_goes_on_only_with_its_own_configuration(images, table, here, tmp_path):
     output = tmp_path / "c"
-    compare(tiny(images), {"random": (0,)}, output, table=table, column="acc")
+    compare(tiny(images), {"random": (0,)}, output, protocol=Protocol(table, "acc"))
     with pytest.raises(InputError, match="already holds a run"):
-        compare(tiny(images), {"random": (0,)}, output, table=table, column="acc")
+        compare(tiny(images), {"random": (0,)}, output, protocol=Protocol(table, "acc"))
     for override in ("search.epochs=3", "search.channels=3"):
         with pytest.raises(InputError, match=r"search\.epochs=2|search\.channels"):
-            compare(tiny(images, override), {"random": (0,)}, output, True, table=table, column="acc")
+            compare(tiny(images, override), {"random": (0,)}, output, True, protocol=Protocol(table, "acc"))
     (output / "rows.csv").write_text((output / "rows.csv").read_text().replace("nas_bench_201", "x" * 200))
     with pytest.raises(InputError, match="line 2, is damaged"):
         read_rows(output / "rows.csv")
@@ -292,11 +307,19 @@ def test_the_command_line(images, table, here, tmp_path, capsys):
 
 def test_the_page_escapes_hostile_names(tmp_path):
     hostile = "<script>alert(1)</script>$x$&"
-    rows = [row(hostile, 0, table=0.5, search="x", digest="d", arch=hostile)]
-    result = {
-        "rows": rows, "summary": summarise(rows, [hostile], hostile, []), "baseline": hostile, "baselines": [],
-        "column": hostile, "ranking": None, "failed": [hostile], "space": hostile, "data": hostile, "report": "",
-    }  # fmt: skip
+    rows = [row(hostile, 0, table=0.5, search="x", arch=hostile)]
+    result = Comparison(
+        rows,
+        summarise(rows, [hostile], hostile, []),
+        baseline=hostile,
+        baselines=[],
+        column=hostile,
+        ranking=None,
+        failed=[hostile],
+        space=hostile,
+        data=hostile,
+        report="",
+    ).to_dict()
     folder = tmp_path / "<b>c"
     folder.mkdir()
     page = render(result, {hostile: [[(1.0, 0.5), (2.0, 0.6)]]}, folder)

@@ -2,7 +2,6 @@
 
 import gzip
 import random
-import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_moreau.architecture import Genotype, derive, load_space
-from nas_moreau.compare.nas_bench_table import baselines, load_table, name_of, operations_of, same_cells
+from nas_moreau.compare.nas_bench_table import arch_string, baselines, load_table, operations_of, same_cells
 from nas_moreau.errors import InputError
 
 SPACE = load_space("nas_bench_201")
@@ -47,28 +46,29 @@ def test_edges_of_a_node_in_another_order_are_the_same_cell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
-        ("", "no column 'arch'"),
-        ("cell,acc\n", "no column 'arch'"),
-        ("arch\n", "no column of numbers"),
-        ("arch,acc,acc\n", "a column twice"),
-        ("arch,acc\n", "holds no cell"),
-        (f"arch,acc\n{SKIP}\n", "line 2 has 1 fields"),
-        (f"arch,acc\n{SKIP},1\n{SKIP},2\n", "line 3 holds the cell .* a second time"),
+        ("", "'arch'"),
+        ("cell,acc\n", "'arch'"),
+        ("arch\n", "'arch'"),
+        ("arch,acc,acc\n", "twice"),
+        ("arch,acc\n", "no cell"),
+        (f"arch,acc\n{SKIP}\n", "line 2"),
+        (f"arch,acc\n{SKIP},1\n{SKIP},2\n", "line 3"),
         (f"arch,acc\n{SKIP},nan\n", "line 2: acc is 'nan'"),
         (f"arch,acc\n{SKIP},\n", "line 2: acc is ''"),
         (f"arch,acc\n{SKIP},good\n", "line 2: acc is 'good'"),
-        ("arch,acc\n|skip_connect~0|,1\n", "is no cell of nas_bench_201"),
-        (f"arch,acc\n{SKIP.replace('skip_connect', 'sep_conv_3x3')},1\n", "is no cell of nas_bench_201"),
-        ("arch,acc\nnonsense,1\n", "line 2: The text is no genotype"),
-        (f'arch,acc\n"{SKIP},1\n', "is no CSV"),
+        ("arch,acc\n|skip_connect~0|,1\n", "line 2"),
+        (f"arch,acc\n{SKIP.replace('skip_connect', 'sep_conv_3x3')},1\n", "line 2"),
+        ("arch,acc\nnonsense,1\n", "line 2"),
+        (f'arch,acc\n"{SKIP},1\n', "line 2"),
     ],
 )
-def test_a_wrong_table_is_refused_with_the_line(tmp_path, text, said):
+def test_a_wrong_table_is_refused_with_the_line(tmp_path, text, named):
+    path = written(tmp_path / "t.csv", text)
     with pytest.raises(InputError) as caught:
-        load_table(written(tmp_path / "t.csv", text))
-    assert re.search(said, caught.value.cause) and caught.value.cure
+        load_table(path)
+    assert named in caught.value.cause and str(path) in caught.value.cause and caught.value.cure
 
 
 @given(st.binary(max_size=200))
@@ -107,7 +107,9 @@ def test_a_space_may_turn_the_operations_round_but_not_leave_one_out(tmp_path):
         assert same_cells(space) is same
         found = derive(space, {"cell": [[float(op == "skip_connect") for op in operations]] * 6})
         assert found.space == name and table.look_up(found) == {"acc": 54.3}
-    assert not same_cells(load_space("toy")) and name_of(load_space("toy").random_genotype(random.Random(0))) is None
+    assert (
+        not same_cells(load_space("toy")) and arch_string(load_space("toy").random_genotype(random.Random(0))) is None
+    )
 
 
 def test_the_column_is_named_or_plain(tmp_path):
@@ -127,7 +129,7 @@ def test_percent_and_fractions_are_told_apart_and_other_numbers_refused(tmp_path
     table = load_table(written(tmp_path / "t.csv", text))
     assert table.accuracies("fraction")[SKIP] == 0.543
     assert table.accuracies("percent")[THREE] == pytest.approx(0.9376, abs=1e-15)
-    with pytest.raises(InputError, match="no accuracies"):
+    with pytest.raises(InputError, match="params"):
         table.accuracies("params")
 
 

@@ -15,19 +15,8 @@ from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
 from nas_moreau.report.choices import choices
-from nas_moreau.report.indicators import (
-    BAD,
-    GOOD,
-    WATCH,
-    duration,
-    health,
-    indicators,
-    memory,
-    millions,
-    percent,
-    verdict,
-)
-from nas_moreau.report.run import write_report
+from nas_moreau.report.indicators import BAD, GOOD, WATCH, health, indicators
+from nas_moreau.report.run import outcome, write_report
 from nas_moreau.runs.history import read_run
 from nas_moreau.search.collapse import assess
 
@@ -165,22 +154,19 @@ def page_of(folder: Path) -> tuple[str, Checker]:
     return page, checker
 
 
-def headings(page: str) -> list[str]:
-    return re.findall(r"<h2>(.*?)</h2>", page)
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="([^"]+)">', page)
 
 
-def test_a_whole_run_is_told_from_verdict_to_configuration(tmp_path):
+def test_a_whole_run_from_outcome_to_configuration(tmp_path):
     write_run(tmp_path / "first")
     page, checker = page_of(tmp_path / "first")
-    assert headings(page) == [
-        "The cells", "Is the search healthy?", "Why these operations", "How the alphas moved", "Retraining",
-        "Where it errs", "What it cost", "To make it again", "Environment", "Configuration"]  # fmt: skip
+    assert sections(page) == [
+        "cells", "search", "choices", "alphas", "retraining", "errors", "cost", "reproduce", "environment",
+        "configuration"]  # fmt: skip
     text = " ".join(checker.text)
-    for expected in (
-        "The cell that was found reaches 93.21 % test accuracy after retraining, with 3.17 M parameters.",
-        "51.23 %", "500.99 M", "3.00 GiB", "nas-moreau run --seed 7 --output x", "cat taken for dog", "9 times",
-        "2 min 22 s", "torch 2.9",
-    ):  # fmt: skip
+    for expected in ("93.21 %", "3.17 M", "51.23 %", "500.99 M", "3.00 GiB", "nas-moreau run --seed 7 --output x",
+                     "9 times", "2 min 22 s", "torch 2.9"):  # fmt: skip
         assert expected in text, expected
     assert page.count('<svg class="chart"') == 11 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page
@@ -195,11 +181,11 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 def test_a_search_alone_and_a_retraining_alone(tmp_path):
     write_search(tmp_path / "search-only")
     page, _ = page_of(tmp_path / "search-only")
-    assert "Retraining" not in headings(page) and "known only after retraining" in page
+    assert "retraining" not in sections(page) and "51.23 %" in outcome(read_run(tmp_path / "search-only"))
     write_retrain(tmp_path / "retrain-only")
     page, _ = page_of(tmp_path / "retrain-only")
-    assert headings(page)[:3] == ["The cells", "Retraining", "Where it errs"]
-    assert "The network reaches 93.21 % test accuracy" in page
+    assert sections(page)[:3] == ["cells", "retraining", "errors"]
+    assert "93.21 %" in outcome(read_run(tmp_path / "retrain-only"))
 
 
 def test_a_random_cell_is_called_one(tmp_path):
@@ -209,19 +195,19 @@ def test_a_random_cell_is_called_one(tmp_path):
     result = {"method": "random", "steps": 0, "wall_seconds": 0.0, "held_out_accuracy": None}
     (tmp_path / "result.json").write_text(json.dumps(result))
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "drawn at random" in verdict(read_run(tmp_path)) and "How the cell was found" in headings(page)
+    assert "random" in outcome(read_run(tmp_path)) and '<svg class="chart"' not in page
 
 
 def test_interrupted_runs_say_how_far_they_came(tmp_path):
     begin(tmp_path / "a", "run", "interrupted")
     write_search(tmp_path / "a" / "search", epochs=1, finished=False)
     page, _ = page_of(tmp_path / "a")
-    assert "The search was interrupted after 1 of 4 epochs." in page and "<code>--resume</code>" in page
+    assert "interrupted after 1 of 4 epochs" in page and "<code>--resume</code>" in page
     begin(tmp_path / "b", "run", "running")
     write_search(tmp_path / "b" / "search")
     write_retrain(tmp_path / "b" / "retrain", epochs=2, finished=False)
-    said = verdict(read_run(tmp_path / "b"))
-    assert said.startswith("Retraining is not finished after 2 of 5 epochs; there is no final test accuracy yet.")
+    assert "2 of 5 epochs" in outcome(read_run(tmp_path / "b"))
+    assert "--resume" in write_report(tmp_path / "b").read_text()
 
 
 @pytest.mark.parametrize(
@@ -239,14 +225,14 @@ def test_any_single_file_may_be_all_there_is_besides_the_state(tmp_path, left):
 def test_a_search_killed_before_its_first_epoch(tmp_path):
     write_search(tmp_path, epochs=0, finished=False)
     write_report(tmp_path)
-    assert "No epoch was finished." in (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "search" in sections(page) and '<svg class="chart"' not in page
 
 
 def test_folders_without_a_run_and_damaged_files_are_input_errors(tmp_path):
-    with pytest.raises(InputError, match="There is no folder"):
-        write_report(tmp_path / "none")
-    with pytest.raises(InputError, match="holds no search and no retraining"):
-        write_report(tmp_path)
+    for place in (tmp_path / "none", tmp_path):
+        with pytest.raises(InputError, match=re.escape(str(place))):
+            write_report(place)
     write_search(tmp_path / "run")
     for name, text in (("result.json", "{"), ("alphas.csv", "epoch,cell\n0,normal\n"), ("genotype.json", "[]")):
         before = (tmp_path / "run" / name).read_text()
@@ -326,7 +312,7 @@ def test_four_empty_edges_are_a_collapse_on_the_page_as_in_the_result(tmp_path, 
     assert health(read_run(tmp_path).search) == expected
     assert levels(tmp_path)["Idle edges of the cell"] == BAD
     page, _ = page_of(tmp_path)
-    assert str(expected) in verdict(read_run(tmp_path)) and str(expected) in page
+    assert str(expected) in outcome(read_run(tmp_path)) and str(expected) in page
     assert re.search(r'<span class="badge bad">[^<]*collapsed', page)
 
 
@@ -364,7 +350,7 @@ def test_indicators_see_a_lagging_theta(tmp_path):
     assert levels(tmp_path / "lagging")["Gap f(y) − f(θ)"] == WATCH
 
 
-def test_the_discretisation_gap_and_stability_are_told(tmp_path):
+def test_the_discretisation_gap_and_stability_are_judged(tmp_path):
     write_search(tmp_path)
     path = tmp_path / "metrics.csv"
     head, *rows = path.read_text().splitlines()
@@ -378,10 +364,10 @@ def test_the_discretisation_gap_and_stability_are_told(tmp_path):
         (tmp_path / "result.json").write_text(json.dumps(found))
         assert levels(tmp_path)["Stability of the cell"] == level
         page = write_report(tmp_path).read_text(encoding="utf-8")
-        assert f"unchanged for the last {unchanged} of 40 epochs" in page and "75 % stood in all of the last 5" in page
+        assert f"{unchanged} of 40 epochs" in page and "75 %" in page
 
 
-def test_the_cost_tells_evaluations_apart_and_the_worst_images_are_inside_the_page(tmp_path):
+def test_the_cost_has_evaluations_apart_and_the_worst_images_are_inside_the_page(tmp_path):
     import base64
 
     write_search(tmp_path / "search")
@@ -396,18 +382,4 @@ def test_the_cost_tells_evaluations_apart_and_the_worst_images_are_inside_the_pa
     assert all(f"<td class=number>{text}</td>" in page for text in ("5.0 s", "2.5 s", "7.5 s"))
     assert f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"' in page
     (tmp_path / "retrain" / "worst.png").write_bytes(bytes(2 << 20))  # nothing that this package drew
-    assert "base64," not in write_report(tmp_path).read_text(encoding="utf-8").partition("most wrong")[2]
-    assert "most wrong" not in write_report(tmp_path).read_text(encoding="utf-8")
-
-
-def test_numbers_in_words():
-    assert [duration(s) for s in (0.04, 59.9, 61, 3599.6, 7322)] == [
-        "0.0 s",
-        "59.9 s",
-        "1 min 01 s",
-        "1 h 00 min",
-        "2 h 02 min",
-    ]
-    assert [millions(n) for n in (950, 73306, 3169414, 1.25e9)] == ["950", "73,306", "3.17 M", "1.25 G"]
-    assert [memory(n) for n in (5 << 20, 3 << 29)] == ["5 MiB", "1.50 GiB"]
-    assert [percent(0.125), percent(0.875, 0)] == ["12.50 %", "88 %"]
+    assert "<img " not in write_report(tmp_path).read_text(encoding="utf-8")

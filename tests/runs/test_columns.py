@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nas_moreau.architecture import load_space
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
-from nas_moreau.report import write_comparison, write_report
+from nas_moreau.report import write_report, write_several_runs
 from nas_moreau.runs.columns import (
     CHARTS,
     COLUMNS,
@@ -153,7 +153,7 @@ def test_a_metric_from_a_file_of_the_user_is_in_the_table_the_board_and_the_repo
         with pytest.raises(Interrupted):
             search(tiny_config(), parts, data=tiny_data)
         search(tiny_config(), parts, resume=True, data=tiny_data)
-        compared = write_comparison([whole, parts], tmp_path / "c.html").read_text()
+        compared = write_several_runs([whole, parts], tmp_path / "c.html").read_text()
     assert len(rows) == 3 and list(rows[0])[-2:] == ["half_skips", "wall_seconds"]
     assert [row["half_skips"] for row in read_table(parts / "metrics.csv")] == [row["half_skips"] for row in rows]
     board = EventAccumulator(str(whole / "tensorboard")).Reload()

@@ -13,7 +13,7 @@ import yaml
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
-from nas_moreau.report.several_runs import agreement, group, verdict, write_comparison
+from nas_moreau.report.several_runs import agreement, group, outcome, write_several_runs
 from nas_moreau.runs.history import read_run
 
 
@@ -41,10 +41,9 @@ def test_three_seeds_are_one_group_with_their_mean_and_deviation(tmp_path):
     assert [(found.name, len(found.runs)) for found in groups] == [("moreau", 3)]
     # mean .93, deviations -.03 -.01 .04: sqrt((9 + 1 + 16)/2) = 3.606
     assert math.isclose(math.sqrt(13), 3.606, abs_tol=1e-3)
-    assert verdict(groups) == "moreau reaches 93.00 ± 3.61 % test accuracy after retraining (over 3 seeds, mean ± " \
-        "standard deviation)."  # fmt: skip
-    text = write_comparison(paths, tmp_path / "c.html").read_text()
-    assert "93.00 ± 3.61 %" in text and "But for the seed, all runs have the same settings." in text
+    assert "moreau" in outcome(groups) and "93.00 ± 3.61 %" in outcome(groups)
+    text = write_several_runs(paths, tmp_path / "c.html").read_text()
+    assert "93.00 ± 3.61 %" in text
     assert "3 min 03 s" in text  # 60 + 61 + 62 seconds of search
 
 
@@ -53,31 +52,29 @@ def test_groups_are_named_by_what_differs_and_set_against_each_other(tmp_path):
     paths = [write_run(tmp_path / name, seed, value, **more) for name, seed, value, more in runs]
     groups = group([read_run(path) for path in paths])
     assert [found.name for found in groups] == ["moreau, beta –", "moreau, beta 2"]
-    assert verdict(groups) == (
-        "The best mean test accuracy after retraining is that of moreau, beta 2: 93.00 ± 2.83 % (n = 2). moreau, beta "
-        "– follows 2.00 points behind; their ranges overlap, so more seeds are needed to tell them apart."
-    )
+    text = outcome(groups)
+    assert text.index("moreau, beta 2") < text.index("93.00 ± 2.83 %") < text.index("moreau, beta –")
+    assert "2.00 points" in text and "overlap" in text
     darts = write_run(tmp_path / "e", 0, 0.5, method="darts1")
     assert [found.name for found in group([read_run(p) for p in (paths[0], darts)])] == ["moreau", "darts1"]
-    page = write_comparison(paths, tmp_path / "c.html").read_text()
-    assert "Settings that differ" in page and "search.beta" in page and "search.method" not in page
+    page = write_several_runs(paths, tmp_path / "c.html").read_text()
+    settings = page[page.index('id="settings"') :]
+    assert "search.beta" in settings.replace("<wbr>", "") and "search.method" not in settings.replace("<wbr>", "")
 
 
 def test_searches_alone_are_compared_by_their_supernets(tmp_path):
     groups = group([read_run(write_run(tmp_path / f"s{i}", i, None)) for i in range(2)])
-    assert verdict(groups).startswith("moreau reaches 50.00 ± 0.00 % held-out accuracy of the supernet")
+    assert "50.00 ± 0.00 %" in outcome(groups)
 
 
 def test_cells_in_common_are_counted(tmp_path):
     # DARTS_V1 and DARTS_V2 by hand: of the normal cells' edges sep_conv_3x3 0-2, 1-2, 1-3, 1-4 and skip 0-4 stand in
     # both; of the reduction cells' max_pool 0-2, 1-2, 0-4 and skip 2-3, 2-4, 2-5: 11 of 16, or 69 %
     runs = [write_run(tmp_path / f"s{i}", i, 0.5, cell) for i, cell in enumerate(("DARTS_V1", "DARTS_V2"))]
-    assert agreement(group([read_run(run) for run in runs])) == (
-        "2 runs found 2 different cells. Two runs that differ by the seed alone have, on average, 69 % of their "
-        "edges in common."
-    )
-    same = group([read_run(write_run(tmp_path / f"t{i}", i, 0.5)) for i in range(2)])
-    assert "1 different cell." in agreement(same) and "100 %" in agreement(same)
+    text = agreement(group([read_run(run) for run in runs]))
+    assert "2 different" in text and "69 %" in text
+    same = agreement(group([read_run(write_run(tmp_path / f"t{i}", i, 0.5)) for i in range(2)]))
+    assert "1 different" in same and "100 %" in same
 
 
 def test_hostile_names_stay_text_and_links_lead_to_the_reports(tmp_path):
@@ -86,7 +83,7 @@ def test_hostile_names_stay_text_and_links_lead_to_the_reports(tmp_path):
              write_run(tmp_path / "runs" / "b", 1, 0.6, method="<img src=x>")]  # fmt: skip
     for path in paths:
         (path / "report.html").write_text("x")
-    page = write_comparison(paths, tmp_path / "c.html").read_text()
+    page = write_several_runs(paths, tmp_path / "c.html").read_text()
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
     from html import unescape
     from urllib.parse import unquote
@@ -97,14 +94,14 @@ def test_hostile_names_stay_text_and_links_lead_to_the_reports(tmp_path):
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(tmp_path):
     run = write_run(tmp_path / "a", 0, 0.5)
-    with pytest.raises(InputError, match="named twice"):
-        write_comparison([run, tmp_path / "b" / ".." / "a"], tmp_path / "c.html")
-    with pytest.raises(InputError, match="no folder"):
-        write_comparison([run, tmp_path / "gone"], tmp_path / "c.html")
-    with pytest.raises(InputError, match="is a folder"):
-        write_comparison([run, write_run(tmp_path / "b", 1, 0.5)], tmp_path)
-    with pytest.raises(InputError, match="no folder"):
-        write_comparison([run, tmp_path / "b"], tmp_path / "not" / "there.html")
+    with pytest.raises(InputError, match="twice"):
+        write_several_runs([run, tmp_path / "b" / ".." / "a"], tmp_path / "c.html")
+    with pytest.raises(InputError, match="gone"):
+        write_several_runs([run, tmp_path / "gone"], tmp_path / "c.html")
+    with pytest.raises(InputError, match="--output"):
+        write_several_runs([run, write_run(tmp_path / "b", 1, 0.5)], tmp_path)
+    with pytest.raises(InputError, match="--output"):
+        write_several_runs([run, tmp_path / "b"], tmp_path / "not" / "there.html")
 
 
 def test_the_command_writes_each_report_and_the_comparison_beside_the_runs(tmp_path, capsys):
@@ -116,4 +113,4 @@ def test_the_command_writes_each_report_and_the_comparison_beside_the_runs(tmp_p
     assert main(["report", *paths, "--output", str(tmp_path / "other.html")]) == 0
     assert (tmp_path / "other.html").exists()
     assert main(["report", paths[0], "--output", str(tmp_path / "x.html")]) == 2
-    assert "several runs" in capsys.readouterr().err
+    assert "--output" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Numbers as a person reads them."""
+
+import pytest
+
+from nas_moreau.report.format import (
+    DASH,
+    cent,
+    count,
+    duration,
+    listed,
+    memory,
+    number,
+    p_value,
+    percent,
+    ranges,
+    spread,
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (duration, 0.04, "0.0 s"),
+        (duration, 59.9, "59.9 s"),
+        (duration, 61, "1 min 01 s"),
+        (duration, 3599.6, "1 h 00 min"),
+        (duration, 7322, "2 h 02 min"),
+        (count, 950, "950"),
+        (count, 73306, "73,306"),
+        (count, 3169414, "3.17 M"),
+        (count, 1.25e9, "1.25 G"),
+        (memory, 5 << 20, "5 MiB"),
+        (memory, 3 << 29, "1.50 GiB"),
+        (percent, 0.125, "12.50 %"),
+        (cent, 0.125, "12.50"),
+        (number, 0.125, "0.12"),
+        (p_value, 0.0004, "< 0.001"),
+        (p_value, 0.1, "0.100"),
+    ],
+)
+def test_numbers(form, value, text):
+    assert form(value) == text and form(None) == DASH
+
+
+def test_texts_of_several_numbers():
+    assert percent(0.875, 0) == "88 %"
+    assert spread(0.5, 0.125) == "50.00 ± 12.50" and spread(0.5, None) == "50.00"
+    assert ranges([0, 1, 2, 3, 7]) == "0-3, 7" and ranges([]) == ""
+    assert listed(["a", "b", "c"]) == "a, b and c" and listed(["a"]) == "a"
