@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.cli.options import CONFIGURATION, configuration, run_config, stage_folder
-from nas_moreau.cli.output import note, percent, print_rows, print_table
+from nas_moreau.cli.output import note, print_rows, print_table
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.report.format import percent
 
 SHOWN = 3  # classes in a row of `predict`
 

@@ -8,11 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.output import percent, print_rows
+from nas_moreau.cli.output import print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.presets import preset_header, preset_names
+from nas_moreau.report.format import percent
 
 Row = dict[str, Any]
 

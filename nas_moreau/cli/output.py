@@ -45,8 +45,3 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """Returns a fraction as percent, "-" for None."""
-    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"

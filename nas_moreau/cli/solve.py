@@ -7,9 +7,10 @@ from typing import Any
 
 from nas_moreau.cli import options
 from nas_moreau.cli.options import new_folder, working_in
-from nas_moreau.cli.output import percent, print_rows
+from nas_moreau.cli.output import print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.report.format import percent
 
 NETWORKS = "hyper-cleaning and few-shot"
 

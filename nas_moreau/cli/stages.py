@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from nas_moreau import distributed
 from nas_moreau.cli import options
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, described, run_config, stage_folder, working_in
-from nas_moreau.cli.output import note, percent, print_json, print_rows
+from nas_moreau.cli.output import note, print_json, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.report.format import percent
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config
