@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
 from nas_moreau.cli import options
-from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, described, run_config, stage_folder, working_in
+from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, run_config, stage_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Runs the main job and prints its outcome."""
     config, output = begin(args, "run")
     if args.dry_run:
-        print_json(described(config, output))
+        print_json(_described(config, output))
         return None
     from nas_moreau import pipeline
 
@@ -67,7 +67,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
     """Searches and prints the cell and the next command."""
     config, output = begin(args, "search")
     if args.dry_run:
-        print_json(described(config, output))
+        print_json(_described(config, output))
         return None
     from nas_moreau.search import stage
 
@@ -204,7 +204,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     base, genotype = distributed.on_first(load)
     config, output = begin(args, "retrain", base)
     if args.dry_run:
-        print_json(described(config, output))
+        print_json(_described(config, output))
         return None
     from nas_moreau.training import retrain as stage
 
@@ -245,3 +245,45 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
+
+
+def _described(config: Config, output: Path) -> dict[str, Any]:
+    """Returns the sizes of a run for --dry-run: images, splits, supernet, steps; nothing is written.
+
+    Raises:
+        InputError: As the run itself would.
+    """
+    import torch
+
+    from nas_moreau.architecture import load_space
+    from nas_moreau.data import load_images, stratified_split
+    from nas_moreau.search.methods import search_supernet
+    from nas_moreau.training.device import pick_device
+
+    space, data, search = load_space(config.space), load_images(config), config.search
+    with torch.device("meta"):
+        supernet = search_supernet(space, search, data.num_classes, data.channels)
+    splits = stratified_split(data.train.labels, search.split.model_dump(), config.seed)
+    steps = search.steps_per_epoch or max(1, len(splits["weights"]) // search.batch_size)
+    retrain_steps = config.retrain.steps_per_epoch or max(1, len(data.train) // config.retrain.batch_size)
+    return {
+        "output": str(output),
+        "device": str(pick_device(config.device)),
+        "data": {
+            "name": data.name,
+            "classes": data.num_classes,
+            "train": len(data.train),
+            "test": len(data.test),
+            "image": list(data.input_size),
+            "notes": list(data.notes),
+        },
+        "space": {"name": space.name, "genotypes": space.size()},
+        "search": {
+            "method": search.method,
+            "epochs": search.epochs,
+            "steps": steps * search.epochs,
+            "supernet_weights": sum(p.numel() for p in supernet.weights()),
+            **{name: len(split) for name, split in splits.items()},
+        },
+        "retrain": {"epochs": config.retrain.epochs, "steps": retrain_steps * config.retrain.epochs},
+    }
