@@ -10,7 +10,7 @@ timm's training script takes them too: `train.py DIR --device-modules nas_moreau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -21,10 +21,10 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nas_moreau.architecture import Genotype, Network, cell_names, load_genotype, published_sizes
+from nas_moreau.architecture import Genotype, Network, NetworkPart, cell_names, load_genotype
 from nas_moreau.architecture.networks.network import DerivedCell
-from nas_moreau.architecture.networks.skeleton import ResidualBlock, run_cells
-from nas_moreau.architecture.spaces.sizes import reduction_places
+from nas_moreau.architecture.networks.skeleton import run_cells
+from nas_moreau.architecture.spaces.skeletons import reductions
 
 DEFAULT_GENOTYPE = "DARTS_V2"
 MATCH_PREVIOUS = (99999,)  # timm's mark for parameters that belong to the group before them
@@ -73,14 +73,13 @@ class NetworkOfCells(nn.Module):
         channels, layers = sizes_of(self.genotype, channels, layers)
         with torch.device(device if device is not None else torch.get_default_device()):
             network = Network(self.genotype, channels, layers, 0, in_channels=in_chans).to(dtype=dtype)
-        self.in_chans, self.drop_path_rate = in_chans, drop_path_rate
-        self.stem, self.cells = network.stem, network.cells
-        if hasattr(network, "head_norm"):
-            self.head_norm = network.head_norm
+        self.in_channels, self.drop_path_rate = in_chans, drop_path_rate
+        self.parts, self.stem, self.cells = network.parts, network.stem, network.cells
+        self.head_norm: nn.Module | None = network.head_norm
         self.num_features = network.num_features
         self.head_drop = nn.Dropout(drop_rate)
         self.grad_checkpointing = False
-        self.feature_info = _levels(network)
+        self.feature_info = _levels(network.parts)
         self.reset_classifier(num_classes, global_pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -121,7 +120,7 @@ class NetworkOfCells(nn.Module):
         return cell(inputs, self.drop_path_rate)
 
     def _normed(self, x: Tensor) -> Tensor:
-        return self.head_norm(x) if hasattr(self, "head_norm") else x
+        return x if self.head_norm is None else self.head_norm(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the last feature map (n, num_features, height, width) of images (n, in_chans, height, width)."""
@@ -172,25 +171,23 @@ class NetworkOfCells(nn.Module):
         """Drops the cells after the last of the chosen levels (and norm, and head); returns the levels' indices."""
         chosen, last = feature_take_indices(len(self.feature_info), indices)
         self.cells = self.cells[: self.feature_info[last]["cells"]]
-        if hasattr(self, "head_norm") and (prune_norm or last < len(self.feature_info) - 1):
+        if self.head_norm is not None and (prune_norm or last < len(self.feature_info) - 1):
             self.head_norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, "")
         return chosen
 
 
-def _levels(network: Network) -> list[dict[str, Any]]:
+def _levels(parts: Sequence[NetworkPart]) -> list[dict[str, Any]]:
     """Returns timm's feature_info: the stem, then the last cell at every image size.
 
     `cells` is the number of cells up to the level, which is its place among the feature maps.
     """
-    levels = [{"num_chs": network.stem[0].out_channels, "reduction": 1, "module": "stem", "cells": 0}]
-    reduction = 1
-    for place, (cell, width) in enumerate(zip(network.cells, network.cell_channels), 1):
-        halves = isinstance(cell, ResidualBlock) or cell.halves
-        reduction *= 2 if halves else 1
-        level = {"num_chs": width, "reduction": reduction, "module": f"cells.{place - 1}", "cells": place}
-        if halves or len(levels) == 1:
+    levels: list[dict[str, Any]] = []
+    for place, (part, reduction) in enumerate(zip(parts, reductions(parts))):
+        module = f"cells.{place - 1}" if place else "stem"
+        level = {"num_chs": part.outputs, "reduction": reduction, "module": module, "cells": place}
+        if part.stride > 1 or len(levels) < 2:
             levels.append(level)
         else:
             levels[-1] = level
@@ -206,15 +203,8 @@ def read_genotype(genotype: str | PathLike[str] | Mapping[str, Any] | Genotype) 
 
 def sizes_of(genotype: Genotype, channels: int | None, layers: int | None) -> tuple[int, int]:
     """Returns channels and layers, the published ones of the genotype's skeleton where they are None."""
-    published = published_sizes(genotype)
+    published = genotype.skeleton.published_sizes
     return (published[0] if channels is None else channels), (published[1] if layers is None else layers)
-
-
-def _number_of_levels(genotype: Genotype, layers: int) -> int:
-    if "cell" in genotype.cells:
-        return 4
-    places = reduction_places(layers)
-    return 1 + len(places) + (0 not in places)
 
 
 def _without_auxiliary(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -224,19 +214,18 @@ def _without_auxiliary(state: dict[str, Tensor], model: nn.Module) -> dict[str, 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     genotype = read_genotype(kwargs.pop("genotype", DEFAULT_GENOTYPE))
-    _, layers = sizes_of(genotype, kwargs.get("channels"), kwargs.get("layers"))
+    channels, layers = sizes_of(genotype, kwargs.get("channels"), kwargs.get("layers"))
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
-    levels = _number_of_levels(genotype, layers)
-    if levels != 4:  # the default configuration is that of two halvings
-        halvings = 2 if "cell" in genotype.cells else len(reduction_places(layers))
-        overlay.setdefault("pool_size", (32 // 2**halvings,) * 2)
+    levels = _levels(genotype.network_parts(channels, layers))
+    if levels[-1]["reduction"] != 4:  # the default configuration is that of two halvings
+        overlay.setdefault("pool_size", (32 // levels[-1]["reduction"],) * 2)
     return build_model_with_cfg(
         NetworkOfCells,
         variant,
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_without_auxiliary,
-        feature_cfg={"out_indices": levels, "feature_cls": "getter"},
+        feature_cfg={"out_indices": len(levels), "feature_cls": "getter"},
         genotype=genotype,
         **kwargs,
     )

@@ -60,13 +60,23 @@ def tiny_config():
 def registrations_forgotten():
     """A context manager after which operations, methods, sources and metrics registered within are unknown again."""
     from nas_moreau.architecture.networks import operations
+    from nas_moreau.architecture.networks.skeleton import BLOCKS
+    from nas_moreau.architecture.spaces.skeletons import SKELETONS
     from nas_moreau.data.sources import SOURCES
     from nas_moreau.runs import columns
     from nas_moreau.search import methods, rules
 
     @contextmanager
     def forgotten():
-        registries = (operations._BUILDERS, operations.KNOWN_OPERATIONS, methods.METHODS, rules.RULES, SOURCES)
+        registries = (
+            operations._BUILDERS,
+            operations.KNOWN_OPERATIONS,
+            methods.METHODS,
+            rules.RULES,
+            SOURCES,
+            SKELETONS,
+            BLOCKS,
+        )
         registries += (columns.CHARTS, columns.COLUMNS, columns.METRICS)
         before = [dict(registry) for registry in registries]
         try:

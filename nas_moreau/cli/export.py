@@ -69,13 +69,13 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
 def _untrained(args: argparse.Namespace) -> tuple[Any, Path]:
     """Returns the network of a genotype with random weights, and the default folder of its files."""
-    from nas_moreau.architecture import load_genotype, published_sizes
+    from nas_moreau.architecture import load_genotype
     from nas_moreau.export import classifier
 
     genotype = load_genotype(args.run)
     sizes: list[str] = []
     if not args.preset and not args.config:
-        channels, layers = published_sizes(genotype)
+        channels, layers = genotype.skeleton.published_sizes
         sizes = [f"retrain.channels={channels}", f"retrain.layers={layers}"]
     network = classifier.untrained(genotype, configuration(args, defaults=sizes))
     return network, Path(f"export-{genotype.digest()}-{args.format}")

@@ -22,6 +22,7 @@ from torch.nn import functional as f
 from nas_moreau.architecture import Network, published_cell
 from nas_moreau.diagnostics.bench_cases import CLASSES, IMAGE, Size
 from nas_moreau.diagnostics.bench_measures import clock, hardware
+from nas_moreau.export.formats import structure_of
 from nas_moreau.export.standalone import Network as PlainNetwork
 from nas_moreau.kernels.cell import available
 
@@ -34,11 +35,11 @@ def build_network(kind: str, size: Size, cell: str, device: torch.device) -> nn.
     genotype = published_cell(cell)
     torch.manual_seed(0)
     kernels = "native" if kind == "native" else "portable"
-    net: nn.Module = Network(genotype, size.channels, size.layers, CLASSES, kernels=kernels)
+    network = Network(genotype, size.channels, size.layers, CLASSES, kernels=kernels)
+    net: nn.Module = network
     if kind.startswith("plain"):
-        state = net.state_dict()
-        net = PlainNetwork(genotype.to_dict()["cells"], size.channels, size.layers, 3, CLASSES)
-        net.load_state_dict(state)
+        net = PlainNetwork(genotype.to_dict()["cells"], structure_of(network), 3, CLASSES)
+        net.load_state_dict(network.state_dict())
     return net.to(device).to(memory_format=torch.contiguous_format if kind == "plain" else torch.channels_last)
 
 

@@ -19,15 +19,14 @@ from torch import Tensor, nn
 
 from nas_moreau.architecture import Supernet
 from nas_moreau.architecture.networks.operations import Operation
+from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.architecture.spaces.space import Derivation, SearchSpace
 from nas_moreau.bilevel import Bilevel
 from nas_moreau.search.supernet_problem import Batch, Mix, supernet_problem
 
 SPACE = SearchSpace(
     name="tiny",
-    skeleton="darts",
-    cells=("normal", "reduce"),
-    inputs=2,
+    skeleton=DARTS,
     nodes=1,
     operations=("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1"),
     edges=((0, 2), (1, 2)),

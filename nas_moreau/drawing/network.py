@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-from nas_moreau.architecture.spaces.sizes import Part, network_parts
+from nas_moreau.architecture.spaces.skeletons import resolutions
 from nas_moreau.drawing.cell import outline
 from nas_moreau.drawing.operation_style import text_width
 from nas_moreau.drawing.scene import Path, Scene, Text
@@ -34,7 +34,7 @@ def network_line(genotype: Any, sizes: Sizes) -> str:
     """Returns the network in one line: image, parts with their channels and resolution, classes."""
     said = [f"image {_times(*sizes.image)}"]
     for part, count in _groups(_parts(genotype, sizes)):
-        said.append(f"{_counted(part, count)} {_times(*part[1:])}")
+        said.append(f"{_counted(part, count)} {_times(*part[1:4])}")
     return " -> ".join([*said, "classes" if sizes.classes is None else f"{sizes.classes} classes"])
 
 
@@ -51,12 +51,14 @@ def add_network(scene: Scene, genotype: Any, sizes: Sizes) -> None:
     top = scene.height + (0 if scene.height else _MARGIN)
     scene.parts.append(Text(_MARGIN, top + 8, "network", 16, "title", "start"))
     left = _MARGIN + text_width("network", 16) + 14
-    note = f"{sizes.layers} cells{' a stage' if genotype.inputs == 1 else ''}, {sizes.channels} channels"
+    note = f"{sizes.layers} {genotype.skeleton.layers_unit}, {sizes.channels} channels"
     note += ", each cell reads the two before it" if genotype.inputs == 2 else ""
     scene.parts.append(Text(left, top + 9, note, 12, "faint", "start"))
     middle = top + (56 if sizes.auxiliary else 32) + _TALLEST / 2
     shown = _BLOCK if len(parts) <= _FEW else max(_NARROW, _BLOCK * _FEW / len(parts))
     x = _port(scene, _MARGIN, middle, "image", _times(*sizes.image))
+    auxiliary = genotype.skeleton.auxiliary_place
+    after = auxiliary(sizes.layers) + 1 if sizes.auxiliary and auxiliary is not None else None
     smallest = min(part.height * part.width for part in parts)
     place = 0
     for part, count in _groups(parts):
@@ -64,14 +66,14 @@ def add_network(scene: Scene, genotype: Any, sizes: Sizes) -> None:
         need = max(text_width(word, 11) for word in words) + 10
         width = count * shown + (count - 1) * _GAP
         start = x + max(_GAP, (need - width) / 2)
-        shape, colour = _LOOKS.get(part.name, _LOOKS["normal"])
+        shape, colour = _LOOKS.get(part.name, _LOOKS["normal" if part.stride == 1 else "reduce"])
         height = min(_TALLEST, 26 + 12 * math.log2(part.height * part.width / smallest))
         for i in range(count):
             scene.parts.append(Path("line", [("M", x, middle), ("L", start, middle)]))
             corners = outline(shape if shown > 12 else "plate", start + shown / 2, middle, shown, height)
             title = f"{_counted(part, 1)}: {', '.join(words[1:])}"
             scene.parts.append(Path("operation", corners, colour, 1.8, (), title))
-            if sizes.auxiliary and genotype.inputs == 2 and place + i - 1 == 2 * sizes.layers // 3:
+            if place + i == after:
                 above = [("M", start + shown / 2, top + 46), ("L", start + shown / 2, middle - height / 2)]
                 scene.parts.append(Path("line", above))
                 scene.parts.append(Text(start + shown / 2, top + 36, "auxiliary head", 11, "faint"))
@@ -99,15 +101,27 @@ def _port(scene: Scene, left: float, middle: float, name: str, note: str) -> flo
     return left + width
 
 
-def _parts(genotype: Any, sizes: Sizes) -> list[Part]:
-    return network_parts(genotype, sizes.channels, sizes.layers, sizes.image[1:])
+class _Block(NamedTuple):
+    """A part of the network and its output."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    stride: int
 
 
-def _groups(parts: list[Part]) -> list[tuple[Part, int]]:
+def _parts(genotype: Any, sizes: Sizes) -> list[_Block]:
+    parts = genotype.network_parts(sizes.channels, sizes.layers)
+    outputs = resolutions(parts, sizes.image[1:])
+    return [_Block(part.name, part.outputs, *size, part.stride) for part, size in zip(parts, outputs)]
+
+
+def _groups(parts: list[_Block]) -> list[tuple[_Block, int]]:
     return [(part, len(list(alike))) for part, alike in itertools.groupby(parts)]
 
 
-def _counted(part: Part, count: int) -> str:
+def _counted(part: _Block, count: int) -> str:
     name = {"residual": "residual block"}.get(part.name, part.name)
     return name if count == 1 else f"{count} cells" if name == "cell" else f"{count} {name}"
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture import multiply_adds, parameter_count
+from nas_moreau.architecture import Network, multiply_adds, parameter_count
 from nas_moreau.errors import InputError
 from nas_moreau.export.classifier import Classifier, timm_configuration
 from nas_moreau.export.model_card import model_card
@@ -169,6 +169,13 @@ def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
+def structure_of(network: Network) -> dict[str, Any]:
+    """Returns the structure of a network as plain data, as `standalone.Network` takes it."""
+    skeleton = network.genotype.skeleton
+    parts = [[part.name, part.channels, part.outputs, part.stride, list(part.reads)] for part in network.parts]
+    return {"preprocess": skeleton.preprocesses, "head_norm": skeleton.head_norm, "parts": parts}
+
+
 def write_python(classifier: Classifier, path: Path) -> None:
     """Writes model.py: the network in one file that needs torch alone.
 
@@ -176,16 +183,23 @@ def write_python(classifier: Classifier, path: Path) -> None:
         InputError: The cell holds an operation of the user's own.
     """
     from nas_moreau.architecture.networks import operations
+    from nas_moreau.architecture.networks.skeleton import BUILT_IN_BLOCKS
     from nas_moreau.export import standalone
 
-    names = {edge[0] for cell in classifier.genotype.cells.values() for edge in cell.edges}
-    own = sorted(names - set(operations.BUILT_IN))
+    genotype, structure = classifier.genotype, structure_of(classifier.network)
+    names = {edge[0] for cell in genotype.cells.values() for edge in cell.edges}
+    blocks = {part[0] for part in structure["parts"]} - set(genotype.cells)
+    own = [("operation", name) for name in sorted(names - set(operations.BUILT_IN))]
+    own += [("block", name) for name in sorted(blocks - set(BUILT_IN_BLOCKS))]
     if own:
-        raise InputError(f"The operation '{own[0]}' is your own: its code is not ours to write.", "Export as onnx.")
+        what, name = own[0]
+        raise InputError(
+            f"The {what} '{name}' is registered by your own code, which is not exported.", "Export as onnx."
+        )
     source = Path(standalone.__file__).read_text(encoding="utf-8")
     before, rest = source.split("# --- exported values ---\n")
     after = rest.split("# --- end of exported values ---\n")[1]
-    cells = json.loads(classifier.genotype.to_json())["cells"]
+    cells = json.loads(genotype.to_json())["cells"]
     lines = ["CELLS = {"]
     for name, cell in cells.items():
         edges = ",\n            ".join(json.dumps(edge) for edge in cell["edges"])
@@ -194,7 +208,14 @@ def write_python(classifier: Classifier, path: Path) -> None:
     channels, height, width = classifier.input_size
     lines += [
         "}",
-        f"CHANNELS, LAYERS, IN_CHANNELS = {classifier.channels}, {classifier.layers}, {channels}",
+        "STRUCTURE = {",
+        f'    "preprocess": {structure["preprocess"]},',
+        f'    "head_norm": {structure["head_norm"]},',
+        '    "parts": [',
+        *(f"        {json.dumps(part)}," for part in structure["parts"]),
+        "    ],",
+        "}",
+        f"IN_CHANNELS = {channels}",
         f"CLASSES = {json.dumps(classifier.data['classes'], ensure_ascii=False)}",
         f"IMAGE_SIZE = ({height}, {width})  # height, width it was trained with; others work too",
         f"MEAN = {tuple(classifier.data['mean'])!r}  # of each channel, pixels scaled to 0..1",

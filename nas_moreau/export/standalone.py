@@ -20,7 +20,17 @@ from torch.nn import functional as f
 CELLS = {
     "cell": {"edges": [["skip_connect", 0, 1], ["nor_conv_3x3", 0, 2], ["nor_conv_1x1", 1, 3]], "concat": [3]},
 }
-CHANNELS, LAYERS, IN_CHANNELS = 4, 1, 3
+STRUCTURE = {
+    "preprocess": False,
+    "head_norm": True,
+    "parts": [
+        ["stem", 4, 4, 1, []],
+        ["cell", 4, 4, 1, [0]],
+        ["residual", 8, 8, 2, [1]],
+        ["cell", 8, 8, 1, [2]],
+    ],
+}
+IN_CHANNELS = 3
 CLASSES = ["no", "yes"]
 IMAGE_SIZE = (32, 32)  # height, width it was trained with; others work too
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of each channel, pixels scaled to 0..1
@@ -137,7 +147,7 @@ def relu_conv_norm(channels_in: int, channels_out: int, kernel: int = 1, stride:
 
 
 class ResidualBlock(nn.Module):
-    """Halves the image between two stages of the NAS-Bench-201 skeleton."""
+    """Halves the image between two stages."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
@@ -151,53 +161,45 @@ class ResidualBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """Images (n, channels, height, width) -> logits (n, classes)."""
+    """Images (n, channels, height, width) -> logits (n, classes).
 
-    def __init__(self, cells: dict[str, Any], channels: int, layers: int, in_channels: int, num_classes: int):
+    `structure`: the stem, the cells and the residual blocks as they run (name, channels of the nodes, channels of the
+    output, stride, numbers of the parts that it reads), whether the inputs of cells are preprocessed, and whether a
+    norm stands before the pooling.
+    """
+
+    def __init__(self, cells: dict[str, Any], structure: dict[str, Any], in_channels: int, num_classes: int):
         super().__init__()
-        self.cells = nn.ModuleList()
-        wide = channels if "cell" in cells else 3 * channels
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide))
-        self.head_norm: nn.Module | None = None
-        if "cell" in cells:
-            features = self._stages(cells["cell"], channels, layers)
-        else:
-            features = self._darts(cells, channels, layers, wide)
-        self.classifier = nn.Linear(features, num_classes)
-
-    def _stages(self, cell: dict[str, Any], channels: int, layers: int) -> int:
-        for stage in range(3):
-            if stage:
-                self.cells.append(ResidualBlock(channels, 2 * channels))
-                channels *= 2
-            for _ in range(layers):
-                self.cells.append(Cell(cell["edges"], cell["concat"], 1, channels, False, []))
-        self.head_norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-        return channels
-
-    def _darts(self, cells: dict[str, Any], channels: int, layers: int, stem: int) -> int:
-        before_last, last, halved_before = stem, stem, False
-        for layer in range(layers):
-            halves = layer in (layers // 3, 2 * layers // 3)
-            channels *= 2 if halves else 1
-            older = relu_conv_norm(before_last, channels)
-            if halved_before:  # the older input is still twice as large
-                older = nn.Sequential(nn.ReLU(), HalvedPair(before_last, channels), nn.BatchNorm2d(channels))
-            cell = cells["reduce" if halves else "normal"]
-            preprocess = [older, relu_conv_norm(last, channels)]
-            self.cells.append(Cell(cell["edges"], cell["concat"], 2, channels, halves, preprocess))
-            before_last, last, halved_before = last, channels * len(cell["concat"]), halves
-        return last
+        parts = structure["parts"]
+        self.cells, self.reads = nn.ModuleList(), [reads for *_, reads in parts]
+        _, _, wide, stride, _ = parts[0]
+        conv = nn.Conv2d(in_channels, wide, 3, stride, padding=1, bias=False)
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(wide))
+        outputs, scales = [wide], [stride]
+        for name, channels, wide, stride, reads in parts[1:]:
+            scales.append(stride * scales[reads[-1]])
+            if name in cells:
+                edges, concat = cells[name]["edges"], cells[name]["concat"]
+                preprocess = [
+                    nn.Sequential(nn.ReLU(), HalvedPair(outputs[i], channels), nn.BatchNorm2d(channels))
+                    if scales[i] < scales[reads[-1]]  # an older input that is still twice as large
+                    else relu_conv_norm(outputs[i], channels)
+                    for i in (reads if structure["preprocess"] else ())
+                ]
+                self.cells.append(Cell(edges, concat, len(reads), channels, stride == 2, preprocess))
+            else:
+                self.cells.append(ResidualBlock(outputs[reads[0]], wide))
+            outputs.append(wide)
+        self.head_norm = nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU()) if structure["head_norm"] else None
+        self.classifier = nn.Linear(wide, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (n, classes)."""
-        before = last = self.stem(images)
-        for cell in self.cells:
-            if isinstance(cell, ResidualBlock):
-                last = cell(last)
-            else:
-                before, last = last, cell([last] if self.head_norm is not None else [before, last])
-        last = last if self.head_norm is None else self.head_norm(last)
+        maps = [self.stem(images)]
+        for reads, cell in zip(self.reads[1:], self.cells):
+            inputs = [maps[i] for i in reads]
+            maps.append(cell(inputs[0]) if isinstance(cell, ResidualBlock) else cell(inputs))
+        last = maps[-1] if self.head_norm is None else self.head_norm(maps[-1])
         return self.classifier(torch.mean(last, (2, 3)))
 
 
@@ -229,6 +231,6 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 def load(weights: str | Path | None = None) -> Network:
     """Returns the network in evaluation mode with the weights of a file (default: the one beside this file)."""
-    network = Network(CELLS, CHANNELS, LAYERS, IN_CHANNELS, len(CLASSES))
+    network = Network(CELLS, STRUCTURE, IN_CHANNELS, len(CLASSES))
     network.load_state_dict(read_safetensors(weights or Path(__file__).with_name("model.safetensors")))
     return network.eval()

@@ -17,7 +17,6 @@ from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.architecture.spaces.derivation import derive
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace, load_space
-from nas_moreau.architecture.spaces.zoo import published_sizes
 from nas_moreau.drawing.network import Sizes
 from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_json, read_yaml
@@ -310,7 +309,7 @@ def network_sizes(genotype: Genotype, path: str | os.PathLike[str]) -> Sizes:
     retrain = next((stage.config for stage in stages if stage.config), {}).get("retrain")
     retrain = retrain if isinstance(retrain, Mapping) else {}
     data = next((stage.data for stage in stages if stage.data), {})
-    channels, layers = published_sizes(genotype)
+    channels, layers = genotype.skeleton.published_sizes
     return Sizes(
         channels=_whole(retrain.get("channels"), channels),
         layers=_whole(retrain.get("layers"), layers),

@@ -135,11 +135,11 @@ def assess(genotype: Genotype, table: AlphaTable | None = None) -> Health:
         genotype: The genotype.
         table: The weights of the search; None for a cell without a search.
     """
-    cells = {}
+    cells, judged = {}, genotype.skeleton.judged
     for name, cell in genotype.cells.items():
         counts = Counter(operation for operation, _, _ in cell.edges)
         idle = {operation: counts[operation] for operation in IDLE if counts[operation]}
-        cells[name] = CellHealth(len(cell.edges), idle, judged=name != "reduce")
+        cells[name] = CellHealth(len(cell.edges), idle, judged=judged is None or name in judged)
     if table is None:
         return Health(cells)
     edges = [row.weights for rows in table.cells.values() for row in rows]

@@ -92,7 +92,7 @@ def perturb(
         "split": "architecture", "images": len(part), "decisions": decisions,
         "note": "no training between the decisions; losses in nats, by batch statistics",
     }  # fmt: skip
-    return Genotype(space.name, cells), record
+    return space.genotype(cells), record
 
 
 def _without(weights: Tensor, edge: int, operation: int | slice) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -41,19 +39,12 @@ def unpack(template: Any, packed: Any, device: torch.device) -> Any:
     return list(parts)
 
 
-def space_digest(space: SearchSpace) -> str:
-    """Returns 16 hexadecimal digits of all that a search space says."""
-    rule = space.derivation
-    said = [space.skeleton, space.operations, space.edges, space.concat, rule.rule, rule.edges_per_node, rule.exclude]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
 def save(folder: RunFolder, space: SearchSpace, payload: dict[str, Any], best: bool = False) -> None:
     """Saves a stage's payload with the digests of what it was made with; of several processes the first does."""
     if folder.silent:
         return
     payload = {**payload, "processes": distributed.processes()}
-    digests = {"configuration": folder.digest, "space": space_digest(space)}
+    digests = {"configuration": folder.digest, "space": space.digest()}
     save_checkpoint(folder.path / "checkpoints", {**payload, "digests": digests}, best)
 
 
@@ -82,7 +73,7 @@ def restore(folder: RunFolder, space: SearchSpace, put_back: Callable[[dict[str,
         return None
     payload, note = loaded
     with _fitting(folder):
-        expected = {"configuration": folder.digest, "space": space_digest(space)}
+        expected = {"configuration": folder.digest, "space": space.digest()}
         for name, digest in payload.get("digests", {}).items():  # the first files had none
             if digest != expected[name]:
                 raise InputError(

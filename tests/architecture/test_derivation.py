@@ -116,7 +116,7 @@ def oracle(space: SearchSpace, alphas: dict) -> Genotype:
 @st.composite
 def spaces_and_alphas(draw):
     space = load_space(draw(st.sampled_from(["toy", "darts", "nas_bench_201", "robust_darts_s3"])))
-    if space.skeleton == "darts" and draw(st.booleans()):
+    if space.skeleton.name == "darts" and draw(st.booleans()):
         kept = draw(st.integers(1, 3))
         exclude = draw(st.sampled_from([(), space.derivation.exclude]))
         space = replace(space, derivation=Derivation("top_edges", kept, exclude))

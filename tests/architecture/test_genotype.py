@@ -331,8 +331,8 @@ def whole(**changes) -> str:
 @pytest.mark.parametrize("changes, message", [
     ({"version": 2}, "version 2"), ({"version": True}, "version True"), ({"version": 1.0}, "version 1.0"),
     ({"space": 3}, "the space is 3"), ({"space": ""}, "the space is ''"), ({"space": "s" * 101}, "the space is"),
-    ({"extra": 1}, "unknown key 'extra'"), ({"cells": []}, "no 'cells'"), ({"cells": {}}, "has none"),
-    ({"cells": {"normal": {"edges": [], "concat": []}}}, "this one has 'normal'"),
+    ({"extra": 1}, "unknown key 'extra'"), ({"cells": []}, "no 'cells'"), ({"cells": {}}, "has the cells none"),
+    ({"cells": {"normal": {"edges": [], "concat": []}}}, "has the cells 'normal'"),
     ({"cells": {"cell": []}}, "does not have just edges and concat"),
     ({"cell__more": 1}, "does not have just edges and concat"), ({"cell__edges": {}}, "are not lists"),
     ({"cell__edges": []}, "has 0 edges"), ({"cell__edges": [["none", 0, 1]] * 501}, "has 501 edges"),

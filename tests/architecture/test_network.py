@@ -106,5 +106,5 @@ def test_random_networks_of_every_space_run():
 
     for name in ("toy", "darts", "nas_bench_201", "robust_darts_s4"):
         space = load_space(name)
-        network = Network(space.random_genotype(random.Random(1)), 4, 2 if space.skeleton == "darts" else 1)
+        network = Network(space.random_genotype(random.Random(1)), 4, 2 if space.skeleton.name == "darts" else 1)
         assert network(torch.randn(2, 3, 16, 16)).isfinite().all()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nas_moreau.architecture.spaces.derivation import derive
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS, check_operations
+from nas_moreau.architecture.spaces.skeletons import NAS_BENCH_201
 from nas_moreau.architecture.spaces.space import Derivation, SearchSpace, load_space, space_names
 from nas_moreau.errors import InputError
 from nas_moreau.yaml_files import parse_yaml
@@ -255,8 +256,8 @@ def test_spaces_made_in_python_are_checked_too():
         replace(toy, operations=("none", "skip"))
     with pytest.raises(InputError, match="canonical order"):
         replace(toy, edges=toy.edges[::-1])
-    with pytest.raises(InputError, match="skeleton darts has"):
-        replace(toy, cells=("cell",))
+    with pytest.raises(InputError, match="concat must be"):
+        replace(toy, skeleton=NAS_BENCH_201)
 
 
 def test_operations_added_at_run_time_are_known(tmp_path, monkeypatch):

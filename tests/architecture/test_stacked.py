@@ -13,6 +13,7 @@ from nas_moreau.architecture import SearchSpace
 from nas_moreau.architecture.networks.depthwise import depthwise
 from nas_moreau.architecture.networks.literal import LiteralCell
 from nas_moreau.architecture.networks.mixed_cell import MixedCell
+from nas_moreau.architecture.spaces.skeletons import NetworkPart, named_skeleton
 from nas_moreau.architecture.spaces.space import Derivation
 
 OPERATIONS = [
@@ -22,19 +23,18 @@ OPERATIONS = [
 
 
 def pair_of_cells(operations, nodes, channels, halves, skeleton, seed):
-    inputs = 2 if skeleton == "darts" else 1
+    around = named_skeleton(skeleton)
+    inputs = around.inputs
     every = [(a, b) for b in range(inputs, inputs + nodes) for a in range(b)]
     draw = random.Random(seed)
     # every node keeps one incoming edge at least
     kept = [e for e in every if e[0] == 0 or draw.random() < 0.8]
-    names = ("normal", "reduce") if skeleton == "darts" else ("cell",)
     concat = (inputs + nodes - 1,)
-    space = SearchSpace(
-        "test", skeleton, names, inputs, nodes, ("none", *operations), tuple(kept), concat, Derivation("all_edges")
-    )
+    space = SearchSpace("test", around, nodes, ("none", *operations), tuple(kept), concat, Derivation("all_edges"))
+    part = NetworkPart(space.cells[0], "cell", channels, channels, 2 if halves else 1, tuple(range(inputs)))
     torch.manual_seed(seed)
-    wide = MixedCell(space, channels, halves, nn.ModuleList(), kernels="portable").double()
-    literal = LiteralCell(space, names[0], channels, halves, nn.ModuleList()).double()
+    wide = MixedCell(space, part, nn.ModuleList(), kernels="portable").double()
+    literal = LiteralCell(space, part, nn.ModuleList()).double()
     state = wide.state_dict()
     for name, value in literal.state_dict().items():
         if name in state:

@@ -12,8 +12,8 @@ USERS_FILE = """
 import torch
 from torch import nn
 
-from nas_moreau.architecture import register_operation
-from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture import NetworkPart, Skeleton, register_block, register_operation, register_skeleton
+from nas_moreau.architecture.spaces.genotype import Cell
 from nas_moreau.data import Images, Loaded, register_source
 from nas_moreau.runs import register_metric
 from nas_moreau.search import register_rule
@@ -40,12 +40,31 @@ def second(space, weights, trained, config):
         name: Cell(tuple((row.ranked(("none",))[1], *row.edge) for row in rows if row.edge[0] < 2), space.concat)
         for name, rows in weights.cells.items()
     }
-    return Genotype(space.name, cells), {"held_out": len(trained.held_out), "seed": config.seed}
+    return space.genotype(cells), {"held_out": len(trained.held_out), "seed": config.seed}
 
 
 @register_metric("edges_found", title="edges of the derived cell", unit="edges")
 def edges_found(end):
-    return float(len(end.genotype.cells["normal"].edges))
+    return float(len(end.genotype.cells[end.space.cells[0]].edges))
+
+
+@register_block("widen")
+def widen(inputs, outputs, stride):
+    return nn.Conv2d(inputs, outputs, 1, stride)
+
+
+def pyramid_layout(widths, channels, layers):
+    parts = [NetworkPart("stem", "stem", channels, channels, 1, ())]
+    for i in range(layers):
+        name, stride = ("down", 2) if i % 2 else ("flat", 1)
+        parts.append(NetworkPart("widen", "block", 2 * channels, 2 * channels, 1, (len(parts) - 1,)))
+        parts.append(NetworkPart(name, "cell", channels, channels * widths[name], stride, (len(parts) - 1,)))
+    return parts
+
+
+register_skeleton(
+    Skeleton("pyramid", ("flat", "down"), inputs=1, layout=pyramid_layout, published_sizes=(4, 3), layers_unit="levels")
+)
 """
 SPACE = """
 name: mine
@@ -53,6 +72,13 @@ skeleton: darts
 nodes: 2
 operations: [none, skip_connect, plain_conv]
 derivation: {rule: top_edges, edges_per_node: 2, exclude: [none]}
+"""
+PYRAMID = """
+name: pyramid
+skeleton: pyramid
+nodes: 2
+operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3]
+derivation: {rule: top_edges, edges_per_node: 1, exclude: [none]}
 """
 TINY = """
 space: {space}
@@ -69,6 +95,7 @@ def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
     (tmp_path / "count.txt").write_text("60")
     (tmp_path / "space.yaml").write_text(SPACE)
     (tmp_path / "tiny.yaml").write_text(TINY.format(space=tmp_path / "space.yaml"))
+    (tmp_path / "pyramid.yaml").write_text(PYRAMID)
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -106,6 +133,23 @@ def test_search_and_derive_use_the_rule(call):
     assert again == {key: found[key] for key in ("genotype", "digest", "derived_by", "before_rule")}
     plain = call("derive", "found", "--rule", "space")
     assert plain["genotype"] == found["before_rule"]["genotype"] and "before_rule" not in plain
+
+
+def test_a_skeleton_goes_all_the_way(call, tmp_path):
+    words = ("--config", "tiny.yaml", "--data", "brightness:count.txt", "space=pyramid.yaml")
+    result = call("run", *words, "--output", "whole")
+    genotype = result["search"]["genotype"]
+    assert genotype["skeleton"] == "pyramid" and set(genotype["cells"]) == {"flat", "down"}
+    assert result["retrain"]["digest"] == result["search"]["digest"]
+    assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
+    for name in ("genotype.svg", "genotype.png"):
+        assert (tmp_path / "whole" / "search" / name).stat().st_size > 1000
+    assert call("derive", "whole")["genotype"] == genotype
+    assert call("derive", "whole", "--rule", "selection")["before_rule"]["genotype"] == genotype
+    assert call("evaluate", "whole")["accuracy"] == result["retrain"]["test_accuracy"]
+    assert call("show", "whole")["cells"] == genotype["cells"]
+    exported = call("export", "whole", "--format", "torch-export", "--output", "exported")
+    assert exported["digest"] == result["search"]["digest"]
 
 
 def test_solve_reads_the_source(call):

@@ -177,7 +177,7 @@ def test_a_full_folder_noise_and_own_operations_are_refused(tmp_path, monkeypatc
     with pytest.raises(InputError, match="random"):
         export(without_training(noisy, monkeypatch), "safetensors", tmp_path / "noise")
     monkeypatch.setattr(operations, "BUILT_IN", ("skip_connect",))
-    with pytest.raises(InputError, match="is your own"):
+    with pytest.raises(InputError, match="your own code"):
         write_python(trained, tmp_path / "model.py")
 
 

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from nas_moreau.architecture import Genotype, Network, load_genotype
 from nas_moreau.export import standalone
+from nas_moreau.export.formats import structure_of
 
 NAS_BENCH_201 = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"
 GENOTYPES = {name: load_genotype(name) for name in ("DARTS_V2", "NASNet")} | {
@@ -19,7 +20,7 @@ def test_it_computes_the_same(name, tmp_path):
     layers = 1 if "cell" in genotype.cells else 4
     net = Network(genotype, 4, layers, 3).eval()
     save_file(net.state_dict(), tmp_path / "model.safetensors")
-    plain = standalone.Network(genotype.to_dict()["cells"], 4, layers, 3, 3)
+    plain = standalone.Network(genotype.to_dict()["cells"], structure_of(net), 3, 3)
     plain.load_state_dict(standalone.read_safetensors(tmp_path / "model.safetensors"))
     pixels = torch.randint(0, 256, (2, 3, 16, 17), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = standalone.normalise(pixels)
@@ -29,7 +30,7 @@ def test_it_computes_the_same(name, tmp_path):
 
 def test_its_own_example_loads(tmp_path):
     """The values that stand in the file until an export replaces them describe a network, too."""
-    made = standalone.Network(standalone.CELLS, standalone.CHANNELS, standalone.LAYERS, standalone.IN_CHANNELS, 2)
+    made = standalone.Network(standalone.CELLS, standalone.STRUCTURE, standalone.IN_CHANNELS, 2)
     save_file(made.state_dict() | {"empty": torch.zeros(0)}, tmp_path / "weights.safetensors", {"note": "skipped"})
     assert standalone.read_safetensors(tmp_path / "weights.safetensors").pop("empty").shape == (0,)
     save_file(made.state_dict(), tmp_path / "weights.safetensors")

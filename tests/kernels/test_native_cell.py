@@ -11,6 +11,7 @@ from torch import nn
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space, published_cell
 from nas_moreau.architecture.networks.literal import LiteralCell, LiteralSupernet, matching_state
 from nas_moreau.architecture.networks.mixed_cell import MixedCell
+from nas_moreau.architecture.spaces.skeletons import NetworkPart, named_skeleton
 from nas_moreau.architecture.spaces.space import Derivation
 from nas_moreau.kernels import cell as kernel
 from nas_moreau.kernels.cell import Branch, cell_numbers
@@ -24,18 +25,20 @@ OPERATIONS = [
 
 
 def make_space(operations, nodes, concat, skeleton="darts"):
-    inputs = 2 if skeleton == "darts" else 1
-    edges = tuple((a, b) for b in range(inputs, inputs + nodes) for a in range(b))
-    cells = ("normal", "reduce") if skeleton == "darts" else ("cell",)
-    return SearchSpace(
-        "test", skeleton, cells, inputs, nodes, tuple(operations), edges, tuple(concat), Derivation("all_edges")
-    )
+    around = named_skeleton(skeleton)
+    edges = tuple((a, b) for b in range(around.inputs, around.inputs + nodes) for a in range(b))
+    return SearchSpace("test", around, nodes, tuple(operations), edges, tuple(concat), Derivation("all_edges"))
+
+
+def part_of(space, channels, halves):
+    reads = tuple(range(space.inputs))
+    return NetworkPart(space.cells[0], "cell", channels, channels * len(space.concat), 2 if halves else 1, reads)
 
 
 def cells(space, channels, halves, seed=0):
     torch.manual_seed(seed)
-    shared = MixedCell(space, channels, halves, nn.ModuleList(), kernels="native").double()
-    literal = LiteralCell(space, space.cells[0], channels, halves, nn.ModuleList()).double()
+    shared = MixedCell(space, part_of(space, channels, halves), nn.ModuleList(), kernels="native").double()
+    literal = LiteralCell(space, part_of(space, channels, halves), nn.ModuleList()).double()
     state = shared.state_dict()
     for name, value in literal.state_dict().items():
         if name in state:
@@ -158,7 +161,7 @@ def test_single_precision_is_as_good_as_the_portable_path(channels, halves):
     operations = ["skip_connect", "sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "nor_conv_3x3"]
     space = make_space(operations, 2, [2, 3])
     native, literal = cells(space, channels, halves)
-    portable = MixedCell(space, channels, halves, nn.ModuleList(), kernels="portable")
+    portable = MixedCell(space, part_of(space, channels, halves), nn.ModuleList(), kernels="portable")
     portable.load_state_dict(native.state_dict())
     states = [torch.randn(2, channels, 8, 8) for _ in range(2)]
     mixture = torch.rand(space.alpha_shape)

@@ -58,7 +58,7 @@ def literal_loss(literal, part, mixture):
         literal, part.augment(batch.pixels).double(), lambda cell, inputs: cell(inputs, mixture[cell.name])
     )
     with torch.no_grad():
-        return f.cross_entropy(literal.classifier(pool_features(literal, maps[-1])), batch.labels).item()
+        return f.cross_entropy(literal.classifier(pool_features(literal.head_norm, maps[-1])), batch.labels).item()
 
 
 def literal_one_hot(space, genotype):

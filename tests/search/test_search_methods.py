@@ -45,7 +45,7 @@ def setting(name, mix, seed=0):
 def literal_loss(literal, batch, mixture):
     """The loss of the literal supernet with given mixing weights by cell name."""
     maps = run_cells(literal, batch.images, lambda cell, inputs: cell(inputs, mixture[cell.name]))
-    return f.cross_entropy(literal.classifier(pool_features(literal, maps[-1])), batch.labels)
+    return f.cross_entropy(literal.classifier(pool_features(literal.head_norm, maps[-1])), batch.labels)
 
 
 # --- gdas ------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class Budget:
             )
             for cell in space.cells
         }
-        return Fitting(Genotype(space.name, cells), best.score, *best.cost, exact)
+        return Fitting(space.genotype(cells), best.score, *best.cost, exact)
 
     def record(self, found: Fitting) -> dict[str, Any]:
         """Returns plain data on the limits and on the genotype that `best` found."""

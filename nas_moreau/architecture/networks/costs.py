@@ -78,7 +78,7 @@ def network_costs(
 
     def cost(cells: Mapping[str, Cell]) -> Cost:
         with torch.device("meta"):
-            network = build(Genotype(space.name, cells))
+            network = build(space.genotype(cells))
         return parameter_count(network), multiply_adds(network, input_size)
 
     base = cost(empty)

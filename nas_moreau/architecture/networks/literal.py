@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture.networks.alphas import initial_alphas
 from nas_moreau.architecture.networks.operations import build_operation
-from nas_moreau.architecture.networks.skeleton import add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.networks.skeleton import NetworkSize, build_frame, pool_features, run_cells
+from nas_moreau.architecture.networks.supernet import initial_alphas
+from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
 
 
@@ -44,25 +45,23 @@ class LiteralCell(nn.Module):
     def __init__(
         self,
         space: SearchSpace,
-        name: str,
-        channels: int,
-        halves: bool,
+        part: NetworkPart,
         preprocess: nn.ModuleList,
         partial_channels: int = 1,
     ):
         super().__init__()
-        self.space, self.name, self.halves, self.preprocess = space, name, halves, preprocess
-        self.share, channels = partial_channels, channels // partial_channels
+        self.space, self.name, self.preprocess = space, part.name, preprocess
+        self.share, channels = partial_channels, part.channels // partial_channels
         norm = partial(nn.BatchNorm2d, affine=False)
         self.operations = nn.ModuleList()
         for source, _ in space.edges:
-            stride = 2 if halves and source < space.inputs else 1
+            stride = part.stride if source < space.inputs else 1
             candidates = nn.ModuleDict()
             for operation in space.operations:
                 candidates[operation] = (
                     Zero(stride)
                     if operation == "none"
-                    else build_operation(operation, channels, stride, norm, pool_norm=space.skeleton == "darts")
+                    else build_operation(operation, channels, stride, norm, space.skeleton.pools_have_norm)
                 )
             self.operations.append(candidates)
 
@@ -100,8 +99,6 @@ class LiteralCell(nn.Module):
 class LiteralSupernet(nn.Module):
     """The same function as `Supernet`, with the same arguments."""
 
-    stem: nn.Sequential
-    cells: nn.ModuleList
     classifier: nn.Linear
 
     def __init__(
@@ -115,13 +112,12 @@ class LiteralSupernet(nn.Module):
         partial_channels: int = 1,
     ):
         super().__init__()
-        widths = {name: len(space.concat) for name in space.cells}
-        norm = partial(nn.BatchNorm2d, affine=False)
-        add_skeleton(
-            self, space.cells, widths, channels, layers, num_classes, in_channels, norm,
-            partial(LiteralCell, space, partial_channels=partial_channels),
-        )  # fmt: skip
-        self.space = space
+        size = NetworkSize(channels, layers, num_classes, in_channels)
+        parts = space.skeleton.parts(dict.fromkeys(space.cells, len(space.concat)), channels, layers)
+        make_cell = partial(LiteralCell, space, partial_channels=partial_channels)
+        frame = build_frame(space.skeleton, parts, size, partial(nn.BatchNorm2d, affine=False), make_cell)
+        self.parts, self.cells, self.stem, self.head_norm, self.classifier = frame
+        self.space, self.in_channels = space, in_channels
         self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
 
     def _edges(self, name: str) -> Tensor | None:
@@ -143,7 +139,7 @@ class LiteralSupernet(nn.Module):
             images,
             lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1), self._edges(cell.name)),
         )
-        return self.classifier(pool_features(self, maps[-1]))
+        return self.classifier(pool_features(self.head_norm, maps[-1]))
 
 
 def matching_state(literal: LiteralSupernet, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nas_moreau.architecture.networks.native import NativeCell, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
 from nas_moreau.architecture.networks.stacked import Copies, Stack, gather_lattices, run_stack, stack_of, watched
+from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -47,23 +48,19 @@ class MixedCell(nn.Module):
 
     Args:
         space: Edges, operations and the nodes to concatenate.
-        channels: Channels of every node.
-        halves: Edges that leave an input have stride 2.
+        part: Channels of the nodes, and the stride of the edges that leave an input.
         preprocess: One module for each input, or none at all.
         kernels: As for `Supernet`.
     """
 
-    name: str  # the cell's in the space
-
-    def __init__(
-        self, space: SearchSpace, channels: int, halves: bool, preprocess: nn.ModuleList, kernels: str = "auto"
-    ):
+    def __init__(self, space: SearchSpace, part: NetworkPart, preprocess: nn.ModuleList, kernels: str = "auto"):
         super().__init__()
-        self.halves, self.preprocess, self.concat = halves, preprocess, space.concat
+        self.name, self.halves, channels = part.name, part.stride == 2, part.channels
+        self.preprocess, self.concat = preprocess, space.concat
         self.inputs, self.nodes, self.channels = space.inputs, space.nodes, channels
         self.names = space.operations
         self.places = space.edges
-        pool_norm = space.skeleton == "darts"
+        pool_norm = space.skeleton.pools_have_norm
         self.operations = nn.ModuleList()  # one ModuleDict an edge: what has parameters of its own
         self.pools = nn.ModuleDict()  # "state_pool": what edges that leave one state share
         for source, _ in self.places:

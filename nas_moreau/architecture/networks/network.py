@@ -8,8 +8,15 @@ from torch import Tensor, nn
 from nas_moreau.architecture.networks.batch_shard import draw_rows
 from nas_moreau.architecture.networks.native import NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import build_operation
-from nas_moreau.architecture.networks.skeleton import AuxiliaryHead, add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.networks.skeleton import (
+    AuxiliaryHead,
+    NetworkSize,
+    build_frame,
+    pool_features,
+    run_cells,
+)
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.errors import InputError
 
 
@@ -35,30 +42,21 @@ class DerivedCell(nn.Module):
 
     Args:
         cell: Edges (operation, from, to) and the nodes to concatenate; `none` edges contribute nothing.
-        inputs: Number of input states (2 in DARTS, 1 in NAS-Bench-201).
-        channels: Channels of every node.
-        halves: Edges that leave an input have stride 2.
+        part: Number of input states, channels of the nodes, and the stride of the edges that leave an input.
         preprocess: One module for each input, or none at all.
         kernels: As for `Network`.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        inputs: int,
-        channels: int,
-        halves: bool,
-        preprocess: nn.ModuleList,
-        kernels: str = "auto",
-    ):
+    def __init__(self, cell: Cell, part: NetworkPart, preprocess: nn.ModuleList, kernels: str = "auto"):
         super().__init__()
+        inputs, channels, halves = len(part.reads), part.channels, part.stride == 2
         self.halves, self.preprocess, self.concat = halves, preprocess, cell.concat
         # in canonical order, so that equal genotypes give equal networks and one state dict fits them all
         kept = sorted((e for e in cell.edges if e[0] != "none"), key=lambda e: (e[2], e[1], e[0]))
         self.places = [(source, target) for _, source, target in kept]
         self.last_node = max([*cell.concat, *(target for _, _, target in cell.edges)])
         operations = [
-            build_operation(name, channels, 2 if halves and source < inputs else 1, nn.BatchNorm2d)
+            build_operation(name, channels, part.stride if source < inputs else 1, nn.BatchNorm2d)
             for name, source, _ in kept
         ]
         self.operations = nn.ModuleList(operations)
@@ -107,11 +105,11 @@ class Network(nn.Module):
     In training mode with `auxiliary=True` the output is the pair (logits, auxiliary logits).
 
     Args:
-        genotype: What was found. Cells named normal and reduce make the DARTS skeleton, one named cell NAS-Bench-201's.
+        genotype: What was found; its skeleton lays out the network.
         channels: Channels of the first cell's nodes (published: 36 for DARTS, 16 for NAS-Bench-201).
-        layers: Cells in all (DARTS: 20) or cells in each of the three stages (NAS-Bench-201: 5).
+        layers: Number of cells, in the unit of the skeleton (DARTS: 20 in all, NAS-Bench-201: 5 in each of 3 stages).
         num_classes: Classes; 0 leaves the classifier out, and the pooled features are the output.
-        auxiliary: Add the auxiliary classifier after cell 2*layers//3 (DARTS skeleton only).
+        auxiliary: Add the auxiliary classifier, where the skeleton has a place for it (DARTS: after cell 2*layers//3).
         drop_path: Probability that an edge is dropped for a sample in training; `network.drop_path` may be set anew.
         in_channels: Channels of the images.
         kernels: "auto", "portable" or "native", as for `Supernet`.
@@ -119,10 +117,6 @@ class Network(nn.Module):
     Raises:
         InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
     """
-
-    stem: nn.Sequential
-    cells: nn.ModuleList
-    classifier: nn.Linear | nn.Identity
 
     def __init__(
         self,
@@ -138,25 +132,25 @@ class Network(nn.Module):
         super().__init__()
         check_kernels(kernels)
         self.genotype, self.num_classes, self.drop_path = genotype, num_classes, drop_path
-        inputs = genotype.inputs
+        self.in_channels, size = in_channels, NetworkSize(channels, layers, num_classes, in_channels)
 
-        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> DerivedCell:
-            return DerivedCell(genotype.cells[name], inputs, width, halves, preprocess, kernels)
+        def make_cell(part: NetworkPart, preprocess: nn.ModuleList) -> DerivedCell:
+            return DerivedCell(genotype.cells[part.name], part, preprocess, kernels)
 
-        widths = {name: len(cell.concat) for name, cell in genotype.cells.items()}
-        outputs = add_skeleton(
-            self, tuple(genotype.cells), widths, channels, layers, num_classes, in_channels, nn.BatchNorm2d, make_cell
-        )
-        self.num_features, self.cell_channels = outputs[-1], tuple(outputs)
-        self.auxiliary_place = 2 * layers // 3
-        self.auxiliary = None
+        parts = genotype.network_parts(channels, layers)
+        frame = build_frame(genotype.skeleton, parts, size, nn.BatchNorm2d, make_cell)
+        self.parts, self.cells, self.stem, self.head_norm, self.classifier = frame
+        self.num_features = parts[-1].outputs
+        self.auxiliary, self.auxiliary_place = None, 0
         if auxiliary:
-            if inputs == 1 or not num_classes:
+            place = genotype.skeleton.auxiliary_place
+            if place is None or not num_classes:
                 raise InputError(
-                    "Only networks of the DARTS skeleton with classes have an auxiliary head.",
+                    f"A network of the skeleton {genotype.skeleton} with {num_classes} classes has no auxiliary head.",
                     "Set auxiliary to false.",
                 )
-            self.auxiliary = AuxiliaryHead(outputs[self.auxiliary_place], num_classes)
+            self.auxiliary_place = place(layers) + 1  # after the stem
+            self.auxiliary = AuxiliaryHead(parts[self.auxiliary_place].outputs, num_classes)
 
     def forward_maps(self, images: Tensor) -> list[Tensor]:
         """Returns the feature maps after the stem and after every cell, oldest first."""
@@ -165,7 +159,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Returns logits (n, num_classes), in training with an auxiliary head the pair (logits, auxiliary logits)."""
         maps = self.forward_maps(images)
-        logits = self.classifier(pool_features(self, maps[-1]))
+        logits = self.classifier(pool_features(self.head_norm, maps[-1]))
         if self.auxiliary is not None and self.training:
-            return logits, self.auxiliary(maps[self.auxiliary_place + 1])
+            return logits, self.auxiliary(maps[self.auxiliary_place])
         return logits

@@ -61,12 +61,10 @@ class PartialCell(nn.Module):
         share: One in so many channels goes through the candidates.
     """
 
-    name: str  # the cell's in the space
-
     def __init__(self, mixed: MixedCell, preprocess: nn.ModuleList, share: int):
         super().__init__()
         self.preprocess, self.mixed, self.share = preprocess, mixed, share
-        self.halves = mixed.halves
+        self.name, self.halves = mixed.name, mixed.halves
 
     def forward(self, inputs: list[Tensor], mixture: Tensor, active: Active | None, edges: Tensor) -> Tensor:
         """Returns the concatenated nodes.

@@ -1,17 +1,13 @@
-"""The fixed part of a network around its cells: stem, order and sizes of the cells, heads.
+"""Builds and runs the network around the cells from the parts of its skeleton.
 
-Two skeletons exist, told apart by the cells they hold:
-
-    normal, reduce   DARTS (Liu et al., ICLR 2019): a cell reads the two cells before it; `reduce` cells halve the image
-    cell             NAS-Bench-201 (Dong & Yang, ICLR 2020): three stages of `layers` cells with residual blocks between
-
-Supernets and derived networks share this file, so their parameters bear the same names.
+Supernets and derived networks share this file, so their parameters have the same names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +15,70 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture.networks.checkpointing import RunCell, run_checkpointed
 from nas_moreau.architecture.networks.operations import HalvedPair, Norm
-from nas_moreau.architecture.spaces.sizes import STEM_MULTIPLIER, reduction_places
-from nas_moreau.errors import InputError
+from nas_moreau.architecture.spaces.skeletons import NetworkPart, Skeleton, reductions
+from nas_moreau.errors import InputError, unknown
 
-# (cell name, channels, halves the image, preprocessing of its inputs) -> the cell
-MakeCell = Callable[[str, int, bool, nn.ModuleList], nn.Module]
-
-
-class Assembled(Protocol):
-    """What `add_skeleton` makes of a module, and what `run_cells` runs."""
-
-    stem: nn.Sequential
-    cells: nn.ModuleList
-
-
+MakeCell = Callable[[NetworkPart, nn.ModuleList], nn.Module]
+"""(the cell's part, preprocessing of its inputs) -> the cell."""
+BuildBlock = Callable[[int, int, int], nn.Module]
+"""(input channels, output channels, stride) -> a fixed block or a stem."""
 AUXILIARY_CHANNELS = (128, 768)
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Sizes of a network.
+
+    Args:
+        channels: Channels of the first cell's nodes.
+        layers: Number of cells, in the unit of the skeleton (`layers_unit`).
+        num_classes: Outputs of the classifier; 0 for the pooled features.
+        in_channels: Channels of the images.
+
+    Raises:
+        InputError: A size is not a positive integer (num_classes: not an integer from 0 on).
+    """
+
+    channels: int
+    layers: int
+    num_classes: int = 10
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            smallest = 0 if name == "num_classes" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise InputError(f"{name} is {value!r}, not a size of a network.", f"Give {name} a positive integer.")
+
+
+class Frame(NamedTuple):
+    """The modules of a network.
+
+    Attributes:
+        parts: Their description; parts[0] is the stem, parts[i + 1] is cells[i].
+        cells: Cells and fixed blocks.
+        stem: Reads the images.
+        head_norm: Stands before the pooling; None where the skeleton has none.
+        classifier: The identity where there are no classes.
+    """
+
+    parts: tuple[NetworkPart, ...]
+    cells: nn.ModuleList
+    stem: nn.Module
+    head_norm: nn.Sequential | None
+    classifier: Any
+
+
+class Framed(Protocol):
+    """A module that holds the fields of a frame, as `run_cells` runs them."""
+
+    parts: tuple[NetworkPart, ...]
+    cells: nn.ModuleList
+    stem: nn.Module
+    in_channels: int
+
+
+# --- fixed blocks ----------------------------------------------------------------------------------------------------
 
 
 def relu_conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int, norm: Norm) -> nn.Sequential:
@@ -42,13 +87,20 @@ def relu_conv_norm(channels_in: int, channels_out: int, kernel: int, stride: int
     return nn.Sequential(nn.ReLU(), conv, norm(channels_out))
 
 
+def _stem(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    """Convolution 3x3 and norm."""
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
+
+
 class ResidualBlock(nn.Module):
     """Two ReLU-conv3x3-norm, the first of stride 2, beside average pooling and 1x1 convolution: between two stages."""
 
-    def __init__(self, channels_in: int, channels_out: int, norm: Norm):
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 2):
         super().__init__()
-        self.first = relu_conv_norm(channels_in, channels_out, 3, 2, norm)
-        self.second = relu_conv_norm(channels_out, channels_out, 3, 1, norm)
+        assert stride == 2, "its shortcut halves"
+        self.first = relu_conv_norm(channels_in, channels_out, 3, 2, nn.BatchNorm2d)
+        self.second = relu_conv_norm(channels_out, channels_out, 3, 1, nn.BatchNorm2d)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +110,7 @@ class ResidualBlock(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier on a middle feature map: the published one at 8x8, alike for any other size of the map."""
+    """A second classifier on a middle feature map: the published one at 8x8, the same for any other size of the map."""
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
@@ -81,135 +133,113 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-def add_skeleton(
-    module: nn.Module,
-    cell_names: Sequence[str],
-    widths: dict[str, int],
-    channels: int,
-    layers: int,
-    num_classes: int,
-    in_channels: int,
-    norm: Norm,
-    make_cell: MakeCell,
-) -> list[int]:
-    """Gives `module` its `stem`, `cells`, `head_norm` (NAS-Bench-201) and `classifier`.
+BLOCKS: dict[str, BuildBlock] = {"stem": _stem, "residual": ResidualBlock}
+BUILT_IN_BLOCKS = tuple(BLOCKS)
+
+
+def register_block(name: str) -> Callable[[BuildBlock], BuildBlock]:
+    """Makes a fixed block or a stem known by name, so that the layout of a skeleton can use it; a decorator.
+
+    The decorated function `(input channels, output channels, stride) -> nn.Module` returns a module that maps
+    (n, input channels, h, w) to (n, output channels, h/stride, w/stride).
+
+    Raises:
+        InputError: The name is taken.
+    """
+    if name in BLOCKS:
+        raise InputError(f"A block named '{name}' exists already.", "Choose another name.")
+
+    def register(build: BuildBlock) -> BuildBlock:
+        BLOCKS[name] = build
+        return build
+
+    return register
+
+
+def _block(name: str, channels_in: int, part: NetworkPart) -> nn.Module:
+    if name not in BLOCKS:
+        raise unknown("block of a skeleton", name, BLOCKS)
+    return BLOCKS[name](channels_in, part.outputs, part.stride)
+
+
+# --- building and running --------------------------------------------------------------------------------------------
+
+
+def build_frame(
+    skeleton: Skeleton, parts: Sequence[NetworkPart], size: NetworkSize, norm: Norm, make_cell: MakeCell
+) -> Frame:
+    """Returns the modules of a network.
 
     Args:
-        module: Takes the parts as attributes.
-        cell_names: ("normal", "reduce") or ("cell",).
-        widths: Cell name -> how many nodes' outputs it concatenates.
-        channels: Channels of the first cell's nodes.
-        layers: Cells in all (DARTS) or cells a stage (NAS-Bench-201).
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
+        skeleton: Whether inputs are preprocessed and the head is normalised.
+        parts: From `skeleton.parts`.
+        size: Classes and channels of the images.
         norm: Makes the BatchNorm of the cells' preprocessing.
         make_cell: Builds one cell.
 
-    Returns:
-        The channels of every cell's output.
-
     Raises:
-        InputError: A size that is not at least 1.
+        InputError: A block is unknown.
     """
-    sizes = {"channels": channels, "layers": layers, "num_classes": num_classes, "in_channels": in_channels}
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "num_classes" else 1):
-            raise InputError(f"{name} is {value!r}, which is no size of a network.", f"Give {name} a positive integer.")
-    module.cells = cells = nn.ModuleList()
-    wide = channels if "cell" in cell_names else STEM_MULTIPLIER * channels
-    module.stem = nn.Sequential(nn.Conv2d(in_channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide))
-    if "cell" in cell_names:
-        outputs = _nas_bench_201(cells, channels, layers, make_cell)
-        module.head_norm = nn.Sequential(nn.BatchNorm2d(outputs[-1]), nn.ReLU())
-    else:
-        outputs = _darts(cells, wide, widths, channels, layers, norm, make_cell)
-    module.classifier = nn.Linear(outputs[-1], num_classes) if num_classes else nn.Identity()
-    return outputs
+    stem, cells, scales = _block(parts[0].name, size.in_channels, parts[0]), nn.ModuleList(), reductions(parts)
+    for part in parts[1:]:
+        if part.kind == "block":
+            cells.append(_block(part.name, parts[part.reads[0]].outputs, part))
+            continue
+        preprocess = nn.ModuleList()
+        for number in part.reads if skeleton.preprocesses else ():
+            outputs = parts[number].outputs
+            if scales[number] < scales[part.reads[-1]]:  # an older input is still twice as large: halve it
+                pair = HalvedPair(outputs, part.channels)
+                preprocess.append(nn.Sequential(nn.ReLU(), pair, norm(part.channels)))
+            else:
+                preprocess.append(relu_conv_norm(outputs, part.channels, 1, 1, norm))
+        cells.append(make_cell(part, preprocess))
+    features = parts[-1].outputs
+    head_norm = nn.Sequential(nn.BatchNorm2d(features), nn.ReLU()) if skeleton.head_norm else None
+    classifier = nn.Linear(features, size.num_classes) if size.num_classes else nn.Identity()
+    return Frame(tuple(parts), cells, stem, head_norm, classifier)
 
 
-def _darts(
-    cells: nn.ModuleList,
-    stem: int,
-    widths: dict[str, int],
-    channels: int,
-    layers: int,
-    norm: Norm,
-    make_cell: MakeCell,
-) -> list[int]:
-    """Adds the cells behind a stem of `stem` channels; returns the channels of every cell's output."""
-    before_last, last, outputs, halved_before = stem, stem, [], False
-    for layer in range(layers):
-        halves = layer in reduction_places(layers)
-        name = "reduce" if halves else "normal"
-        channels *= 2 if halves else 1
-        if halved_before:  # the older input is still twice as large: halve it
-            older = nn.Sequential(nn.ReLU(), HalvedPair(before_last, channels), norm(channels))
-        else:
-            older = relu_conv_norm(before_last, channels, 1, 1, norm)
-        preprocess = nn.ModuleList([older, relu_conv_norm(last, channels, 1, 1, norm)])
-        cells.append(make_cell(name, channels, halves, preprocess))
-        before_last, last, halved_before = last, channels * widths[name], halves
-        outputs.append(last)
-    return outputs
-
-
-def _nas_bench_201(cells: nn.ModuleList, channels: int, layers: int, make_cell: MakeCell) -> list[int]:
-    """Adds three stages of cells; returns the channels of every cell's output."""
-    outputs = []
-    for stage in range(3):
-        if stage:
-            cells.append(ResidualBlock(channels, 2 * channels, nn.BatchNorm2d))
-            channels *= 2
-            outputs.append(channels)
-        for _ in range(layers):
-            cells.append(make_cell("cell", channels, False, nn.ModuleList()))
-            outputs.append(channels)
-    return outputs
-
-
-def check_images(images: Tensor, module: Assembled) -> None:
+def check_images(images: Tensor, module: Framed) -> None:
     """Raises InputError when images (n, channels, height, width) do not fit the stem or vanish before the last cell."""
-    first: Any = module.stem[0]
-    expected = first.in_channels
+    expected = module.in_channels
     if images.ndim != 4 or images.shape[1] != expected:
         raise InputError(
             f"The network takes images of shape (n, {expected}, height, width), not {tuple(images.shape)}.",
             "Give in_channels the images' number of channels.",
         )
-    halvings = sum(isinstance(cell, ResidualBlock) or getattr(cell, "halves", False) for cell in module.cells)
-    smallest = 2 ** (halvings + 1)
+    reduction = max(reductions(module.parts))
+    smallest = 2 * reduction
     if min(images.shape[-2:]) < smallest:
         raise InputError(
-            f"Images of {images.shape[-2]}x{images.shape[-1]} pixels are too small for a network that halves them "
-            f"{halvings} times.",
+            f"Images of {images.shape[-2]}x{images.shape[-1]} pixels are too small for a network that divides their "
+            f"height and width by {reduction}.",
             f"Use images of at least {smallest}x{smallest} pixels (data.image_size resizes them).",
         )
 
 
-def run_cells(module: Assembled, images: Tensor, run_cell: RunCell, count: int | None = None) -> list[Tensor]:
+def run_cells(module: Framed, images: Tensor, run_cell: RunCell, count: int | None = None) -> list[Tensor]:
     """Returns the output of the stem and of every cell, oldest first.
 
     Args:
-        module: Has been through `add_skeleton`. Where it has a true `checkpointing`, cells keep their inputs alone.
+        module: Holds the fields of a frame. With a true attribute `checkpointing`, cells keep only their inputs for the
+            backward pass.
         images: (n, channels, height, width), float.
         run_cell: Applies one cell to its inputs.
-        count: Run only so many cells.
+        count: Number of cells and blocks to run; all by default.
     """
     if isinstance(images, Tensor):  # a symbolic trace hands in something without a shape
         check_images(images, module)
-    maps = [module.stem(images)]
-    darts, kept_short = not hasattr(module, "head_norm"), getattr(module, "checkpointing", False)
-    for cell in module.cells[:count]:
-        if isinstance(cell, ResidualBlock):
-            maps.append(cell(maps[-1]))
+    maps, kept_short = [module.stem(images)], getattr(module, "checkpointing", False)
+    for part, cell in zip(module.parts[1:], module.cells[:count]):
+        inputs = [maps[number] for number in part.reads]
+        if part.kind == "block":
+            maps.append(cell(*inputs))
         else:
-            inputs = [maps[-2] if len(maps) > 1 else maps[-1], maps[-1]] if darts else [maps[-1]]
             maps.append(run_checkpointed(cell, run_cell, inputs) if kept_short else run_cell(cell, inputs))
     return maps
 
 
-def pool_features(module: Assembled, x: Tensor) -> Tensor:
+def pool_features(head_norm: nn.Module | None, x: Tensor) -> Tensor:
     """Returns the (n, features) vector before the classifier from the last cell's output."""
-    if hasattr(module, "head_norm"):
-        x = module.head_norm(x)
-    return torch.mean(x, (2, 3))
+    return torch.mean(x if head_norm is None else head_norm(x), (2, 3))

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture.networks.alphas import initial_alphas
 from nas_moreau.architecture.networks.mixed_cell import Active, MixedCell
 from nas_moreau.architecture.networks.native import check_kernels
 from nas_moreau.architecture.networks.operations import PlainBatchNorm
 from nas_moreau.architecture.networks.partial_cell import PartialCell, check_share, edge_weights
-from nas_moreau.architecture.networks.skeleton import add_skeleton, pool_features, run_cells
+from nas_moreau.architecture.networks.skeleton import NetworkSize, build_frame, pool_features, run_cells
+from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
 
 
@@ -30,7 +30,7 @@ class Supernet(nn.Module):
     Args:
         space: What may exist.
         channels: Channels of the first cell's nodes.
-        layers: Cells in all (DARTS skeleton) or in each of three stages (NAS-Bench-201).
+        layers: Number of cells, in the unit of the skeleton (DARTS: in all, NAS-Bench-201: in each of three stages).
         num_classes: Classes.
         in_channels: Channels of the images.
         alpha_scale: Standard deviation of the initial logits.
@@ -43,8 +43,6 @@ class Supernet(nn.Module):
         InputError: A size is not positive, or the channels cannot be shared out so.
     """
 
-    stem: nn.Sequential
-    cells: nn.ModuleList
     classifier: nn.Linear
 
     def __init__(
@@ -59,21 +57,20 @@ class Supernet(nn.Module):
         partial_channels: int = 1,
     ):
         super().__init__()
-        self.space = space
+        self.space, self.in_channels = space, in_channels
+        size = NetworkSize(channels, layers, num_classes, in_channels)
         check_kernels(kernels)
         check_share(channels, partial_channels)
 
-        def make_cell(name: str, width: int, halves: bool, preprocess: nn.ModuleList) -> MixedCell | PartialCell:
+        def make_cell(part: NetworkPart, preprocess: nn.ModuleList) -> MixedCell | PartialCell:
             if partial_channels == 1:
-                cell: MixedCell | PartialCell = MixedCell(space, width, halves, preprocess, kernels)
-            else:
-                narrow = MixedCell(space, width // partial_channels, halves, nn.ModuleList(), "portable")
-                cell = PartialCell(narrow, preprocess, partial_channels)
-            cell.name = name
-            return cell
+                return MixedCell(space, part, preprocess, kernels)
+            narrow = part._replace(channels=part.channels // partial_channels)
+            return PartialCell(MixedCell(space, narrow, nn.ModuleList(), "portable"), preprocess, partial_channels)
 
-        widths = {name: len(space.concat) for name in space.cells}
-        add_skeleton(self, space.cells, widths, channels, layers, num_classes, in_channels, PlainBatchNorm, make_cell)
+        parts = space.skeleton.parts(dict.fromkeys(space.cells, len(space.concat)), channels, layers)
+        frame = build_frame(space.skeleton, parts, size, PlainBatchNorm, make_cell)
+        self.parts, self.cells, self.stem, self.head_norm, self.classifier = frame
         self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
@@ -126,4 +123,21 @@ class Supernet(nn.Module):
             return cell(inputs, mixture[cell.name], chosen.get(cell.name), *weights)
 
         maps = run_cells(self, images, run_cell)
-        return self.classifier(pool_features(self, maps[-1]))
+        return self.classifier(pool_features(self.head_norm, maps[-1]))
+
+
+def initial_alphas(space: SearchSpace, scale: float, with_edges: bool, device: torch.device) -> nn.ParameterDict:
+    """Returns cell name -> Parameter of shape (edges, operations), drawn from the global generator.
+
+    Args:
+        space: Cells, edges and operations.
+        scale: Standard deviation.
+        with_edges: Whether "edge_" + cell name -> Parameter of shape (edges,) follows for each cell (partial channels).
+        device: Where they are made.
+    """
+    alphas = nn.ParameterDict()  # filled one by one: made from a mapping it would sort the names
+    shapes = {name: space.alpha_shape for name in space.cells}
+    edges = {f"edge_{name}": space.alpha_shape[:1] for name in space.cells if with_edges}
+    for name, shape in {**shapes, **edges}.items():
+        alphas[name] = nn.Parameter(scale * torch.randn(shape, device=device))
+    return alphas

@@ -34,7 +34,7 @@ def derive(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> Genoty
     for name, rows in table.cells.items():
         kept = kept_edges(space, rows)
         cells[name] = Cell(tuple((rows[i].ranked(exclude)[0], *rows[i].edge) for i in kept), space.concat)
-    return Genotype(space.name, cells)
+    return space.genotype(cells)
 
 
 def explain(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -19,12 +19,21 @@ from nas_moreau.architecture.spaces.genotype_text import (
     write_nas_bench_201,
 )
 from nas_moreau.architecture.spaces.known_operations import check_operations
+from nas_moreau.architecture.spaces.skeletons import (
+    DARTS,
+    IMPLIED,
+    NAS_BENCH_201,
+    SKELETONS,
+    NetworkPart,
+    Skeleton,
+    named_skeleton,
+    skeletons_with,
+)
 from nas_moreau.errors import InputError, quoted
 
 VERSION = 1
 MAX_CHARACTERS = 64 * 1024
 MAX_EDGES, MAX_JSON_DEPTH = 500, 12
-INPUTS = {frozenset({"normal", "reduce"}): 2, frozenset({"cell"}): 1}
 
 
 class Cell(NamedTuple):
@@ -44,6 +53,8 @@ class Genotype:
     Args:
         space: Name of the search space.
         cells: Cell name ("normal" and "reduce", or "cell") -> cell. `concat` is kept in ascending order.
+        skeleton: The network around the cells. By default the one that the names of the cells stand for: normal and
+            reduce for darts, cell for nas_bench_201, else the only registered one with these cells.
 
     Raises:
         InputError: Lists everything that is wrong with the cells.
@@ -58,36 +69,43 @@ class Genotype:
 
     space: str
     cells: Mapping[str, Cell]
+    skeleton: Skeleton = None  # type: ignore[assignment]  # __post_init__ puts the default in its place
 
     def __post_init__(self) -> None:
-        inputs = INPUTS.get(frozenset(self.cells))
-        if inputs is None:
+        skeleton = _skeleton_of(self.cells) if self.skeleton is None else self.skeleton
+        if set(self.cells) != set(skeleton.cells):
             raise InputError(
-                f"A genotype has the cells normal and reduce, or one named cell; this one has "
-                f"{', '.join(quoted(name) for name in list(self.cells)[:5]) or 'none'}.",
-                "Name them so.",
+                f"A genotype with the skeleton {skeleton} has the cells {', '.join(skeleton.cells)}; this one has "
+                f"{_listed(self.cells)}.",
+                "Name its cells like this.",
             )
-        problems = [problem for name, cell in self.cells.items() for problem in _cell_problems(name, cell, inputs)]
+        problems = [problem for name, cell in self.cells.items() for problem in _cell_problems(name, cell, skeleton)]
         if not isinstance(self.space, str) or not 0 < len(self.space) <= 100:
             problems.append(f"the space is {quoted(self.space)}, not a name")
         if problems:
             raise InputError(f"The genotype makes no network: {'; '.join(problems[:10])}.", "Correct its cells.")
         cells = {
             name: Cell(tuple((op, a, b) for op, a, b in self.cells[name].edges), tuple(sorted(self.cells[name].concat)))
-            for name in ("normal", "reduce", "cell")
-            if name in self.cells
+            for name in skeleton.cells
         }
         object.__setattr__(self, "cells", cells)
+        object.__setattr__(self, "skeleton", skeleton)
 
     @property
     def inputs(self) -> int:
-        """Input states of a cell: 2, or 1 in the NAS-Bench-201 skeleton."""
-        return INPUTS[frozenset(self.cells)]
+        """Number of input states of a cell."""
+        return self.skeleton.inputs
+
+    def network_parts(self, channels: int, layers: int) -> tuple[NetworkPart, ...]:
+        """Returns the parts of the network of these cells, the stem first; see `Skeleton.parts`."""
+        return self.skeleton.parts({name: len(cell.concat) for name, cell in self.cells.items()}, channels, layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plain data of the JSON form, edges in their own order."""
+        """Returns the plain data of the JSON form, edges in their own order; `skeleton` if cells do not imply it."""
         cells = {n: {"edges": [list(e) for e in c.edges], "concat": list(c.concat)} for n, c in self.cells.items()}
-        return {"version": VERSION, "space": self.space, "cells": cells}
+        implied = IMPLIED.get(frozenset(self.cells)) == self.skeleton
+        skeleton = {} if implied else {"skeleton": self.skeleton.name}
+        return {"version": VERSION, "space": self.space, **skeleton, "cells": cells}
 
     def to_json(self) -> str:
         """Returns the JSON text (one line)."""
@@ -130,7 +148,9 @@ class Genotype:
                 f"The genotype has version {quoted(version)}; this program reads version {VERSION}.",
                 "Use a newer nas_moreau, or set the version if it is wrong.",
             )
-        problems = [f"unknown key {quoted(key)}" for key in data if key not in ("version", "space", "cells")]
+        problems = [
+            f"unknown key {quoted(key)}" for key in data if key not in ("version", "space", "skeleton", "cells")
+        ]
         cells = {}
         for name, cell in data["cells"].items():
             if not isinstance(cell, Mapping) or set(cell) != {"edges", "concat"}:
@@ -142,7 +162,8 @@ class Genotype:
         if problems:
             raise InputError(f"The genotype's JSON is wrong: {'; '.join(problems[:10])}.", "Correct it.")
         space: Any = data.get("space")
-        return cls(space, cells)  # which refuses a space that is no name
+        skeleton = named_skeleton(str(data["skeleton"])) if "skeleton" in data else None
+        return cls(space, cells, skeleton)  # type: ignore[arg-type]  # which refuses a space that is no name
 
     @classmethod
     def parse(cls, text: str, space: str | None = None) -> Genotype:
@@ -185,7 +206,7 @@ class Genotype:
         Raises:
             InputError: The genotype is of another kind.
         """
-        cell = self.cells.get("cell", Cell((), (0,)))
+        cell = self.cells["cell"] if self.skeleton == NAS_BENCH_201 else Cell((), (0,))
         nodes = cell.concat[-1]
         by_place = {(a, b): op for op, a, b in cell.edges}
         places = [(a, b) for b in range(1, nodes + 1) for a in range(b)]
@@ -201,8 +222,8 @@ class Genotype:
         Raises:
             InputError: The genotype is of another kind.
         """
-        if "cell" in self.cells:
-            raise InputError("A NAS-Bench-201 cell has no such form.", "Use to_nas_bench_201().")
+        if self.skeleton != DARTS:
+            raise InputError(f"Cells of the skeleton {self.skeleton} have no such form.", "Use to_json().")
         parts = []
         for name, cell in self.cells.items():
             last = max([*cell.concat, *(target for _, _, target in cell.edges)])
@@ -241,8 +262,31 @@ def _load_json(text: str) -> Any:
         raise InputError(f"The genotype is not valid JSON: {str(error)[:80]}.", CURE) from None
 
 
-def _cell_problems(name: str, cell: Cell, inputs: int) -> list[str]:
+def _skeleton_of(cells: Mapping[str, Any]) -> Skeleton:
+    """Returns the skeleton that the names of the cells stand for."""
+    implied = IMPLIED.get(frozenset(cells))
+    if implied is not None:
+        return implied
+    found = skeletons_with(cells)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(skeleton.name for skeleton in found)
+        raise InputError(f"Several skeletons have the cells {_listed(cells)}: {names}.", "Name one of them.")
+    known = "; ".join(f"{skeleton.name}: {', '.join(skeleton.cells)}" for skeleton in SKELETONS.values())
+    raise InputError(
+        f"No skeleton has the cells {_listed(cells)}.",
+        f"Name them as a skeleton does ({known}), or --import the file that registers one.",
+    )
+
+
+def _listed(cells: Mapping[str, Any]) -> str:
+    return ", ".join(quoted(name) for name in list(cells)[:5]) or "none"
+
+
+def _cell_problems(name: str, cell: Cell, skeleton: Skeleton) -> list[str]:
     """Returns why a cell is no directed graph from its inputs to its concatenated nodes."""
+    inputs = skeleton.inputs
     if not 1 <= len(cell.edges) <= MAX_EDGES:
         return [f"cell {name} has {len(cell.edges)} edges, not 1 to {MAX_EDGES}"]
     problems, last = [], inputs + MAX_NODES - 1
@@ -261,6 +305,6 @@ def _cell_problems(name: str, cell: Cell, inputs: int) -> list[str]:
             problems.append(f"cell {name} concatenates {quoted(node)}, which is no node ({inputs} to {last})")
     if not problems and (not cell.concat or len(set(cell.concat)) != len(cell.concat)):
         problems.append(f"cell {name} concatenates no node, or one twice")
-    if inputs == 1 and len(cell.concat) > 1:
-        problems.append(f"cell {name} of the NAS-Bench-201 skeleton gives {len(cell.concat)} nodes, not one")
+    if not skeleton.concatenates and len(cell.concat) > 1:
+        problems.append(f"cell {name} of the skeleton {skeleton} gives {len(cell.concat)} nodes, not one")
     return problems

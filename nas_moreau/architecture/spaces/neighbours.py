@@ -38,7 +38,7 @@ def neighbours(space: SearchSpace, genotype: Genotype) -> list[Neighbour]:
                 if operation == former:
                     continue
                 edges = (*cell.edges[:i], (operation, source, target), *cell.edges[i + 1 :])
-                changed = Genotype(genotype.space, {**genotype.cells, name: Cell(edges, cell.concat)})
+                changed = space.genotype({**genotype.cells, name: Cell(edges, cell.concat)})
                 found.append(Neighbour(name, (source, target), former, operation, changed))
     return found
 

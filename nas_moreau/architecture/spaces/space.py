@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.skeletons import Skeleton
 from nas_moreau.architecture.spaces.space_file import CURE, parse_space, space_fields
-from nas_moreau.architecture.spaces.space_rules import SKELETONS, Place, space_problems
+from nas_moreau.architecture.spaces.space_rules import Place, space_problems
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import read_text
-
-if TYPE_CHECKING:
-    from nas_moreau.architecture.spaces.genotype import Genotype
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,11 @@ class SearchSpace:
 
     Args:
         name: Stands in the genotypes found here.
-        skeleton: "darts" or "nas_bench_201": the network around the cells.
-        cells: Names of the cells to be found, fixed by the skeleton.
-        inputs: Input states of a cell, fixed by the skeleton (2 and 1).
+        skeleton: The network around the cells; it fixes their names and the number of their input states.
         nodes: Intermediate nodes of a cell.
         operations: Candidates of every edge, in the order of the alphas' columns.
         edges: (from, to), the alphas' rows: `to` ascending, then `from`.
-        concat: Nodes whose concatenation is the cell's output (nas_bench_201: the last node alone).
+        concat: Nodes whose concatenation is the cell's output (some skeletons: the last node alone).
         derivation: How alphas become a genotype.
 
     Raises:
@@ -56,9 +54,7 @@ class SearchSpace:
     """
 
     name: str
-    skeleton: str
-    cells: tuple[str, ...]
-    inputs: int
+    skeleton: Skeleton
     nodes: int
     operations: tuple[str, ...]
     edges: tuple[Place, ...]
@@ -72,8 +68,6 @@ class SearchSpace:
             "edges": self.edges, "concat": self.concat, "rule": rule.rule, "edges_per_node": rule.edges_per_node,
             "exclude": rule.exclude,
         })  # fmt: skip
-        if self.skeleton in SKELETONS and (self.cells, self.inputs) != SKELETONS[self.skeleton]:
-            problems.append(f"the skeleton {self.skeleton} has cells and inputs {tuple(SKELETONS[self.skeleton])}")
         if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
             problems.append("edges are not in canonical order (to ascending, then from)")
         if problems:
@@ -86,9 +80,25 @@ class SearchSpace:
         )
 
     @property
+    def cells(self) -> tuple[str, ...]:
+        """Names of the cells to be found."""
+        return self.skeleton.cells
+
+    @property
+    def inputs(self) -> int:
+        """Number of input states of a cell."""
+        return self.skeleton.inputs
+
+    @property
     def alpha_shape(self) -> tuple[int, int]:
         """(edges, operations), the shape of each cell's logits."""
         return len(self.edges), len(self.operations)
+
+    def digest(self) -> str:
+        """Returns 16 hexadecimal digits of everything in the space but its name."""
+        rule = self.derivation
+        content = [self.skeleton.name, self.operations, self.edges, self.concat, *vars(rule).values()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -111,21 +121,25 @@ class SearchSpace:
         cell = math.prod(math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._kept())
         return cell ** len(self.cells)
 
+    def genotype(self, cells: Mapping[str, Cell]) -> Genotype:
+        """Returns the genotype of this space with these cells."""
+        return Genotype(self.name, cells, self.skeleton)
+
     def random_genotype(self, rng: random.Random) -> Genotype:
         """Returns a genotype drawn uniformly from the `size()` that derivation can produce."""
-        from nas_moreau.architecture.spaces.genotype import Cell, Genotype
-
         cells = {}
         for name in self.cells:
             kept = [place for incoming, count in self._kept() for place in sorted(rng.sample(incoming, count))]
             cells[name] = Cell(tuple((rng.choice(self.choices), *place) for place in kept), self.concat)
-        return Genotype(self.name, cells)
+        return self.genotype(cells)
 
     def check(self, genotype: Genotype) -> None:
         """Raises InputError, naming every difference, when derivation in this space cannot produce `genotype`."""
         problems = []
         if genotype.space != self.name:
             problems.append(f"it is of space '{genotype.space}'")
+        if genotype.skeleton != self.skeleton:
+            problems.append(f"it has the skeleton {genotype.skeleton}, not {self.skeleton}")
         if set(genotype.cells) != set(self.cells):
             problems.append(f"it has the cells {', '.join(genotype.cells)}, not {', '.join(self.cells)}")
         else:
@@ -165,9 +179,8 @@ class SearchSpace:
 
 def _space_from(text: str, where: str) -> SearchSpace:
     fields = space_fields(parse_space(text, where), where)
-    cells, inputs = SKELETONS[fields["skeleton"]]
     rule = Derivation(fields.pop("rule"), fields.pop("edges_per_node"), fields.pop("exclude"))
-    return SearchSpace(cells=cells, inputs=inputs, derivation=rule, **fields)
+    return SearchSpace(derivation=rule, **fields)
 
 
 @cache

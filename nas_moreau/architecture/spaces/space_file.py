@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_moreau.architecture.spaces.space_rules import REDUCTION, SKELETONS, all_edges, is_count, space_problems
+from nas_moreau.architecture.spaces.skeletons import SKELETONS
+from nas_moreau.architecture.spaces.space_rules import all_edges, is_count, space_problems
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import parse_yaml
 
-KEYS = ("name", "skeleton", "nodes", "operations", "derivation", "edges", "concat", "reduction")
+KEYS = ("name", "skeleton", "nodes", "operations", "derivation", "edges", "concat")
+REQUIRED = KEYS[:5]
 DERIVATION_KEYS = ("rule", "edges_per_node", "exclude")
 CURE = "Correct the file; `nas-moreau show darts` prints a whole space."
 
@@ -29,14 +31,19 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
     """Returns the checked fields of a space from its YAML mapping, defaults filled in.
 
     Args:
-        data: Keys `name skeleton nodes operations derivation` and, optional, `edges concat reduction`.
+        data: Keys `name skeleton nodes operations derivation` and, optional, `edges concat` and the constants of the
+            skeleton.
         where: What messages call the mapping.
 
     Raises:
         InputError: Lists every problem of the mapping.
     """
-    problems = [f"unknown key {quoted(key)}{meant(key, KEYS)}" for key in data if key not in KEYS]
-    problems += [f"key '{key}' is missing" for key in KEYS[:5] if key not in data]
+    skeleton = SKELETONS.get(data["skeleton"]) if isinstance(data.get("skeleton"), str) else None
+    # what some skeleton fixes is no unknown key, but is wrong for the others
+    constants = {key for known in SKELETONS.values() for key, _ in known.constants}
+    known = (*KEYS, *constants)
+    problems = [f"unknown key {quoted(key)}{meant(key, known)}" for key in data if key not in known]
+    problems += [f"key '{key}' is missing" for key in REQUIRED if key not in data]
 
     def typed(key: str, value: Any, right: bool, wanted: str) -> Any:
         if not right:
@@ -44,8 +51,11 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
         return value if right else None
 
     fields: dict[str, Any] = {}
-    for key in ("name", "skeleton"):
-        fields[key] = typed(key, data[key], isinstance(data[key], str), "a string") if key in data else None
+    fields["name"] = typed("name", data["name"], isinstance(data["name"], str), "a string") if "name" in data else None
+    fields["skeleton"] = skeleton
+    if "skeleton" in data and skeleton is None:
+        names = f"one of {', '.join(SKELETONS)}{meant(data['skeleton'], SKELETONS)}"
+        typed("skeleton", data["skeleton"], False, names)
     fields["nodes"] = (
         typed("nodes", data["nodes"], is_count(data["nodes"]), "a positive integer") if "nodes" in data else None
     )
@@ -69,10 +79,11 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
             fields["exclude"] = tuple(exclude)
 
     fields["edges"], fields["concat"] = _cell_shape(data, fields, typed)
-    if "reduction" in data:
-        right = fields["skeleton"] == "darts" and data["reduction"] == REDUCTION
-        wanted = "[1/3, 2/3], the places that the darts skeleton fixes for searching and retraining (no other has them)"
-        typed("reduction", data["reduction"], right, wanted)
+    fixed = dict(skeleton.constants) if skeleton is not None else {}
+    for key in constants & set(data):
+        value = fixed.get(key)
+        right = value is not None and data[key] == list(value)
+        typed(key, data[key], right, "what the skeleton fixes" if value is None else f"[{', '.join(value)}]")
     problems += space_problems(fields)
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}.", CURE)
@@ -86,7 +97,7 @@ def _cell_shape(data: dict[Any, Any], fields: dict[str, Any], typed: Any) -> tup
         edges = None
     if concat != "all" and typed("concat", concat, _is_list(concat, int), "'all' or a list of nodes") is None:
         concat = None
-    skeleton = SKELETONS.get(fields["skeleton"])
+    skeleton = fields["skeleton"]
     if skeleton is None or fields["nodes"] is None or fields["nodes"] > 1000:
         return None, None
     first, last = skeleton.inputs, skeleton.inputs + fields["nodes"] - 1
@@ -95,7 +106,7 @@ def _cell_shape(data: dict[Any, Any], fields: dict[str, Any], typed: Any) -> tup
     elif edges is not None:
         edges = tuple(sorted(((a, b) for a, b in edges), key=lambda edge: (edge[1], edge[0])))
     if concat == "all":
-        concat = (last,) if fields["skeleton"] == "nas_bench_201" else tuple(range(first, last + 1))
+        concat = tuple(range(first, last + 1)) if skeleton.concatenates else (last,)
     elif concat is not None:
         concat = tuple(sorted(concat))
     return edges, concat

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from nas_moreau.architecture.spaces.known_operations import unknown_operations
+from nas_moreau.architecture.spaces.skeletons import Skeleton
 from nas_moreau.errors import meant, quoted
 
 Place = tuple[int, int]  # where an edge runs: from, to
 
 
-class Skeleton(NamedTuple):
-    """What a skeleton fixes for every space that uses it."""
-
-    cells: tuple[str, ...]
-    inputs: int
-
-
-SKELETONS = {"darts": Skeleton(("normal", "reduce"), 2), "nas_bench_201": Skeleton(("cell",), 1)}
 RULES = ("top_edges", "all_edges")
-REDUCTION = ["1/3", "2/3"]
 MAX_NODES, MAX_OPERATIONS = 32, 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -64,12 +56,13 @@ def edge_problems(edges: Sequence[Place], inputs: int, nodes: int) -> list[str]:
     return problems + [f"no edge leads to node {n}" for n in range(inputs, last + 1) if n not in reached]
 
 
-def concat_problems(concat: Sequence[int], skeleton: str, inputs: int, nodes: int) -> list[str]:
+def concat_problems(concat: Sequence[int], skeleton: Skeleton, nodes: int) -> list[str]:
     """Returns what is wrong with the nodes that make a cell's output."""
+    inputs = skeleton.inputs
     last = inputs + nodes - 1
-    if skeleton == "nas_bench_201":
+    if not skeleton.concatenates:
         good = list(concat) == [last]
-        return [] if good else [f"concat must be [{last}]: a nas_bench_201 cell gives its last node"]
+        return [] if good else [f"concat must be [{last}]: a {skeleton.name} cell gives its last node"]
     problems = [] if concat else ["concat is empty"]
     for node in dict.fromkeys(concat):
         if not inputs <= node <= last:
@@ -113,21 +106,16 @@ def space_problems(fields: Mapping[str, Any]) -> list[str]:
     """
     problems = [] if fields["name"] is None else name_problems(fields["name"])
     skeleton, nodes, operations = fields["skeleton"], fields["nodes"], fields["operations"]
-    if skeleton is not None and skeleton not in SKELETONS:
-        known = f"not one of {', '.join(SKELETONS)}{meant(skeleton, SKELETONS)}"
-        problems.append(f"skeleton is {quoted(skeleton)}, {known}")
-        skeleton = None
     if nodes is not None and (not is_count(nodes) or nodes > MAX_NODES):
         problems.append(f"nodes is {quoted(nodes)}, not an integer from 1 to {MAX_NODES}")
         nodes = None
     if operations is not None:
         problems += operation_problems(operations)
     if skeleton is not None and nodes is not None:
-        inputs = SKELETONS[skeleton].inputs
         if fields["edges"] is not None:
-            problems += edge_problems(fields["edges"], inputs, nodes)
+            problems += edge_problems(fields["edges"], skeleton.inputs, nodes)
         if fields["concat"] is not None:
-            problems += concat_problems(fields["concat"], skeleton, inputs, nodes)
+            problems += concat_problems(fields["concat"], skeleton, nodes)
     if fields["rule"] is not None:
         problems += derivation_problems(fields["rule"], fields["edges_per_node"], fields["exclude"] or (), operations)
     return problems

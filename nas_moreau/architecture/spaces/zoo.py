@@ -113,11 +113,6 @@ def published_cell(name: str) -> Genotype:
     return Genotype("darts", cells)
 
 
-def published_sizes(genotype: Genotype) -> tuple[int, int]:
-    """Returns the channels and layers that networks of this skeleton are published with (CIFAR-10)."""
-    return (16, 5) if "cell" in genotype.cells else (36, 20)
-
-
 def source(name: str) -> str:
     """Returns where a cell comes from: authors, paper, venue and year, or what search of this project found it.
 
