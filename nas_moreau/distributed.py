@@ -295,12 +295,12 @@ def taking_turns(count: int, purpose: str) -> Iterator[int]:
         yield number
 
 
-def in_the_end(value: T, give_up: Callable[[], None]) -> list[T]:
+def in_the_end(value: T, check_stop: Callable[[], None]) -> list[T]:
     """Returns the values of all processes by rank, however long the last of them takes.
 
     Args:
         value: This process's: what JSON can say.
-        give_up: Called while waiting; may raise.
+        check_stop: Called while waiting; may raise.
     """
     if _group is None:
         return [value]
@@ -308,7 +308,7 @@ def in_the_end(value: T, give_up: Callable[[], None]) -> list[T]:
     names = [f"end/{other}" for other in range(_group.size)]
     with noticing_loss():
         while not _group.store.check(names):
-            give_up()
+            check_stop()
             time.sleep(0.1)
         return [json.loads(_group.store.get(name)) for name in names]
 

@@ -1,73 +1,135 @@
-"""The main job: search, derive, retrain, evaluate and report in one folder."""
+"""The main job (search, derive, retrain, evaluate and report in one folder), and the evaluation of a finished run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nas_moreau import distributed
-from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.architecture import load_space
+from nas_moreau.architecture.spaces.zoo import load_genotype
 from nas_moreau.config import Config
-from nas_moreau.data import Data, load_images
+from nas_moreau.data import Augment, Data, Part, load_images
+from nas_moreau.data.batches import search_parts
+from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
-from nas_moreau.runs import Monitor, RunFolder
-from nas_moreau.search.random_cell import random_cell
-from nas_moreau.search.stage import plan_search, search
-from nas_moreau.training.device import torch_settings_restored
-from nas_moreau.training.hyperparameters import show_outcome
-from nas_moreau.training.retrain import plan_retraining, retrain
-from nas_moreau.training.shared_folder import finished_result, open_folder
+from nas_moreau.runs import Monitor
+from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.search.random_cell import RandomSearchJob, random_cell
+from nas_moreau.search.restore import restore_supernet
+from nas_moreau.search.result import SearchResult
+from nas_moreau.search.stage import SearchJob, plan_search
+from nas_moreau.training.device import set_up_device, torch_settings_restored
+from nas_moreau.training.evaluate import EvaluateResult, evaluate_model
+from nas_moreau.training.hparams import log_hparams
+from nas_moreau.training.loop import Hook
+from nas_moreau.training.recipe import build_network
+from nas_moreau.training.resume import finished_result, load_weights, open_folder
+from nas_moreau.training.retrain import RetrainResult, check_retraining, retrain
 from nas_moreau.training.signals import Interrupted
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of the main job: those of its search and retraining, and the path of the report."""
+
+    search: SearchResult
+    retrain: RetrainResult
+    report: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what result.json holds."""
+        return {"search": self.search.to_dict(), "retrain": self.retrain.to_dict(), "report": self.report}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunResult:
+        """Returns the result that `to_dict` wrote."""
+        return cls(SearchResult.from_dict(data["search"]), RetrainResult.from_dict(data["retrain"]), data["report"])
+
+
 @torch_settings_restored()
-def run(config: Config, output: str | PathLike[str], resume: bool = False) -> dict[str, Any]:
-    """Returns {"search": ..., "retrain": ..., "report": path} after doing what is not done yet.
+def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> RunResult:
+    """Searches, derives, retrains, evaluates and reports, as far as that is not done yet.
 
     Args:
         config: All sections.
         output: Becomes the parent of the folders `search` and `retrain`, with result.json and report.html.
-        resume: Go on where an earlier call in this folder stopped.
+        resume: Continue where an earlier call in this folder stopped.
+        hooks: Called by the training loops of search and retraining.
 
     Raises:
-        InputError, NonFinite, Interrupted: As `search` and `retrain` do.
+        InputError, NonFinite, Interrupted: As `search` and `retrain`.
     """
 
-    def plan() -> Data:
+    def plan() -> tuple[Data, SearchJob | RandomSearchJob]:
         data = load_images(config)
-        plan_search(config, data)
-        plan_retraining(config, random_cell(load_space(config.space), config.seed), data)
-        return data
+        # the cell to retrain is not known yet: another one of the space has the same sizes
+        check_retraining(config, random_cell(load_space(config.space), config.seed), data)
+        return data, plan_search(config, data)
 
-    data = distributed.together(plan)  # what cannot be used is refused before anything is written
+    data, job = distributed.together(plan)  # whatever cannot be used is refused before anything is written
     with open_folder(output, config.to_dict(), "run", resume) as folder:
         if folder.finished:
-            return finished_result(folder)
+            return RunResult.from_dict(finished_result(folder))
         try:
-            found = search(config, folder.path / "search", resume=folder.resuming, data=data)
-            genotype = distributed.on_first(lambda: _found(folder))
-            trained = retrain(config, genotype, folder.path / "retrain", resume=folder.resuming, data=data)
+            found = job.run(folder.path / "search", folder.resuming, hooks)
+            del job  # the supernet's memory is free for the retraining
+            trained = retrain(config, found.genotype, folder.path / "retrain", folder.resuming, data, hooks)
         except Interrupted as error:
             folder.status("interrupted", reason=str(error))
             raise
-        result = {"search": found, "retrain": trained, "report": str(Path(output) / "report.html")}
-        folder.write_result(result)
-        distributed.on_first(lambda: _show(config, folder, result))
+        result = RunResult(found, trained, str(Path(output) / "report.html"))
+        folder.write_result(result.to_dict())
+        distributed.on_first(lambda: _report(config, folder.path, result))
         folder.status("finished")
         return result
 
 
-def _found(folder: RunFolder) -> Genotype:
-    return Genotype.from_json((folder.path / "search" / "genotype.json").read_text(encoding="utf-8"))
+def _report(config: Config, folder: Path, result: RunResult) -> None:
+    found, trained = result.search, result.retrain
+    with Monitor(folder, tensorboard=config.logging.tensorboard) as monitor:
+        metrics = {
+            "held_out_accuracy": found.held_out_accuracy,
+            "test_accuracy": trained.test_accuracy,
+            "parameters": trained.parameters,
+            "search_seconds": found.wall_seconds,
+        }
+        log_hparams(monitor, config, "run", trained.digest, metrics)
+    write_report(folder)
 
 
-def _show(config: Config, folder: RunFolder, result: dict[str, Any]) -> None:
-    found, trained = result["search"], result["retrain"]
-    with Monitor(folder.path, tensorboard=config.logging.tensorboard) as monitor:
-        show_outcome(
-            monitor, config, "run", trained["digest"], held_out_accuracy=found["held_out_accuracy"],
-            test_accuracy=trained["test_accuracy"], parameters=trained["parameters"],
-            search_seconds=found["wall_seconds"],
-        )  # fmt: skip
-    write_report(folder.path)
+@torch_settings_restored()
+def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
+    """Evaluates a finished run and writes evaluation.json, which has the confusion matrix too.
+
+    A retraining is evaluated on the test images, a search on the held-out split of the training images.
+
+    Args:
+        folder: Folder of a retraining or a search.
+        config: Its configuration; data and device may differ from the run's.
+
+    Raises:
+        InputError: There is nothing to evaluate, or the images do not fit the network.
+    """
+    folder = Path(folder)
+    device, data = set_up_device(config), load_images(config)
+    last = config.performance.channels_last
+    if (folder / "alphas.csv").exists():
+        split, part = "held_out", search_parts(config, data, device).held_out
+        model: torch.nn.Module = restore_supernet(folder, config, data, device)
+    else:
+        split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
+        model = build_network(config, load_genotype(str(folder / "genotype.json")), data.num_classes, data.channels)
+        load_weights(model, folder)
+        model = model.to(device).eval()
+        model = model.to(memory_format=torch.channels_last) if last else model
+    if not len(part):
+        raise InputError(f"There are no {split} images.", "Give a data set that has them.")
+    result = EvaluateResult(split, evaluate_model(model, part, data.num_classes, channels_last=last), data.classes)
+    write_atomic(folder / "evaluation.json", result.file())
+    return result

@@ -56,7 +56,7 @@ def carry_out(stage: str, config: Any, genotype: Any) -> dict[str, Any]:
         else:
             result = retrain(config, genotype, folder, data=data)
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-    return {"cpu": cpu, "wall": wall, "memory": peak_memory_bytes(device), "genotype": result.get("genotype")}
+    return {"cpu": cpu, "wall": wall, "memory": peak_memory_bytes(device), "genotype": result.to_dict().get("genotype")}
 
 
 def child(request: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def worker(size: str, steps: int, output: Path) -> None:
     from nas_moreau.config import make_config
     from nas_moreau.data import load_images
     from nas_moreau.search.stage import plan_search
-    from nas_moreau.training.finite_guard import FiniteGuard
 
     torch.set_num_threads(1)
     channels, layers, batch = SIZES[size]
@@ -51,15 +50,14 @@ def worker(size: str, steps: int, output: Path) -> None:
     with distributed.session():
         config = make_config({"device": "cpu", "search": search})
         job = plan_search(config, load_images(config))
-        job.guard = FiniteGuard("search", job.device, None)
         for _ in range(2):
-            job.advance()
+            job.train_step()
         seconds, busy = [], []
         spent[0] = 0.0
         for _ in range(steps):
             distributed.largest(0)  # all begin together, as the loop of a search lets them
             begin, worked = time.perf_counter(), time.process_time()
-            job.advance()
+            job.train_step()
             seconds.append(time.perf_counter() - begin)
             busy.append(time.process_time() - worked)
         mine = {"step": statistics.median(seconds), "exchange": spent[0] / steps, "busy": statistics.median(busy)}

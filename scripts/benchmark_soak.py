@@ -32,25 +32,21 @@ def resident() -> int:
 def soak(epochs: int, folder: Path) -> dict[str, Any]:
     """Returns memory and open files after a tenth of the epochs and at the end."""
     from nas_moreau.config import load_config
-    from nas_moreau.search import stage as stage
+    from nas_moreau.search.stage import search
+    from nas_moreau.training.loop import Hook
 
     overrides = [f"search.epochs={epochs}", "search.steps_per_epoch=1"]
     config = load_config(path=make_toy(folder)["search"][2], overrides=overrides)
     seen: list[tuple[int, int]] = []
-    save, begin = stage.save, time.monotonic()
+    begin = time.monotonic()
 
-    def counted(*arguments: Any) -> None:
-        save(*arguments)
-        epoch = arguments[2]["step"]
+    def count(job: Any, row: dict[str, Any]) -> None:
+        epoch = job.counters.epochs
         if epoch % max(1, epochs // 10) == 0:
             seen.append((resident(), len(os.listdir("/proc/self/fd"))))
             print(f"epoch {epoch}: {seen[-1][0] / 2**20:.1f} MiB, {seen[-1][1]} open files", flush=True)
 
-    stage.save = counted
-    try:
-        stage.search(config, folder / "run")
-    finally:
-        stage.save = save
+    search(config, folder / "run", hooks=[Hook(on_epoch=count)])
     growth = seen[-1][0] / seen[0][0] - 1
     return {"growth": growth, "files": sorted({files for _, files in seen}), "seconds": time.monotonic() - begin}
 

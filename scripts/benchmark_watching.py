@@ -21,7 +21,8 @@ from typing import Any
 from nas_moreau.config import Config, load_config
 from nas_moreau.data import Data, load_images
 from nas_moreau.runs.monitor import Monitor
-from nas_moreau.search import stage as stage
+from nas_moreau.search import epoch
+from nas_moreau.search.stage import search
 
 WATCHING = ("scalars", "image", "layout", "hparams", "flush")
 
@@ -51,7 +52,7 @@ def once(config: Config, data: Data, clock: Clock) -> tuple[float, float]:
     clock.seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        stage.search(config, Path(folder) / "run", data=data)
+        search(config, Path(folder) / "run", data=data)
         return time.perf_counter() - begin, clock.seconds
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     data, clock = load_images(watched), Clock()
     for name in WATCHING:
         setattr(Monitor, name, clock.around(getattr(Monitor, name)))
-    stage._Search._picture = clock.around(stage._Search._picture)  # type: ignore[method-assign]
+    epoch.draw_epoch = clock.around(epoch.draw_epoch)
     once(watched, data, clock)
     ratios, shares, lengths = [], [], []
     for turn in range(args.rounds):

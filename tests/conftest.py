@@ -1,5 +1,6 @@
 """For every test: one thread (tiny tensors only lose by more, and results repeat), tiny images and configurations."""
 
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -54,6 +55,21 @@ def tiny_config():
     from nas_moreau.config import load_config
 
     return lambda *overrides: load_config(overrides=[*TINY, *overrides])
+
+
+@pytest.fixture
+def stop_at():
+    """Returns a function (step, signal) -> hook that raises the signal when that many steps are done."""
+    from nas_moreau.training.loop import Hook
+
+    def make(step, number=signal.SIGTERM):
+        def stop(job, info):
+            if job.counters.step == step:
+                signal.raise_signal(number)
+
+        return Hook(on_step=stop)
+
+    return make
 
 
 @pytest.fixture

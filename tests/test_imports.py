@@ -45,7 +45,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"architecture", "config", "drawing", "errors", "runs", "search"},
     "export": {"architecture", "config", "data", "errors", "plugins", "runs", "search", "timm_models", "training"},
     "pipeline": {"architecture", "config", "data", "distributed", "errors", "report", "runs", "search", "training"},
-    "evaluate_run": {"architecture", "config", "data", "errors", "runs", "search", "training"},
     "compare": {
         "architecture", "bilevel", "config", "data", "distributed", "errors", "export", "plugins", "report", "runs",
         "search", "training",

@@ -89,8 +89,9 @@ def chain(*parts: Transform | Update) -> Update:
         >>> import torch
         >>> rule = chain(clip(1.0), weight_decay(0.5))
         >>> params = [torch.tensor(2.0)]
-        >>> rule.apply([torch.tensor(3.0)], 1.0, params, rule.init(params))[0]  # 2 - (1 + 0.5 * 2)
-        [tensor(0.0000)]
+        >>> (after,), _ = rule.apply([torch.tensor(3.0)], 1.0, params, rule.init(params))
+        >>> round(after.item(), 4)  # 2 - (1 + 0.5 * 2)
+        0.0
     """
     transforms = tuple(part for part in parts if isinstance(part, Transform))
     steps = [part for part in parts if isinstance(part, Update)]

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failure, 2 usage, 3 not finite, 130/143 after a signal."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     args: argparse.Namespace | None = None
-    stop = StopRequest(at_once=True)
+    stop = StopRequest(immediate=True)
     try:
         with stop:
             args = parse_arguments(arguments)

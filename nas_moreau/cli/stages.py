@@ -42,18 +42,18 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
     with working_in(output):
         result = pipeline.run(config, output, args.resume)
-    found, trained = result["search"], result["retrain"]
+    found, trained = result.search, result.retrain
     if not args.json:
         rows = [
-            ("cell", f"{found['digest']}  ({found['method']}, {found['steps']} steps, {found['wall_seconds']:.0f} s)"),
-            ("verdict", found.get("verdict", "drawn at random")),
-            ("supernet, held-out accuracy", percent(found["held_out_accuracy"])),
-            ("retrained, test accuracy", f"{percent(trained['test_accuracy'])}  ({trained['wall_seconds']:.0f} s)"),
-            ("network", f"{trained['parameters']:,} parameters, {trained['macs']:,} multiply-adds"),
-            ("report", result["report"]),
+            ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
+            ("verdict", found.verdict or "drawn at random"),
+            ("supernet, held-out accuracy", percent(found.held_out_accuracy)),
+            ("retrained, test accuracy", f"{percent(trained.test_accuracy)}  ({trained.wall_seconds:.0f} s)"),
+            ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
+            ("report", result.report),
         ]
         print_rows(rows)
-    return result
+    return result.to_dict()
 
 
 @verb(
@@ -74,17 +74,17 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
     with working_in(output):
         result = stage.search(config, output, args.resume)
     if not args.json:
-        before = [("cell by the space's rule", result["before_rule"]["digest"])] if "before_rule" in result else []
+        before = result.derived.before
         rows = [
-            *before,
-            ("cell", result["digest"]),
-            ("verdict", result.get("verdict", "drawn at random")),
-            ("supernet, held-out accuracy", percent(result["held_out_accuracy"])),
+            *([] if before is None else [("cell by the space's rule", before.digest())]),
+            ("cell", result.digest),
+            ("verdict", result.verdict or "drawn at random"),
+            ("supernet, held-out accuracy", percent(result.held_out_accuracy)),
             ("genotype", str(output / "genotype.json")),
             ("next", f"nas-moreau retrain {shlex.quote(str(output))}"),
         ]
         print_rows(rows)
-    return result
+    return result.to_dict()
 
 
 @verb(
@@ -212,12 +212,12 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
         result = stage.retrain(config, genotype, output, args.resume)
     if not args.json:
         rows = [
-            ("cell", result["digest"]),
-            ("test accuracy", percent(result["test_accuracy"])),
-            ("network", f"{result['parameters']:,} parameters, {result['macs']:,} multiply-adds"),
+            ("cell", result.digest),
+            ("test accuracy", percent(result.test_accuracy)),
+            ("network", f"{result.parameters:,} parameters, {result.macs:,} multiply-adds"),
         ]
         print_rows(rows)
-    return result
+    return result.to_dict()
 
 
 @verb(
@@ -233,7 +233,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
 )
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measures a run's network and prints the numbers."""
-    from nas_moreau.evaluate_run import evaluate_run
+    from nas_moreau.pipeline import evaluate_run
 
     folder = stage_folder(args.run, "retrain", "search")
     config = run_config(folder)
@@ -241,7 +241,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     changes["data"] = config.data.model_copy(
         update={k: v for k, v in (("name", args.data), ("directory", args.data_dir)) if v is not None}
     )
-    result = evaluate_run(folder, config.model_copy(update=changes))
+    result = evaluate_run(folder, config.model_copy(update=changes)).to_dict()
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result

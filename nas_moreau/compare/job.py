@@ -22,7 +22,7 @@ from nas_moreau.runs.plain_files import read_json
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import pick_device
-from nas_moreau.training.retrain import plan_retraining
+from nas_moreau.training.retrain import check_retraining
 from nas_moreau.training.signals import Interrupted, StopRequest
 
 
@@ -88,7 +88,7 @@ class ComparisonJob:
         for method in dict.fromkeys(method for method, _ in left):
             plan_search(self._config_of(method, 0), data)
         if self.retrain:
-            plan_retraining(self.config, random_cell(load_space(self.config.space), 0), data)
+            check_retraining(self.config, random_cell(load_space(self.config.space), 0), data)
         self._data = data if self.rank is not None else None
 
     def _config_of(self, method: str, seed: int) -> Config:
@@ -118,7 +118,7 @@ class ComparisonJob:
             rows[i] = row.retrained(place)
         if self._to_rank(method):
             data = self._data = self._data or load_images(self.config)
-            one_hot_losses(folder, self._config_of(method, seed), data, self.rank or 0, self._give_up)
+            one_hot_losses(folder, self._config_of(method, seed), data, self.rank or 0, self._check_stop)
         self.rows[name] = rows
         self.own.append(name)
         self.record()
@@ -132,14 +132,14 @@ class ComparisonJob:
         log = self.output / "logs" / f"{verb}-{name}.txt"
         return Command(f"{verb} {name}", [verb, *subject, *places, *imports, *settings], log)
 
-    def _give_up(self) -> None:
+    def _check_stop(self) -> None:
         if self.stop is not None and self.stop.received:
             raise Interrupted(self.stop.received, str(self.output))
 
     def collect(self, failed: list[str]) -> list[str]:
         """Waits for the other processes, takes their rows, and returns the names of all runs that failed."""
         mine: dict[str, Any] = {"rows": {name: self.rows[name] for name in self.own}, "failed": failed}
-        found = distributed.in_the_end(mine, self._give_up)
+        found = distributed.in_the_end(mine, self._check_stop)
         for other in found:
             self.rows |= other["rows"]
         return [name for other in found for name in other["failed"]]

@@ -23,7 +23,7 @@ from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.tables import read_table
 from nas_moreau.training.device import torch_settings_restored
-from nas_moreau.training.shared_folder import open_folder
+from nas_moreau.training.resume import open_folder
 from nas_moreau.training.signals import StopRequest
 
 

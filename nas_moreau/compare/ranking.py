@@ -54,7 +54,7 @@ def ranked_cells(space: SearchSpace, count: int) -> list[Genotype]:
 @torch_settings_restored()
 @torch.no_grad()
 def one_hot_losses(
-    run: str | PathLike[str], config: Config, data: Data, count: int, give_up: Callable[[], None]
+    run: str | PathLike[str], config: Config, data: Data, count: int, check_stop: Callable[[], None]
 ) -> dict[str, Any]:
     """Returns the loss of every cell with a finished search's weights, and keeps it in the search's rank.json.
 
@@ -66,7 +66,7 @@ def one_hot_losses(
         config: Its configuration.
         data: The images.
         count: Number of cells.
-        give_up: Called between evaluations; it may raise.
+        check_stop: Called between evaluations; it may raise.
     """
     path = Path(run) / "rank.json"
     space = load_space(config.space)
@@ -82,13 +82,13 @@ def one_hot_losses(
     candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
     running = []
     for candidate in candidates:
-        give_up()
+        check_stop()
 
         def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
             return supernet(batch, candidate.mixture, candidate.active)
 
         running.append(evaluate_model(forward, part, data.num_classes).loss)
-    batch = [score.loss for score in measure(supernet, candidates, part, give_up=give_up)]
+    batch = [score.loss for score in measure(supernet, candidates, part, check_stop=check_stop)]
     found = {"cells": len(cells), "images": len(part), "running": running, "batch": batch}
     write_atomic(path, json.dumps(found).encode())
     return found

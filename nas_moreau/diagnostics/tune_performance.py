@@ -33,7 +33,6 @@ from nas_moreau.errors import first_line
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import set_up_torch, uses_tf32
-from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
 
 STAGES = ("search", "retrain")
@@ -151,11 +150,10 @@ def random_data(config: Config, image_size: int) -> Data:
 def prepared(stage: str, config: Config, cell: Genotype, data: Data, device: torch.device) -> Callable[[], Any]:
     """Returns a function that does one step of the real stage."""
     job: Any = plan_search(config, data) if stage == "search" else plan_retraining(config, cell, data)
-    job.guard = FiniteGuard(stage, device, None)
 
     def run() -> None:
         set_up_torch(config.performance, device)
-        job.advance()
+        job.train_step()
 
     return run
 

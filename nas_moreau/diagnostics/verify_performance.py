@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.architecture import Genotype
 from nas_moreau.bilevel.tensors import add, norm, subtract, value_and_grads
 from nas_moreau.config import Config, PerformanceConfig
-from nas_moreau.data import seed_for
-from nas_moreau.search.methods import search_supernet
+from nas_moreau.search.build import build_supernet
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.device import autocast, set_up_torch
 from nas_moreau.training.recipe import build_network, training_loss
@@ -90,12 +89,10 @@ def search_step(
     settings, performance = config.search, config.performance
     set_up_torch(performance, device)
     layout = torch.channels_last if performance.channels_last else torch.contiguous_format
-    torch.manual_seed(seed_for(config.seed, "initial weights"))
-    supernet = search_supernet(load_space(config.space), settings, CLASSES, CHANNELS)
-    supernet = supernet.to(device, dtype).to(memory_format=layout)
+    size = settings.image_size or 32
+    supernet = build_supernet(config, CLASSES, (CHANNELS, size, size), device, dtype)
     transform = torch.compile if performance.compile else lambda forward: forward
     posed = supernet_problem(supernet, 0.0, performance.precision, transform)
-    size = settings.image_size or 32
     upper, lower = (
         Batch(images.to(device, dtype).contiguous(memory_format=layout), labels.to(device), 0.0)
         for images, labels in (random_batch(batch_size, size, i) for i in range(2))

@@ -1,4 +1,4 @@
-"""Data hyper-cleaning as a job: what is measured on the way, and the lists and the picture at the end."""
+"""Data hyper-cleaning as a task of `learn`: its measurements, and the lists and the picture at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.problems.hyper_cleaning import TEST, TRAIN, Cleaning, f1_score, hyper_cleaning
-from nas_moreau.problems.learn import LOOKS, Job
+from nas_moreau.problems.learn import MEASUREMENTS, LearningTask
 from nas_moreau.problems.network_methods import Chosen
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
@@ -20,8 +20,8 @@ SHOWN = 60
 """Suspects on the contact sheet."""
 
 
-def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
-    """Returns the job of a configuration (`tasks.CleaningConfig`).
+def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> LearningTask:
+    """Returns the task of a configuration (`tasks.CleaningConfig`).
 
     Raises:
         InputError: The data or the rate of corruption cannot be used.
@@ -29,7 +29,7 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     n, seed = config["n"] or TRAIN, config["seed"]
     made = hyper_cleaning(data, config["corrupt"], seed, (n, n, TEST), device=device)
 
-    def look(x: Tensors, y: Tensors) -> dict[str, float]:
+    def measure(x: Tensors, y: Tensors) -> dict[str, float]:
         flagged = made.weights(x).cpu() < 0.5
         row = {"accuracy": made.accuracy(y), "flagged": float(flagged.double().mean())}
         if config["corrupt"] > 0:
@@ -40,15 +40,24 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
         write_lists(folder, made, data, x, y)
         return {
             "n": len(made.judged), "corrupt": config["corrupt"], "seed": seed, "f1": None, "precision": None,
-            "recall": None, **look(x, y), "suspects": str(folder.path / "suspects.csv"),
+            "recall": None, **measure(x, y), "suspects": str(folder.path / "suspects.csv"),
             "cleaned": str(folder.path / "cleaned.csv"), "contact_sheet": str(folder.path / "suspects.png"),
         }  # fmt: skip
 
     steps = config["steps"]
-    return Job(
-        "hyper-cleaning", config["method"], made.problem, made.x, made.y, chosen.make(steps), chosen.evaluations, steps,
-        max(1, steps // LOOKS), look, finish,
-    )  # fmt: skip
+    return LearningTask(
+        name="hyper-cleaning",
+        method_name=config["method"],
+        problem=made.problem,
+        x=made.x,
+        y=made.y,
+        method=chosen.make(steps),
+        evaluations=chosen.evaluations,
+        steps=steps,
+        every=max(1, steps // MEASUREMENTS),
+        measure=measure,
+        finish=finish,
+    )
 
 
 def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""Few-shot learning as a job: training tasks by step, few held-out tasks on the way, 600 at the end."""
+"""Few-shot learning as a task of `learn`: training tasks by step, 60 held-out tasks per measurement, 600 at the end."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from nas_moreau.problems.few_shot import (
     interval,
     pools,
 )
-from nas_moreau.problems.learn import LOOKS, Job
+from nas_moreau.problems.learn import MEASUREMENTS, LearningTask
 from nas_moreau.problems.network_methods import Chosen
 
 META_BATCH = 4
-"""Tasks at once (the paper: 16)."""
+"""Tasks per step (the paper: 16)."""
 STAY = 5
-"""Steps on the same tasks before others take their place and the heads begin anew."""
+"""Steps on the same tasks before the next ones, whose heads are initialised again."""
 QUERIES, TEST_QUERIES = 5, 15
-LOOK_TASKS, TEST_TASKS, CHUNK = 60, 600, 20
+MEASURED_TASKS, TEST_TASKS, CHUNK = 60, 600, 20
 
 Tensors = list[Tensor]
 
 
-def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> Job:
-    """Returns the job of a configuration (`tasks.FewShotConfig`).
+def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> LearningTask:
+    """Returns the task of a configuration (`tasks.FewShotConfig`).
 
     Raises:
         InputError: There are not enough classes, or not enough images of them.
@@ -44,7 +44,7 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     fresh = heads(META_BATCH, ways, HIDDEN, x[0])
     spare = [len(found) - shots for found in test.members if len(found) > shots]
     queries = min([TEST_QUERIES, *spare])
-    # what cannot be drawn is refused before anything is written
+    # whatever cannot be drawn is refused before anything is written
     train.draw(1, ways, shots, QUERIES, seed, "training", 0)
     test.draw(1, ways, shots, queries, seed, "test", 0)
 
@@ -55,7 +55,7 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
     def renew(k: int, y: Tensors, state: Any) -> tuple[Tensors, Any]:
         if k % STAY:
             return y, state
-        # other tasks, so heads and theta begin anew; x and its rule go on
+        # other tasks, so heads and theta are initialised again; x and its update rule continue
         begun = [t.clone() for t in fresh]
         return begun, method.restart(state, begun)
 
@@ -66,12 +66,22 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
             found.append(episode_accuracies(x, pool.draw(count, ways, shots, queries, seed, purpose, chunk)))
         return interval(torch.cat(found))
 
-    problem, method = few_shot_problem(), chosen.make(steps)
-    return Job(
-        "few-shot", config["method"], problem, x, fresh, method, chosen.evaluations, steps,
-        max(STAY, steps // LOOKS), lambda x, y: {"accuracy": measure(x, test, LOOK_TASKS, "looks")[0]},
-        lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config), episodes, renew=renew,
-    )  # fmt: skip
+    method = chosen.make(steps)
+    return LearningTask(
+        name="few-shot",
+        method_name=config["method"],
+        problem=few_shot_problem(),
+        x=x,
+        y=fresh,
+        method=method,
+        evaluations=chosen.evaluations,
+        steps=steps,
+        every=max(STAY, steps // MEASUREMENTS),
+        measure=lambda x, y: {"accuracy": measure(x, test, MEASURED_TASKS, "looks")[0]},
+        finish=lambda folder, x, y: _result(measure(x, test, TEST_TASKS, "test"), config),
+        batches=episodes,
+        renew=renew,
+    )
 
 
 def _result(found: tuple[float, float], config: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""The solve stage on networks: a bilevel method in a run folder, with exact resume, until its steps are done.
-
-Its loop is not that of `stepping`: there are no epochs, and its clock runs for the method's steps alone.
-"""
+"""Hyper-parameter learning: a bilevel method on a task with networks, in a run folder, with exact resume."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,34 +12,36 @@ from torch import Tensor
 
 from nas_moreau.bilevel import Bilevel, Method
 from nas_moreau.bilevel.tensors import Tensors
-from nas_moreau.runs import Monitor, Progress, RunFolder, load_checkpoint, save_checkpoint
+from nas_moreau.runs import RunFolder
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
-from nas_moreau.training.resume import pack, unpack
-from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
+from nas_moreau.training.loop import Hook, Loop, LoopSettings, run_in
+from nas_moreau.training.resume import Counters, pack, unpack
 
-LOOKS = 20
-"""About so many times in a run accuracy is measured and the state saved."""
+MEASUREMENTS = 20
+"""How often in a run, about, accuracy is measured and the state saved."""
 
 
-@dataclass
-class Job:
-    """A problem, a method for it, and what is looked at on the way.
+@dataclass(frozen=True, kw_only=True)
+class LearningTask:
+    """A problem, a method for it, and what is measured.
 
     Attributes:
-        task, name: Of the task and of the method.
-        problem, x, y, method: What is solved, from where, how.
+        name: Of the task.
+        method_name: Of the method.
+        problem, x, y: The bilevel problem and where to start.
+        method: The method.
         evaluations: Gradient evaluations of one step, for comparisons at equal budgets.
-        steps: How many to take.
-        every: Steps between two looks.
-        look: (x, y) -> numbers for metrics.csv, "accuracy" among them.
-        finish: (folder, x, y) -> further entries of the result; writes the task's own files.
+        steps: Number of steps.
+        every: Steps between two measurements.
+        measure: (x, y) -> numbers for metrics.csv, "accuracy" among them.
+        finish: (folder, x, y) -> further entries of the result, "accuracy" among them; writes the task's files.
         batches: k -> (upper_batch, lower_batch), or None.
         renew: (k, y, state) -> (y, state) before step k, for a lower level that changes; or None.
     """
 
-    task: str
     name: str
+    method_name: str
     problem: Bilevel
     x: Tensors
     y: Tensors
@@ -50,150 +49,183 @@ class Job:
     evaluations: int
     steps: int
     every: int
-    look: Callable[[Tensors, Tensors], dict[str, float]]
+    measure: Callable[[Tensors, Tensors], dict[str, float]]
     finish: Callable[[RunFolder, Tensors, Tensors], dict[str, Any]]
     batches: Callable[[int], tuple[Any, Any]] | None = None
     renew: Callable[[int, Tensors, Any], tuple[Tensors, Any]] | None = None
 
 
-def run_job(job: Job, folder: RunFolder) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LearningResult:
+    """The outcome of a task.
+
+    Attributes:
+        task, method: Their names.
+        x, y: Summaries of all entries.
+        steps: Steps done.
+        evaluations: Gradient evaluations done.
+        seconds, cpu_seconds: Of the method's steps, without the measurements.
+        peak_memory_bytes: The most that the process held; on an accelerator, that its allocator took.
+        curve: step, evaluations, seconds, cpu_seconds, accuracy at every measurement.
+        task_entries: What the task adds, "accuracy" (0..1) among it.
+    """
+
+    task: str
+    method: str
+    x: dict[str, float]
+    y: dict[str, float]
+    steps: int
+    evaluations: int
+    seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    curve: list[dict[str, float]]
+    task_entries: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy at the end, 0..1."""
+        return self.task_entries["accuracy"]
+
+    def __str__(self) -> str:
+        return f"accuracy {self.accuracy:.4f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what result.json holds."""
+        own = {key: value for key, value in vars(self).items() if key != "task_entries"}
+        return {**own, "error": None, "residual": None, "message": f"Took {self.steps} steps.", **self.task_entries}
+
+
+def learn(task: LearningTask, folder: RunFolder, hooks: Sequence[Hook] = ()) -> LearningResult:
     """Takes the steps that are left in `folder` and returns the result, which is written there too.
 
-    Returns:
-        `task n method x y error residual steps seconds peak_memory_bytes message` as for small problems, x and y as
-        summaries; besides `evaluations`, `cpu_seconds`, `curve` (step, evaluations, seconds, cpu_seconds, accuracy at
-        every look) and what `job.finish` adds. `seconds` are those of the method's steps, without the looks.
-
     Raises:
-        NonFinite: F, f, a direction or what is solved for became NaN or infinite; the last checkpoint stands.
+        NonFinite: F, f, a direction or an iterate became NaN or infinite; the last checkpoint is kept.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    return _Run(job, folder).go()
+    return run_in(LearningJob(task), folder, hooks)
 
 
-class _Run:
-    """One job in progress."""
+class LearningJob:
+    """A task in progress, and what the training loop asks of it (`training.loop.Job`); an epoch ends in a measurement.
 
-    def __init__(self, job: Job, folder: RunFolder):
-        self.job, self.folder = job, folder
-        self.device = job.x[0].device
-        self.x, self.y = job.x, job.y
-        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+    Attributes:
+        counters: Steps and seconds done, measurements included.
+        x, y, state: The iterates and the method's state.
+        seconds, cpu_seconds: Of the method's steps alone.
+        curve: See `LearningResult`.
+    """
+
+    loop: Loop
+    space = None
+    description = None
+    loop_settings = LoopSettings()
+
+    def __init__(self, task: LearningTask):
+        self.task, self.name, self.device = task, task.name, task.x[0].device
+        self.total_steps, self.epoch_steps = task.steps, task.every
+        self.counters, self.guard = Counters(), FiniteGuard(task.name, self.device, None)
+        self.x, self.y = task.x, task.y
         self.curve: list[list[float]] = []
         begin, cpu = time.perf_counter(), time.process_time()
-        first = job.batches(0) if job.batches else (None, None)
-        self.state = job.method.init(job.problem, job.x, job.y, *first)
+        self.state = task.method.init(task.problem, task.x, task.y, *self._batches(0))
         self.seconds, self.cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+        self._info: Any = None
 
-    def go(self) -> dict[str, Any]:
-        try:
-            return self._go()
-        except NonFinite as error:
-            self.folder.status("failed", reason=str(error))
-            self.folder.log(str(error))
-            raise
+    def _batches(self, k: int) -> tuple[Any, Any]:
+        return self.task.batches(k) if self.task.batches else (None, None)
 
-    def _go(self) -> dict[str, Any]:
-        job = self.job
-        self._restore()
-        self.guard = FiniteGuard(job.task, self.device, None)
-        with (
-            Monitor(self.folder.path, len(self.curve), self.step + 1) as monitor,
-            Progress(job.steps, job.task, start=self.step) as progress,
-            StopRequest() as stop,
-        ):
-            while self.step < job.steps:
-                info = self._advance()
-                if self.step % job.every == 0 or self.step == job.steps:
-                    self.guard.read()
-                    accuracy = self._look(monitor, info)
-                    progress.update(self.step, F=float(info.F), accuracy=accuracy)
-                    self._save()
-                elif stop.received:
-                    self._save()
-                if stop.received and self.step < job.steps:
-                    self.folder.status("interrupted", step=self.step)
-                    self.folder.log(f"{job.task}: stopped by a signal at step {self.step}")
-                    raise Interrupted(stop.received, str(self.folder.path))
-            return self._finish(monitor)
+    def start(self, loop: Loop) -> None:
+        """Begins or goes on in a run folder."""
+        self.loop = loop
 
-    def _advance(self) -> Any:
-        job, k = self.job, self.step
-        batch = job.batches(k) if job.batches else (None, None)
+    def done(self) -> bool:
+        """Returns whether all steps are done."""
+        return self.counters.step >= self.total_steps
+
+    def train_step(self) -> Any:
+        """Does one step of the method and returns its info."""
+        task, k = self.task, self.counters.step
+        batches = self._batches(k)
         begin, cpu = time.perf_counter(), time.process_time()
-        if job.renew:
-            self.y, self.state = job.renew(k, self.y, self.state)
+        if task.renew:
+            self.y, self.state = task.renew(k, self.y, self.state)
         before = self.x, self.y, self.state
-        *after, info = job.method.step(job.problem, *before, *batch)
+        *after, info = task.method.step(task.problem, *before, *batches)
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - cpu
-        self.step += 1
+        self.counters.step += 1
         values = dict(zip(("x", "y", "state"), after))
-        self.x, self.y, self.state = self.guard.after(self.step, _terms(info), values, tuple(after), before)
+        self.x, self.y, self.state = self.guard.after(self.counters.step, _numbers(info), values, tuple(after), before)
+        self._info = info
         return info
 
-    def _look(self, monitor: Monitor, info: Any) -> float:
-        """Measures, writes a row of metrics.csv and TensorBoard's curves, and returns the accuracy."""
-        row = {name: float(value) for name, value in _terms(info).items()}
+    def log_step(self, info: Any, seconds: float) -> None:
+        """Nothing is logged between two measurements."""
+
+    def replay_log(self) -> None:
+        """There is nothing besides the counters' `logged`."""
+
+    def end_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Measures, and writes a row of metrics.csv and TensorBoard's curves."""
+        info, step, loop = self._info, self.counters.step, self.loop
+        self.guard.read()
+        row = {name: float(value) for name, value in _numbers(info).items()}
         if row.get("f_theta") is not None:
             row["gap"] = row["f"] - row["f_theta"]
         if info.c is not None:
             row["c"] = float(info.c)
-        seen = self.job.look(self.x, self.y)
-        row |= seen
-        monitor.scalars({f"step/{name}": value for name, value in row.items()}, self.step)
-        monitor.epoch({"epoch": len(self.curve), "step": self.step, **row, "wall_seconds": self.seconds})
-        done = self.step * self.job.evaluations
-        self.curve.append([self.step, done, self.seconds, self.cpu_seconds, seen["accuracy"]])
-        return seen["accuracy"]
+        row |= loop.evaluate(self, "accuracy", 0, lambda: self.task.measure(self.x, self.y))
+        loop.log(self, {f"step/{name}": value for name, value in row.items()})
+        whole = {"epoch": self.counters.epochs, "step": step, **row, "wall_seconds": self.seconds}
+        loop.monitor.epoch(whole)
+        evaluations = step * self.task.evaluations
+        self.curve.append([step, evaluations, self.seconds, self.cpu_seconds, row["accuracy"]])
+        loop.progress.update(step, F=row["F"], accuracy=row["accuracy"])
+        return whole, False
 
-    def _finish(self, monitor: Monitor) -> dict[str, Any]:
-        job = self.job
+    def finish(self) -> LearningResult:
+        """Returns the result."""
+        task, steps = self.task, self.counters.step
         columns = ("step", "evaluations", "seconds", "cpu_seconds", "accuracy")
-        result = {
-            "task": job.task,
-            "method": job.name,
-            "x": summary(self.x),
-            "y": summary(self.y),
-            "error": None,
-            "residual": None,
-            "steps": self.step,
-            "evaluations": self.step * job.evaluations,
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "message": f"Took {self.step} steps.",
-            "curve": [dict(zip(columns, row)) for row in self.curve],
-            **job.finish(self.folder, self.x, self.y),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
-        monitor.hparams({"task": job.task, "method": job.name}, {"final/accuracy": result["accuracy"]}, self.step)
-        self.folder.write_result(result)
-        self.folder.status("finished", step=self.step)
-        self.folder.log(f"{job.task}: finished with accuracy {result['accuracy']:.4f}")
+        result = LearningResult(
+            task=task.name,
+            method=task.method_name,
+            x=summary(self.x),
+            y=summary(self.y),
+            steps=steps,
+            evaluations=steps * task.evaluations,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            curve=[dict(zip(columns, row)) for row in self.curve],
+            task_entries=task.finish(self.loop.folder, self.x, self.y),
+        )
+        names = {"task": task.name, "method": task.method_name}
+        self.loop.monitor.hparams(names, {"final/accuracy": result.accuracy}, steps)
         return result
 
-    def _save(self) -> None:
-        self.guard.read()
-        payload = {
-            "stage": "solve", "step": self.step, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
-            "x": self.x, "y": self.y, "state": pack(self.state), "curve": self.curve,
-        }  # fmt: skip
-        save_checkpoint(self.folder.path / "checkpoints", payload)
+    def state_dict(self) -> dict[str, Any]:
+        """Returns iterates, the method's state, its times and the curve."""
+        return {
+            "x": self.x,
+            "y": self.y,
+            "state": pack(self.state),
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "curve": self.curve,
+        }
 
-    def _restore(self) -> None:
-        loaded = load_checkpoint(self.folder.path / "checkpoints") if self.folder.resuming else None
-        if loaded is None:
-            return
-        payload, note = loaded
-        self.folder.log(f"{self.job.task}: resumed at step {payload['step']}; {note}")
-        self.step, self.seconds, self.cpu_seconds = payload["step"], payload["seconds"], payload["cpu_seconds"]
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
         self.x = [tensor.to(self.device) for tensor in payload["x"]]
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
         self.state = unpack(self.state, payload["state"], self.device)
+        self.seconds, self.cpu_seconds = payload["seconds"], payload["cpu_seconds"]
         self.curve = payload["curve"]
 
 
-def _terms(info: Any) -> dict[str, Tensor]:
+def _numbers(info: Any) -> dict[str, Tensor]:
     named = {"F": info.F, "f": info.f, "f_theta": info.f_theta, **info.norms}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 

@@ -20,7 +20,7 @@ from nas_moreau.errors import InputError, unknown
 from nas_moreau.problems.cleaning_job import cleaning_job
 from nas_moreau.problems.few_shot_job import few_shot_job
 from nas_moreau.problems.group_lasso import group_lasso
-from nas_moreau.problems.learn import Job, run_job
+from nas_moreau.problems.learn import LearningTask, learn
 from nas_moreau.problems.methods import METHODS, MOREAU, method_for
 from nas_moreau.problems.network_methods import METHODS as NEAtLeastTwoRK_METHODS
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
@@ -139,13 +139,13 @@ class DataTask:
         what: One line for `list tasks`.
         config: Its options.
         evaluations: Gradient evaluations that every method is given by default.
-        prepare: (options as plain data, method, images, device) -> job.
+        prepare: (options as plain data, method, images, device) -> task of `learn`.
     """
 
     what: str
     config: type[DataTaskConfig]
     evaluations: int
-    prepare: Callable[..., Job]
+    prepare: Callable[..., LearningTask]
 
 
 TASKS: dict[str, SmallTask | DataTask] = {
@@ -311,8 +311,8 @@ def solve_on_data(
         images = config.data
         data = load_data(images.name, images.directory, images.download, images.image_size)
     plain = config.model_dump(mode="json")
-    job = task.prepare(plain, NEAtLeastTwoRK_METHODS[name][config.method], data, device)
+    prepared = task.prepare(plain, NEAtLeastTwoRK_METHODS[name][config.method], data, device)
     with RunFolder.open(output, {"task": name} | plain, "solve", resume) as folder:
         for sentence in data.notes:
             folder.log(sentence)
-        return folder.read_result() or {} if folder.finished else run_job(job, folder)
+        return folder.read_result() or {} if folder.finished else learn(prepared, folder).to_dict()

@@ -25,7 +25,8 @@ from torch import Tensor
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import sync_folder, write_atomic, write_durable
 
-SCHEMA = 1
+SCHEMA = 2
+"""Number of the payloads' layout; it grows whenever a stage saves other keys. Other numbers are refused."""
 _MAGIC = b"NASMORCK"
 _HEADER = struct.Struct("<8sIQI")
 _CHECKED = struct.Struct("<IQ")  # what the CRC covers besides the payload
@@ -34,6 +35,10 @@ _SCALARS = (int, float, bool, str, type(None))
 
 class Damaged(ValueError):
     """A checkpoint file is not what was written; the message says in which way."""
+
+
+class OtherSchema(Damaged):
+    """An intact checkpoint of another version's layout."""
 
 
 def save_checkpoint(directory: str | os.PathLike[str], payload: dict[str, Any], best: bool = False) -> None:
@@ -70,7 +75,7 @@ def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], 
     """Returns the newest intact payload and a note on the file it came from; None where there is no checkpoint.
 
     Raises:
-        InputError: There are checkpoints and all of them are damaged.
+        InputError: There are checkpoints, and all of them are damaged or of another schema.
     """
     folder = Path(directory)
     faults: list[str] = []
@@ -81,6 +86,10 @@ def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], 
             continue
         try:
             payload = read_checkpoint(path)
+        except OtherSchema as fault:
+            raise InputError(
+                f"{path} {fault}.", "Resume it with the version that wrote it, or start again in another folder."
+            ) from None
         except Damaged as fault:
             faults.append(f"{name} {fault}")
             continue
@@ -97,7 +106,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the payload of one checkpoint file, tensors on the CPU.
 
     Raises:
-        Damaged: The file is cut, changed, of another kind, or of a schema that this version does not know.
+        Damaged: The file is cut, changed, of another kind, or (OtherSchema) of another schema.
     """
     with open(path, "rb") as file:
         return decode(file, os.fstat(file.fileno()).st_size)
@@ -111,13 +120,13 @@ def decode(file: BinaryIO, size: int) -> dict[str, Any]:
     magic, schema, length, checksum = _HEADER.unpack(header)
     if magic != _MAGIC:
         raise Damaged("is not a checkpoint of nas_moreau")
-    if schema != SCHEMA:
-        raise Damaged(f"has schema {schema}, this version reads schema {SCHEMA}")
     if size - _HEADER.size != length:  # before anything of that size is allocated
         raise Damaged(f"holds {size - _HEADER.size:,} bytes of {length:,}")
     data = file.read(length)
     if _checksum(schema, data) != checksum:
         raise Damaged("fails its checksum")
+    if schema != SCHEMA:
+        raise OtherSchema(f"has checkpoint schema {schema}, this version reads schema {SCHEMA}")
     # From here on the checksum is right: what does not fit was made by other means than `encode`, by accident or not.
     _check_archive(data)
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -273,26 +274,57 @@ def find_search(path: str | os.PathLike[str]) -> Stage | None:
     return None
 
 
-def stability(space: SearchSpace, history: Sequence[AlphaTable]) -> dict[str, Any]:
-    """Returns for how many epochs the derived cell has not changed, and how much of it stood before.
+@dataclass(frozen=True)
+class Stability:
+    """How long the derived cell of a search has not changed.
 
-    `epochs`: how many there were. `epochs_unchanged`: number of last epochs whose derived cell is that of the last one.
-    `edges_unchanged`: of the cell's edges, the share that stood with the same operation in all of the last `window`
-    epochs.
-
-    Args:
-        space: The space of the search.
-        history: The weights of every epoch; at least one.
+    Attributes:
+        epochs: Epochs so far.
+        epochs_unchanged: Last epochs in a row with the same genotype.
+        recent: The genotypes of the last `WINDOW` epochs.
     """
-    cells = [derive(space, table) for table in history]
-    unchanged = next((i for i, cell in enumerate(reversed(cells)) if cell != cells[-1]), len(cells))
-    edges = [{(name, *edge) for name, cell in found.cells.items() for edge in cell.edges} for found in cells[-WINDOW:]]
-    return {
-        "epochs": len(cells),
-        "epochs_unchanged": unchanged,
-        "window": len(edges),
-        "edges_unchanged": len(set.intersection(*edges)) / len(edges[-1]),
-    }
+
+    epochs: int = 0
+    epochs_unchanged: int = 0
+    recent: tuple[Genotype, ...] = ()
+
+    @classmethod
+    def of(cls, space: SearchSpace, history: Iterable[AlphaTable]) -> Stability:
+        """Returns the stability of a search with these weights at the ends of its epochs."""
+        found = cls()
+        for table in history:
+            found = found.after(derive(space, table))
+        return found
+
+    def after(self, genotype: Genotype) -> Stability:
+        """Returns the stability after one more epoch, with this genotype."""
+        same = bool(self.recent) and self.recent[-1] == genotype
+        recent = (*self.recent, genotype)[-WINDOW:]
+        return Stability(self.epochs + 1, self.epochs_unchanged + 1 if same else 1, recent)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what result.json holds.
+
+        `edges_unchanged` is the share of the genotype's edges that carried the same operation in each of the last
+        `window` epochs.
+        """
+        edges = [{(name, *edge) for name, cell in found.cells.items() for edge in cell.edges} for found in self.recent]
+        return {
+            "epochs": self.epochs,
+            "epochs_unchanged": self.epochs_unchanged,
+            "window": len(edges),
+            "edges_unchanged": len(set.intersection(*edges)) / len(edges[-1]),
+        }
+
+    def to_state(self) -> list[Any]:
+        """Returns plain data for a checkpoint."""
+        return [self.epochs, self.epochs_unchanged, [genotype.to_json() for genotype in self.recent]]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> Stability:
+        """Returns what `to_state` was given."""
+        epochs, unchanged, recent = state
+        return cls(epochs, unchanged, tuple(Genotype.from_json(text) for text in recent))
 
 
 def network_sizes(genotype: Genotype, path: str | os.PathLike[str]) -> Sizes:

@@ -61,7 +61,7 @@ def measure(
     candidates: Sequence[Candidate],
     part: Part,
     channels_last: bool = False,
-    give_up: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[Score]:
     """Returns each candidate's score; the supernet is left as it was, its running statistics included.
 
@@ -73,7 +73,7 @@ def measure(
         candidates: What to measure.
         part: The images.
         channels_last: Memory layout of the batches.
-        give_up: Called before every batch; may raise to end the work.
+        check_stop: Called before every batch; may raise to end the work.
     """
     order = part.shuffled()
     batches = order.tensor_split(math.ceil(len(order) / BATCH))
@@ -83,7 +83,7 @@ def measure(
     supernet.train()
     try:
         for number, indices in enumerate(batches):
-            give_up()
+            check_stop()
             batch = part.images.take(indices)
             x = part.augment(batch.pixels).to(supernet.classifier.weight.dtype)
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x

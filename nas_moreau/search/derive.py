@@ -7,8 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
@@ -125,7 +123,5 @@ def _alphas(folder: Path) -> dict[str, Any]:
 def _trained(folder: Path, config: Config, data: Data) -> Trained:
     device = set_up_device(config)
     supernet = restore_supernet(folder, config, data, device)
-    if config.performance.channels_last:
-        supernet = supernet.to(memory_format=torch.channels_last)
     parts = search_parts(config, data, device)
     return Trained(supernet, parts.held_out, parts.architecture)

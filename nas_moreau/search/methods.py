@@ -52,8 +52,8 @@ def register_method(name: str, mix: Mix | None = None, choose: Choose | None = N
         mix: (space, logits of every cell, batch) -> `Mixing`: what takes the place of the softmax of the alphas in
             every loss. Draw from a generator seeded by `batch.seed`, so that a resumed search repeats them.
         choose: For a method that learns no alphas: (space, trained supernet, architecture split, seed, channels_last,
-            give_up) -> (logits of every cell, sentence for the log), called after the last step; give_up() is to be
-            called now and then, and may raise. No addition can follow such a method.
+            check_stop) -> (logits of every cell, sentence for the log), called after the last step; it must call
+            check_stop() regularly, which may raise. No addition can follow such a method.
     """
 
     def register(build: Build) -> Build:

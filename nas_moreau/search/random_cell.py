@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from os import PathLike
 
-from nas_moreau.architecture import Genotype, SearchSpace, load_space
+from nas_moreau.architecture import Genotype, SearchSpace
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.drawing.genotype_files import genotype_files
-from nas_moreau.runs import RunFolder
+from nas_moreau.search.result import SearchResult
+from nas_moreau.search.rules import Derived
+from nas_moreau.training.loop import Hook
+from nas_moreau.training.resume import finished_result, open_folder
 
 
 def random_cell(space: SearchSpace, seed: int) -> Genotype:
@@ -17,16 +21,28 @@ def random_cell(space: SearchSpace, seed: int) -> Genotype:
     return space.random_genotype(random.Random(seed_for(seed, "random cell")))
 
 
-def draw_cell(config: Config, folder: RunFolder) -> dict[str, Any]:
-    """Draws the cell into the folder and returns the result of that search, as it stands in result.json."""
-    space = load_space(config.space)
-    genotype = random_cell(space, config.seed)
-    result = {
-        "method": "random", "space": space.name, "genotype": genotype.to_dict(), "digest": genotype.digest(),
-        "seed": config.seed, "steps": 0, "wall_seconds": 0.0, "peak_memory_bytes": 0, "held_out_accuracy": None,
-        "alphas": {},
-    }  # fmt: skip
-    folder.write_files(genotype_files(genotype, png=True))
-    folder.write_result(result)
-    folder.status("finished")
-    return result
+class RandomSearchJob:
+    """A search that draws its cell and trains nothing."""
+
+    def __init__(self, config: Config, space: SearchSpace):
+        self.config, self.space = config, space
+
+    def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> SearchResult:
+        """Draws the cell into the run folder and returns the result; there is no step that a hook could see."""
+        with open_folder(output, self.config.to_dict(), "search", resume) as folder:
+            if folder.finished:
+                return SearchResult.from_dict(finished_result(folder), self.space)
+            genotype = random_cell(self.space, self.config.seed)
+            result = SearchResult(
+                method="random",
+                space=self.space.name,
+                derived=Derived(genotype, {}),
+                seed=self.config.seed,
+                steps=0,
+                wall_seconds=0.0,
+                peak_memory_bytes=0,
+            )
+            folder.write_files(genotype_files(genotype, png=True))
+            folder.write_result(result.to_dict())
+            folder.status("finished")
+            return result

@@ -72,7 +72,7 @@ def best_of_many(
     architecture: Part,
     seed: int,
     channels_last: bool = False,
-    give_up: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], str]:
     """Returns the alphas that stand for the best of `GENOTYPES` genotypes, and a sentence on how it was found.
 
@@ -82,14 +82,14 @@ def best_of_many(
         architecture: The architecture split.
         seed: Of the draws.
         channels_last: Memory layout of the batches.
-        give_up: Called between batches; it may raise.
+        check_stop: Called between batches; it may raise.
     """
     like = supernet.classifier.weight
     draws = random.Random(seed_for(seed, "genotypes at the end of rsws"))
     drawn = {genotype.digest(): genotype for genotype in (space.random_genotype(draws) for _ in range(GENOTYPES))}
     tried: list[Genotype] = list(drawn.values())
     part = architecture.sample(IMAGES)
-    scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last, give_up)
+    scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last, check_stop)
     # a loss that is not finite is the worst
     best = min(range(len(tried)), key=lambda i: scores[i].loss if scores[i].loss == scores[i].loss else float("inf"))
     chosen = one_hot(space, tried[best], like)

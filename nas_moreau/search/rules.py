@@ -165,7 +165,7 @@ class Derived:
 
     Attributes:
         genotype: The genotype.
-        derived_by: `rule`, and what the rule recorded.
+        derived_by: `rule`, and what the rule recorded; empty for a genotype drawn at random.
         before: The genotype by the rule of the space without a budget, where another rule or a budget was asked for.
     """
 
@@ -175,8 +175,14 @@ class Derived:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns keys of a search's result.json: `genotype digest derived_by` and, with `before`, `before_rule`."""
-        found = {**_named(self.genotype), "derived_by": self.derived_by}
+        found = _named(self.genotype) | ({"derived_by": self.derived_by} if self.derived_by else {})
         return found if self.before is None else {**found, "before_rule": _named(self.before)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Derived:
+        """Returns what `to_dict` wrote, from what result.json holds."""
+        before = Genotype.from_json(data["before_rule"]["genotype"]) if "before_rule" in data else None
+        return cls(Genotype.from_json(data["genotype"]), data.get("derived_by", {}), before)
 
 
 def _named(genotype: Genotype) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Loss, accuracy and confusion of a classifier on a part of a data set; the `evaluate` stage."""
+"""Loss, accuracy and confusion matrix of a classifier on a part of a data set."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +14,8 @@ from torch.nn import functional as f
 from nas_moreau.data import Part
 
 
-class Mistake(NamedTuple):
-    """A misclassified image: its place in the set, the two classes, and the softmax share of the wrong one."""
+class Misclassified(NamedTuple):
+    """A misclassified image: its index in the set, the two classes, and the softmax weight of the wrong one."""
 
     image: int
     true: int
@@ -22,16 +24,21 @@ class Mistake(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Over all images: mean `loss` (cross-entropy, nats), `accuracy` (0..1), `confusion` (true class, predicted class).
+    """The evaluation of a classifier on some images.
 
-    `worst`: the misclassified images of the highest loss, worst first, if they were asked for.
+    Attributes:
+        loss: Mean cross-entropy, nats.
+        accuracy: 0..1.
+        confusion: (true class, predicted class) counts.
+        samples: Number of images.
+        worst: The misclassified images of the highest loss, worst first, if any were requested.
     """
 
     loss: float
     accuracy: float
     confusion: list[list[int]]
     samples: int
-    worst: tuple[Mistake, ...] = ()
+    worst: tuple[Misclassified, ...] = ()
 
 
 @torch.no_grad()
@@ -41,7 +48,7 @@ def evaluate_model(
     num_classes: int,
     batch_size: int = 250,
     channels_last: bool = False,
-    give_up: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
     worst: int = 0,
 ) -> Evaluation:
     """Returns loss and accuracy of `model` in evaluation mode; its mode is restored afterwards.
@@ -52,14 +59,14 @@ def evaluate_model(
         num_classes: Number of classes.
         batch_size: Images evaluated at a time.
         channels_last: Memory layout of the batches.
-        give_up: Called before every batch; may raise to end the evaluation.
+        check_stop: Called before every batch; may raise to end the evaluation.
         worst: Number of misclassified images to return.
     """
     trained = model if isinstance(model, nn.Module) and model.training else None
     if trained is not None:
         trained.eval()
     try:
-        return _measure(model, part, num_classes, batch_size, channels_last, give_up, worst)
+        return _measure(model, part, num_classes, batch_size, channels_last, check_stop, worst)
     finally:
         if trained is not None:
             trained.train()
@@ -71,7 +78,7 @@ def _measure(
     num_classes: int,
     batch_size: int,
     channels_last: bool,
-    give_up: Callable[[], None],
+    check_stop: Callable[[], None],
     worst: int,
 ) -> Evaluation:
     device = part.images.labels.device
@@ -79,7 +86,7 @@ def _measure(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     seen: list[Tensor] = []  # (loss, true, predicted, confidence) of every image
     for indices in part.indices.split(batch_size):
-        give_up()
+        check_stop()
         batch = part.images.take(indices)
         x = part.augment(batch.pixels)
         logits = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x).float()
@@ -97,7 +104,7 @@ def _measure(
     return Evaluation(total / samples, accuracy, table, samples, _worst(part.indices, seen, worst))
 
 
-def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ...]:
+def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Misclassified, ...]:
     """Returns the misclassified images of the highest loss; the earlier one first among equals."""
     if not seen:
         return ()
@@ -105,23 +112,46 @@ def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Mistake, ..
     wrong = (rows[:, 1] != rows[:, 2]).nonzero().flatten()
     order = wrong[rows[wrong, 0].sort(descending=True, stable=True).indices][:count]
     return tuple(
-        Mistake(int(index), int(true), int(predicted), confidence)
+        Misclassified(int(index), int(true), int(predicted), confidence)
         for index, (_, true, predicted, confidence) in zip(indices[order].tolist(), rows[order].tolist())
     )
 
 
-def evaluation_result(split: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Returns the JSON of an evaluation: split, accuracy (0..1), loss (nats), samples."""
-    return {
-        "split": split, "accuracy": evaluation.accuracy, "loss": evaluation.loss, "samples": evaluation.samples
-    }  # fmt: skip
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The evaluation of a finished run.
 
+    Attributes:
+        split: "test" (a retraining) or "held_out" (a search).
+        evaluation: Its numbers.
+        classes: Class names.
+    """
 
-def detail(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what evaluation.json holds besides: class names, confusion matrix, accuracy of each class."""
-    rows = evaluation.confusion
-    return {
-        "classes": list(classes),
-        "confusion": rows,
-        "class_accuracy": [row[i] / sum(row) if sum(row) else None for i, row in enumerate(rows)],
-    }
+    split: str
+    evaluation: Evaluation
+    classes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy, 0..1."""
+        return self.evaluation.accuracy
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.evaluation.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON of an evaluation: split, accuracy, loss, samples."""
+        found = self.evaluation
+        return {"split": self.split, "accuracy": found.accuracy, "loss": found.loss, "samples": found.samples}
+
+    def file(self) -> bytes:
+        """Returns evaluation.json: `to_dict`, class names, confusion matrix and the accuracy of each class."""
+        rows = self.evaluation.confusion
+        detail = {
+            "classes": list(self.classes),
+            "confusion": rows,
+            "class_accuracy": [row[i] / sum(row) if sum(row) else None for i, row in enumerate(rows)],
+        }
+        return json.dumps(self.to_dict() | detail, indent=1).encode()

@@ -1,8 +1,8 @@
-"""NaN and infinity: seen within the step, never saved, never carried on.
+"""NaN and infinity are detected in their step, and never saved.
 
-On the CPU the host looks after every step. On an accelerator that would make it wait for the device each time. There
-one flag lives on the device: once it has fallen, every later step gives back what was there before it, bit for bit,
-and the host reads the flag now and then, and before anything is saved.
+On the CPU the host checks after every step. On an accelerator it would have to wait for the device each time. There
+one flag lives on the device: once it is false, every later step returns the state before it, bit for bit, and the host
+reads the flag when it logs, and before anything is saved.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class FiniteGuard:
-    """Watches the numbers of one stage.
+    """Checks the numbers of one stage.
 
     Args:
-        stage: "search", "retrain" or the name of what is solved, for messages.
-        device: Where the numbers are.
-        lr: The weights' learning rate at a step (counted from 0), None where there is no one number.
-        at_once: Read the flag after every step; by default on the CPU alone.
+        stage: "search", "retrain" or the name of the task, for messages.
+        device: The device of the numbers.
+        lr: The weights' learning rate at a step (counted from 0), None if there is no single one.
+        every_step: Read the flag after every step; by default only on the CPU.
     """
 
     def __init__(
-        self, stage: str, device: torch.device, lr: Callable[[int], float] | None, at_once: bool | None = None
+        self, stage: str, device: torch.device, lr: Callable[[int], float] | None, every_step: bool | None = None
     ):
         self.stage, self._lr = stage, lr
-        self.at_once = device.type == "cpu" if at_once is None else at_once
+        self.every_step = device.type == "cpu" if every_step is None else every_step
         self._names: list[str] = []
         self._sound = torch.ones((), dtype=torch.bool, device=device)
         self._sound_steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -43,8 +43,8 @@ class FiniteGuard:
         self._kept: list[Tensor] = []
 
     def before(self, written: Callable[[], Sequence[Tensor]]) -> None:
-        """Remembers the tensors that the coming step writes into, where they may have to be put back."""
-        if self.at_once:
+        """Copies the tensors that the coming step changes in place, if they may have to be restored."""
+        if self.every_step:
             return
         in_place = written()
         if len(self._kept) == len(in_place):
@@ -57,24 +57,24 @@ class FiniteGuard:
     def after(
         self, step: int, terms: Mapping[str, Tensor], values: Mapping[str, Any], new: Any = None, old: Any = None
     ) -> Any:
-        """Looks at a step that was done, and returns the state to go on with: `new`, or `old` once the flag is down.
+        """Checks a step, and returns the state to continue with: `new`, or `old` once the flag is false.
 
         Args:
             step: Steps done, this one included.
             terms: 0-dim tensors by name: losses and norms of directions.
-            values: Nested tensors by name: weights and whatever else would be saved.
-            new: The nested state that the step gave.
-            old: The state it began with.
+            values: Nested tensors by name: weights and everything else that is saved.
+            new: The nested state after the step.
+            old: The state before it.
 
         Raises:
-            NonFinite: On the CPU, when anything in it is not finite.
+            NonFinite: On the CPU, if a number is not finite.
         """
         sizes = {name: largest for name, value in values.items() if (largest := _largest(value)) is not None}
         named = {**terms, **sizes}
         flags = torch.stack([torch.isfinite(value) for value in named.values()])
         if self._fault is None or list(named) != self._names:
             self._names, self._fault = list(named), torch.ones_like(flags)
-        if self.at_once:
+        if self.every_step:
             self._sound, self._fault, self._begin = flags.all(), flags, step - 1
             self.read()
             return new
@@ -87,12 +87,12 @@ class FiniteGuard:
         return keep(self._sound, new, old)
 
     def read(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Waits for the device, once, and returns `values` with numbers in place of 0-dim tensors.
+        """Waits for the device once, and returns `values` with 0-dim tensors replaced by numbers.
 
         Call it before anything is saved.
 
         Raises:
-            NonFinite: The flag is down.
+            NonFinite: The flag is false.
         """
         values = dict(values or {})
         names = [name for name, value in values.items() if isinstance(value, Tensor)]
@@ -117,8 +117,8 @@ class FiniteGuard:
                 "which halves the steps."
             )
         return (
-            f"The {self.stage} met a number that is not finite at step {step}{rate}: "
-            f"{', '.join(bad[:3])}{more}; nothing of that step is saved. {advice}"
+            f"The {self.stage} produced a number that is not finite at step {step}{rate}: "
+            f"{', '.join(bad[:3])}{more}; that step is not saved. {advice}"
         )
 
 

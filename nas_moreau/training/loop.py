@@ -1,128 +1,274 @@
-"""How both training stages take their steps: progress shown, signals heeded, saved when due, resumable at each."""
+"""The training loop of search, retraining and hyper-parameter learning: hooks, signals, checkpoints, exact resume."""
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Protocol, TypeVar
 
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
-from nas_moreau.training.signals import Abandoned, Interrupted, StopRequest
+from nas_moreau.training.finite_guard import FiniteGuard
+from nas_moreau.training.resume import Resumable, finished_result, open_folder, restore, roll_back, save
+from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest, StopTraining
+
+T = TypeVar("T")
 
 
-class Stepper(Protocol):
-    """What a stage in progress offers.
+@dataclass(frozen=True)
+class Hook:
+    """Functions that the training loop calls, on every rank; leave out what is not needed.
+
+    They get the job (`SearchJob`, `RetrainJob`, `LearningJob`), may read and change it (`job.counters.step` steps are
+    done; `job.total_steps = job.counters.step` makes this the last one), and must not wait for the device. An exception
+    that they raise ends the stage.
 
     Attributes:
-        config, folder: Of the run.
-        step, total_steps, epoch_steps: Steps done, to do in all, and of an epoch.
-        seconds: Wall-clock time of the run so far, earlier parts of it included.
-        shown: The numbers shown in TensorBoard at this step.
-        stop: The signal asked for; set here.
+        on_start: (job), before the first step, after a checkpoint was restored.
+        before_step: (job).
+        on_step: (job, info), when a step was done and logged. `info` is the `Info` of the bilevel method, or the loss
+            of a retraining.
+        on_evaluate: (job, name, samples, seconds), when an evaluation was done on rank 0: "held_out", "one_hot",
+            "eigenvalue", "choice", "derivation" in a search; "test", "validation" in a retraining.
+        on_epoch: (job, row), when an epoch was written and saved; `row` is that of metrics.csv.
+
+    Example:
+        search(config, "runs/a", hooks=[Hook(on_epoch=lambda job, row: print(row["held_out_accuracy"]))])
     """
 
-    config: Config
-    folder: RunFolder
-    step: int
+    on_start: Callable[[Any], None] | None = None
+    before_step: Callable[[Any], None] | None = None
+    on_step: Callable[[Any, Any], None] | None = None
+    on_evaluate: Callable[[Any, str, int, float], None] | None = None
+    on_epoch: Callable[[Any, dict[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a stage is saved and logged.
+
+    Attributes:
+        save_every: Steps between two checkpoints besides those of the epochs' ends; 0 for none.
+        tensorboard: Whether to write TensorBoard's events.
+        rollback: Whether a number that is not finite sends the stage back to its last checkpoint.
+    """
+
+    save_every: int = 0
+    tensorboard: bool = True
+    rollback: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> LoopSettings:
+        """Returns the settings of a configuration."""
+        checkpoint = config.checkpoint
+        return cls(checkpoint.every_steps or 0, config.logging.tensorboard, checkpoint.on_nonfinite == "rollback")
+
+
+class Job(Resumable, Protocol):
+    """A stage as the loop sees it.
+
+    Attributes:
+        loop_settings: How it is saved and logged.
+        total_steps, epoch_steps: Steps altogether, and of an epoch.
+        guard: What looks for NaN and infinity; it is read before anything is saved.
+    """
+
+    loop_settings: LoopSettings
     total_steps: int
     epoch_steps: int
-    seconds: float
-    shown: dict[str, Any]
-    stop: StopRequest
+    guard: FiniteGuard
 
-    def over(self) -> bool:
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """Description of the images, for data.json; None if there is none."""
+
+    def start(self, loop: Loop) -> None:
+        """Begins or goes on in a run folder, with the monitor and terminal of `loop`."""
+
+    def done(self) -> bool:
         """Returns whether no step is to follow."""
 
-    def advance(self) -> Any:
-        """Does one step and returns what there is to see of it."""
+    def train_step(self) -> Any:
+        """Does one step and returns what there is to log of it."""
 
-    def look(self, monitor: Monitor, progress: Progress, seen: Any, seconds: float) -> None:
-        """Shows a step that took `seconds`."""
+    def log_step(self, info: Any, seconds: float) -> None:
+        """Logs a step that took `seconds`."""
 
-    def show_again(self, monitor: Monitor) -> None:
-        """Shows in TensorBoard what the last step before a stop had shown: a resumed run drops it."""
+    def replay_log(self) -> None:
+        """Logs again what a resumed run has dropped of its last step, besides the counters' `logged`."""
 
-    def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
-        """Evaluates, writes the epoch's row and saves; may raise Abandoned once all that repeats it is saved."""
+    def end_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Evaluates and writes an epoch; returns its row of metrics.csv, and whether it is the best so far.
 
-    def save(self, monitor: Monitor) -> None:
-        """Writes a checkpoint."""
-
-    def finish(self, monitor: Monitor) -> dict[str, Any]:
-        """Returns the result, which it writes; all is saved before, so that a signal may end it at once.
-
-        Of several processes the first alone is asked.
+        May raise StopTraining as long as nothing is written: the epoch's end is then repeated on resume.
         """
 
+    def finish(self) -> Any:
+        """Returns the result; its `to_dict` becomes result.json, its `str` a line of log.txt. All is saved before."""
 
-def take_steps(job: Stepper, resumed: str | None, due: bool) -> dict[str, Any]:
-    """Takes the steps that are left and returns the stage's result.
+
+@dataclass(frozen=True)
+class Loop:
+    """What a job can use while it runs: its folder, monitor and terminal, signals, and hooks."""
+
+    folder: RunFolder
+    monitor: Monitor
+    progress: Progress
+    stop: StopRequest
+    hooks: Sequence[Hook]
+
+    def call(self, event: str, job: Job, *given: Any) -> None:
+        """Calls the hooks that have the event."""
+        for hook in self.hooks:
+            function = getattr(hook, event)
+            if function is not None:
+                function(job, *given)
+
+    def log(self, job: Job, values: dict[str, Any]) -> None:
+        """Logs numbers of this step to TensorBoard, and keeps them for a run that is resumed here."""
+        self.monitor.scalars(values, job.counters.step)
+        job.counters.logged |= values
+
+    def evaluate(self, job: Job, name: str, samples: int, work: Callable[[], T]) -> T:
+        """Returns on all ranks what `work` returns on rank 0; its time counts as evaluation."""
+        begin = time.monotonic()
+        found = distributed.on_first(work)
+        seconds = time.monotonic() - begin
+        job.counters.evaluating += seconds
+        self.call("on_evaluate", job, name, samples, seconds)
+        return found
+
+    def stop_requested(self) -> int:
+        """Returns the signal that one of the ranks has received, 0 for none: all stop at the same step."""
+        return distributed.largest(self.stop.received or 0)
+
+
+def run(
+    job: Job,
+    stage: str,
+    config: dict[str, Any],
+    output: str | PathLike[str],
+    resume: bool,
+    hooks: Sequence[Hook],
+    result_of: Callable[[dict[str, Any]], T],
+) -> T:
+    """Opens the run folder, runs what is left of the job in it, and returns the result.
 
     Args:
-        job: The stage, at the step where it begins or goes on.
-        resumed: A sentence on what it goes on from; None at the beginning.
-        due: Whether the last epoch's end is still to come: a signal arrived while it was evaluated.
+        job: The stage, ready to run.
+        stage: What the folder holds: "search" or "retrain".
+        config: The configuration in full; a resumed run must have the same.
+        output: The run folder.
+        resume: Continue from the last checkpoint.
+        hooks: Called by the loop.
+        result_of: Makes the result from what result.json holds, for a folder that is finished.
+    """
+    with open_folder(output, config, stage, resume) as folder:
+        if folder.finished:
+            return result_of(finished_result(folder))
+        return run_in(job, folder, hooks)
+
+
+def run_in(job: Job, folder: RunFolder, hooks: Sequence[Hook] = ()) -> Any:
+    """Runs what is left of the job in an open run folder, writes result.json and returns the result.
 
     Raises:
+        NonFinite: A number became NaN or infinite, and going back to a checkpoint is not allowed or did not help.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    job.stop, folder = StopRequest(), job.folder
-    place = None if folder.silent else folder.path
+    if job.description is not None:
+        folder.write_data(job.description)
+    while True:
+        try:
+            return _attempt(job, folder, hooks)
+        except NonFinite as error:
+            roll_back(job, folder, error, job.loop_settings.rollback)
+
+
+def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
+    resumed = restore(job, folder)
+    step, settings = job.counters.step, job.loop_settings
     with (
-        Monitor(place, job.step // job.epoch_steps - due, job.step, job.config.logging.tensorboard) as monitor,
-        Progress(job.total_steps, folder.stage, start=job.step, epoch_steps=job.epoch_steps) as progress,
+        Monitor(None if folder.silent else folder.path, job.counters.epochs, step, settings.tensorboard) as monitor,
+        Progress(job.total_steps, job.name, start=step, epoch_steps=job.epoch_steps) as progress,
     ):
+        loop = Loop(folder, monitor, progress, StopRequest(), hooks)
+        job.start(loop)
         if resumed:
             progress.line(resumed)
-            job.show_again(monitor)
-        elif job.config.checkpoint.on_nonfinite == "rollback":
-            job.save(monitor)  # what a fault in the first epoch goes back to
-        try:
-            with job.stop:
-                _loop(job, monitor, progress, due)
-            _heed(job.stop)
-        except Abandoned:
-            received = _asked(job.stop)  # also: none ends before the first has saved
-            folder.status("interrupted", step=job.step)
-            folder.log(f"{folder.stage}: stopped by a signal at step {job.step}")
-            raise Interrupted(received, str(folder.path)) from None
-        return distributed.on_first(lambda: job.finish(monitor))
+            monitor.scalars(job.counters.logged, step)
+            job.replay_log()
+        elif settings.rollback:
+            _save(job, loop)  # the state that a fault in the first epoch goes back to
+        loop.call("on_start", job)
+        _train_or_stop(job, loop)
+        result = job.finish()
+        result = distributed.on_first(lambda: result)
+        folder.write_result(result.to_dict())
+        folder.status("finished", step=job.counters.step, evaluation_seconds=job.counters.evaluating)
+        folder.log(f"{job.name}: finished with {result}")
+        return result
 
 
-def _loop(job: Stepper, monitor: Monitor, progress: Progress, due: bool) -> None:
-    every = job.config.checkpoint.every_steps
-    started = time.monotonic() - job.seconds
-    if due:
-        job.finish_epoch(monitor, progress)
-    while not job.over():
-        before = time.monotonic()
-        seen = job.advance()
-        job.shown = {}
-        job.look(monitor, progress, seen, time.monotonic() - before)
-        job.seconds = time.monotonic() - started
-        whole = job.step % job.epoch_steps == 0
-        if whole:
-            job.finish_epoch(monitor, progress)
-        asked = _asked(job.stop)
-        if not whole and (asked or (every and job.step % every == 0)):
-            job.save(monitor)
-        if asked:
-            raise Abandoned
-    job.seconds = time.monotonic() - started
+def _train_or_stop(job: Job, loop: Loop) -> None:
+    folder = loop.folder
+    try:
+        with loop.stop:
+            _train(job, loop)
+        if loop.stop_requested():
+            raise StopTraining
+    except StopTraining:
+        received = loop.stop_requested()  # also waits until rank 0 has saved
+        folder.status("interrupted", step=job.counters.step)
+        folder.log(f"{job.name}: stopped by a signal at step {job.counters.step}")
+        raise Interrupted(received, str(folder.path)) from None
 
 
-def _asked(stop: StopRequest) -> int:
-    """Returns the signal that one of the processes has received, 0 for none: all stop at the same step."""
-    return distributed.largest(stop.received or 0)
+def _train(job: Job, loop: Loop) -> None:
+    counters, every = job.counters, job.loop_settings.save_every
+    started = time.monotonic() - counters.seconds
+    if _at_end_of_epoch(job) and counters.epochs < math.ceil(counters.step / job.epoch_steps):
+        _end_epoch(job, loop)  # a signal had arrived while it was evaluated
+    while not job.done():
+        loop.call("before_step", job)
+        begin = time.monotonic()
+        info = job.train_step()
+        counters.logged = {}
+        job.log_step(info, time.monotonic() - begin)
+        counters.seconds = time.monotonic() - started
+        loop.call("on_step", job, info)
+        ends = _at_end_of_epoch(job)
+        if ends:
+            _end_epoch(job, loop)
+        stop = loop.stop_requested()
+        if not ends and (stop or (every and counters.step % every == 0)):
+            _save(job, loop)
+        if stop:
+            raise StopTraining
+    counters.seconds = time.monotonic() - started
 
 
-def _heed(stop: StopRequest) -> None:
-    if _asked(stop):
-        raise Abandoned
+def _at_end_of_epoch(job: Job) -> bool:
+    step = job.counters.step
+    return step > 0 and (step % job.epoch_steps == 0 or step >= job.total_steps)
 
 
-def show(job: Stepper, monitor: Monitor, values: dict[str, Any]) -> None:
-    """Shows numbers in TensorBoard and keeps them, to be shown again by a run that is resumed here."""
-    monitor.scalars(values, job.step)
-    job.shown |= values
+def _end_epoch(job: Job, loop: Loop) -> None:
+    try:
+        row, best = job.end_epoch()
+    except StopTraining:
+        _save(job, loop)
+        raise
+    job.counters.epochs += 1
+    _save(job, loop, best)
+    loop.call("on_epoch", job, row)
+
+
+def _save(job: Job, loop: Loop, best: bool = False) -> None:
+    job.guard.read()
+    loop.monitor.flush()
+    save(job, loop.folder, best)

@@ -1,12 +1,16 @@
-"""What the stages do about checkpoints: states as plain data, whose they are, whether they fit, going back to one."""
+"""A stage's run folder and checkpoints: saving, exact resume, and going back with halved step sizes.
+
+Of several processes rank 0 alone opens the folder, writes and reads; the others get what it read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +22,73 @@ from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
 from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
 from nas_moreau.training.signals import NonFinite
 
-MOST_ROLLBACKS = 3
+MAX_ROLLBACKS = 3
+
+
+@dataclass
+class Counters:
+    """How far a stage has come. Every checkpoint holds them.
+
+    Attributes:
+        step: Steps done.
+        epochs: Epochs that are done, their evaluation included.
+        seconds: Wall-clock time of the stage, earlier sessions included.
+        evaluating: Seconds of it that were spent in evaluations.
+        best: The best accuracy of an epoch on images that are not trained on, -1 before the first.
+        rollbacks: How often the stage went back to a checkpoint with halved step sizes.
+        logged: The numbers logged to TensorBoard at this step; a resumed run logs them again.
+    """
+
+    step: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    evaluating: float = 0.0
+    best: float = -1.0
+    rollbacks: int = 0
+    logged: dict[str, Any] = field(default_factory=dict)
+
+
+class Resumable(Protocol):
+    """What can be saved and restored.
+
+    Attributes:
+        name: What runs, for messages.
+        counters: How far it has come.
+    """
+
+    name: str
+    counters: Counters
+
+    @property
+    def space(self) -> SearchSpace | None:
+        """Its search space, None if it has none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state besides the counters: tensors and plain values."""
+
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores the state; `counters` are restored already."""
+
+
+def open_folder(output: str | PathLike[str], config: dict[str, Any], stage: str, resume: bool) -> RunFolder:
+    """Opens the folder as `RunFolder.open` does; ranks other than 0 get one that writes nothing.
+
+    Raises:
+        InputError: On all ranks, as on rank 0.
+    """
+    opened: list[RunFolder] = []
+
+    def enter() -> tuple[bool, bool, str]:
+        opened.append(RunFolder.open(output, config, stage, resume))
+        return opened[0].resuming, opened[0].finished, opened[0].digest
+
+    found = distributed.on_first(enter)
+    return opened[0] if opened else RunFolder(Path(output), stage, None, *found)
+
+
+def finished_result(folder: RunFolder) -> dict[str, Any]:
+    """Returns the result of a folder that is finished."""
+    return distributed.on_first(lambda: folder.read_result() or {})
 
 
 def pack(state: Any) -> Any:
@@ -39,13 +109,72 @@ def unpack(template: Any, packed: Any, device: torch.device) -> Any:
     return list(parts)
 
 
-def save(folder: RunFolder, space: SearchSpace, payload: dict[str, Any], best: bool = False) -> None:
-    """Saves a stage's payload with the digests of what it was made with; of several processes the first does."""
+def _digests(folder: RunFolder, space: SearchSpace | None) -> dict[str, str]:
+    return {"configuration": folder.digest} | ({} if space is None else {"space": space.digest()})
+
+
+def save(job: Resumable, folder: RunFolder, best: bool = False) -> None:
+    """Writes a checkpoint of the job, with the digests of what it was made with."""
     if folder.silent:
         return
-    payload = {**payload, "processes": distributed.processes()}
-    digests = {"configuration": folder.digest, "space": space.digest()}
-    save_checkpoint(folder.path / "checkpoints", {**payload, "digests": digests}, best)
+    payload = {
+        "stage": folder.stage,
+        "counters": asdict(job.counters),
+        "processes": distributed.processes(),
+        "digests": _digests(folder, job.space),
+        **job.state_dict(),
+    }
+    save_checkpoint(folder.path / "checkpoints", payload, best)
+
+
+def restore(job: Resumable, folder: RunFolder) -> str | None:
+    """Restores the job from the newest intact checkpoint of a resumed run.
+
+    Returns:
+        A sentence on what was resumed; None where there is no checkpoint, and the stage begins.
+
+    Raises:
+        InputError: All checkpoints are damaged, or they belong to another configuration, space or network.
+    """
+    loaded = _load(folder) if folder.resuming else None
+    if loaded is None:
+        return None
+    payload, note = loaded
+    with _fitting(folder):
+        _check_origin(payload, folder, job.space)
+        job.counters = Counters(**payload["counters"])
+        if type(job.counters.step) is not int or job.counters.step < 0:
+            raise ValueError(f"step is {job.counters.step!r}")
+        job.load_state_dict(payload)
+        before, now = payload["processes"], distributed.processes()
+    changes, halved = "", job.counters.rollbacks
+    if halved:
+        changes += f"; step sizes are halved {halved} time{'s' * (halved > 1)}"
+    if before != now:
+        changes += (
+            f"; {now} process{'es' * (now > 1)} instead of {before}: the same batches in other shards, so rounding and "
+            "BatchNorm's local statistics differ from here on"
+        )
+    sentence = f"{job.name}: resumed at step {job.counters.step}; {note.rstrip('.')}{changes}."
+    folder.log(sentence)
+    return sentence
+
+
+def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
+    """Returns what rank 0 reads, on all ranks: they need no common file system."""
+    return distributed.on_first(lambda: load_checkpoint(folder.path / "checkpoints"))
+
+
+def _check_origin(payload: dict[str, Any], folder: RunFolder, space: SearchSpace | None) -> None:
+    expected = _digests(folder, space)
+    for name, digest in payload["digests"].items():
+        if digest != expected[name]:
+            raise InputError(
+                f"The checkpoint in {folder.path} was made with another {name} than the run has now.",
+                "Put the run's config.yaml or the space's file back as it was, or start again in another folder.",
+            )
+    if payload["stage"] != folder.stage:
+        raise InputError(f"The checkpoint in {folder.path} is of a {payload['stage']}.", "Restore the right files.")
 
 
 @contextmanager
@@ -62,76 +191,32 @@ def _fitting(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def restore(folder: RunFolder, space: SearchSpace, put_back: Callable[[dict[str, Any]], None]) -> str | None:
-    """Hands the newest intact payload of a resumed run to `put_back`; returns a sentence on it, None without one.
+def roll_back(job: Resumable, folder: RunFolder, error: NonFinite, allowed: bool) -> None:
+    """Prepares the folder for another attempt from its last checkpoint, with the step sizes halved.
+
+    The checkpoint keeps the count, so that a resumed run goes on with the same step sizes.
 
     Raises:
-        InputError: All checkpoints are damaged, or they belong to another configuration, space or network.
+        NonFinite: It is not allowed, there is no checkpoint, or the stage went back `MAX_ROLLBACKS` times already.
     """
-    loaded = _load(folder) if folder.resuming else None
-    if loaded is None:
-        return None
-    payload, note = loaded
-    with _fitting(folder):
-        expected = {"configuration": folder.digest, "space": space.digest()}
-        for name, digest in payload.get("digests", {}).items():  # the first files had none
-            if digest != expected[name]:
-                raise InputError(
-                    f"The checkpoint in {folder.path} was made with another {name} than the run has now.",
-                    "Put the run's config.yaml or the space's file back as it was, or start again in another folder.",
-                )
-        if payload["stage"] != folder.stage:
-            raise InputError(f"The checkpoint in {folder.path} is of a {payload['stage']}.", "Restore the right files.")
-        if type(payload["step"]) is not int or payload["step"] < 0:
-            raise ValueError(f"step is {payload['step']!r}")
-        put_back(payload)
-        halved = payload.get("rollbacks", 0)
-    said = f"; step sizes are halved {halved} time{'s' * (halved > 1)}" if halved else ""
-    before, now = payload.get("processes", 1), distributed.processes()
-    if before != now:
-        said += (
-            f"; {now} process{'es' * (now > 1)} in place of {before}: the same batches, shared otherwise, so that "
-            "rounding and BatchNorm's local statistics differ from here on"
-        )
-    sentence = f"{folder.stage}: resumed at step {payload['step']}; {note.rstrip('.')}{said}."
-    folder.log(sentence)
-    return sentence
-
-
-def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
-    """Returns what the first process reads, in all of them: they need no common file system."""
-    return distributed.on_first(lambda: load_checkpoint(folder.path / "checkpoints"))
-
-
-def with_rollbacks(folder: RunFolder, allowed: bool, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what `attempt` returns, which begins at the last checkpoint.
-
-    Where a number is not finite and `allowed` is true, it is called again with the step sizes halved, 3 times at most
-    in a run's life: the checkpoint keeps the count, so that a resumed run goes on with the same step sizes.
-
-    Raises:
-        NonFinite: It was not allowed, or did not help.
-    """
-    while True:
-        try:
-            return attempt()
-        except NonFinite as error:
-            folder.log(str(error))
-            loaded = _load(folder) if allowed else None
-            done = loaded[0].get("rollbacks", 0) if loaded else 0
-            if loaded is None or done >= MOST_ROLLBACKS:
-                folder.status("failed", reason=str(error))
-                if loaded:
-                    raise NonFinite(f"{error} Rolled back {done} times already.") from error
-                raise
-            if not folder.silent:
-                save_checkpoint(folder.path / "checkpoints", loaded[0] | {"rollbacks": done + 1})
-            folder.resuming = True
-            folder.log(f"{folder.stage}: rolled back to step {loaded[0]['step']} with the step sizes halved")
+    folder.log(str(error))
+    loaded = _load(folder) if allowed else None
+    done = loaded[0]["counters"]["rollbacks"] if loaded else 0
+    if loaded is None or done >= MAX_ROLLBACKS:
+        folder.status("failed", reason=str(error))
+        if loaded:
+            raise NonFinite(f"{error} Rolled back {done} times already.") from error
+        raise error
+    payload = loaded[0]
+    payload["counters"]["rollbacks"] = done + 1
+    if not folder.silent:
+        save_checkpoint(folder.path / "checkpoints", payload)
+    folder.resuming = True
+    folder.log(f"{job.name}: rolled back to step {payload['counters']['step']} with the step sizes halved")
 
 
 def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
-    """Loads the weights that a retraining folder is reported with (best.pt): the moving average, if it has one.
+    """Loads the weights that a retraining reports (best.pt): the moving average, if it has one.
 
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it belongs to another network.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,11 @@ from nas_moreau.architecture.networks.batch_norm import synchronise
 from nas_moreau.architecture.networks.batch_shard import Share, sharing
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, Part, describe_data, load_images, seed_for, stratified_split
-from nas_moreau.data.batches import Batches
+from nas_moreau.data import Augment, Batches, Data, Part, describe_data, load_images, seed_for, stratified_split
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.network import Sizes, draw_network
 from nas_moreau.errors import InputError
-from nas_moreau.runs import Monitor, Progress, RunFolder
-from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import board_layout
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.training.device import (
@@ -36,17 +33,52 @@ from nas_moreau.training.device import (
     set_up_device,
     torch_settings_restored,
 )
-from nas_moreau.training.evaluate import Evaluation, detail, evaluate_model, evaluation_result
+from nas_moreau.training.evaluate import EvaluateResult, Evaluation, evaluate_model
 from nas_moreau.training.finite_guard import FiniteGuard
-from nas_moreau.training.hyperparameters import show_outcome
-from nas_moreau.training.loop import show, take_steps
+from nas_moreau.training.hparams import log_hparams
+from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
 from nas_moreau.training.recipe import build_network, build_optimizer, training_loss
-from nas_moreau.training.resume import load_weights, restore, save, with_rollbacks
-from nas_moreau.training.shared_folder import finished_result, open_folder
-from nas_moreau.training.signals import Abandoned, StopRequest
+from nas_moreau.training.resume import Counters, load_weights
 
 WORST_IMAGES = 20
-"""So many misclassified test images are drawn for the report."""
+"""Number of misclassified test images to draw for the report."""
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """The outcome of a retraining.
+
+    Attributes:
+        digest: Of the genotype.
+        parameters: Number of parameters, the auxiliary head excluded.
+        macs: Multiply-adds of an image.
+        epochs: Epochs trained.
+        seed: Of the run.
+        wall_seconds: Wall-clock time, evaluations included.
+        peak_memory_bytes: The most that the process held; on an accelerator, that its allocator took.
+        test_accuracy: On the test images, 0..1.
+    """
+
+    digest: str
+    parameters: int
+    macs: int
+    epochs: int
+    seed: int
+    wall_seconds: float
+    peak_memory_bytes: int
+    test_accuracy: float
+
+    def __str__(self) -> str:
+        return f"test accuracy {self.test_accuracy:.4f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what result.json holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RetrainResult:
+        """Returns the result that `to_dict` wrote."""
+        return cls(**data)
 
 
 @torch_settings_restored()
@@ -56,40 +88,49 @@ def retrain(
     output: str | PathLike[str],
     resume: bool = False,
     data: Data | None = None,
-) -> dict[str, Any]:
-    """Retrains and returns the result, as it stands in result.json (digest, parameters, ..., test_accuracy).
+    hooks: Sequence[Hook] = (),
+) -> RetrainResult:
+    """Retrains and returns the result, which result.json in the run folder holds too.
 
-    No choice is made by the test images: the last epoch's weights are reported, or, where `retrain.validation` sets
-    some training images aside, those of the best epoch on them.
+    No choice is made by the test images: the last epoch's weights are reported, or, if `retrain.validation` sets some
+    training images aside, those of the best epoch on them.
 
     Args:
         config: The `retrain` section and what it needs.
         genotype: The cells.
         output: Run folder; a missing or empty one, or one to resume.
-        resume: Go on from the last checkpoint.
+        resume: Continue from the last checkpoint.
         data: The images, if they are loaded already.
+        hooks: Called by the training loop.
 
     Raises:
-        InputError: Something handed in cannot be used; nothing was written.
+        InputError: An argument cannot be used; nothing was written.
         NonFinite: The loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
 
-    def plan() -> _Retraining:
+    def plan() -> RetrainJob:
         return plan_retraining(config, genotype, load_images(config) if data is None else data)
 
-    job = distributed.together(plan)
-    with open_folder(output, config.to_dict() | {"genotype": genotype.digest()}, "retrain", resume) as folder:
-        if folder.finished:
-            return finished_result(folder)
-        return job.run(folder)
+    return distributed.together(plan).run(output, resume, hooks)
 
 
-def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraining:
-    """Returns the retraining, ready to run; all that cannot be used is refused here.
+def plan_retraining(config: Config, genotype: Genotype, data: Data) -> RetrainJob:
+    """Returns the retraining, ready to run; whatever cannot be used is refused here.
 
     Raises:
-        InputError: Something handed in cannot be used.
+        InputError: An argument cannot be used.
+    """
+    check_retraining(config, genotype, data)
+    device = set_up_device(config)
+    return RetrainJob(config, genotype, build_network(config, genotype, data.num_classes, data.channels), data, device)
+
+
+def check_retraining(config: Config, genotype: Genotype, data: Data) -> None:
+    """Refuses a retraining that cannot be run. The network is built without memory for its weights.
+
+    Raises:
+        InputError: An argument cannot be used.
     """
     if (config.retrain.mixup or config.retrain.cutmix) and config.retrain.batch_size % 2:
         raise InputError("Mixup and cutmix pair the images of a batch.", "Use an even retrain.batch_size.")
@@ -100,102 +141,117 @@ def plan_retraining(config: Config, genotype: Genotype, data: Data) -> _Retraini
             f"configuration's space '{space.name}'.",
             f"Set space={genotype.space}, or take a preset of that space.",
         )
-    device = set_up_device(config)
-    network = build_network(config, genotype, data.num_classes, data.channels)
-    check_images(torch.empty((1, *data.input_size), device="meta"), network)
-    return _Retraining(config, genotype, network, data, device)
+    with torch.device("meta"):
+        network = build_network(config, genotype, data.num_classes, data.channels)
+        check_images(torch.empty((1, *data.input_size), device="meta"), network)
+    build_optimizer(network, config.retrain)
+    retraining_images(config, data)
 
 
-class _Retraining:
-    """One retraining in progress."""
+class RetrainImages(NamedTuple):
+    """The images of a retraining.
 
-    folder: RunFolder
-    stop: StopRequest
-    forward: Any  # the network, compiled and shared by processes where that is asked for
-    sums: dict[str, Tensor]
-    shown: dict[str, Any]
+    Attributes:
+        batches: The training images in whole batches.
+        shards: For each part of a batch that this process accumulates: which rows it is, and its batches.
+        validation: Training images set aside by `retrain.validation`, or None.
+        test: The test images.
+    """
+
+    batches: Batches
+    shards: list[tuple[Share, Batches]]
+    validation: Part | None
+    test: Part
+
+
+def retraining_images(config: Config, data: Data) -> RetrainImages:
+    """Returns the images of a retraining, on the device of the data.
+
+    Raises:
+        InputError: There are fewer images than a batch, or a batch cannot be shared evenly.
+    """
+    settings, size, labels = config.retrain, config.retrain.batch_size, data.train.labels
+    augment = Augment(data.mean, data.std, **settings.augment.model_dump())
+    indices = {"train": torch.arange(len(labels), device=labels.device)}
+    if share := settings.validation:
+        indices = stratified_split(labels, {"train": 1 - share, "validation": share}, config.seed)
+    parts = {name: Part(data.train, found, augment) for name, found in indices.items()}
+    last = config.performance.channels_last
+    batches = Batches(parts["train"], size, config.seed, "retraining", channels_last=last)
+    gather = distributed.gathered if config.distributed.sync_batchnorm and distributed.processes() > 1 else None
+    shares = [Share(*rows, size, gather) for rows in distributed.own_rows(size, settings.accumulate)]
+    shards = [(share, batches.shard((share.start, share.stop))) for share in shares]
+    return RetrainImages(batches, shards, parts.get("validation"), Part.whole(data.test, augment))
+
+
+class RetrainJob:
+    """A retraining: network, optimizer and images, and what the training loop asks of it (`training.loop.Job`).
+
+    Attributes:
+        counters: Steps, epochs and seconds done.
+        network: The network; `forward` is it, compiled and with averaged gradients where that is configured.
+        ema: The moving average of its weights, or None.
+        optimizer, scheduler, scaler: timm's and torch's.
+        loss, mixup: timm's loss, and its Mixup or None.
+        images: Batches to train on, and what to evaluate on.
+        sums: Loss and correct predictions since the last epoch.
+        loop: Folder, monitor and terminal, while it runs.
+    """
+
+    name = "retrain"
+    loop: Loop
 
     def __init__(self, config: Config, genotype: Genotype, network: Network, data: Data, device: torch.device):
-        self.config, self.settings, self.genotype = config, config.retrain, genotype
-        self.device, self.data = device, data.to(device)
-        self.channels_last = config.performance.channels_last
-        self.augment = Augment(data.mean, data.std, **self.settings.augment.model_dump())
-        labels = self.data.train.labels
-        parts = {"train": torch.arange(len(labels), device=device)}
-        if self.settings.validation:
-            share = self.settings.validation
-            parts = stratified_split(labels, {"train": 1 - share, "validation": share}, config.seed)
-        train = {name: Part(self.data.train, indices, self.augment) for name, indices in parts.items()}
-        self.validation, self.test = train.get("validation"), Part.whole(self.data.test, self.augment)
-        self.batches = Batches(
-            train["train"], self.settings.batch_size, config.seed, "retraining", channels_last=self.channels_last
-        )
-        size = self.settings.batch_size
-        gather = distributed.gathered if config.distributed.sync_batchnorm and distributed.processes() > 1 else None
-        self.shares = [Share(*rows, size, gather) for rows in distributed.own_rows(size, self.settings.accumulate)]
-        self.shards = [self.batches.shard((share.start, share.stop)) for share in self.shares]
-        self.epoch_steps = self.settings.steps_per_epoch or len(self.batches)
+        self.config, self.settings, self.genotype, self.device = config, config.retrain, genotype, device
+        self.space, self.description = load_space(config.space), describe_data(data)
+        self.data = data.to(device)
+        self.images = retraining_images(config, self.data)
+        self.epoch_steps = self.settings.steps_per_epoch or len(self.images.batches)
         self.total_steps = self.epoch_steps * self.settings.epochs
-        self.space = load_space(config.space)
+        self.loop_settings, self.counters = LoopSettings.of(config), Counters()
         self._build(network.to(device))
 
     def _build(self, network: Network) -> None:
         from timm.utils import ModelEmaV3
 
-        settings = self.settings
-        self.network = network.to(memory_format=torch.channels_last) if self.channels_last else network
-        self.network.checkpointing = self.config.performance.activation_checkpointing
+        performance = self.config.performance
+        self.network = network.to(memory_format=torch.channels_last) if performance.channels_last else network
+        self.network.checkpointing = performance.activation_checkpointing
         self.network.train()
-        if self.shares[0].gather:
+        if self.images.shards[0][0].gather:
             synchronise(self.network)
-        self.forward = torch.compile(network) if self.config.performance.compile else network
-        self._build_optimizer(0)
-        self.loss, self.mixup = training_loss(settings, self.data.num_classes)
-        half = self.config.performance.precision == "float16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
-        self.ema = ModelEmaV3(network, settings.ema) if settings.ema else None
-        self.step, self.seconds, self.evaluating, self.best = 0, 0.0, 0.0, -1.0
-        self.sums, self.shown, self.epoch_done = self._zeros(), {}, True
+        self.forward: Any = torch.compile(network) if performance.compile else network
+        self.loss, self.mixup = training_loss(self.settings, self.data.num_classes)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=performance.precision == "float16")
+        self.ema = ModelEmaV3(network, self.settings.ema) if self.settings.ema else None
+        self._build_optimizer()
+        self.sums = self._zeros()
 
-    def _build_optimizer(self, rollbacks: int) -> None:
-        """Makes optimizer and schedule, the learning rate halved as often as the run was rolled back."""
-        self.rollbacks = rollbacks
-        self.optimizer, self.scheduler = build_optimizer(self.network, self.settings, 0.5**rollbacks)
+    def _build_optimizer(self) -> None:
+        """Makes optimizer and schedule, the learning rate halved as often as the run was rolled back, and the guard."""
+        factor = 0.5**self.counters.rollbacks
+        self.optimizer, self.scheduler = build_optimizer(self.network, self.settings, factor)
+        self.guard = FiniteGuard(self.name, self.device, lambda step: self._lr())
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in ("loss", "correct")}
 
     @property
     def trained(self) -> nn.Module:
-        """The network whose accuracy counts: the moving average where there is one."""
+        """The network whose accuracy counts: the moving average if there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def run(self, folder: RunFolder) -> dict[str, Any]:
-        """Runs all steps that are left in `folder` and returns the result."""
-        self.folder = folder
-        folder.write_data(describe_data(self.data))
-        self.forward = average_gradients(self.forward, self.network, self.data.input_size)
-        return with_rollbacks(folder, self.config.checkpoint.on_nonfinite == "rollback", self._run)
+    def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> RetrainResult:
+        """Runs what is left in the run folder and returns the result; see `retrain`."""
+        config = self.config.to_dict() | {"genotype": self.genotype.digest()}
+        return run(self, "retrain", config, output, resume, hooks, RetrainResult.from_dict)
 
-    def _run(self) -> dict[str, Any]:
-        resumed = restore(self.folder, self.space, self._put_back)
-        self.guard = FiniteGuard("retrain", self.device, lambda step: self._lr())
-        self.folder.write_files(genotype_files(self.genotype))
-        kind = self.settings
-        sizes = Sizes(kind.channels, kind.layers, self.data.input_size, self.data.num_classes, kind.auxiliary)
-        self.folder.write_text("network.svg", draw_network(self.genotype, sizes))
-        # a signal came while the last epoch was evaluated: it has not been finished
-        due = resumed is not None and self.step % self.epoch_steps == 0 and not self.epoch_done
-        return take_steps(self, resumed, due)
+    # --- a step ------------------------------------------------------------------------------------------------------
 
-    def over(self) -> bool:
-        """Returns whether all steps are done."""
-        return self.step >= self.total_steps
-
-    def advance(self) -> Tensor:
+    def train_step(self) -> Tensor:
         """Does one step of training and returns its loss."""
-        self.network.drop_path = self._drop_path(self.step // self.epoch_steps)
-        self.guard.before(self._written)
+        self.network.drop_path = self._drop_path(self.counters.step // self.epoch_steps)
+        self.guard.before(self.written)
         self.optimizer.zero_grad(set_to_none=True)
         loss, correct, scale = self._accumulate()
         self.scaler.unscale_(self.optimizer)
@@ -204,12 +260,12 @@ class _Retraining:
         gradient = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.step += 1
+        self.counters.step += 1
         if self.ema is not None:
-            self.ema.update(self.network, self.step)
-        # infinite gradients are a fault where the scale cannot be the reason
+            self.ema.update(self.network, self.counters.step)
+        # infinite gradients are a fault if the scale cannot be the reason
         terms = {"loss": loss, "gradient": torch.where(scale > 1, torch.zeros_like(gradient), gradient)}
-        self.guard.after(self.step, terms, {"weights, momentum and running statistics": self._written()})
+        self.guard.after(self.counters.step, terms, {"weights, momentum and running statistics": self.written()})
         self.sums["loss"] += loss
         self.sums["correct"] += correct
         return loss
@@ -218,25 +274,21 @@ class _Retraining:
         """Adds up the gradients of the batch's parts.
 
         Returns:
-            The whole batch's loss and count of right answers, and the scale of the gradients.
+            The whole batch's loss and number of correct predictions, and the scale of the gradients.
         """
-        parts, losses, counts = len(self.shares), [], []
+        count, losses, counts = len(self.images.shards), [], []
         for place, (share, images, labels, targets) in enumerate(self._parts()):
             # drop-path and dropout draw from the global generator: tied to the step, so that a resumed run repeats
-            torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.step))
-            alone = place + 1 < parts and distributed.processes() > 1  # gradients are exchanged with the last part
+            torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.counters.step))
+            alone = place + 1 < count and distributed.processes() > 1  # gradients are exchanged with the last part
             with sharing(share), self.forward.no_sync() if alone else nullcontext(), distributed.noticing_loss():
-                with autocast(self.device.type, self.config.performance.precision):
-                    output = self.forward(images)
-                    logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-                    loss = self.loss(logits, targets)
-                    if auxiliary is not None:
-                        loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
+                logits, part = self._forward(images, targets)
                 # float16 alone has a scale; in other precisions the scaler does nothing but call the optimizer
-                self.scaler.scale(loss / parts).backward()
-            losses.append(loss.detach() / parts)
+                self.scaler.scale(part / count).backward()
+            losses.append(part.detach() / count)
             counts.append((logits.detach().argmax(-1) == labels).sum())
-        loss, correct, scale = sum(losses), sum(counts), self.scaler.scale(torch.ones_like(losses[0]))
+        loss, correct = sum(losses[1:], losses[0]), sum(counts[1:], counts[0])
+        scale = self.scaler.scale(torch.ones_like(loss))
         if distributed.processes() > 1:
             buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
             loss, correct, *means = distributed.averaged([loss, correct.to(loss.dtype), *buffers])
@@ -244,30 +296,40 @@ class _Retraining:
             correct = (correct * distributed.processes()).round()
         return loss, correct, scale
 
+    def _forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device.type, self.config.performance.precision):
+            output = self.forward(images)
+            logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+            loss = self.loss(logits, targets)
+            if auxiliary is not None:
+                loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
+        return logits, loss
+
     def _parts(self) -> Iterator[tuple[Share, Tensor, Tensor, Tensor]]:
-        """Yields this process's parts of the step's batch: images, labels, and what the loss compares with."""
+        """Yields this process's parts of the step's batch: images, labels, and the targets of the loss."""
+        step = self.counters.step
         if self.mixup is None:
-            for share, batches in zip(self.shares, self.shards):
-                images, labels = batches.batch(self.step)
+            for share, batches in self.images.shards:
+                images, labels = batches.batch(step)
                 yield share, images, labels, labels
             return
         # images are mixed across the whole batch; timm draws from numpy's global generator
-        images, labels = self.batches.batch(self.step)
-        np.random.seed(seed_for(self.config.seed, "mixing", self.step) % 2**32)
+        images, labels = self.images.batches.batch(step)
+        np.random.seed(seed_for(self.config.seed, "mixing", step) % 2**32)
         images, targets = self.mixup(images, labels)
-        for share in self.shares:
+        for share, _ in self.images.shards:
             rows = slice(share.start, share.stop)
             yield share, images[rows], labels[rows], targets[rows]
 
     def _drop_path(self, epoch: int) -> float:
-        # `plan` may try steps past the last epoch
+        # a hook may add steps past the last epoch
         return self.settings.drop_path * min(1.0, epoch / self.settings.epochs)
 
     def _lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def _written(self) -> list[Tensor]:
-        """Returns all tensors on the device that a step writes into (some optimizers keep a counter on the CPU)."""
+    def written(self) -> list[Tensor]:
+        """Returns all tensors on the device that a step changes in place (optimizers may have a counter on the CPU)."""
         modules = [self.network] if self.ema is None else [self.network, self.ema.module]
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         for state in self.optimizer.state.values():
@@ -275,136 +337,159 @@ class _Retraining:
             tensors += [value for value in values if value.device.type == self.device.type]
         return [tensor.detach() for tensor in tensors]
 
-    def look(self, monitor: Monitor, progress: Progress, loss: Tensor, seconds: float) -> None:
-        """Shows the running means, on the CPU always, and every now and then the step in TensorBoard."""
-        due = self.step % self.config.logging.every_steps == 0
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def start(self, loop: Loop) -> None:
+        """Begins or goes on in a run folder: draws the network, and averages gradients over the processes."""
+        self.loop = loop
+        if not hasattr(self.forward, "no_sync"):  # a rollback begins again
+            self.forward = average_gradients(self.forward, self.network, self.data.input_size)
+        loop.folder.write_files(genotype_files(self.genotype))
+        kind = self.settings
+        sizes = Sizes(kind.channels, kind.layers, self.data.input_size, self.data.num_classes, kind.auxiliary)
+        loop.folder.write_text("network.svg", draw_network(self.genotype, sizes))
+
+    def done(self) -> bool:
+        """Returns whether all steps are done."""
+        return self.counters.step >= self.total_steps
+
+    def log_step(self, loss: Tensor, seconds: float) -> None:
+        """Shows the running means, on the CPU always, and every `logging.every_steps` steps the step in TensorBoard."""
+        step = self.counters.step
+        due = step % self.config.logging.every_steps == 0
         if self.device.type != "cpu" and not due:
             return
         read = self.guard.read({**self.sums, "step/train_loss": loss})
-        count = (self.step - 1) % self.epoch_steps + 1
+        count = (step - 1) % self.epoch_steps + 1
         accuracy = f"{100 * read['correct'] / (count * self.settings.batch_size):.2f} %"
-        progress.update(self.step, loss=read["loss"] / count, training_accuracy=accuracy)
+        self.loop.progress.update(step, loss=read["loss"] / count, training_accuracy=accuracy)
         if due:
-            show(self, monitor, {"step/train_loss": read["step/train_loss"], "step/lr": self._lr()})
+            self.loop.log(self, {"step/train_loss": read["step/train_loss"], "step/lr": self._lr()})
 
-    def show_again(self, monitor: Monitor) -> None:
-        """Shows what the last step before a stop had shown."""
-        monitor.scalars(self.shown, self.step)
+    def replay_log(self) -> None:
+        """There is nothing besides the counters' `logged`."""
 
-    def finish_epoch(self, monitor: Monitor, progress: Progress) -> None:
-        """Evaluates where that is due, writes the epoch's row, moves the schedule, saves."""
-        distributed.check_equal({"weights, momentum and running statistics": self._written()})
-        epoch = self.step // self.epoch_steps - 1
-        last = self.step == self.total_steps
-        due = last or (self.settings.evaluate_every and (epoch + 1) % self.settings.evaluate_every == 0)
+    def end_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Evaluates if that is due, writes the epoch's row, and moves the schedule."""
+        distributed.check_equal({"weights, momentum and running statistics": self.written()})
+        epoch, last = self.counters.epochs, self.counters.step >= self.total_steps
+        steps = (self.counters.step - 1) % self.epoch_steps + 1
         row: dict[str, Any] = {
             "epoch": epoch,
-            "train_loss": self.sums["loss"].item() / self.epoch_steps,
-            "train_accuracy": self.sums["correct"].item() / (self.epoch_steps * self.settings.batch_size),
+            "train_loss": self.sums["loss"].item() / steps,
+            "train_accuracy": self.sums["correct"].item() / (steps * self.settings.batch_size),
         }
-        better, self.epoch_done = False, False
-        try:
-            found = test = None
-            if self.validation is not None:
-                found = distributed.on_first(lambda: self._evaluate(self.validation))
-            elif due:  # a curve to look at; nothing is chosen by it
-                test = distributed.on_first(lambda: self._evaluate(self.test))
-        except Abandoned:
-            self.save(monitor)
-            raise
-        if found:
-            row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
-            better = found.accuracy > self.best
-            self.best = max(self.best, found.accuracy)
-        row |= {"test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None}
-        row |= {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
+        accuracies = self._evaluate_epoch(epoch, last)
+        row |= accuracies | {"lr": self._lr(), "drop_path": self._drop_path(epoch)}
         if epoch == 0:
-            monitor.layout(board_layout(row))
-        show(self, monitor, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
-        monitor.epoch(row | {"wall_seconds": self.seconds})
+            self.loop.monitor.layout(board_layout(row))
+        self.loop.log(self, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
+        self.loop.monitor.epoch(row | {"wall_seconds": self.counters.seconds})
         self.scheduler.step(epoch + 1)
-        self.sums, self.epoch_done = self._zeros(), True
-        self.save(monitor, best=better or (last and self.validation is None))
-        accuracy = f"  test accuracy {100 * test.accuracy:.2f} %" if test else ""
-        progress.line(
-            f"epoch {epoch + 1}/{self.settings.epochs}  loss {row['train_loss']:.3f}  "
-            f"training accuracy {100 * row['train_accuracy']:.2f} %{accuracy}"
+        self.sums = self._zeros()
+        self._print_epoch(row)
+        reached = accuracies.get("validation_accuracy")
+        if reached is None:
+            return row, last
+        best = reached > self.counters.best
+        self.counters.best = max(self.counters.best, reached)
+        return row, best
+
+    def _evaluate_epoch(self, epoch: int, last: bool) -> dict[str, float | None]:
+        """Returns loss and accuracy on the validation images, or, every so often and at the end, on the test images."""
+        every = self.settings.evaluate_every
+        if self.images.validation is not None:
+            found = self._evaluate("validation", self.images.validation)
+            return {
+                "validation_loss": found.loss,
+                "validation_accuracy": found.accuracy,
+                "test_loss": None,
+                "test_accuracy": None,
+            }
+        if not last and not (every and (epoch + 1) % every == 0):
+            return {"test_loss": None, "test_accuracy": None}
+        found = self._evaluate("test", self.images.test)  # for the curve; nothing is chosen by it
+        return {"test_loss": found.loss, "test_accuracy": found.accuracy}
+
+    def _evaluate(self, name: str, part: Part, worst: int = 0, load: bool = False) -> Evaluation:
+        """Returns the evaluation of the weights, on all ranks; with `load` of those of best.pt."""
+
+        def work() -> Evaluation:
+            if load:
+                load_weights(self.trained, self.loop.folder.path)
+            return evaluate_model(
+                self.trained,
+                part,
+                self.data.num_classes,
+                channels_last=self.config.performance.channels_last,
+                check_stop=self.loop.stop.check,
+                worst=worst,
+            )
+
+        return self.loop.evaluate(self, name, len(part), work)
+
+    def _print_epoch(self, row: dict[str, Any]) -> None:
+        test = row["test_accuracy"]
+        self.loop.progress.line(
+            f"epoch {row['epoch'] + 1}/{self.settings.epochs}  loss {row['train_loss']:.3f}  "
+            f"training accuracy {100 * row['train_accuracy']:.2f} %"
+            + ("" if test is None else f"  test accuracy {100 * test:.2f} %")
         )
 
-    def _evaluate(self, part: Part, worst: int = 0) -> Evaluation:
-        before = time.monotonic()
-        found = evaluate_model(
-            self.trained,
-            part,
-            self.data.num_classes,
-            channels_last=self.channels_last,
-            give_up=self.stop.give_up,
-            worst=worst,
-        )
-        self.evaluating += time.monotonic() - before
-        return found
-
-    def _write_mistakes(self, test: Evaluation) -> None:
-        """Draws the images that the network is most wrong about; what an earlier run of the folder drew goes."""
-        target = self.folder.path / WORST_FILE
-        if not test.worst:
-            target.unlink(missing_ok=True)
-            return
-        names = self.data.classes
-        captions = [f"{names[m.true]}\n{names[m.predicted]}, {100 * m.confidence:.0f} %" for m in test.worst]
-        pixels = self.data.test.pixels[torch.tensor([m.image for m in test.worst], device=self.data.test.pixels.device)]
-        write_atomic(target, contact_sheet(pixels, captions))
-
-    def finish(self, monitor: Monitor) -> dict[str, Any]:
-        before = time.monotonic()
-        if self.validation is not None:
-            load_weights(self.trained, self.folder.path)
-        test = self._evaluate(self.test, worst=WORST_IMAGES)
-        self._write_mistakes(test)
-        self.seconds += time.monotonic() - before
-        self.folder.write_text(
-            "evaluation.json", json.dumps(evaluation_result("test", test) | detail(test, self.data.classes), indent=1)
-        )
+    def finish(self) -> RetrainResult:
+        """Measures the reported weights on the test images and returns the result."""
+        begin, loop = time.monotonic(), self.loop
+        test = self._evaluate("test", self.images.test, worst=WORST_IMAGES, load=self.images.validation is not None)
+        self._draw_worst(test)
+        self.counters.seconds += time.monotonic() - begin
+        loop.folder.write_files({"evaluation.json": EvaluateResult("test", test, self.data.classes).file()})
         auxiliary = parameter_count(self.network.auxiliary) if self.network.auxiliary is not None else 0
-        result = {
-            "digest": self.genotype.digest(),
-            "parameters": parameter_count(self.network) - auxiliary,
-            "macs": multiply_adds(self.network, self.data.input_size),
-            "epochs": self.settings.epochs, "seed": self.config.seed, "wall_seconds": self.seconds,
-            "peak_memory_bytes": peak_memory_bytes(self.device), "test_accuracy": test.accuracy,
-        }  # fmt: skip
-        show_outcome(
-            monitor, self.config, "retrain", result["digest"], self.step, test_accuracy=test.accuracy,
-            parameters=result["parameters"],
-        )  # fmt: skip
-        self.folder.write_result(result)
-        self.folder.status("finished", step=self.step, evaluation_seconds=self.evaluating)
-        self.folder.log(f"retrain: finished with test accuracy {test.accuracy:.4f}")
+        result = RetrainResult(
+            digest=self.genotype.digest(),
+            parameters=parameter_count(self.network) - auxiliary,
+            macs=multiply_adds(self.network, self.data.input_size),
+            epochs=self.settings.epochs,
+            seed=self.config.seed,
+            wall_seconds=self.counters.seconds,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            test_accuracy=test.accuracy,
+        )
+        metrics = {"test_accuracy": test.accuracy, "parameters": result.parameters}
+        log_hparams(loop.monitor, self.config, "retrain", result.digest, metrics, self.counters.step)
         return result
 
-    def save(self, monitor: Monitor, best: bool = False) -> None:
-        self.guard.read()
-        monitor.flush()
-        payload = {
-            "stage": "retrain", "step": self.step, "seconds": self.seconds, "best": self.best, "sums": self.sums,
-            "evaluating": self.evaluating, "rollbacks": self.rollbacks, "epoch_done": self.epoch_done,
-            "shown": self.shown,
-            "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+    def _draw_worst(self, test: Evaluation) -> None:
+        """Draws the misclassified test images of the highest loss, or removes an older drawing if there are none."""
+        folder = self.loop.folder
+        if not test.worst:
+            if not folder.silent:
+                (folder.path / WORST_FILE).unlink(missing_ok=True)
+            return
+        names, images = self.data.classes, self.data.test.pixels
+        captions = [f"{names[m.true]}\n{names[m.predicted]}, {100 * m.confidence:.0f} %" for m in test.worst]
+        pixels = images[torch.tensor([m.image for m in test.worst], device=images.device)]
+        folder.write_files({WORST_FILE: contact_sheet(pixels, captions)})
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the states of network, optimizer, moving average and scaler, and the sums."""
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "scaler": self.scaler.state_dict(),
-        }  # fmt: skip
-        save(self.folder, self.space, payload, best)
+            "sums": self.sums,
+        }
 
-    def _put_back(self, payload: dict[str, Any]) -> None:
-        self._build_optimizer(payload.get("rollbacks", 0))
-        self.shown, self.epoch_done = payload.get("shown", {}), payload.get("epoch_done", True)
-        self.step, self.seconds, self.best = payload["step"], payload["seconds"], payload["best"]
-        self.evaluating = payload.get("evaluating", 0.0)
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._build_optimizer()
         self.network.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
-        if payload.get("scaler"):
+        if payload["scaler"]:
             self.scaler.load_state_dict(payload["scaler"])
-        self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
         if self.ema is not None:
             self.ema.module.load_state_dict(payload["ema"])
-        self.scheduler.step(self.step // self.epoch_steps - (not self.epoch_done))
+        self.sums = {name: value.to(self.device) for name, value in payload["sums"].items()}
+        self.scheduler.step(self.counters.epochs)

@@ -1,4 +1,4 @@
-"""How a stage ends before its end: by a signal. Imports no torch."""
+"""How a stage ends before its last step: signals and the exceptions they become. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class NonFinite(Exception):
     """A number became NaN or infinite; nothing of that step was saved."""
 
 
-class Abandoned(Exception):
-    """An evaluation was given up because a signal arrived; it can be made again from what is saved."""
+class StopTraining(Exception):
+    """A signal arrived; the loop saves and ends. An evaluation that raises it is repeated on resume."""
 
 
-class StoppedAtOnce(KeyboardInterrupt):
-    """A signal outside the steps of a stage, or a second SIGINT: nothing is under way that is not saved already."""
+class StoppedImmediately(KeyboardInterrupt):
+    """A signal outside the steps of a stage, or a second SIGINT: there is no work in progress that is not saved."""
 
     def __init__(self, number: int):
         self.number = number
@@ -34,22 +34,24 @@ class StoppedAtOnce(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While it is open, SIGINT and SIGTERM only ask: `received` holds the signal. A second SIGINT raises StoppedAtOnce.
+    """Within this context SIGINT and SIGTERM do not interrupt; they are recorded in `received`.
+
+    A second SIGINT raises StoppedImmediately.
 
     Args:
-        at_once: The first signal raises already.
+        immediate: The first signal raises StoppedImmediately too.
     """
 
-    def __init__(self, at_once: bool = False) -> None:
+    def __init__(self, immediate: bool = False) -> None:
         self.received: int | None = None
-        self._at_once = at_once
+        self._immediate = immediate
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             try:
                 self._former[number] = signal.signal(number, self._receive)
-            except ValueError:  # not in the main thread (a notebook's worker): signals are somebody else's
+            except ValueError:  # not in the main thread (a notebook's worker): signals belong to another one
                 break
         return self
 
@@ -60,10 +62,10 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and self.received == signal.SIGINT
         self.received = number
-        if self._at_once or again:
-            raise StoppedAtOnce(number)
+        if self._immediate or again:
+            raise StoppedImmediately(number)
 
-    def give_up(self) -> None:
-        """Raises Abandoned once a signal has arrived; long work that can be made again calls it now and then."""
+    def check(self) -> None:
+        """Raises StopTraining if a signal has arrived; long work that can be repeated calls it regularly."""
         if self.received:
-            raise Abandoned
+            raise StopTraining

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,12 @@ SEARCH_PLACES = {
     "momentum of the weights": lambda job: _spoil(job.state.y_rule.buffers),
     "momentum of theta": lambda job: _spoil(job.state.theta_rule.buffers),
     "Adam's second moment of the alphas": lambda job: _spoil(job.state.x_rule.second),
-    "running statistics": lambda job: _spoil([b for b in job.supernet.buffers() if b.is_floating_point()]),
+    "running statistics": lambda job: _spoil([b for b in job.setup.supernet.buffers() if b.is_floating_point()]),
 }
 RETRAIN_PLACES = {
     "a weight": lambda job: _spoil(next(job.network.parameters()).data),
     "a gradient": lambda job: next(job.network.parameters()).register_hook(lambda gradient: gradient * NAN),
-    "an image": None,
+    "an image": lambda job: _poison_images(job),
     "the moving average": lambda job: _spoil(next(job.ema.module.parameters()).data),
     "a momentum": lambda job: _spoil(next(iter(job.optimizer.state.values()))["momentum_buffer"]),
 }
@@ -97,73 +98,72 @@ def _sound(folder: Path, status: str) -> bool:
 
     found = load_checkpoint(folder / "checkpoints")
     finite = found is not None and all(t.isfinite().all() for t in tensors_in(found[0]) if t.is_floating_point())
-    return finite and found[0]["step"] == STEP - 1 and f"at step {STEP} " in status
+    return finite and found[0]["counters"]["step"] == STEP - 1 and f"at step {STEP} " in status
 
 
 def _search(folder: Path, place: Any) -> bool:
     from nas_moreau.config import load_config
-    from nas_moreau.search import stage as stage
+    from nas_moreau.search.stage import search
+    from nas_moreau.training.loop import Hook
     from nas_moreau.training.signals import NonFinite
 
     folder.mkdir()
     config = load_config(path=make_toy(folder)["search"][2], overrides=["logging.tensorboard=false"])
-    advance, pose, held = stage._Search.advance, stage.supernet_problem, []
 
-    def now() -> bool:
-        return bool(held) and held[0].step == STEP - 1
+    def poison_objective(job: Any) -> None:
+        name, where = place
+        problem = job.setup.posed.problem
+        changed = _objective(getattr(problem, name), where, lambda: job.counters.step == STEP - 1, INF)
+        posed = job.setup.posed._replace(problem=replace(problem, **{name: changed}))
+        job.setup = replace(job.setup, posed=posed)
 
-    def posed(*arguments: Any) -> Any:
-        made = pose(*arguments)
-        if isinstance(place, tuple):
-            name = place[0]
-            changed = _objective(getattr(made.problem, name), place[1], now, INF)
-            kept = {n: getattr(made.problem, n) for n in ("F", "f", "f_theta")} | {name: changed}
-            made = made._replace(problem=type(made.problem)(**kept))
-        return made
+    def poison_state(job: Any) -> None:
+        if job.counters.step == STEP - 1:
+            place(job)
 
-    def poisoned(self: Any) -> Any:
-        held[:] = [self]
-        if now() and not isinstance(place, tuple):
-            place(self)
-        return advance(self)
-
-    stage._Search.advance, stage.supernet_problem = poisoned, posed
+    hook = Hook(on_start=poison_objective) if isinstance(place, tuple) else Hook(before_step=poison_state)
     try:
-        stage.search(config, folder / "run")
+        search(config, folder / "run", hooks=[hook])
         return False
     except NonFinite as error:
         return _sound(folder / "run", str(error))
-    finally:
-        stage._Search.advance, stage.supernet_problem = advance, pose
 
 
-def _retrain(folder: Path, place: Callable[[Any], Any] | None) -> bool:
+class _PoisonedBatches:
+    """Batches whose images are NaN."""
+
+    def __init__(self, batches: Any):
+        self.batches = batches
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.batches.batch(step)
+        return images * NAN, labels
+
+
+def _poison_images(job: Any) -> None:
+    job.images = job.images._replace(shards=[(share, _PoisonedBatches(own)) for share, own in job.images.shards])
+
+
+def _retrain(folder: Path, place: Callable[[Any], Any]) -> bool:
     from nas_moreau.architecture.spaces.zoo import published_cell
     from nas_moreau.config import load_config
-    from nas_moreau.training import retrain as stage
+    from nas_moreau.training.loop import Hook
+    from nas_moreau.training.retrain import retrain
     from nas_moreau.training.signals import NonFinite
 
     folder.mkdir()
     overrides = ["logging.tensorboard=false", "retrain.mixup=0"]
     config = load_config(path=make_toy(folder)["retrain"][3], overrides=overrides)
-    advance, draw = stage._Retraining.advance, stage.Batches.batch
 
-    def poisoned(self: Any) -> Any:
-        if self.step == STEP - 1:
-            if place is None:
-                stage.Batches.batch = lambda *given: (draw(*given)[0] * NAN, draw(*given)[1])
-            else:
-                place(self)
-        return advance(self)
+    def poison(job: Any) -> None:
+        if job.counters.step == STEP - 1:
+            place(job)
 
-    stage._Retraining.advance = poisoned
     try:
-        stage.retrain(config, published_cell("DARTS_V2"), folder / "run")
+        retrain(config, published_cell("DARTS_V2"), folder / "run", hooks=[Hook(before_step=poison)])
         return False
     except NonFinite as error:
         return _sound(folder / "run", str(error))
-    finally:
-        stage._Retraining.advance, stage.Batches.batch = advance, draw
 
 
 def _solve(objective: str, place: str) -> bool:

@@ -245,7 +245,7 @@ def test_a_signal_while_the_arguments_are_parsed_prints_how_to_resume(tiny, tmp_
     def parse(arguments):
         calls.append(arguments)
         if len(calls) == 1:
-            raise stopping.StoppedAtOnce(15)
+            raise stopping.StoppedImmediately(15)
         return original(arguments)
 
     monkeypatch.setattr(cli, "parse_arguments", parse)

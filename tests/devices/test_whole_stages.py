@@ -1,6 +1,7 @@
 """Search and retraining as a whole on a simulated device: everything in its place, and nothing waits for the device."""
 
 import csv
+from collections import Counter
 
 import pytest
 import torch
@@ -8,9 +9,8 @@ import torch
 from nas_moreau.architecture import published_cell
 from nas_moreau.architecture.networks import native
 from nas_moreau.diagnostics.verify_performance import CPU, TOLERANCES, errors, retraining_step, search_step
-from nas_moreau.search import stage as searching
 from nas_moreau.search.stage import search
-from nas_moreau.training import retrain as retraining
+from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
 
 DEVICE = torch.device("lazy")
@@ -52,50 +52,36 @@ def portable(monkeypatch):
 
 
 @pytest.fixture
-def waits_of_steps(monkeypatch, elsewhere):
-    """How often each step waited for the device: (step, in the step itself, in showing it)."""
-    seen = []
-
-    def watch(stage):
-        advance, look = stage.advance, stage.look
-
-        def counted_advance(self):
-            before = elsewhere.waits.copy()
-            try:
-                return advance(self)
-            finally:
-                seen.append([self.step, elsewhere.waits - before, None])
-
-        def counted_look(self, *args):
-            before = elsewhere.waits.copy()
-            look(self, *args)
-            seen[-1][2] = elsewhere.waits - before
-
-        monkeypatch.setattr(stage, "advance", counted_advance)
-        monkeypatch.setattr(stage, "look", counted_look)
-
-    watch(searching._Search)
-    watch(retraining._Retraining)
-    return seen
+def waits(elsewhere):
+    """A hook, and what it counts: for each step, how often it and its logging waited for the device, by line."""
+    counts, before = [], []
+    hook = Hook(
+        before_step=lambda job: before.append(elsewhere.waits.copy()),
+        on_step=lambda job, info: counts.append(elsewhere.waits - before[-1]),
+    )
+    return hook, counts
 
 
-def check(seen, expected=None):
-    """No wait in a step, one at most in showing it, and that once in a logging interval (3) or after the last step."""
-    assert [step for step, _, _ in seen] == [1, 2, 3, 4]
-    for step, in_step, in_look in seen:
-        assert dict(in_step) == (expected or {}), step
-        assert in_look.total() in {3: [1], 4: [0, 1]}.get(step, [0]), (step, in_look)
+def check(counts, expected=None):
+    """No wait in a step; one at most in logging it, and that once in a logging interval (3) or after the last step."""
+    assert len(counts) == 4
+    for step, found in enumerate(counts, 1):
+        logging = (found - Counter(expected or {})).total()
+        assert logging in {3: [1], 4: [0, 1]}.get(step, [0]), (step, found)
+        assert (Counter(expected or {}) - found).total() == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
-    method, tmp_path, waits_of_steps, tiny, tiny_data
+    method, tmp_path, waits, tiny, tiny_data
 ):
-    there = search(tiny(f"search.method={method}", "device=lazy"), tmp_path / "there", data=tiny_data)
-    check(waits_of_steps, DRAW.get(method))
+    hook, counts = waits
+    config = tiny(f"search.method={method}", "device=lazy")
+    there = search(config, tmp_path / "there", data=tiny_data, hooks=[hook])
+    check(counts, DRAW.get(method))
     here = search(tiny(f"search.method={method}", "device=cpu"), tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
-    assert there["digest"] == here["digest"]
+    assert there.genotype == here.genotype
 
 
 @pytest.mark.parametrize("overrides", [
@@ -104,13 +90,14 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
      "retrain.optimizer=adamw", "retrain.lr=0.001"],
 ], ids=["published", "everything"])  # fmt: skip
 def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
-    overrides, tmp_path, waits_of_steps, tiny, tiny_data
+    overrides, tmp_path, waits, tiny, tiny_data
 ):
-    there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=tiny_data)
-    check(waits_of_steps)
+    hook, counts = waits
+    there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=tiny_data, hooks=[hook])
+    check(counts)
     here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
-    assert there["macs"] == here["macs"] and there["test_accuracy"] == here["test_accuracy"]
+    assert there.macs == here.macs and there.test_accuracy == here.test_accuracy
 
 
 def test_tensors_of_two_places_do_not_meet(elsewhere):

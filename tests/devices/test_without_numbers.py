@@ -6,7 +6,6 @@ from torch._subclasses import FakeTensorMode
 
 from nas_moreau.architecture import Genotype, Network, Supernet, load_space, published_cell
 from nas_moreau.data.batches import Batches
-from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
 
 CELLS = {
@@ -24,10 +23,9 @@ CELLS = {
 def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_config, tiny_data):
     monkeypatch.setattr(Batches, "batch", batch_without_numbers)
     job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)
-    job.guard = FiniteGuard("retrain", job.device, lambda step: 0.0)
-    losses = [job.advance() for _ in range(2)]
+    losses = [job.train_step() for _ in range(2)]
     written = [*job.network.parameters(), *job.network.buffers(), *job.sums.values(), *losses]
-    assert job.step == 2 and all(t.is_meta for t in written)
+    assert job.counters.step == 2 and all(t.is_meta for t in written)
     assert all(p.grad.is_meta for p in job.network.parameters())
 
 

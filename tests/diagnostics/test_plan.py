@@ -12,7 +12,8 @@ from nas_moreau.diagnostics import plan_probe
 from nas_moreau.diagnostics.plan import changed, parse_memory, plan
 from nas_moreau.errors import InputError
 from nas_moreau.search.random_cell import random_cell
-from nas_moreau.training import retrain
+from nas_moreau.training.loop import Hook
+from nas_moreau.training.retrain import retrain
 
 TINY = [
     "space=toy", "search.channels=2", "search.layers=3", "search.epochs=3", "search.steps_per_epoch=7",
@@ -39,7 +40,7 @@ def test_a_search_is_counted_in_full():
     assert found["steps"] == 21 and found["evaluated_images"] == 4 * 400  # three epochs and the end, a tenth of 4,000
     # at every epoch's end the derived cell is measured too
     assert found["derived_cell_images"] == 3 * 400 and found["derived_cell_image_seconds"] > 0
-    assert found["measured_steps"] == plan_probe.LEAST_STEPS
+    assert found["measured_steps"] == plan_probe.MIN_STEPS
     assert found["hours"] == pytest.approx(total(found))
     assert found["memory_bytes"] > 100e6
 
@@ -67,18 +68,11 @@ def test_a_retraining_is_counted_in_full(overrides, images):
     assert found["hours"] == pytest.approx(total(found)) and found["epochs"] == config.retrain.epochs
 
 
-def test_the_count_of_evaluated_images_is_that_of_a_real_retraining(tmp_path, monkeypatch):
-    counted = []
-    evaluate = retrain.evaluate_model
-
-    def count(model, part, num_classes, **options):
-        counted.append(len(part))
-        return evaluate(model, part, num_classes, **options)
-
-    monkeypatch.setattr(retrain, "evaluate_model", count)
+def test_the_count_of_evaluated_images_is_that_of_a_real_retraining(tmp_path):
     for number, (overrides, images) in enumerate([RETRAININGS[1], RETRAININGS[4]]):
-        counted.clear()
-        retrain.retrain(tiny(*overrides), load_genotype("DARTS_V2"), tmp_path / str(number))
+        counted = []
+        hook = Hook(on_evaluate=lambda job, name, samples, seconds, counted=counted: counted.append(samples))
+        retrain(tiny(*overrides), load_genotype("DARTS_V2"), tmp_path / str(number), hooks=[hook])
         assert sum(counted) == images
 
 

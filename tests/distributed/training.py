@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from nas_moreau import distributed
 from nas_moreau.architecture import load_space
 from nas_moreau.config import Config, make_config
 from nas_moreau.data import Augment, Data, Images
+from nas_moreau.search.build import build_search
 from nas_moreau.search.random_cell import random_cell
-from nas_moreau.search.stage import plan_search
+from nas_moreau.search.stage import SearchJob
 from nas_moreau.search.supernet_problem import supernet_problem
 from nas_moreau.training.device import average_gradients
-from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.retrain import plan_retraining
 
 STEPS, FEW, BATCH = 20, 6, 8
@@ -55,17 +56,15 @@ def search_steps(norms: bool, method: str = "moreau+beta", steps: int = FEW, **k
     """Returns alphas, weights, running statistics and sums for metrics.csv after some steps in float64."""
     config = configuration(**keys)
     config = config.model_copy(update={"search": config.search.model_copy(update={"method": method})})
-    job = plan_search(config, images())
-    in_double(job.lower.augment)  # the upper level has the same
-    job.supernet.double()
+    setup = build_search(config, images(), torch.device("cpu"))
+    in_double(setup.parts.weights.augment)  # the upper level has the same
+    setup.supernet.double()
     if not norms:
-        job.supernet.eval()  # norms by fixed statistics: nothing couples the images of a batch
-    job.problem, job.x, job.y, job.theta_buffers = supernet_problem(job.supernet, 1.0)
-    job.state = job.method.init(job.problem, job.x, job.y)
-    job.guard = FiniteGuard("search", job.device, None)
+        setup.supernet.eval()  # norms by fixed statistics: nothing couples the images of a batch
+    job = SearchJob(replace(setup, posed=supernet_problem(setup.supernet, 1.0)), {})
     for _ in range(steps):
-        job.advance()
-    buffers = [b for b in [*job.supernet.buffers(), *job.theta_buffers.values()] if b.is_floating_point()]
+        job.train_step()
+    buffers = [buffer for buffer in job.setup.buffers() if buffer.is_floating_point()]
     distributed.check_equal({"alphas": job.x, "weights": job.y, "running statistics": buffers})
     return {"alphas": job.x, "weights": job.y, "buffers": buffers, "sums": list(job.sums.values())}
 
@@ -76,7 +75,7 @@ def retrain_steps(norms: bool, distributed_keys: dict[str, Any] | None = None, *
     config = config.model_copy(update={"retrain": config.retrain.model_copy(update=keys)})
     data = images()
     job = plan_retraining(config, random_cell(load_space("toy"), 0), data)
-    in_double(job.augment)
+    in_double(job.images.batches.part.augment)
     job.network.double()
     if not norms:
         for part in job.network.modules():
@@ -84,12 +83,11 @@ def retrain_steps(norms: bool, distributed_keys: dict[str, Any] | None = None, *
                 part.eval()
         for cell in job.network.cells:
             cell.kernels = "portable"  # native kernels do not ask the norms
-    job.guard = FiniteGuard("retrain", job.device, None)
     job.forward = average_gradients(job.forward, job.network, (3, 8, 8))
     job.epoch_steps = FEW // 2
     for _ in range(FEW):
-        job.advance()
-    distributed.check_equal({"all": job._written()})
+        job.train_step()
+    distributed.check_equal({"all": job.written()})
     averages = [] if job.ema is None else [t for t in job.ema.module.state_dict().values() if t.is_floating_point()]
     buffers = [buffer for buffer in job.network.buffers() if buffer.is_floating_point()]
     return {"weights": [p.detach() for p in job.network.parameters()], "buffers": buffers, "averages": averages,

@@ -17,7 +17,7 @@ def script(monkeypatch):
 
     monkeypatch.setattr(generated_shapes, "TRAIN_SHAPES", 240)
     monkeypatch.setattr(generated_shapes, "TEST_SHAPES", 60)
-    for name, value in (("TEST_TASKS", 20), ("LOOK_TASKS", 4), ("TEST_QUERIES", 3)):
+    for name, value in (("TEST_TASKS", 20), ("MEASURED_TASKS", 4), ("TEST_QUERIES", 3)):
         monkeypatch.setattr(few_shot_job, name, value)
     spec = importlib.util.spec_from_file_location("benchmark_hyperparameter_learning", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -33,10 +33,10 @@ def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsy
     assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out
     assert out.count("| moreau |") == out.count("| none |") == 2 and "| 2 | 60 |" in out
 
-    def never(self):
+    def never(job, folder, hooks):
         raise AssertionError("a finished row was run again")
 
-    monkeypatch.setattr(learn._Run, "_advance", never)
+    monkeypatch.setattr(learn, "run_in", never)
     assert script.main() == 0
     assert capsys.readouterr().out == out
 

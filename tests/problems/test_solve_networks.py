@@ -30,7 +30,7 @@ def few_shapes(monkeypatch):
 
     monkeypatch.setattr(generated_shapes, "TRAIN_SHAPES", 240)
     monkeypatch.setattr(generated_shapes, "TEST_SHAPES", 60)
-    for name, value in (("TEST_TASKS", 20), ("LOOK_TASKS", 4), ("TEST_QUERIES", 3)):
+    for name, value in (("TEST_TASKS", 20), ("MEASURED_TASKS", 4), ("TEST_QUERIES", 3)):
         monkeypatch.setattr(few_shot_job, name, value)
 
 
@@ -108,21 +108,15 @@ def test_own_labels_in_a_folder_are_ranked_by_file(tmp_path, capsys):
         ("few-shot", "moreau-auto"),
     ],
 )
-def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method):
+def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method, stop_at):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     words = small if task == "hyper-cleaning" else ["--data", "shapes", "--ways", "2", "--steps", "12"]
     arguments = [task, *words, "--method", method]
     assert run(capsys, *arguments, "--output", str(whole), "--json")[0] == 0
-    advance, calls = learn._Run._advance, []
-
-    def stop_after_three(self):
-        calls.append(1)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return advance(self)
-
-    monkeypatch.setattr(learn._Run, "_advance", stop_after_three)
-    code, _, err = run(capsys, *arguments, "--output", str(broken))
+    original = learn.run_in
+    with monkeypatch.context() as patch:
+        patch.setattr(learn, "run_in", lambda job, folder, hooks: original(job, folder, [stop_at(3)]))
+        code, _, err = run(capsys, *arguments, "--output", str(broken))
     assert code == 143 and "--resume" in err
     # what the run was made with need not be said again
     code, _, _ = run(capsys, task, "--output", str(broken), "--resume", "--json")
@@ -157,8 +151,8 @@ def test_a_class_of_one_image_is_passed_over():
     data = Data("rare", tuple("abcdefgh"), images, images.take(torch.arange(0)), (0.5,), (0.3,))
     for seed in range(4):  # the rare class is on either side
         config = solve_options("few-shot", {"ways": 2, "shots": 3, "steps": 5, "seed": seed}).model_dump()
-        job = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"], data, torch.device("cpu"))
-        assert 0 <= job.look(job.x, job.y)["accuracy"] <= 1
+        task = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"], data, torch.device("cpu"))
+        assert 0 <= task.measure(task.x, task.y)["accuracy"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -196,7 +190,7 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize("signalled", [False, True])
 def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, capsys, monkeypatch, small, signalled):
     """With 6 steps there is a look after every step, so the looks are put further apart."""
-    monkeypatch.setattr(cleaning_job, "LOOKS", 1)
+    monkeypatch.setattr(cleaning_job, "MEASUREMENTS", 1)
     made, poisoned = METHODS["hyper-cleaning"]["moreau"].make(6), []
 
     def step(problem, x, y, state, *batches):

@@ -17,7 +17,7 @@ import torch
 from nas_moreau.errors import InputError
 from nas_moreau.runs import checkpoint
 from nas_moreau.runs.atomic import DiskFull
-from nas_moreau.runs.checkpoint import Damaged, load_checkpoint, read_checkpoint, save_checkpoint
+from nas_moreau.runs.checkpoint import SCHEMA, Damaged, load_checkpoint, read_checkpoint, save_checkpoint
 
 
 def sample(epoch: int) -> dict:
@@ -150,8 +150,8 @@ def test_a_malicious_pickle_with_a_right_checksum_has_no_effect(tmp_path):
 
     torch.save({"a": Evil()}, tmp_path / "evil")
     for data in ((tmp_path / "evil").read_bytes(), pickle.dumps(Evil())):
-        checksum = zlib.crc32(data, zlib.crc32(struct.pack("<IQ", 1, len(data))))
-        (tmp_path / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", 1, len(data), checksum) + data)
+        checksum = zlib.crc32(data, zlib.crc32(struct.pack("<IQ", SCHEMA, len(data))))
+        (tmp_path / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", SCHEMA, len(data), checksum) + data)
         with pytest.raises(InputError, match="holds no plain data"):
             load_checkpoint(tmp_path)
     assert not marker.exists()

@@ -8,7 +8,7 @@ import pytest
 
 from nas_moreau.architecture import AlphaTable, derive, load_space
 from nas_moreau.errors import InputError
-from nas_moreau.runs.history import Stage, find_search, find_stage, network_sizes, open_stage, read_run, stability
+from nas_moreau.runs.history import Stability, Stage, find_search, find_stage, network_sizes, open_stage, read_run
 from nas_moreau.runs.tables import csv_text
 
 SPACE = load_space("toy")
@@ -116,6 +116,6 @@ def test_the_sizes_of_a_runs_network(tmp_path):
 
 def test_stability_counts_epochs_and_edges():
     tables = [table_of(1), table_of(1), table_of(3), table_of(3)]
-    found = stability(SPACE, tables)
+    found = Stability.of(SPACE, tables).to_dict()
     assert (found["epochs"], found["epochs_unchanged"], found["window"]) == (4, 2, 4)
-    assert found["edges_unchanged"] == 0 and stability(SPACE, tables[2:])["edges_unchanged"] == 1
+    assert found["edges_unchanged"] == 0 and Stability.of(SPACE, tables[2:]).to_dict()["edges_unchanged"] == 1

@@ -2,20 +2,18 @@
 
 import json
 import math
-import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nas_moreau.architecture import AlphaTable, Genotype, Supernet, derive, load_space
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.runs.history import Stage, stability
+from nas_moreau.runs.history import Stability, Stage
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search import stage as stage
 from nas_moreau.search.collapse import PATIENCE, CollapseGuard, Health, assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.stage import search
-from nas_moreau.training import loop as stepping
 from nas_moreau.training.signals import Interrupted
 
 SPACE = load_space("nas_bench_201")
@@ -150,10 +148,10 @@ def test_stability_counts_epochs_and_edges():
     a, b, c = ([THREE, ONE, SKIP, THREE, POOL, ONE][:k] + [POOL] * (6 - k) for k in (4, 5, 6))
     # the last edge of c differs from b's, the last but one is pool in all three
     history = [table_of(cell) for cell in (a, a, b, c, c)]
-    found = stability(SPACE, history)
+    found = Stability.of(SPACE, history).to_dict()
     assert found == {"epochs": 5, "epochs_unchanged": 2, "window": 5, "edges_unchanged": pytest.approx(5 / 6)}
-    assert stability(SPACE, history[:1])["epochs_unchanged"] == 1
-    assert stability(SPACE, [table_of(a)] * 7) == {
+    assert Stability.of(SPACE, history[:1]).epochs_unchanged == 1
+    assert Stability.of(SPACE, [table_of(a)] * 7).to_dict() == {
         "epochs": 7, "epochs_unchanged": 7, "window": 5, "edges_unchanged": 1.0,
     }  # fmt: skip
 
@@ -196,12 +194,12 @@ def test_the_guard_best_keeps_the_epoch_of_the_best_one_hot_accuracy(tmp_path, t
     result = search(tiny("search.guard=best"), tmp_path, data=tiny_data)
     accuracies = [float(row["one_hot_accuracy"]) for row in rows_of(tmp_path)]
     best = accuracies.index(max(accuracies))
-    assert result["guard"] == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
+    assert result.guard == {"rule": "best", "epoch": best, "one_hot_accuracy": accuracies[best]}
     space = load_space("toy")
     table = Stage(tmp_path).alphas[best]
-    assert table == AlphaTable.from_dict(space, result) and result["digest"] == derive(space, table).digest()
+    assert table == result.alphas and result.digest == derive(space, table).digest()
     kept = load_checkpoint(tmp_path / "checkpoints")[0]["alphas"]
-    assert derive(space, kept).digest() == result["digest"]
+    assert derive(space, kept).digest() == result.digest
 
 
 @pytest.fixture
@@ -217,39 +215,28 @@ def idle_space(tmp_path_factory):
 
 def test_the_guard_stop_ends_the_search(tmp_path, idle_space, tiny, tiny_data):
     result = search(tiny("search.guard=stop", idle_space), tmp_path / "stop", data=tiny_data)
-    assert result["steps"] == 2 * PATIENCE and len(rows_of(tmp_path / "stop")) == PATIENCE
-    assert result["guard"] == {"rule": "stop", "stopped": True, "collapsed_epochs": PATIENCE}
-    assert result["health"]["verdict"] == "collapsed"
+    assert result.steps == 2 * PATIENCE and len(rows_of(tmp_path / "stop")) == PATIENCE
+    assert result.guard == {"rule": "stop", "stopped": True, "collapsed_epochs": PATIENCE}
+    assert result.health.verdict == "collapsed"
     assert json.loads((tmp_path / "stop" / "status.json").read_text())["state"] == "finished"
     result = search(tiny(idle_space), tmp_path / "off", data=tiny_data)
-    assert result["steps"] == 12 and "guard" not in result
+    assert result.steps == 12 and result.guard is None
 
 
 @pytest.mark.parametrize("guard", ["stop", "best"])
-@pytest.mark.parametrize("stop_at", [4, 5])
+@pytest.mark.parametrize("stop_at_step", [4, 5])
 def test_a_resumed_search_with_a_guard_gives_the_same_bytes(
-    guard, stop_at, tmp_path, monkeypatch, idle_space, tiny, tiny_data
+    guard, stop_at_step, tmp_path, idle_space, tiny, tiny_data, stop_at
 ):
     config = tiny(f"search.guard={guard}", "search.eigenvalue=true", *([idle_space] if guard == "stop" else []))
     whole = search(config, tmp_path / "whole", data=tiny_data)
 
-    stop = stepping.StopRequest()
-    advance = stage._Search.advance
-
-    def advance_then_stop(job):
-        info = advance(job)
-        stop.received = signal.SIGTERM if job.step == stop_at else None
-        return info
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stepping, "StopRequest", lambda: stop)
-        patch.setattr(stage._Search, "advance", advance_then_stop)
-        with pytest.raises(Interrupted):
-            search(config, tmp_path / "parts", data=tiny_data)
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "parts", data=tiny_data, hooks=[stop_at(stop_at_step)])
     parts = search(config, tmp_path / "parts", resume=True, data=tiny_data)
-    for result in (whole, parts):
-        result.pop("wall_seconds"), result.pop("peak_memory_bytes")
-    assert parts == whole
+    assert replace(parts, wall_seconds=0.0, peak_memory_bytes=0) == replace(
+        whole, wall_seconds=0.0, peak_memory_bytes=0
+    )
     for a, b in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts"), strict=True):
         a.pop("wall_seconds"), b.pop("wall_seconds")
         assert a == b and float(a["hessian_eigenvalue"]) != 0
@@ -257,12 +244,12 @@ def test_a_resumed_search_with_a_guard_gives_the_same_bytes(
 
 def test_a_run_says_how_it_looks(tmp_path, tiny, tiny_data):
     result = search(tiny(), tmp_path, data=tiny_data)
-    found = Stage(tmp_path)
-    health = assess(Genotype.from_json(result["genotype"]), found.final_alphas)
-    assert found.verdict == health.verdict
-    assert result["verdict"] == str(health) and Health.from_dict(result["health"]) == health
-    assert result["stability"] == stability(load_space("toy"), list(found.alphas.values()))
-    assert result["stability"]["epochs"] == 6
+    found, space = Stage(tmp_path), load_space("toy")
+    health = assess(result.genotype, found.final_alphas)
+    assert found.verdict == health.verdict and result.verdict == str(health)
+    assert result.health == Health.from_dict(result.to_dict()["health"]) == health
+    assert result.stability == Stability.of(space, found.alphas.values()).to_dict()
+    assert result.stability["epochs"] == 6
     for row in rows_of(tmp_path):
         gap = float(row["held_out_accuracy"]) - float(row["one_hot_accuracy"])
         assert float(row["discretisation_gap"]) == pytest.approx(gap, abs=1e-12)
@@ -272,7 +259,7 @@ def test_a_run_says_how_it_looks(tmp_path, tiny, tiny_data):
 
 def test_a_method_without_alphas_is_not_guarded(tmp_path, idle_space, tiny, tiny_data):
     result = search(tiny("search.guard=stop", "search.method=rsws", idle_space), tmp_path, data=tiny_data)
-    assert result["steps"] == 12 and "guard" not in result and len(rows_of(tmp_path)) == 6
+    assert result.steps == 12 and result.guard is None and len(rows_of(tmp_path)) == 6
 
 
 def test_off_may_be_written_plainly(tiny):

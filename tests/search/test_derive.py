@@ -200,7 +200,7 @@ def tiny(tiny_config):
 @pytest.mark.parametrize("rule", ["space", "edge-normalised", "perturbation", "selection"])
 def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path, tiny, tiny_data):
     config = tiny(f"derive.rule={rule}")
-    result = search(config, tmp_path / "a", data=tiny_data)
+    result = search(config, tmp_path / "a", data=tiny_data).to_dict()
     assert Genotype.from_json((tmp_path / "a" / "genotype.json").read_text()).digest() == result["digest"]
     assert result["derived_by"]["rule"] == rule and ("before_rule" in result) == (rule != "space")
     again = derive_run(tmp_path / "a", config, tiny_data).to_dict()
@@ -219,7 +219,7 @@ def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, t
     """Edge weights decide which edges stay, so they must be in alphas.csv and in result.json."""
     sizes = ["search.channels=4", "search.partial_channels=2", "search.epochs=2"]
     config = tiny("search.method=darts1+pc", "search.alphas.init_scale=3.0", *sizes)
-    result = search(config, tmp_path, data=tiny_data)
+    result = search(config, tmp_path, data=tiny_data).to_dict()
     space = load_space("toy")
     assert derive(space, AlphaTable.from_dict(space, result)).digest() == result["digest"]
     assert derive(space, Stage(tmp_path).final_alphas).digest() == result["digest"]
@@ -228,8 +228,8 @@ def test_the_files_of_a_search_with_edge_weights_give_its_cell(tmp_path, tiny, t
 
 
 def test_a_budget_holds_in_the_run_and_for_the_neighbours(tmp_path, tiny, tiny_data):
-    free = search(tiny("derive.rule=selection"), tmp_path / "a", data=tiny_data)
-    small = search(tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data)
+    free = search(tiny("derive.rule=selection"), tmp_path / "a", data=tiny_data).to_dict()
+    small = search(tiny("derive.rule=selection", "derive.max_parameters=700"), tmp_path / "b", data=tiny_data).to_dict()
     budget = small["derived_by"]["budget"]
     assert budget["parameters"] <= 700 and budget["exact"]
     assert len(small["derived_by"]["candidates"]) < len(free["derived_by"]["candidates"])
@@ -242,7 +242,7 @@ def test_an_ensemble_is_the_mean_of_softmax_weights(tmp_path, tiny, tiny_data):
     runs = [tmp_path / str(seed) for seed in range(2)]
     tables = []
     for seed, run in enumerate(runs):
-        result = search(tiny(f"seed={seed}", "search.alphas.lr=1.0"), run, data=tiny_data)
+        result = search(tiny(f"seed={seed}", "search.alphas.lr=1.0"), run, data=tiny_data).to_dict()
         tables.append(result["alphas"])
     mean = {c: (torch.tensor(tables[0][c]) + torch.tensor(tables[1][c])) / 2 for c in ("normal", "reduce")}
     found = derive_ensemble(runs, tiny())

@@ -1,6 +1,7 @@
 """The search stage on the toy space: determinism, exact resume, the three-way split, bad input."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,12 @@ from nas_moreau.architecture import Genotype, derive, load_space
 from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.search import stage as stage
 from nas_moreau.search.derive import derive_ensemble, derive_run
 from nas_moreau.search.methods import METHODS, build_method, parse_method, registered, search_supernet
 from nas_moreau.search.schedules import cosine
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, beta_term, supernet_problem
-from nas_moreau.training import loop as stepping
-from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
+from nas_moreau.training.signals import Interrupted, NonFinite
 
 SETTINGS = ["search.alphas.lr=0.05", "search.alphas.lr_min=0.05"]
 
@@ -63,14 +62,12 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path, tiny_for, ti
     config = tiny_for(method)
     results = [search(config, tmp_path / name, data=tiny_data) for name in "ab"]
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
-    for result in results:
-        result.pop("wall_seconds"), result.pop("peak_memory_bytes")
-    assert results[0] == results[1]
-    assert results[0]["method"] == method and results[0]["steps"] == 6
+    first, second = (replace(result, wall_seconds=0.0, peak_memory_bytes=0) for result in results)
+    assert first == second and first.method == method and first.steps == 6
     genotype = Genotype.from_json((tmp_path / "a" / "genotype.json").read_text())
-    assert genotype.digest() == results[0]["digest"]
+    assert genotype == first.genotype and first.to_dict()["digest"] == genotype.digest()
     load_space("toy").check(genotype)
-    for table in results[0]["alphas"].values():
+    for table in first.to_dict()["alphas"].values():
         assert all(abs(sum(row) - 1) < 1e-9 for row in table)
     for name in (
         "config.yaml",
@@ -89,25 +86,11 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path, tiny_for, ti
     *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
     ("gdas", 3), ("drnas+pc", 3), ("rsws", 3), ("rsws", 5),
 ])  # fmt: skip
-def test_a_stopped_and_resumed_search_gives_the_same_bytes(
-    method, stop_after, tmp_path, monkeypatch, tiny_for, tiny_data
-):
+def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, tiny_for, tiny_data, stop_at):
     config = tiny_for(method)
     search(config, tmp_path / "whole", data=tiny_data)
-    stop = StopRequest()
-    advance = stage._Search.advance
-
-    def advance_then_stop(self):
-        info = advance(self)
-        if self.step == stop_after:
-            stop.received = 15
-        return info
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stepping, "StopRequest", lambda: stop)
-        patched.setattr(stage._Search, "advance", advance_then_stop)
-        with pytest.raises(Interrupted, match="SIGTERM"):
-            search(config, tmp_path / "parts", data=tiny_data)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        search(config, tmp_path / "parts", data=tiny_data, hooks=[stop_at(stop_after)])
     assert json.loads((tmp_path / "parts" / "status.json").read_text())["state"] == "interrupted"
     search(config, tmp_path / "parts", resume=True, data=tiny_data)
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
@@ -132,16 +115,16 @@ def test_random_draws_a_cell_of_the_space_by_the_seed(tmp_path, tiny, tiny_data)
     digests = []
     for seed in (0, 0, 1):
         result = search(tiny("search.method=random", f"seed={seed}"), tmp_path / str(len(digests)), data=tiny_data)
-        digests.append(result["digest"])
+        digests.append(result.digest)
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path, tiny, tiny_data):
     result = search(tiny("search.method=rsws"), tmp_path / "a", data=tiny_data)
     log = (tmp_path / "a" / "log.txt").read_text()
-    assert f"{result['digest']} has the lowest loss" in log and log.count("lowest loss") == 1
-    assert derive_run(tmp_path / "a", tiny()).genotype.digest() == result["digest"]
-    assert all(max(row) > 0.99 for table in result["alphas"].values() for row in table)
+    assert f"{result.digest} has the lowest loss" in log and log.count("lowest loss") == 1
+    assert derive_run(tmp_path / "a", tiny()).genotype.digest() == result.digest
+    assert all(max(row) > 0.99 for table in result.to_dict()["alphas"].values() for row in table)
     columns = (tmp_path / "a" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "lower_accuracy" in columns and "upper_accuracy" not in columns
 
@@ -149,7 +132,7 @@ def test_rsws_ends_with_alphas_that_stand_for_its_cell(tmp_path, tiny, tiny_data
 def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path, tiny_for, tiny_data):
     config = tiny_for("darts1+pc")
     result = search(config, tmp_path / "a", data=tiny_data)
-    shares = result["edge_weights"]
+    shares = result.to_dict()["edge_weights"]
     assert {name: len(row) for name, row in shares.items()} == {"normal": 5, "reduce": 5}
     for row in shares.values():
         assert sum(row[:2]) == pytest.approx(1) and sum(row[2:]) == pytest.approx(1)
@@ -168,9 +151,9 @@ def test_partial_channels_bring_weights_of_edges_into_x_and_the_cell(tmp_path, t
 def test_every_rule_takes_a_search_with_partial_channels(rule, tmp_path, tiny_for, tiny_data):
     config = tiny_for("darts1+pc", f"derive.rule={rule}")
     result = search(config, tmp_path / "a", data=tiny_data)
-    load_space("toy").check(Genotype.from_json(json.dumps(result["genotype"])))
+    load_space("toy").check(result.genotype)
     ensemble = derive_ensemble([tmp_path / "a"], tiny_for("darts1+pc"))
-    assert ensemble.genotype.digest() == result["before_rule"]["digest"]
+    assert ensemble.genotype == result.derived.before
 
 
 # --- the problem -----------------------------------------------------------------------------------------------------
@@ -300,7 +283,9 @@ def test_parts_smaller_than_a_batch_are_refused_before_anything_is_written(tmp_p
 def alphas_after(tiny, tiny_data):
     def run(folder, *overrides):
         result = search(tiny("search.epochs=1", *overrides), folder, data=tiny_data)
-        return torch.tensor([row for table in result["alphas"].values() for row in table], dtype=torch.float64)
+        return torch.tensor(
+            [row for table in result.to_dict()["alphas"].values() for row in table], dtype=torch.float64
+        )
 
     return run
 

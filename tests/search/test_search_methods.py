@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from nas_moreau.architecture import Genotype, Network, Supernet, derive, load_space, multiply_adds
+from nas_moreau.architecture import Network, Supernet, derive, load_space, multiply_adds
 from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
@@ -22,7 +22,7 @@ from nas_moreau.search.drnas import dirichlet_weights
 from nas_moreau.search.gdas import gumbel_paths
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
-from nas_moreau.training.signals import Abandoned, StopRequest
+from nas_moreau.training.signals import StopRequest, StopTraining
 
 SPACES = {"toy": 3, "nas_bench_201": 1}
 
@@ -167,14 +167,14 @@ def test_the_choice_of_rsws_is_given_up_when_a_signal_has_arrived():
     images = Images(torch.zeros((8, 3, 8, 8), dtype=torch.uint8), torch.arange(8) % 3)
     stop = StopRequest()
     stop.received = signal.SIGTERM
-    with pytest.raises(Abandoned):
+    with pytest.raises(StopTraining):
         rsws.best_of_many(
             supernet.space,
             supernet,
             Part(images, torch.arange(8), Augment((0.5,) * 3, (0.25,) * 3)),
             3,
             False,
-            stop.give_up,
+            stop.check,
         )
 
 
@@ -262,7 +262,7 @@ def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path, tiny_
         words = [*PENALISED, *wider, f"search.method={method}", f"search.macs_penalty={weight}"]
         folder = tmp_path / str(weight)
         result = search(load_config(overrides=words), folder, data=tiny_data)
-        network = Network(Genotype.from_json(result["genotype"]), 4, 3, 3)
+        network = Network(result.genotype, 4, 3, 3)
         macs[weight] = multiply_adds(network, (3, 8, 8))
         column = [row.get("expected_macs") for row in read_table(folder / "metrics.csv")]
         expected[weight] = column

@@ -9,11 +9,10 @@ import torch
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search import stage as search_stage
 from nas_moreau.search.schedules import smaller_steps
 from nas_moreau.search.stage import search
-from nas_moreau.training import retrain as retrain_stage
 from nas_moreau.training.finite_guard import FiniteGuard, keep, select
+from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
 from nas_moreau.training.signals import NonFinite
 
@@ -59,9 +58,9 @@ def test_keep_takes_tensors_from_the_old_state_and_keeps_strides():
     assert torch.equal(keep(torch.tensor(True), new, old).theta[1], torch.ones(2))
 
 
-def flag_down_at(step, at_once):
+def flag_down_at(step, every_step):
     """Ten steps of a counter that becomes infinite at `step`; what is kept, and the message."""
-    guard = FiniteGuard("search", CPU, lambda k: 0.5**k, at_once)
+    guard = FiniteGuard("search", CPU, lambda k: 0.5**k, every_step)
     value, written = [torch.zeros(3)], torch.zeros(3)
     for k in range(1, 11):
         guard.before(lambda written=written: [written])
@@ -76,7 +75,7 @@ def flag_down_at(step, at_once):
 
 @pytest.mark.parametrize("step", [1, 2, 7, 10])
 def test_on_an_accelerator_everything_stays_as_it_was_before_the_step(step):
-    value, written, message = flag_down_at(step, at_once=False)
+    value, written, message = flag_down_at(step, every_step=False)
     assert value == [step - 1.0] * 3 and written == [step - 1.0] * 3
     assert f"at step {step} (learning rate {0.5 ** (step - 1):.3g}): weights;" in message
     assert "search.weights.lr" in message and "--on-nonfinite rollback" in message
@@ -105,69 +104,59 @@ def test_a_guard_that_may_not_wait_never_does():
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
-def poison_search(monkeypatch, steps, times=None):
-    """Makes f infinite at the given steps (counted from 1), in the first `times` attempts at each."""
+def poison_search(steps, times=None):
+    """A hook that makes f infinite at the given steps (counted from 1), in the first `times` attempts at each."""
     left = {step: times if times is not None else 10**9 for step in steps}
-    original = search_stage._Search.advance
 
-    def advance(self):
-        if left.get(self.step + 1, 0) > 0:
-            left[self.step + 1] -= 1
-            self.y = [self.y[0] * INF, *self.y[1:]]
-        return original(self)
+    def poison(job):
+        if left.get(job.counters.step + 1, 0) > 0:
+            left[job.counters.step + 1] -= 1
+            job.y = [job.y[0] * INF, *job.y[1:]]
 
-    monkeypatch.setattr(search_stage._Search, "advance", advance)
+    return Hook(before_step=poison)
 
 
-def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, monkeypatch, config, tiny_data):
-    with monkeypatch.context() as patch:
-        poison_search(patch, [4], times=1)
-        search(config("search.weights.lr=0.04"), tmp_path / "a", data=tiny_data)
+def test_a_search_goes_back_with_halved_steps_and_a_resumed_one_keeps_them(tmp_path, config, tiny_data):
+    settings = config("search.weights.lr=0.04")
+    search(settings, tmp_path / "a", data=tiny_data, hooks=[poison_search([4], times=1)])
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
-    assert payload["rollbacks"] == 1 and payload["step"] == 6
+    assert payload["counters"]["rollbacks"] == 1 and payload["counters"]["step"] == 6
     rates = [float(row["weights_lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
     assert rates[0] == 0.04 and rates[1] == pytest.approx(0.5 * (0.001 + 0.5 * 0.039 * 1.5))
     log = (tmp_path / "a" / "log.txt").read_text()
-    assert "at step 4" in log and "rolled back to step 2" in log and "step sizes are halved 1 time." in log
+    assert "at step 4" in log and "to step 2" in log
+
     # the same, stopped after the rollback and resumed in a process that never saw the fault
-    with monkeypatch.context() as patch:
-        poison_search(patch, [4], times=1)
-        original = search_stage.Monitor.epoch
+    def stop(job, row):
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
 
-        def stop(self, row):
-            original(self, row)
-            if row["epoch"] == 1:
-                raise KeyboardInterrupt
-
-        patch.setattr(search_stage.Monitor, "epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            search(config("search.weights.lr=0.04"), tmp_path / "b", data=tiny_data)
+    with pytest.raises(KeyboardInterrupt):
+        search(settings, tmp_path / "b", data=tiny_data, hooks=[poison_search([4], times=1), Hook(on_epoch=stop)])
     assert json.loads((tmp_path / "b" / "status.json").read_text())["state"] == "interrupted"
-    search(config("search.weights.lr=0.04"), tmp_path / "b", resume=True, data=tiny_data)
+    search(settings, tmp_path / "b", resume=True, data=tiny_data)
     other = load_checkpoint(tmp_path / "b" / "checkpoints")[0]
-    assert other["rollbacks"] == 1
+    assert other["counters"]["rollbacks"] == 1
     assert all(torch.equal(a, b) for key in ("x", "y") for a, b in zip(payload[key], other[key]))
 
 
-def test_a_search_without_a_checkpoint_goes_back_to_its_start(tmp_path, monkeypatch, config, tiny_data):
-    poison_search(monkeypatch, [1], times=2)
-    result = search(config(), tmp_path / "a", data=tiny_data)
-    assert result["steps"] == 6 and load_checkpoint(tmp_path / "a" / "checkpoints")[0]["rollbacks"] == 2
+def test_a_search_without_a_checkpoint_goes_back_to_its_start(tmp_path, config, tiny_data):
+    result = search(config(), tmp_path / "a", data=tiny_data, hooks=[poison_search([1], times=2)])
+    rollbacks = load_checkpoint(tmp_path / "a" / "checkpoints")[0]["counters"]["rollbacks"]
+    assert result.steps == 6 and rollbacks == 2
 
 
-def test_three_rollbacks_are_the_most_and_what_was_saved_is_sound(tmp_path, monkeypatch, config, tiny_data):
-    poison_search(monkeypatch, [4])
-    with pytest.raises(NonFinite, match=r"at step 4.*Rolled back 3 times already"):
-        search(config(), tmp_path / "a", data=tiny_data)
+def test_three_rollbacks_are_the_most_and_what_was_saved_is_sound(tmp_path, config, tiny_data):
+    with pytest.raises(NonFinite, match=r"at step 4.*3 times"):
+        search(config(), tmp_path / "a", data=tiny_data, hooks=[poison_search([4])])
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
-    assert payload["step"] == 2 and all(t.isfinite().all() for t in payload["y"])
+    assert payload["counters"]["step"] == 2 and all(t.isfinite().all() for t in payload["y"])
     assert json.loads((tmp_path / "a" / "status.json").read_text())["state"] == "failed"
 
 
-def test_without_the_option_the_first_fault_ends_the_run(tmp_path, monkeypatch, config, tiny_data):
-    poison_search(monkeypatch, [4], times=1)
+def test_without_the_option_the_first_fault_ends_the_run(tmp_path, config, tiny_data):
     with pytest.raises(NonFinite, match="at step 4"):
-        search(config("checkpoint.on_nonfinite=stop"), tmp_path / "a", data=tiny_data)
+        search(config("checkpoint.on_nonfinite=stop"), tmp_path / "a", data=tiny_data, hooks=[poison_search([4], 1)])
     # and the option may be given on resuming
     search(config(), tmp_path / "a", resume=True, data=tiny_data)
 
@@ -182,18 +171,17 @@ def test_smaller_steps_halve_every_step_size_and_nothing_else(config):
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, monkeypatch, config, tiny_data):
-    original, left = retrain_stage._Retraining.advance, [2]
+def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, config, tiny_data):
+    left = [2]
 
-    def advance(self):
-        if self.step == 3 and left[0]:
+    def poison(job):
+        if job.counters.step == 3 and left[0]:
             left[0] -= 1
-            next(self.network.parameters()).data.mul_(INF)
-        return original(self)
+            next(job.network.parameters()).data.mul_(INF)
 
-    monkeypatch.setattr(retrain_stage._Retraining, "advance", advance)
-    retrain(config(f"retrain.ema={ema}"), published_cell("DARTS_V2"), tmp_path / "a", data=tiny_data)
+    settings, hooks = config(f"retrain.ema={ema}"), [Hook(before_step=poison)]
+    retrain(settings, published_cell("DARTS_V2"), tmp_path / "a", data=tiny_data, hooks=hooks)
     rates = [float(row["lr"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
     assert rates == pytest.approx([0.025, 0.25 * 0.025 * 0.75, 0.25 * 0.025 * 0.25])
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
-    assert payload["rollbacks"] == 2 and all(t.isfinite().all() for t in payload["model"].values())
+    assert payload["counters"]["rollbacks"] == 2 and all(t.isfinite().all() for t in payload["model"].values())

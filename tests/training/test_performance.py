@@ -19,11 +19,9 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.search.methods import build_method
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
-from nas_moreau.training import loop as stepping
-from nas_moreau.training import retrain as retraining
 from nas_moreau.training.device import set_up_torch
-from nas_moreau.training.retrain import retrain
-from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
+from nas_moreau.training.retrain import plan_retraining, retrain
+from nas_moreau.training.signals import Interrupted, NonFinite
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 CELL = published_cell("DARTS_V2")
@@ -148,12 +146,11 @@ def test_bfloat16_directions_are_near_those_of_float64():
 
 @pytest.fixture
 def job_in(tiny, tiny_data):
-    return lambda precision: retraining.plan_retraining(tiny(f"performance.precision={precision}"), CELL, tiny_data)
+    return lambda precision: plan_retraining(tiny(f"performance.precision={precision}"), CELL, tiny_data)
 
 
 def stepped(job, steps=1):
-    job.guard = retraining.FiniteGuard("retrain", CPU, lambda step: 0.0)
-    return [job.advance().item() for _ in range(steps)]
+    return [job.train_step().item() for _ in range(steps)]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -189,21 +186,11 @@ def test_gradients_that_are_infinite_at_a_scale_of_one_are_a_fault(job_in):
         stepped(job)
 
 
-def test_a_float16_retraining_is_resumed_to_the_same_bytes(tmp_path, monkeypatch, tiny, tiny_data):
+def test_a_float16_retraining_is_resumed_to_the_same_bytes(tmp_path, tiny, tiny_data, stop_at):
     config = tiny("performance.precision=float16")
     retrain(config, CELL, tmp_path / "whole", data=tiny_data)
-    stop, advance = StopRequest(), retraining._Retraining.advance
-
-    def advance_then_stop(self):
-        loss = advance(self)
-        stop.received = 2 if self.step == 1 else stop.received
-        return loss
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stepping, "StopRequest", lambda: stop)
-        patched.setattr(retraining._Retraining, "advance", advance_then_stop)
-        with pytest.raises(Interrupted):
-            retrain(config, CELL, tmp_path / "parts", data=tiny_data)
+    with pytest.raises(Interrupted):
+        retrain(config, CELL, tmp_path / "parts", data=tiny_data, hooks=[stop_at(1)])
     retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data)
     payloads = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts")]
     assert payloads[0]["scaler"] == payloads[1]["scaler"] and payloads[0]["scaler"]["scale"] < 2.0**16

@@ -1,21 +1,23 @@
 """What is hard to resume: a signal during an evaluation, a point of TensorBoard shown twice, files of another run."""
 
 import json
+import signal
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
-from nas_moreau.evaluate_run import evaluate_run
-from nas_moreau.runs import load_checkpoint, save_checkpoint
+from nas_moreau.pipeline import evaluate_run
+from nas_moreau.runs import Monitor, load_checkpoint, save_checkpoint
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search import stage as search_stage
+from nas_moreau.search import epoch as search_epoch
 from nas_moreau.search.stage import search
-from nas_moreau.training import loop as stepping
+from nas_moreau.training import evaluate
 from nas_moreau.training import retrain as retrain_stage
+from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
-from nas_moreau.training.signals import Interrupted, StopRequest
+from nas_moreau.training.signals import Interrupted
 
 CELL = published_cell("DARTS_V2")
 SETTINGS = ["retrain.epochs=3", "retrain.augment.cutout=0", "retrain.evaluate_every=1", "logging.every_steps=1"]
@@ -27,12 +29,8 @@ def config(tiny_config):
 
 
 STAGES = {
-    "search": (search_stage, search_stage._Search, search),
-    "retrain": (
-        retrain_stage,
-        retrain_stage._Retraining,
-        lambda config, folder, **given: retrain(config, CELL, folder, **given),
-    ),
+    "search": search,
+    "retrain": lambda config, folder, **options: retrain(config, CELL, folder, **options),
 }
 
 
@@ -54,28 +52,25 @@ def flat(value):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("evaluation", [1, 3])
-def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(
-    stage, evaluation, tmp_path, monkeypatch, config, tiny_data
-):
-    module, _, run = STAGES[stage]
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_signal_during_an_evaluation_ends_it_and_loses_nothing(stage, step, tmp_path, monkeypatch, config, tiny_data):
+    run = STAGES[stage]
     run(config(), tmp_path / "whole", data=tiny_data)
-    stop, count, original = StopRequest(), [0], module.evaluate_model
+    original, jobs = evaluate.evaluate_model, []
 
-    def evaluate(*arguments, **keywords):
-        count[0] += 1
-        if count[0] == evaluation:
-            stop.received = 15
-        return original(*arguments, **keywords)
+    def signalled(*arguments, **options):
+        if jobs[0].counters.step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepping, "StopRequest", lambda: stop)
-        patch.setattr(module, "evaluate_model", evaluate)
+        for module in (search_epoch, retrain_stage):
+            patch.setattr(module, "evaluate_model", signalled)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            run(config(), tmp_path / "parts", data=tiny_data)
-    step = min(2 * evaluation, 6)
+            run(config(), tmp_path / "parts", data=tiny_data, hooks=[Hook(on_start=jobs.append)])
     assert json.loads((tmp_path / "parts" / "status.json").read_text())["step"] == step
-    assert load_checkpoint(tmp_path / "parts" / "checkpoints")[0]["step"] == step
+    counters = load_checkpoint(tmp_path / "parts" / "checkpoints")[0]["counters"]
+    assert counters["step"] == step and counters["epochs"] == step // 2 - 1
     run(config(), tmp_path / "parts", resume=True, data=tiny_data)
     assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
 
@@ -84,26 +79,22 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_loses_nothing(
 @pytest.mark.parametrize("where", ["flush", "epoch", "hparams"])
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_path, monkeypatch, config, tiny_data):
-    module, job, run = STAGES[stage]
-    often = config("checkpoint.every_steps=1")
+    run, often = STAGES[stage], config("checkpoint.every_steps=1")
     run(often, tmp_path / "whole", data=tiny_data)
-    original = getattr(module.Monitor, where)
+    original, jobs = getattr(Monitor, where), []
 
     class Killed(BaseException):
         pass
 
     def die(self, *arguments):
         original(self, *arguments)
-        if made[0].step == step:
+        if jobs and jobs[0].counters.step == step:
             raise Killed
 
-    made = []
-    build = job.run
     with monkeypatch.context() as patch:
-        patch.setattr(job, "run", lambda self, folder: (made.append(self), build(self, folder))[1])
-        patch.setattr(module.Monitor, where, die)
+        patch.setattr(Monitor, where, die)
         try:
-            run(often, tmp_path / "parts", data=tiny_data)
+            run(often, tmp_path / "parts", data=tiny_data, hooks=[Hook(on_start=jobs.append)])
         except Killed:
             patch.undo()
             run(often, tmp_path / "parts", resume=True, data=tiny_data)
@@ -113,7 +104,8 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
 @pytest.mark.parametrize("change, match", [
     ({"digests": {"configuration": "0" * 16}}, "another configuration"),
     ({"digests": {"space": "0" * 16}}, "another space"), ({"stage": "retrain"}, "is of a retrain"),
-    ({"x": 3}, "does not fit this run"), ({"step": None}, "does not fit this run"),
+    ({"x": 3}, "does not fit this run"), ({"counters": {"step": None}}, "does not fit this run"),
+    ({"counters": {"steps": 2}}, "does not fit this run"),
 ])  # fmt: skip
 def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path, config, tiny_data):
     search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +14,8 @@ from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.training import loop as stepping
-from nas_moreau.training import retrain as stage
-from nas_moreau.training.retrain import retrain
-from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
+from nas_moreau.training.retrain import plan_retraining, retrain, retraining_images
+from nas_moreau.training.signals import Interrupted, NonFinite
 
 SETTINGS = ["space=darts", "retrain.augment.cutout=4"]
 EVERYTHING = [
@@ -44,33 +44,23 @@ def bytes_of(folder):
 @pytest.mark.parametrize("overrides", [[], EVERYTHING], ids=["published", "everything"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(
-    overrides, stop_after, tmp_path, monkeypatch, tiny, tiny_data
+    overrides, stop_after, tmp_path, tiny, tiny_data, stop_at
 ):
     config = tiny(*overrides)
     result = retrain(config, CELL, tmp_path / "whole", data=tiny_data)
-    stop = StopRequest()
-    advance = stage._Retraining.advance
-
-    def advance_then_stop(self):
-        loss = advance(self)
-        stop.received = 2 if self.step == stop_after else stop.received
-        return loss
-
-    with monkeypatch.context() as patched:
-        patched.setattr(stepping, "StopRequest", lambda: stop)
-        patched.setattr(stage._Retraining, "advance", advance_then_stop)
-        with pytest.raises(Interrupted, match="SIGINT"):
-            retrain(config, CELL, tmp_path / "parts", data=tiny_data)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        retrain(config, CELL, tmp_path / "parts", data=tiny_data, hooks=[stop_at(stop_after, signal.SIGINT)])
     resumed = retrain(config, CELL, tmp_path / "parts", resume=True, data=tiny_data)
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
-    for key in ("digest", "parameters", "macs", "epochs", "seed", "test_accuracy"):
-        assert resumed[key] == result[key]
+    assert replace(resumed, wall_seconds=0.0, peak_memory_bytes=0) == replace(
+        result, wall_seconds=0.0, peak_memory_bytes=0
+    )
     for name in ("config.yaml", "result.json", "genotype.json", "genotype.svg", "checkpoints/best.pt"):
         assert (tmp_path / "whole" / name).exists()
 
 
 def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_path, tiny, tiny_data):
-    job = stage._Retraining(tiny(), CELL, stage.build_network(tiny(), CELL, 3, 3), tiny_data, torch.device("cpu"))
+    job = plan_retraining(tiny(), CELL, tiny_data)
     assert type(job.optimizer) is torch.optim.SGD
     assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in job.optimizer.param_groups] == [
         (False, 0.9, 3e-4)
@@ -94,21 +84,16 @@ def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path, tiny, tiny_
 def test_a_two_level_result_counts_without_the_auxiliary_head(tmp_path, tiny, tiny_data):
     with_head = retrain(tiny(), CELL, tmp_path / "a", data=tiny_data)
     without = retrain(tiny("retrain.auxiliary=false"), CELL, tmp_path / "b", data=tiny_data)
-    assert with_head["parameters"] == without["parameters"] and with_head["macs"] == without["macs"]
+    assert (with_head.parameters, with_head.macs) == (without.parameters, without.macs)
     detail = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     assert sum(map(sum, detail["confusion"])) == detail["samples"] == 60 and detail["classes"] == ["a", "b", "c"]
 
 
-def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, monkeypatch, tiny, tiny_data):
-    seen = []
-    original = stage.Batches.__init__
-    monkeypatch.setattr(
-        stage.Batches,
-        "__init__",
-        lambda self, images, indices, *rest: (seen.append(indices), original(self, images, indices, *rest))[1],
-    )
+def test_validation_images_choose_the_epoch_and_are_not_trained_on(tmp_path, tiny, tiny_data):
+    images = retraining_images(tiny("retrain.validation=0.2"), tiny_data)
+    assert len(images.batches.part) == 48 and len(images.validation) == 12
+    assert not set(images.batches.part.indices.tolist()) & set(images.validation.indices.tolist())
     retrain(tiny("retrain.validation=0.2"), CELL, tmp_path / "a", data=tiny_data)
-    assert len(seen[0]) == 48
     rows = rows_of(tmp_path / "a")
     assert all(row["validation_accuracy"] for row in rows) and not any(row["test_accuracy"] for row in rows)
 

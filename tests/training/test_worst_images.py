@@ -9,7 +9,8 @@ from PIL import Image
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.config import load_config
 from nas_moreau.data import Augment, Data, Images, Part
-from nas_moreau.training.evaluate import Mistake, evaluate_model
+from nas_moreau.training.evaluate import Misclassified, evaluate_model
+from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
 
 # the true class is 0; the loss of logits (0, a) is log(1 + e^a)
@@ -32,14 +33,14 @@ def test_the_mistakes_of_the_highest_loss_come_first_and_equals_in_order():
     assert [mistake[:3] for mistake in found.worst] == [(2, 0, 1), (4, 0, 1)]
     assert all(math.isclose(mistake.confidence, sure, rel_tol=1e-6) for mistake in found.worst)
     everything = evaluate_model(model, Part.whole(images(), plain), 2, batch_size=2, worst=9).worst
-    assert [mistake.image for mistake in everything] == [2, 4, 1] and isinstance(everything[0], Mistake)
+    assert [mistake.image for mistake in everything] == [2, 4, 1] and isinstance(everything[0], Misclassified)
     some = evaluate_model(model, Part(images(), torch.tensor([4, 0, 1], device="cpu"), plain), 2, worst=9)
     assert [mistake.image for mistake in some.worst] == [4, 1]
     without = evaluate_model(model, Part.whole(images(), plain), 2, batch_size=2)
     assert without.worst == () and without[:4] == found[:4]
 
 
-def test_a_retraining_draws_them_and_takes_an_old_drawing_away(tmp_path, monkeypatch):
+def test_a_retraining_draws_them(tmp_path):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (24, 3, 8, 8), generator=draw, dtype=torch.uint8)
     both = Images(pixels, torch.arange(24, device="cpu") % 3)
@@ -49,13 +50,16 @@ def test_a_retraining_draws_them_and_takes_an_old_drawing_away(tmp_path, monkeyp
         "retrain.batch_size=8", "retrain.augment.crop=1", "retrain.augment.cutout=0",
     ])  # fmt: skip
     result = retrain(config, published_cell("DARTS_V2"), tmp_path / "run", data=data)
-    assert result["test_accuracy"] < 1
+    assert result.test_accuracy < 1
     picture = Image.open(io.BytesIO((tmp_path / "run" / "worst.png").read_bytes()))
-    wrong = round(24 * (1 - result["test_accuracy"]))
+    wrong = round(24 * (1 - result.test_accuracy))
     assert picture.height > 70 * math.ceil(min(wrong, 20) / 10)
-    from nas_moreau.training import retrain as stage
 
-    job = stage.plan_retraining(config, published_cell("DARTS_V2"), data)
-    job.folder = type("Folder", (), {"path": tmp_path / "run"})
-    job._write_mistakes(evaluate_model(lambda x: torch.eye(3)[both.labels], Part.whole(both, job.augment), 3, worst=20))
-    assert not (tmp_path / "run" / "worst.png").exists()
+
+def test_an_old_drawing_is_removed_where_no_image_is_misclassified(tmp_path, tiny_config, make_data):
+    old = tmp_path / "run" / "worst.png"
+    hook = Hook(on_start=lambda job: old.write_bytes(b"of an earlier session"))
+    result = retrain(
+        tiny_config(), published_cell("DARTS_V2"), tmp_path / "run", data=make_data(classes=("all",)), hooks=[hook]
+    )
+    assert result.test_accuracy == 1 and not old.exists()

@@ -1,0 +1,155 @@
+"""The set-up of a search: the supernet, the splits of its images, and the bilevel problem on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas_moreau import distributed
+from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space
+from nas_moreau.architecture.networks.batch_norm import synchronise
+from nas_moreau.architecture.networks.batch_shard import Share
+from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
+from nas_moreau.architecture.networks.skeleton import check_images
+from nas_moreau.config import Config
+from nas_moreau.data import Data, seed_for
+from nas_moreau.data.batches import Batches, SearchParts, search_parts
+from nas_moreau.search.methods import parse_method, registered, search_supernet
+from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem
+
+Macs = dict[str, Tensor]
+"""Cell name -> (edges, operations), the operations' shares of the multiply-adds of the most expensive cells."""
+
+
+@dataclass(frozen=True)
+class SearchSetup:
+    """What a search works on; nothing of it changes but the supernet's weights, which follow x and y.
+
+    Attributes:
+        config: The configuration.
+        space: The search space.
+        device: Of all tensors.
+        parts: The weight, architecture and held-out split.
+        lower, upper: Batches of the weight and the architecture split: this process's shard of them.
+        shard: Which rows that is, and how BatchNorm's statistics are gathered.
+        supernet: The supernet.
+        posed: The bilevel problem, its start, and the running statistics of theta.
+        macs: For `search.macs_penalty`; empty without.
+        shape: (classes, channels, height, width) of the data.
+    """
+
+    config: Config
+    space: SearchSpace
+    device: torch.device
+    parts: SearchParts
+    lower: Batches
+    upper: Batches
+    shard: Share
+    supernet: Supernet
+    posed: SupernetProblem
+    macs: Macs
+    shape: tuple[int, int, int, int]
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch: `search.steps_per_epoch`, or one pass over the weight split."""
+        return self.config.search.steps_per_epoch or len(self.lower)
+
+    def buffers(self) -> list[Tensor]:
+        """Returns the running statistics at y and at theta."""
+        return [*self.supernet.buffers(), *self.posed.theta_buffers.values()]
+
+
+def build_search(config: Config, data: Data, device: torch.device) -> SearchSetup:
+    """Returns the set-up of the search of a configuration.
+
+    Raises:
+        InputError: The images do not fit the supernet, a split is too small, or a batch cannot be shared evenly.
+    """
+    settings, last = config.search, config.performance.channels_last
+    parts = search_parts(config, data, device)
+    (rows,) = distributed.own_rows(settings.batch_size)
+    synchronised = config.distributed.sync_batchnorm and distributed.processes() > 1
+    lower, upper = (
+        Batches(part, settings.batch_size, config.seed, purpose, rows, last)
+        for part, purpose in ((parts.weights, "weights"), (parts.architecture, "architecture"))
+    )
+    height, width = parts.weights.images.pixels.shape[-2:]
+    image = (data.channels, height, width)
+    supernet = build_supernet(config, data.num_classes, image, device)
+    macs = _relative_macs(config, supernet, image)
+    return SearchSetup(
+        config=config,
+        space=supernet.space,
+        device=device,
+        parts=parts,
+        lower=lower,
+        upper=upper,
+        shard=Share(*rows, settings.batch_size, distributed.gathered if synchronised else None),
+        supernet=supernet,
+        posed=_pose(config, supernet, macs),
+        macs=macs,
+        shape=(data.num_classes, *data.input_size),
+    )
+
+
+def build_supernet(
+    config: Config,
+    num_classes: int,
+    image: tuple[int, int, int],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Supernet:
+    """Returns the supernet of a search, with initial weights drawn from the configuration's seed.
+
+    Args:
+        config: The sections `search`, `performance` and `distributed`, the space and the seed.
+        num_classes: Number of classes.
+        image: Channels, height and width of the images.
+        device: Where it is put.
+        dtype: Of its weights; by default torch's.
+
+    Raises:
+        InputError: The images are too small, or a size does not fit.
+    """
+    torch.manual_seed(seed_for(config.seed, "initial weights"))
+    supernet = search_supernet(load_space(config.space), config.search, num_classes, image[0])
+    check_images(torch.empty((1, *image), device="meta"), supernet)
+    supernet = supernet.to(device=device, dtype=dtype)
+    if config.performance.channels_last:
+        supernet = supernet.to(memory_format=torch.channels_last)
+    if config.distributed.sync_batchnorm and distributed.processes() > 1:
+        synchronise(supernet)
+    supernet.checkpointing = config.performance.activation_checkpointing
+    return supernet
+
+
+def _pose(config: Config, supernet: Supernet, macs: Macs) -> SupernetProblem:
+    settings = config.search
+
+    def penalty(alphas: list[Tensor]) -> Tensor:
+        return settings.macs_penalty * expected_macs(alphas, macs)
+
+    return supernet_problem(
+        supernet,
+        beta=settings.beta if "beta" in parse_method(settings.method)[1] else 0.0,
+        precision=config.performance.precision,
+        transform=torch.compile if config.performance.compile else lambda forward: forward,
+        mix=registered(settings.method).mix,
+        penalty=penalty if macs else None,
+    )
+
+
+def _relative_macs(config: Config, supernet: Supernet, image: tuple[int, int, int]) -> Macs:
+    settings = config.search
+    if not settings.macs_penalty:
+        return {}
+    classes, weight = supernet.classifier.out_features, supernet.classifier.weight
+
+    def build(genotype: Genotype) -> Network:
+        return Network(genotype, settings.channels, settings.layers, classes, in_channels=image[0])
+
+    shares = relative_macs(supernet.space, build, image)
+    return {name: table.to(weight.device, torch.float32) for name, table in shares.items()}
