@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, checkpoints, numbers, drawings and report."""
+"""The folder of a run: lock, configuration, checkpoints, numbers of every epoch; and their reader."""
 
 from nas_moreau import _lazy_exports
 

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens while they are written."""
+"""Atomic writes: a file is the old one or the new one, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import errno
 import os
 from pathlib import Path
 
-_CHUNK = 1 << 24  # bytes for one write: a full disk is noticed early and counted exactly
+_CHUNK = 1 << 24
+"""Bytes of one write: small enough that a full disk is noticed early and the missing bytes are exact."""
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class DiskFull(OSError):
-    """A file could not be written for want of space; what was there before is untouched.
+    """A file could not be written for lack of space; the file that was there is unchanged.
 
     Attributes:
-        missing_bytes: How many bytes of the file did not find room.
+        missing_bytes: Number of bytes that could not be written.
     """
 
     def __init__(self, path: Path, missing_bytes: int):
         super().__init__(
-            f"No space left for {path}: {missing_bytes:,} bytes were missing and the file that was there is kept. "
+            f"No space left for {path}: {missing_bytes:,} bytes were missing; the file that was there is kept. "
             "Free that much space and resume."
         )
         self.errno = errno.ENOSPC
@@ -30,8 +31,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replaces `path` by a file holding `data`; at any moment the path names the old file or the whole new one.
 
     Raises:
-        DiskFull: There is no room; the old file is intact and the temporary file is gone.
-        OSError: Anything else that the system refuses.
+        DiskFull: No space is left; the old file is intact and the temporary file is gone.
+        OSError: The system refuses for another reason.
     """
     temporary = path.with_name(path.name + ".tmp")
     write_durable(temporary, data, path)
@@ -54,7 +55,7 @@ def write_durable(temporary: Path, data: bytes, meant_for: Path) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)  # gives the space back
         if error.errno in _FULL:
-            # A file system that allocates late accepts every write and refuses at fsync: then nothing is safe.
+            # a file system that allocates late accepts every write and fails at fsync: then nothing is safe
             raise DiskFull(meant_for, len(view) - written or len(view)) from error
         raise
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, commit, command line."""
+"""The environment of a run: versions, hardware, commit, command line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
     """Returns versions, processor, accelerator, threads, commit and command line as plain data.
 
     Args:
-        earlier: What this function gave when the run began, on resuming; it is kept under "earlier", oldest first.
+        earlier: On resuming, the environment recorded so far; it is kept under "earlier", oldest first.
     """
-    import torch  # seconds, which those who only read a folder need not wait
+    import torch  # takes seconds to load, which reading a folder does not need
 
     import nas_moreau
 
@@ -62,7 +62,7 @@ def _version(name: str) -> str | None:
 
 
 def processor_name() -> str:
-    """Returns the processor's model, or what the system calls it."""
+    """Returns the model of the processor, or the system's name for it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -72,14 +72,14 @@ def processor_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package is part of ("+" where it was changed), or None."""
+    """Returns the commit of the checkout of this package ("+" if files were changed), or None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "HEAD")
         return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
-    except (OSError, subprocess.SubprocessError):  # no git on this machine, or a checkout it does not trust
+    except (OSError, subprocess.SubprocessError):  # git is missing, or does not trust the checkout
         return None
 
 

@@ -1,4 +1,4 @@
-"""The folder of one run: who writes in it, with which configuration, in what state.
+"""The folder of one run: its lock, its configuration, its state and its files.
 
 config.yaml, environment.json, status.json, data.json, log.txt and result.json are written here; checkpoints/ by
 `checkpoint`; metrics.csv, alphas.csv and tensorboard/ by `monitor`.
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nas_moreau.config import Config, flatten
+from nas_moreau.config import flatten
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
@@ -25,11 +25,11 @@ from nas_moreau.runs.lock import LOCK_NAME, Lock
 from nas_moreau.runs.plain_files import json_text, read_json, read_yaml
 
 WORST_FILE = "worst.png"
-"""The test images that a retrained network is most wrong about, in the folder of the retraining."""
+"""In the folder of a retraining: the test images with the most confident wrong predictions."""
 
 STATES = ("running", "finished", "interrupted", "failed")
-# Keys, wherever they stand, that a resumed run may change; epochs only upward. None of the others moves a result.
 MAY_CHANGE = ("epochs", "logging", "device", "output", "checkpoint", "download", "directory")
+"""Keys, in any section, that a resumed run may change (epochs only upwards). None of them moves a result."""
 
 
 class RunFolder:
@@ -39,11 +39,11 @@ class RunFolder:
         path: The folder.
         stage: What runs in it, as given to `open`.
         resuming: Whether an earlier run is being continued.
-        finished: Whether that earlier run had come to its end, so that its result can be read and nothing is to do.
-        digest: Of all in the configuration that a resumed run may not change.
+        finished: Whether that earlier run is finished, so that its result can be read and there is nothing to do.
+        digest: Of the configuration, except for what a resumed run may change.
 
     Args:
-        lock: Its lock; without one nothing is ever written (a process beside the one that writes).
+        lock: Its lock. Without one nothing is ever written: another process writes in the folder.
     """
 
     def __init__(self, path: Path, stage: str, lock: Lock | None, resuming: bool, finished: bool, digest: str):
@@ -54,13 +54,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: dict[str, Any], stage: str, resume: bool = False) -> RunFolder:
-        """Makes or reopens the folder, takes its lock and writes config.yaml, environment.json and status.json.
+        """Creates or reopens the folder, takes its lock and writes config.yaml, environment.json and status.json.
 
         Args:
-            path: The folder; made with its parents when it is missing.
-            config: The configuration in full, plain data.
+            path: The folder; created with its parents if it is missing.
+            config: The whole configuration, plain data.
             stage: Name of what runs in it, for example "search".
-            resume: Whether an earlier run in this folder is to be continued; without one it starts from the beginning.
+            resume: Continue an earlier run in this folder; if there is none, start from the beginning.
 
         Raises:
             InputError: The folder holds something and `resume` is false, holds no run of this stage or one with
@@ -95,7 +95,7 @@ class RunFolder:
         if present and "config.yaml" not in present:
             raise InputError(
                 f"The folder {folder} holds no run that could be resumed (config.yaml is missing).",
-                "Give the folder of a run, or an empty one.",
+                "Give the folder of a run, or an empty folder.",
             )
         resuming = bool(present)
         status = read_json(folder / "status.json") if resuming else None
@@ -111,7 +111,7 @@ class RunFolder:
         finished = state == "finished" and (folder / "result.json").exists() and not grown
         run = cls(folder, stage, lock, resuming, finished, configuration_digest(config))
         if not finished:
-            # first of all: a folder with anything else and without it could not be resumed
+            # first of all: without it a folder with other files could not be resumed
             run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             earlier = read_json(folder / "environment.json") if resuming else None
             run._write_json("environment.json", describe_environment(earlier))
@@ -125,14 +125,19 @@ class RunFolder:
         return self._lock is None
 
     def log(self, text: str) -> None:
-        """Adds a line with the time (UTC) to log.txt."""
+        """Appends a line with the time (UTC) to log.txt."""
         if self.silent:
             return
         with open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{_now()} {text}\n")
 
     def status(self, state: str, **fields: Any) -> None:
-        """Replaces status.json: the state ("running", "finished", "interrupted", "failed") and what else is given."""
+        """Replaces status.json.
+
+        Args:
+            state: "running", "finished", "interrupted" or "failed".
+            fields: Further entries.
+        """
         if state not in STATES:
             raise ValueError(f"Unknown state {state!r}; use one of {', '.join(STATES)}.")
         self._state = state
@@ -145,21 +150,21 @@ class RunFolder:
         self._write_json("result.json", result)
 
     def write_data(self, description: dict[str, Any]) -> None:
-        """Writes data.json: what the images were and how they are normalised, for whoever uses the weights."""
+        """Writes data.json: description and normalisation of the images, which users of the weights need."""
         self._write_json("data.json", description)
         for note in description["notes"]:
             self.log(f"images: {note}")
 
     def read_result(self) -> dict[str, Any] | None:
-        """Returns what result.json holds, or None where there is none."""
+        """Returns the contents of result.json, or None if there is none."""
         return read_json(self.path / "result.json")
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a text file of the folder at once; `name` may not lead out of the folder (ValueError)."""
+        """Writes a text file of the folder atomically; `name` must stay inside the folder (ValueError)."""
         self.write_files({name: text.encode("utf-8")})
 
     def write_files(self, files: dict[str, bytes]) -> None:
-        """Writes files of the folder, each at once, by name; no name may lead out of the folder (ValueError)."""
+        """Writes files of the folder by name, each atomically; names must stay inside the folder (ValueError)."""
         for name, data in files.items():
             target = (self.path / name).resolve()
             if not target.is_relative_to(self.path.resolve()) or target == self.path.resolve():
@@ -172,7 +177,7 @@ class RunFolder:
         self.write_text(name, json_text(value))
 
     def close(self) -> None:
-        """Gives the lock back; the files stay."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.release()
 
@@ -183,34 +188,28 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self._state == "running":
-            # whatever ended the run, its folder says so; a full disk may forbid even that
+            # whatever ended the run, its folder records it; a full disk may prevent even that
             with suppress(OSError):
-                at_once = isinstance(error, KeyboardInterrupt)
-                self.status("interrupted" if at_once else "failed", reason=first_line(error, 1000))
+                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                self.status(state, reason=first_line(error, 1000))
         self.close()
 
 
 def configuration_digest(config: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits of the entries that a resumed run may not change and that are not the defaults.
-
-    Leaving the defaults out, a key that a later version adds changes no digest.
-    """
-    defaults = flatten(Config().to_dict())
-    entries = {
-        k: v for k, v in flatten(config).items() if not _may_change(k) and (k not in defaults or defaults[k] != v)
-    }
+    """Returns 16 hexadecimal digits of the entries that a resumed run may not change."""
+    entries = {key: value for key, value in flatten(config).items() if not _may_change(key)}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the configuration a run folder was made with, plain data.
+    """Returns the configuration of a run folder, plain data.
 
     Raises:
-        InputError: It is no run folder, or its config.yaml is damaged.
+        InputError: It is not a run folder, or its config.yaml is damaged.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{folder} is no run folder (config.yaml is missing).", "Give the folder of a run.")
+        raise InputError(f"{folder} is not a run folder (config.yaml is missing).", "Give the folder of a run.")
     return read_yaml(path)
 
 
@@ -221,8 +220,6 @@ def _now() -> str:
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str]:
     """Returns the keys of epochs that grew; raises InputError naming the keys that may not differ."""
     before, after = flatten(old), flatten(new)
-    defaults = flatten(Config().to_dict())  # a run of an earlier version lacks the keys that came after it
-    before |= {key: defaults[key] for key in after.keys() - before.keys() if key in defaults}
     refused: list[str] = []
     grown: list[str] = []
     for key in sorted(before.keys() | after.keys()):
@@ -239,7 +236,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> list[str
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise InputError(
             f"The run in {folder} was made with another configuration: {shown}{more}.",
-            "Resume it with the configuration it began with, or start a new folder with --output.",
+            "Resume it with its own configuration, or start a new folder with --output.",
         )
     return grown
 

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""The lock of a run folder: one process at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LOCK_NAME = ".lock"
 
 
 class Lock:
-    """A held lock on a folder: a file with the holder's process id, locked by the system.
+    """A held lock on a folder: a file with the holder's process id, locked by the operating system.
 
-    The system lets go when the process ends, however it ends, so that a file left behind never blocks anyone. Where
-    the system or the file system has no such locks, the folder is not protected.
+    The system releases it when the process ends, for whatever reason, so that a file left behind never blocks anyone.
+    On systems and file systems without such locks the folder is not protected.
     """
 
     def __init__(self, handle: int):
@@ -47,7 +47,7 @@ class Lock:
         return cls(handle)
 
     def release(self) -> None:
-        """Lets go of the lock; a second call does nothing."""
+        """Releases the lock; a second call does nothing."""
         if self._handle is not None:
             os.ftruncate(self._handle, 0)
             os.close(self._handle)
@@ -57,11 +57,11 @@ class Lock:
 def _lock(handle: int) -> None:
     try:
         import fcntl
-    except ImportError:  # a system without them
+    except ImportError:  # Windows
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # Some network file systems have no locks: better no protection than no run.
+        # some network file systems have no locks: a run without protection is better than none
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise

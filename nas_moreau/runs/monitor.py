@@ -1,4 +1,4 @@
-"""The numbers of a run while it goes: metrics.csv, alphas.csv and TensorBoard."""
+"""The numbers of a running stage: metrics.csv, alphas.csv and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nas_moreau.runs.tables import EpochTable
 
 
 class Monitor:
-    """Writes what can be watched in a run folder.
+    """Writes the tables and TensorBoard's events of a run folder.
 
     Args:
-        path: The run folder; None where another process writes, and nothing is shown here.
+        path: The run folder; None in a process that does not write.
         resume_from_epoch: The first epoch that will be done (again); rows from it on are cut off the tables.
-        step: TensorBoard drops what it had from this step on: the first one that will be shown (again).
-        tensorboard: Whether to write TensorBoard's events besides the tables.
+        step: The first step that will be logged (again); TensorBoard drops its events from there on.
+        tensorboard: Whether to write TensorBoard's events in addition to the tables.
     """
 
     def __init__(
@@ -41,23 +41,23 @@ class Monitor:
         self._alphas = EpochTable(folder / "alphas.csv", resume_from_epoch)
         if not tensorboard:
             return
-        # Imported here: tensorboard takes long to load and most commands never write events.
+        # imported here: tensorboard takes long to load, and most commands never write events
         from torch.utils.tensorboard import SummaryWriter
 
         events = folder / "tensorboard"
-        # Events of a run that was killed before its first checkpoint are purged too, from step 0 on.
+        # events of a run that was killed before its first checkpoint are purged too, from step 0 on
         purge = step if events.exists() and any(events.iterdir()) else None
         if purge is not None:
-            _let_the_second_pass(events)
+            _wait_for_a_later_name(events)
         self._board = SummaryWriter(str(events), purge_step=purge)
 
     @property
     def watched(self) -> bool:
-        """Whether anything is shown in TensorBoard; pictures need not be made where not."""
+        """Whether events are written; without TensorBoard pictures need not be made."""
         return self._board is not None
 
     def scalars(self, values: Mapping[str, float | int | Tensor], step: int) -> None:
-        """Shows numbers at a step in TensorBoard; tensors are fetched from their device together, in one wait."""
+        """Logs numbers at a step to TensorBoard; tensors are fetched from their device with one synchronisation."""
         if self._board is None:
             return
         tensors = {tag: value for tag, value in values.items() if isinstance(value, Tensor)}
@@ -69,9 +69,9 @@ class Monitor:
             self._board.add_scalar(tag, numbers[tag], step)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to metrics.csv, in the order of `runs.columns`; the first row fixes the columns.
+        """Appends a row to metrics.csv, in the order of `runs.columns`; the first row fixes the columns.
 
-        Call it before the checkpoint of that epoch: on resume rows can be cut off but not made up.
+        Call it before the checkpoint of that epoch: on resume rows can be cut off but not restored.
         """
         if self._metrics is None:
             return
@@ -79,30 +79,30 @@ class Monitor:
         self.flush()
 
     def flush(self) -> None:
-        """Hands what was shown to the system; call it before a checkpoint, or a kill loses points that are done."""
+        """Flushes TensorBoard's events; call it before a checkpoint, or a kill loses points of steps that are done."""
         if self._board is not None:
             self._board.flush()
 
     def alphas(self, epoch: int, table: AlphaTable) -> None:
-        """Adds the softmax weights of an epoch to alphas.csv, a row for each operation of each edge."""
+        """Appends the softmax weights of an epoch to alphas.csv, a row for each operation of each edge."""
         if self._alphas is not None:
             self._alphas.append(table.to_rows(epoch))
 
     def image(self, tag: str, pixels: Any, step: int) -> None:
-        """Shows a picture in TensorBoard; `pixels` is a uint8 array (height, width, 3)."""
+        """Logs a picture to TensorBoard; `pixels` is a uint8 array (height, width, 3)."""
         if self._board is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         height, width, colours = pixels.shape
         encoded = io.BytesIO()
-        # Not SummaryWriter.add_image: its way of compressing takes five times as long for drawings.
+        # not SummaryWriter.add_image, whose compression takes five times as long for drawings
         Image.fromarray(np.asarray(pixels)).save(encoded, "PNG", compress_level=1)
         shown = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=encoded.getvalue())
         self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Shows a text (Markdown) in TensorBoard."""
+        """Logs a text (Markdown) to TensorBoard."""
         if self._board is not None:
             self._board.add_text(tag, text, step)
 
@@ -113,14 +113,14 @@ class Monitor:
         step: int = 0,
         blank: Collection[str] = (),
     ) -> None:
-        """Shows a configuration and final numbers on TensorBoard's HPARAMS page, in the same run as its curves.
+        """Logs a configuration and final numbers to TensorBoard's HPARAMS page, in the same run as its curves.
 
         Args:
-            values: Names and numbers, strings or booleans; nested keys joined by dots, anything else as its text.
-            metrics: Names and final numbers; None where there is none.
-            step: The step at which the final numbers stand.
-            blank: Names in `values` that say nothing of this run. The page has the columns of the first run it finds:
-                runs that are to stand in one table need the same names.
+            values: Name -> number, string or boolean; anything else as its text. Nested keys are joined by dots.
+            metrics: Name -> final number, None if there is none.
+            step: The step of the final numbers.
+            blank: Names in `values` without meaning for this run. The page has the columns of the first run it finds,
+                so that runs need the same names to share a table.
         """
         if self._board is None:
             return
@@ -128,7 +128,7 @@ class Monitor:
 
         simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
         numbers = {k: float(v) for k, v in metrics.items() if v is not None}
-        # Not SummaryWriter.add_hparams: that opens a second run named after the time of day.
+        # not SummaryWriter.add_hparams, which opens a second run named after the time of day
         columns, _, _ = hparams(simple, dict.fromkeys(metrics, 0.0))
         _, start, end = hparams({k: v for k, v in simple.items() if k not in blank}, numbers)
         for summary in (columns, start, end):
@@ -136,16 +136,16 @@ class Monitor:
         self.scalars(numbers, step)
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-        """Sets which curves stand together on TensorBoard's CUSTOM SCALARS page.
+        """Sets which curves share a chart on TensorBoard's CUSTOM SCALARS page.
 
         Args:
-            charts: Category -> title -> ["Multiline", [tag, ...]], as `SummaryWriter.add_custom_scalars` takes it.
+            charts: From `runs.columns.board_layout`: category -> title -> ("Multiline", [tag, ...]).
         """
         if self._board is not None:
             self._board.add_custom_scalars(charts)
 
     def close(self) -> None:
-        """Writes what is waiting and closes the files."""
+        """Flushes and closes the files."""
         if self._board is not None:
             self._board.close()
 
@@ -156,11 +156,11 @@ class Monitor:
         self.close()
 
 
-def _let_the_second_pass(events: Path) -> None:
-    """Waits, a second at most, until a new file of events gets a later name than the ones that are there.
+def _wait_for_a_later_name(events: Path) -> None:
+    """Waits, a second at most, until a new file of events gets a later name than the existing ones.
 
-    TensorBoard reads the files by name, which begins with the second of their making: a run that is resumed within the
-    second in which it was killed could be read before what it replaces.
+    TensorBoard reads the files in the order of their names, which begin with the second of their creation. A run that
+    is resumed within the second in which it was killed could be read before the events that it replaces.
     """
     stamps = [name.split(".")[3] for name in os.listdir(events) if name.startswith("events.out.tfevents.")]
     newest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)

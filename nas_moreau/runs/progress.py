@@ -1,4 +1,4 @@
-"""How far a run is: bars and the numbers that matter on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars and numbers on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-_PLAIN_SECONDS = 10.0  # between two plain lines
-_BAR_SECONDS = 0.1  # between two drawings of the bar
+_PLAIN_SECONDS = 10.0
+"""Seconds between two plain lines."""
+_BAR_SECONDS = 0.1
+"""Seconds between two drawings of the bar."""
 
 
 class Progress:
-    """Shows steps done, the time left and the numbers that matter.
+    """Shows steps done, remaining time and current numbers.
 
     Args:
-        total_steps: How many steps there are altogether.
-        description: What is going on, a word or two.
-        stream: Where it is shown; a terminal gets a bar, anything else lines of text.
-        start: Steps that were done before (a resumed run), so that the time left counts new ones alone.
-        clock: Seconds, growing.
-        epoch_steps: Steps of an epoch; where they are given, a terminal gets a bar for the epoch too.
+        total_steps: Number of steps of the whole run.
+        description: Name of the run ("search").
+        stream: Standard error by default; a terminal gets a bar, anything else lines of text.
+        start: Steps that were done before (a resumed run), so that the remaining time is that of the new ones.
+        clock: Returns seconds.
+        epoch_steps: Steps of an epoch; if they are given, a terminal also gets a bar for the epoch.
     """
 
     def __init__(
@@ -42,11 +44,11 @@ class Progress:
             self._bar = Display(self._stream, description, total_steps, start, epoch_steps)
 
     def update(self, step: int, **numbers: float | str) -> None:
-        """Says that `step` steps are done; numbers are shown with it, at most as often as one can read.
+        """Shows that `step` steps are done, with some numbers, but not more often than one can read.
 
         Args:
             step: Of the whole run.
-            numbers: By name, "_" standing for a space; texts are shown as they are.
+            numbers: By name ("_" is shown as a space); texts are shown as they are.
         """
         now = self._clock()
         self._first = self._first or (step, now)
@@ -62,21 +64,21 @@ class Progress:
         self._write("  ".join(part for part in parts if part))
 
     def line(self, text: str) -> None:
-        """Shows a line that stays, above the bar where there is one."""
+        """Prints a line that stays, above the bar if there is one."""
         if self._bar is not None:
             self._bar.line(text)
         else:
             self._write(text)
 
     def cell(self, text: str) -> None:
-        """Keeps a line about the present cell below the bars; a terminal's alone."""
+        """Sets the line about the current cell below the bars of a terminal."""
         if self._bar is not None:
             self._bar.cell = text
 
     def time_left(self, step: int, now: float) -> str:
-        """Returns the time left as h:mm:ss, from the mean of the steps done here; "?" before there are two.
+        """Returns the remaining time as h:mm:ss, from the mean of the steps done here; "?" before there are two.
 
-        The first is left out: it may compile, or meet empty caches.
+        The first step is left out: it may compile, or find empty caches.
         """
         first, began = self._first or (step, now)
         if step <= first:
@@ -89,7 +91,7 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the last state on the screen and the cursor below it."""
+        """Stops the display; its last state stays on the screen."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -107,7 +109,7 @@ def _number(value: float | str) -> str:
 class Display:
     """Bars for the epoch and for all steps, a line of numbers and one about the cell, redrawn in place by rich.
 
-    No thread refreshes it: it is drawn when something is shown, so signals and prints meet no second writer.
+    No thread refreshes it: it is drawn on every call, so that there is no second writer besides signals and prints.
     """
 
     def __init__(self, stream: TextIO, description: str, total: int, start: int, epoch_steps: int | None):
@@ -137,7 +139,7 @@ class Display:
         return Group(self._bars.get_renderable(), *lines)
 
     def show(self, step: int, numbers: str, left: str) -> None:
-        """Draws all of it with `step` steps done."""
+        """Draws everything with `step` steps done."""
         *epoch, whole = self._bars.task_ids
         if epoch and self._epoch_steps:
             number = min(max(0, step - 1), self._total - 1) // self._epoch_steps
@@ -155,5 +157,5 @@ class Display:
         self._live.refresh()
 
     def stop(self) -> None:
-        """Leaves the last state on the screen and the cursor below it."""
+        """Stops the display; its last state stays on the screen."""
         self._live.stop()

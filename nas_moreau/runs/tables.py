@@ -1,4 +1,4 @@
-"""CSV files with rows by epoch that can be cut back to an epoch and continued, byte for byte."""
+"""CSV files with rows by epoch that can be truncated at an epoch and continued, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class EpochTable:
     """A CSV file whose columns are those of its first row, one of them "epoch".
 
     Args:
-        path: The file; made with its first rows.
-        resume_from_epoch: Rows of this epoch and later ones are cut off, as is a last row that a kill tore.
+        path: The file; created with its first rows.
+        resume_from_epoch: Rows of this epoch and later ones are cut off, as is an incomplete last row.
     """
 
     def __init__(self, path: str | os.PathLike[str], resume_from_epoch: int = 0):
@@ -41,9 +41,9 @@ class EpochTable:
         write_atomic(self.path, text.encode("utf-8"))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds rows and waits until they are on the disk.
+        """Appends rows and waits until they are on the disk.
 
-        Numbers are written by `repr`, so that they read back exactly; 0-dim tensors as their number; None as nothing.
+        Numbers are written by `repr`, so that they read back exactly; 0-dim tensors as their number; None as "".
 
         Raises:
             ValueError: A row has other columns than the first one.
@@ -68,14 +68,14 @@ class EpochTable:
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Returns rows as the text of a CSV file, each on a line of its own."""
+    """Returns rows as the text of a CSV file, one line each."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file as text by column; [] where there is no file; torn last rows are left out."""
+    """Returns the rows of a CSV file as text by column, without an incomplete last row; [] if there is no file."""
     file = Path(path)
     if not file.exists():
         return []

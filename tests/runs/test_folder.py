@@ -51,15 +51,15 @@ def test_a_new_folder_tells_what_runs_in_it(tmp_path):
 
 def test_an_empty_folder_is_used_and_a_full_one_refused(tmp_path):
     begin(tmp_path / "run").close()
-    with pytest.raises(InputError, match=r"already holds a run.*--resume"):
+    with pytest.raises(InputError, match="--resume"):
         begin(tmp_path / "run")
     (tmp_path / "other").mkdir()
     begin(tmp_path / "other").close()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(InputError, match=r"already holds files \(cat.jpg\)"):
+    with pytest.raises(InputError, match=r"cat\.jpg"):
         begin(tmp_path / "photos")
-    with pytest.raises(InputError, match="holds no run that could be resumed"):
+    with pytest.raises(InputError, match=r"config\.yaml"):
         begin(tmp_path / "photos", resume=True)
     assert sorted(p.name for p in (tmp_path / "photos").iterdir()) == [".lock", "cat.jpg"]
 
@@ -135,7 +135,7 @@ def test_other_changes_are_refused_by_name(tmp_path, entries, named):
 
 def test_another_stage_is_refused(tmp_path):
     begin(tmp_path).close()
-    with pytest.raises(InputError, match="'search', not of 'retrain'"):
+    with pytest.raises(InputError, match=r"'search'.*'retrain'"):
         begin(tmp_path, stage="retrain", resume=True)
 
 
@@ -151,7 +151,7 @@ def test_damaged_files_are_an_input_error_and_leave_no_lock(tmp_path, name, text
 
 
 def test_a_second_run_in_one_folder_is_refused_with_the_pid(tmp_path):
-    with begin(tmp_path), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+    with begin(tmp_path), pytest.raises(InputError, match=f"{os.getpid()}"):
         begin(tmp_path, resume=True)
     begin(tmp_path, resume=True).close()
 
@@ -180,7 +180,7 @@ def test_outputs_that_cannot_be_written_to_are_an_input_error(tmp_path, monkeypa
         return real(path, flags, *arguments, **keywords)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
+    with pytest.raises(InputError, match="Permission denied"):
         begin(tmp_path / "read-only")
 
 
@@ -200,7 +200,7 @@ def test_results_are_strict_json_and_sorted(tmp_path):
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "."])
 def test_texts_cannot_leave_the_folder(tmp_path, name):
     with begin(tmp_path / "run") as run:
-        with pytest.raises(ValueError, match="leads out"):
+        with pytest.raises(ValueError):
             run.write_text(name, "x")
         run.write_text("sub/note.txt", "x")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
