@@ -80,7 +80,7 @@ def alone(monkeypatch, place, registrations_forgotten):
     def run_all(chains, *_):
         for chain in chains:
             for run in chain:
-                assert cli.main(run.words) == 0
+                assert cli.main(run.arguments) == 0
         return []
 
     monkeypatch.chdir(place)
