@@ -285,6 +285,15 @@ def test_every_verb_has_help_with_examples(capsys):
             assert parse_arguments(words).verb == words[0]
 
 
+def test_the_parsed_options_are_never_changed(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["search", "--config", str(tiny)], ["export", "DARTS_V2", "--untrained", "--format", "safetensors"]):
+        args = parse_arguments(words)
+        before = repr(args)
+        args.function(args)
+        assert repr(args) == before
+
+
 def test_a_verb_is_added_by_one_registration(capsys):
     @verb("greet", "print a greeting", examples=["greet you"], options=[option("name"), option("--loud")])
     def greet(args):
