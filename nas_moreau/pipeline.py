@@ -72,7 +72,7 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks
         check_retraining(config, random_cell(load_space(config.space), config.seed), data)
         return data, plan_search(config, data)
 
-    data, job = distributed.together(plan)  # whatever cannot be used is refused before anything is written
+    data, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
     with open_folder(output, config.to_dict(), "run", resume) as folder:
         if folder.finished:
             return RunResult.from_dict(finished_result(folder))
@@ -85,7 +85,7 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks
             raise
         result = RunResult(found, trained, str(Path(output) / "report.html"))
         folder.write_result(result.to_dict())
-        distributed.on_first(lambda: _report(config, folder.path, result))
+        distributed.run_on_rank0(lambda: _report(config, folder.path, result))
         folder.status("finished")
         return result
 

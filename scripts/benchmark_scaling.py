@@ -38,7 +38,7 @@ def worker(size: str, steps: int, output: Path) -> None:
     torch.set_num_threads(1)
     channels, layers, batch = SIZES[size]
     search = {"channels": channels, "layers": layers, "batch_size": batch, "method": "moreau"}
-    spent, average = [0.0], distributed.averaged
+    spent, average = [0.0], distributed.all_reduce_mean
 
     def watched(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         begin = time.perf_counter()
@@ -46,7 +46,7 @@ def worker(size: str, steps: int, output: Path) -> None:
         spent[0] += time.perf_counter() - begin
         return found
 
-    distributed.averaged = watched
+    distributed.all_reduce_mean = watched
     with distributed.session():
         config = make_config({"device": "cpu", "search": search})
         job = plan_search(config, load_images(config))
@@ -55,13 +55,13 @@ def worker(size: str, steps: int, output: Path) -> None:
         seconds, busy = [], []
         spent[0] = 0.0
         for _ in range(steps):
-            distributed.largest(0)  # all begin together, as the loop of a search lets them
+            distributed.all_reduce_max(0)  # all begin together, as the loop of a search lets them
             begin, worked = time.perf_counter(), time.process_time()
             job.train_step()
             seconds.append(time.perf_counter() - begin)
             busy.append(time.process_time() - worked)
         mine = {"step": statistics.median(seconds), "exchange": spent[0] / steps, "busy": statistics.median(busy)}
-        found = distributed.of_all(mine)
+        found = distributed.all_gather_object(mine)
         if distributed.rank() == 0:
             output.write_text(json.dumps({key: max(one[key] for one in found) for key in mine}), encoding="utf-8")
 

@@ -98,7 +98,7 @@ def _resuming(arguments: Sequence[str], output: str) -> str:
     module = Path(sys.argv[0]).parts[-2:] == ("nas_moreau", "__main__.py")
     command = [*([sys.executable, "-m", "nas_moreau"] if module else ["nas-moreau"]), *arguments]
     if distributed.launched():
-        command = [*distributed.launcher(), "-m", "nas_moreau", *arguments]
+        command = [*distributed.launch_command(), "-m", "nas_moreau", *arguments]
     if not any(text == "--output" or text.startswith("--output=") for text in arguments):
         command += ["--output", output]
     return shlex.join(command if "--resume" in arguments else [*command, "--resume"])
@@ -139,7 +139,7 @@ def _failed(
     """Prints an error and returns its exit code."""
     if "-v" in arguments or "--verbose" in arguments:
         traceback.print_exc()
-    silent = not distributed.speaks()  # another process of the group prints why it failed
+    silent = not distributed.reports_errors()  # another process of the group prints why it failed
     if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
         # with `received`, a library may have turned the exception of the signal into another one
         text = str(error) if isinstance(error, Interrupted) else "Stopped; what was saved before is complete."

@@ -136,7 +136,7 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         preset = args.preset or Path(args.config or "default").stem
         return config, new_folder(args, f"{name}-{preset}-seed{config.seed}")
 
-    return distributed.on_first(agree)
+    return distributed.run_on_rank0(agree)
 
 
 @contextmanager

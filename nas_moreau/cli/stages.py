@@ -201,7 +201,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
             return base, load_genotype(str(base / "genotype.json"))
         return None, load_genotype(args.genotype)
 
-    base, genotype = distributed.on_first(load)
+    base, genotype = distributed.run_on_rank0(load)
     config, output = begin(args, "retrain", base)
     if args.dry_run:
         print_json(_described(config, output))

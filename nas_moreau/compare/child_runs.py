@@ -57,7 +57,7 @@ def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, p
     """
     waiting = iter(chains)
     failed: list[str] = []
-    quiet = jobs > 1 or distributed.processes() > 1
+    quiet = jobs > 1 or distributed.world_size() > 1
     active: list[_Active] = []
     more = True
     try:
@@ -109,7 +109,7 @@ def _start(command: Command, quiet: bool) -> subprocess.Popen[bytes]:
             stderr=messages,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            env=distributed.plain_environment(),
+            env=distributed.child_environment(),
         )
     finally:
         if messages is not None:

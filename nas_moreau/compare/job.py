@@ -99,8 +99,8 @@ class ComparisonJob:
 
     def chains(self) -> Iterator[Iterator[Command]]:
         """Yields the commands of every search that is not done; of several processes each takes the next search."""
-        left = distributed.on_first(self.left)
-        return (self._chain(*left[i]) for i in distributed.taking_turns(len(left), "cells of the comparison"))
+        left = distributed.run_on_rank0(self.left)
+        return (self._chain(*left[i]) for i in distributed.work_queue(len(left), "cells of the comparison"))
 
     def _chain(self, method: str, seed: int) -> Iterator[Command]:
         """Yields search and retrainings of a task, records its rows."""
@@ -126,7 +126,7 @@ class ComparisonJob:
     def _command(self, verb: str, name: str, folder: Path, subject: list[str], settings: list[str]) -> Command:
         imports = [argument for module in self.imports for argument in ("--import", module)]
         device = distributed.own_device(pick_device(self.config.device))
-        if distributed.processes() > 1 and device.type != "cpu":
+        if distributed.world_size() > 1 and device.type != "cpu":
             settings = [*settings, f"device={device}"]
         places = ["--config", str(self.output / "config.yaml"), "--output", str(folder), "--resume"]
         log = self.output / "logs" / f"{verb}-{name}.txt"
@@ -139,7 +139,7 @@ class ComparisonJob:
     def collect(self, failed: list[str]) -> list[str]:
         """Waits for the other processes, takes their rows, and returns the names of all runs that failed."""
         mine: dict[str, Any] = {"rows": {name: self.rows[name] for name in self.own}, "failed": failed}
-        found = distributed.in_the_end(mine, self._check_stop)
+        found = distributed.gather_at_end(mine, self._check_stop)
         for other in found:
             self.rows |= other["rows"]
         return [name for other in found for name in other["failed"]]

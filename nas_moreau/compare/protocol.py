@@ -121,7 +121,7 @@ def compare(
         job.check()
         return job
 
-    job = distributed.together(plan)
+    job = distributed.run_on_all_ranks(plan)
     with open_folder(output, config.to_dict(), "compare", resume) as folder:
         folder.status("running")
         try:
@@ -131,7 +131,7 @@ def compare(
         except BaseException as error:
             folder.status("interrupted", reason=str(error) or type(error).__name__)
             raise
-        result = distributed.on_first(lambda: _conclude(folder, job, protocol.baseline, failed))
+        result = distributed.run_on_rank0(lambda: _conclude(folder, job, protocol.baseline, failed))
         if failed:
             folder.status("failed", reason=f"{len(failed)} runs failed")
             raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}. The others are in {folder.path}.")

@@ -13,6 +13,7 @@ from nas_moreau.data.augmentation import Augment
 from nas_moreau.data.images import Data, Images
 from nas_moreau.data.resizing import fit_pixels
 from nas_moreau.data.splitting import epoch_order, generator_for, stratified_split
+from nas_moreau.distributed import Shard
 from nas_moreau.errors import InputError
 
 
@@ -80,8 +81,8 @@ class Batches:
         batch_size: Images per batch. The last, smaller batch of a pass is left out.
         seed: The run's seed.
         purpose: Name of this stream of random draws.
-        rows: Begin and end of this process's shard of every batch; None for whole batches. The draws are made for the
-            whole batch, so they do not depend on the number of shards.
+        shard: The rows of every batch to give; None for whole batches. Draws are made for the whole batch, so they do
+            not depend on the number of shards.
         channels_last: Memory layout of the images.
 
     Raises:
@@ -94,7 +95,7 @@ class Batches:
         batch_size: int,
         seed: int,
         purpose: str,
-        rows: tuple[int, int] | None = None,
+        shard: Shard | None = None,
         channels_last: bool = False,
     ):
         if len(part) < batch_size:
@@ -103,16 +104,17 @@ class Batches:
                 "Use more images or a smaller batch_size.",
             )
         self.part, self.batch_size, self.seed, self.purpose = part, batch_size, seed, purpose
-        self.rows, self.channels_last = rows or (0, batch_size), channels_last
+        self.shard = shard or Shard(0, batch_size, batch_size)
+        self.channels_last = channels_last
         self._pass, self._order = -1, part.indices
 
     def __len__(self) -> int:
         """Batches in one pass."""
         return len(self.part) // self.batch_size
 
-    def shard(self, rows: tuple[int, int] | None) -> Batches:
+    def on(self, shard: Shard | None) -> Batches:
         """Returns the same batches with other rows of them given; None for whole batches."""
-        return Batches(self.part, self.batch_size, self.seed, self.purpose, rows, self.channels_last)
+        return Batches(self.part, self.batch_size, self.seed, self.purpose, shard, self.channels_last)
 
     def indices(self, step: int) -> Tensor:
         """Returns the indices of the images in the whole batch of a step."""
@@ -124,10 +126,10 @@ class Batches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns images (float32, augmented) and labels of a step, counted from the beginning of the run."""
-        begin, end = self.rows
-        batch = self.part.images.take(self.indices(step)[begin:end])
+        rows = slice(self.shard.start, self.shard.stop)
+        batch = self.part.images.take(self.indices(step)[rows])
         height, width = batch.pixels.shape[2:]
         generator = generator_for(self.seed, f"augmentation of {self.purpose}", step)
         draws = self.part.augment.draw(self.batch_size, height, width, generator)
-        images = self.part.augment.apply(batch.pixels, draws[:, begin:end])
+        images = self.part.augment.apply(batch.pixels, draws[:, rows])
         return (images.contiguous(memory_format=torch.channels_last) if self.channels_last else images), batch.labels

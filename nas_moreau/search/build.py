@@ -10,7 +10,7 @@ from torch import Tensor
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space
 from nas_moreau.architecture.networks.batch_norm import synchronise
-from nas_moreau.architecture.networks.batch_shard import Share
+from nas_moreau.architecture.networks.batch_shard import Gather
 from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
@@ -18,6 +18,7 @@ from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
 from nas_moreau.search.methods import parse_method, registered, search_supernet
 from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem
+from nas_moreau.training.device import batchnorm_gather
 
 Macs = dict[str, Tensor]
 """Cell name -> (edges, operations), the operations' shares of the multiply-adds of the most expensive cells."""
@@ -33,7 +34,7 @@ class SearchSetup:
         device: Of all tensors.
         parts: The weight, architecture and held-out split.
         lower, upper: Batches of the weight and the architecture split: this process's shard of them.
-        shard: Which rows that is, and how BatchNorm's statistics are gathered.
+        gather: How BatchNorm's statistics are gathered from all processes, or None.
         supernet: The supernet.
         posed: The bilevel problem, its start, and the running statistics of theta.
         macs: For `search.macs_penalty`; empty without.
@@ -46,7 +47,7 @@ class SearchSetup:
     parts: SearchParts
     lower: Batches
     upper: Batches
-    shard: Share
+    gather: Gather | None
     supernet: Supernet
     posed: SupernetProblem
     macs: Macs
@@ -70,10 +71,9 @@ def build_search(config: Config, data: Data, device: torch.device) -> SearchSetu
     """
     settings, last = config.search, config.performance.channels_last
     parts = search_parts(config, data, device)
-    (rows,) = distributed.own_rows(settings.batch_size)
-    synchronised = config.distributed.sync_batchnorm and distributed.processes() > 1
+    (shard,) = distributed.own_shards(settings.batch_size)
     lower, upper = (
-        Batches(part, settings.batch_size, config.seed, purpose, rows, last)
+        Batches(part, settings.batch_size, config.seed, purpose, shard, last)
         for part, purpose in ((parts.weights, "weights"), (parts.architecture, "architecture"))
     )
     height, width = parts.weights.images.pixels.shape[-2:]
@@ -87,7 +87,7 @@ def build_search(config: Config, data: Data, device: torch.device) -> SearchSetu
         parts=parts,
         lower=lower,
         upper=upper,
-        shard=Share(*rows, settings.batch_size, distributed.gathered if synchronised else None),
+        gather=batchnorm_gather(config),
         supernet=supernet,
         posed=_pose(config, supernet, macs),
         macs=macs,
@@ -120,7 +120,7 @@ def build_supernet(
     supernet = supernet.to(device=device, dtype=dtype)
     if config.performance.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
-    if config.distributed.sync_batchnorm and distributed.processes() > 1:
+    if batchnorm_gather(config) is not None:
         synchronise(supernet)
     supernet.checkpointing = config.performance.activation_checkpointing
     return supernet

@@ -111,7 +111,7 @@ def _evaluate_one_hot(job: SearchJob, genotype: Genotype) -> Score:
 
 def _eigenvalue(job: SearchJob) -> float:
     """Returns the dominant eigenvalue on the architecture split's first batch, with the weights written before."""
-    loss = loss_of_alphas(job.setup.supernet, *job.setup.upper.shard(None).batch(0))
+    loss = loss_of_alphas(job.setup.supernet, *job.setup.upper.on(None).batch(0))
     return dominant_eigenvalue(loss, job.x)
 
 
@@ -135,7 +135,7 @@ def metrics_row(job: SearchJob, found: EpochEvaluation) -> dict[str, Any]:
         row["hessian_eigenvalue"] = job.loop.evaluate(job, "eigenvalue", size, lambda: _eigenvalue(job))
     row |= {"weights_lr": job.schedules.weights_lr(step - 1), "alphas_lr": job.schedules.alphas_lr(step - 1)}
     end = EpochEnd(job.counters.epochs, step, setup.space, found.table, found.genotype, dict(row))
-    return row | distributed.on_first(lambda: epoch_metrics(end))
+    return row | distributed.run_on_rank0(lambda: epoch_metrics(end))
 
 
 def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, derive, load_space
-from nas_moreau.architecture.networks.batch_shard import sharing
+from nas_moreau.architecture.networks.batch_shard import on_shard
 from nas_moreau.config import Config
 from nas_moreau.data import Data, describe_data, load_images, seed_for
 from nas_moreau.data.batches import Batches
@@ -68,7 +68,7 @@ def search(
         NonFinite: A loss or direction became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    job = distributed.together(lambda: plan_search(config, load_images(config) if data is None else data))
+    job = distributed.run_on_all_ranks(lambda: plan_search(config, load_images(config) if data is None else data))
     return job.run(output, resume, hooks)
 
 
@@ -159,7 +159,7 @@ class SearchJob:
         upper, lower = self._batch(setup.upper), self._batch(setup.lower)
         before, buffers = (self.x, self.y, self.state), setup.buffers()
         self.guard.before(lambda: buffers)
-        with sharing(setup.shard):
+        with on_shard(setup.lower.shard, setup.gather):
             *after, info = self.method.step(setup.posed.problem, *before, upper_batch=upper, lower_batch=lower)
         self.counters.step += 1
         numbers = step_numbers(info)
@@ -236,7 +236,7 @@ class SearchJob:
             x, note = choose(setup.space, setup.supernet, part, config.seed, last, check_stop)
             return [tensor.to("cpu") for tensor in x], note
 
-        x, note = distributed.on_first(chosen)
+        x, note = distributed.run_on_rank0(chosen)
         self.x = [tensor.to(setup.device) for tensor in x]
         seconds = time.monotonic() - begin
         self.counters.seconds += seconds

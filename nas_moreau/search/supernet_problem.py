@@ -150,16 +150,16 @@ def _shared(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
 
     One flat all-reduce an evaluation. The running statistics in `moved` become the means of those of all processes.
     """
-    if distributed.processes() == 1:
+    if distributed.world_size() == 1:
         return objective
     buffers = [buffer for buffer in moved.values() if buffer.is_floating_point()]
 
     def reduce(value: Tensor, gradients: list[Tensor], fit: Fit) -> tuple[Tensor, list[Tensor], Fit]:
         numbers = [value, fit.loss, fit.correct.to(value.dtype)]
-        value, loss, count, *rest = distributed.averaged([*numbers, *gradients, *buffers])
+        value, loss, count, *rest = distributed.all_reduce_mean([*numbers, *gradients, *buffers])
         if buffers:
             torch._foreach_copy_(buffers, rest[len(gradients) :])
-        count = (count * distributed.processes()).round().to(fit.correct.dtype)
+        count = (count * distributed.world_size()).round().to(fit.correct.dtype)
         return value, rest[: len(gradients)], Fit(count, loss)
 
     return Shared(objective, reduce)

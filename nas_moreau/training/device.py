@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from nas_moreau import distributed
+from nas_moreau.architecture.networks.batch_shard import Gather
 from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.errors import InputError, first_line
 
@@ -102,6 +103,12 @@ def refuse_float16(performance: PerformanceConfig) -> None:
         )
 
 
+def batchnorm_gather(config: Config) -> Gather | None:
+    """Returns how BatchNorm's statistics are gathered from all processes; None if each uses its own."""
+    synchronised = config.distributed.sync_batchnorm and distributed.world_size() > 1
+    return distributed.all_gather if synchronised else None
+
+
 def average_gradients(forward: Any, network: nn.Module, image: tuple[int, int, int]) -> Any:
     """Returns `forward` in torch's DistributedDataParallel, unchanged in a single process.
 
@@ -112,7 +119,7 @@ def average_gradients(forward: Any, network: nn.Module, image: tuple[int, int, i
         network: In training mode.
         image: Channels, height and width.
     """
-    if distributed.processes() == 1:
+    if distributed.world_size() == 1:
         return forward
     from torch.nn.parallel import DistributedDataParallel
 
@@ -121,7 +128,7 @@ def average_gradients(forward: Any, network: nn.Module, image: tuple[int, int, i
     known = inspect.signature(DistributedDataParallel).parameters
     leave: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     unused = has_unused_parameters(network, image)
-    with distributed.noticing_loss():
+    with distributed.detecting_lost_ranks():
         return DistributedDataParallel(forward, find_unused_parameters=unused, **leave)
 
 

@@ -136,7 +136,7 @@ class Loop:
     def evaluate(self, job: Job, name: str, samples: int, work: Callable[[], T]) -> T:
         """Returns on all ranks what `work` returns on rank 0; its time counts as evaluation."""
         begin = time.monotonic()
-        found = distributed.on_first(work)
+        found = distributed.run_on_rank0(work)
         seconds = time.monotonic() - begin
         job.counters.evaluating += seconds
         self.call("on_evaluate", job, name, samples, seconds)
@@ -144,7 +144,7 @@ class Loop:
 
     def stop_requested(self) -> int:
         """Returns the signal that one of the ranks has received, 0 for none: all stop at the same step."""
-        return distributed.largest(self.stop.received or 0)
+        return distributed.all_reduce_max(self.stop.received or 0)
 
 
 def run(
@@ -207,7 +207,7 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         loop.call("on_start", job)
         _train_or_stop(job, loop)
         result = job.finish()
-        result = distributed.on_first(lambda: result)
+        result = distributed.run_on_rank0(lambda: result)
         folder.write_result(result.to_dict())
         folder.status("finished", step=job.counters.step, evaluation_seconds=job.counters.evaluating)
         folder.log(f"{job.name}: finished with {result}")

@@ -82,13 +82,13 @@ def open_folder(output: str | PathLike[str], config: dict[str, Any], stage: str,
         opened.append(RunFolder.open(output, config, stage, resume))
         return opened[0].resuming, opened[0].finished, opened[0].digest
 
-    found = distributed.on_first(enter)
+    found = distributed.run_on_rank0(enter)
     return opened[0] if opened else RunFolder(Path(output), stage, None, *found)
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any]:
     """Returns the result of a folder that is finished."""
-    return distributed.on_first(lambda: folder.read_result() or {})
+    return distributed.run_on_rank0(lambda: folder.read_result() or {})
 
 
 def pack(state: Any) -> Any:
@@ -120,7 +120,7 @@ def save(job: Resumable, folder: RunFolder, best: bool = False) -> None:
     payload = {
         "stage": folder.stage,
         "counters": asdict(job.counters),
-        "processes": distributed.processes(),
+        "processes": distributed.world_size(),
         "digests": _digests(folder, job.space),
         **job.state_dict(),
     }
@@ -146,7 +146,7 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
         if type(job.counters.step) is not int or job.counters.step < 0:
             raise ValueError(f"step is {job.counters.step!r}")
         job.load_state_dict(payload)
-        before, now = payload["processes"], distributed.processes()
+        before, now = payload["processes"], distributed.world_size()
     changes, halved = "", job.counters.rollbacks
     if halved:
         changes += f"; step sizes are halved {halved} time{'s' * (halved > 1)}"
@@ -162,7 +162,7 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
 
 def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
     """Returns what rank 0 reads, on all ranks: they need no common file system."""
-    return distributed.on_first(lambda: load_checkpoint(folder.path / "checkpoints"))
+    return distributed.run_on_rank0(lambda: load_checkpoint(folder.path / "checkpoints"))
 
 
 def _check_origin(payload: dict[str, Any], folder: RunFolder, space: SearchSpace | None) -> None:

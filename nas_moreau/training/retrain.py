@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
 from nas_moreau.architecture.networks.batch_norm import synchronise
-from nas_moreau.architecture.networks.batch_shard import Share, sharing
+from nas_moreau.architecture.networks.batch_shard import on_shard
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Batches, Data, Part, describe_data, load_images, seed_for, stratified_split
+from nas_moreau.distributed import Shard
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.network import Sizes, draw_network
@@ -29,6 +30,7 @@ from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.training.device import (
     autocast,
     average_gradients,
+    batchnorm_gather,
     peak_memory_bytes,
     set_up_device,
     torch_settings_restored,
@@ -112,7 +114,7 @@ def retrain(
     def plan() -> RetrainJob:
         return plan_retraining(config, genotype, load_images(config) if data is None else data)
 
-    return distributed.together(plan).run(output, resume, hooks)
+    return distributed.run_on_all_ranks(plan).run(output, resume, hooks)
 
 
 def plan_retraining(config: Config, genotype: Genotype, data: Data) -> RetrainJob:
@@ -153,13 +155,13 @@ class RetrainImages(NamedTuple):
 
     Attributes:
         batches: The training images in whole batches.
-        shards: For each part of a batch that this process accumulates: which rows it is, and its batches.
+        shards: The parts of a batch that this process accumulates.
         validation: Training images set aside by `retrain.validation`, or None.
         test: The test images.
     """
 
     batches: Batches
-    shards: list[tuple[Share, Batches]]
+    shards: list[Batches]
     validation: Part | None
     test: Part
 
@@ -178,9 +180,7 @@ def retraining_images(config: Config, data: Data) -> RetrainImages:
     parts = {name: Part(data.train, found, augment) for name, found in indices.items()}
     last = config.performance.channels_last
     batches = Batches(parts["train"], size, config.seed, "retraining", channels_last=last)
-    gather = distributed.gathered if config.distributed.sync_batchnorm and distributed.processes() > 1 else None
-    shares = [Share(*rows, size, gather) for rows in distributed.own_rows(size, settings.accumulate)]
-    shards = [(share, batches.shard((share.start, share.stop))) for share in shares]
+    shards = [batches.on(shard) for shard in distributed.own_shards(size, settings.accumulate)]
     return RetrainImages(batches, shards, parts.get("validation"), Part.whole(data.test, augment))
 
 
@@ -209,6 +209,7 @@ class RetrainJob:
         self.epoch_steps = self.settings.steps_per_epoch or len(self.images.batches)
         self.total_steps = self.epoch_steps * self.settings.epochs
         self.loop_settings, self.counters = LoopSettings.of(config), Counters()
+        self.gather = batchnorm_gather(config)
         self._build(network.to(device))
 
     def _build(self, network: Network) -> None:
@@ -218,7 +219,7 @@ class RetrainJob:
         self.network = network.to(memory_format=torch.channels_last) if performance.channels_last else network
         self.network.checkpointing = performance.activation_checkpointing
         self.network.train()
-        if self.images.shards[0][0].gather:
+        if self.gather is not None:
             synchronise(self.network)
         self.forward: Any = torch.compile(network) if performance.compile else network
         self.loss, self.mixup = training_loss(self.settings, self.data.num_classes)
@@ -277,11 +278,12 @@ class RetrainJob:
             The whole batch's loss and number of correct predictions, and the scale of the gradients.
         """
         count, losses, counts = len(self.images.shards), [], []
-        for place, (share, images, labels, targets) in enumerate(self._parts()):
+        for place, (shard, images, labels, targets) in enumerate(self._parts()):
             # drop-path and dropout draw from the global generator: tied to the step, so that a resumed run repeats
             torch.manual_seed(seed_for(self.config.seed, "step of retraining", self.counters.step))
-            alone = place + 1 < count and distributed.processes() > 1  # gradients are exchanged with the last part
-            with sharing(share), self.forward.no_sync() if alone else nullcontext(), distributed.noticing_loss():
+            alone = place + 1 < count and distributed.world_size() > 1  # gradients are exchanged with the last part
+            wait = self.forward.no_sync() if alone else nullcontext()
+            with on_shard(shard, self.gather), wait, distributed.detecting_lost_ranks():
                 logits, part = self._forward(images, targets)
                 # float16 alone has a scale; in other precisions the scaler does nothing but call the optimizer
                 self.scaler.scale(part / count).backward()
@@ -289,11 +291,11 @@ class RetrainJob:
             counts.append((logits.detach().argmax(-1) == labels).sum())
         loss, correct = sum(losses[1:], losses[0]), sum(counts[1:], counts[0])
         scale = self.scaler.scale(torch.ones_like(loss))
-        if distributed.processes() > 1:
+        if distributed.world_size() > 1:
             buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-            loss, correct, *means = distributed.averaged([loss, correct.to(loss.dtype), *buffers])
+            loss, correct, *means = distributed.all_reduce_mean([loss, correct.to(loss.dtype), *buffers])
             torch._foreach_copy_(buffers, means)
-            correct = (correct * distributed.processes()).round()
+            correct = (correct * distributed.world_size()).round()
         return loss, correct, scale
 
     def _forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,21 +307,21 @@ class RetrainJob:
                 loss = loss + self.settings.auxiliary_weight * self.loss(auxiliary, targets)
         return logits, loss
 
-    def _parts(self) -> Iterator[tuple[Share, Tensor, Tensor, Tensor]]:
+    def _parts(self) -> Iterator[tuple[Shard, Tensor, Tensor, Tensor]]:
         """Yields this process's parts of the step's batch: images, labels, and the targets of the loss."""
         step = self.counters.step
         if self.mixup is None:
-            for share, batches in self.images.shards:
+            for batches in self.images.shards:
                 images, labels = batches.batch(step)
-                yield share, images, labels, labels
+                yield batches.shard, images, labels, labels
             return
         # images are mixed across the whole batch; timm draws from numpy's global generator
         images, labels = self.images.batches.batch(step)
         np.random.seed(seed_for(self.config.seed, "mixing", step) % 2**32)
         images, targets = self.mixup(images, labels)
-        for share, _ in self.images.shards:
-            rows = slice(share.start, share.stop)
-            yield share, images[rows], labels[rows], targets[rows]
+        for shard in (batches.shard for batches in self.images.shards):
+            rows = slice(shard.start, shard.stop)
+            yield shard, images[rows], labels[rows], targets[rows]
 
     def _drop_path(self, epoch: int) -> float:
         # a hook may add steps past the last epoch

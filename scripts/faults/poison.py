@@ -133,7 +133,7 @@ class _PoisonedBatches:
     """Batches whose images are NaN."""
 
     def __init__(self, batches: Any):
-        self.batches = batches
+        self.batches, self.shard = batches, batches.shard
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         images, labels = self.batches.batch(step)
@@ -141,7 +141,7 @@ class _PoisonedBatches:
 
 
 def _poison_images(job: Any) -> None:
-    job.images = job.images._replace(shards=[(share, _PoisonedBatches(own)) for share, own in job.images.shards])
+    job.images = job.images._replace(shards=[_PoisonedBatches(batches) for batches in job.images.shards])
 
 
 def _retrain(folder: Path, place: Callable[[Any], Any]) -> bool:

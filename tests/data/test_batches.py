@@ -7,6 +7,7 @@ import torch
 from nas_moreau.config import load_config
 from nas_moreau.data import Augment, Batches, Part, load_images
 from nas_moreau.data.batches import search_parts
+from nas_moreau.distributed import Shard
 from nas_moreau.errors import InputError
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def test_the_rows_of_a_batch_are_those_of_the_whole_batch(tiny_data):
     for step in (0, 5):
         pixels, labels = batches.batch(step)
         for begin, end in ((0, 6), (6, 12), (9, 12)):
-            some, few = batches.shard((begin, end)).batch(step)
+            some, few = batches.on(Shard(begin, end, 12)).batch(step)
             assert torch.equal(some, pixels[begin:end]) and torch.equal(few, labels[begin:end])
 
 

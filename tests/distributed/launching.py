@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas_moreau.distributed import plain_environment
+from nas_moreau.distributed import child_environment
 
 LIMIT = 400  # seconds after which a group is killed: none hangs the tests, and a busy machine has its time
 
@@ -17,7 +17,7 @@ LIMIT = 400  # seconds after which a group is killed: none hangs the tests, and 
 def environment() -> dict[str, str]:
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    return plain_environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"}
+    return child_environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def start(processes: int, words: Sequence[str], options: Sequence[str] = ("--standalone",)) -> subprocess.Popen:

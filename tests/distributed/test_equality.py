@@ -63,7 +63,7 @@ def test_local_norms_make_the_difference_that_synchronised_ones_close(found, pro
 
 
 def test_the_steps_moved_what_is_compared(found):
-    start = training.plan_search(training.configuration(), training.images())
+    start = training.build_search(training.configuration(), training.images(), torch.device("cpu")).posed
     assert difference(start.x, [t.float() for t in found[1][0]["search"]["alphas"]]) > 0.01
 
 

@@ -121,7 +121,7 @@ def in_double_precision(wanted: Sequence[str]) -> dict[str, Any]:
 def main(folder: Path, wanted: Sequence[str]) -> None:
     with distributed.session():
         found = in_double_precision(wanted)
-        torch.save(found, folder / f"{distributed.processes()}-{distributed.rank()}.pt")
+        torch.save(found, folder / f"{distributed.world_size()}-{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

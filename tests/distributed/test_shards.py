@@ -10,20 +10,21 @@ from torch.nn import functional as f
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network
 from nas_moreau.architecture.networks.batch_norm import SynchronisedBatchNorm2d, batch_norm, synchronise
-from nas_moreau.architecture.networks.batch_shard import Share, sharing
+from nas_moreau.architecture.networks.batch_shard import on_shard
 from nas_moreau.architecture.networks.network import drop_path
 from nas_moreau.architecture.networks.operations import Noise
 from nas_moreau.bilevel import Shared
 from nas_moreau.bilevel.tensors import value_and_grads
 from nas_moreau.cli import entry as cli
+from nas_moreau.distributed import Shard
 from nas_moreau.errors import InputError
 from nas_moreau.training.device import has_unused_parameters
 
 
 def test_a_batch_is_shared_out_evenly_or_not_at_all():
-    assert distributed.own_rows(12, 3) == [(0, 4), (4, 8), (8, 12)]
+    assert distributed.own_shards(12, 3) == [(0, 4, 12), (4, 8, 12), (8, 12, 12)]
     with pytest.raises(InputError, match=r"A batch of 10 images .* 1 process in 4 parts each.*multiple of 4"):
-        distributed.own_rows(10, 4)
+        distributed.own_shards(10, 4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -34,7 +35,7 @@ def test_draws_are_those_of_the_whole_batch(draws, layout):
     whole = draws(x)
     for begin, end in ((0, 6), (6, 9), (0, 12)):
         torch.manual_seed(1)
-        with sharing(Share(begin, end, 12)):
+        with on_shard(Shard(begin, end, 12)):
             assert torch.equal(draws(x[begin:end]), whole[begin:end])
     torch.manual_seed(1)
     assert torch.equal(draws(x), whole)  # the share is over with the context
@@ -49,7 +50,7 @@ def test_a_synchronised_norm_of_one_process_is_the_norm(affine):
     seen = []
     for gather in (None, lambda tensor: tensor.unsqueeze(0)):
         mean, variance = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
-        with sharing(Share(0, 4, 4, gather)):
+        with on_shard(Shard(0, 4, 4), gather):
             out = batch_norm(x, mean, variance, scale, bias, True)
             seen.append([out, mean, variance, *torch.autograd.grad((out**3).sum(), wanted)])
     for a, b in zip(*seen, strict=True):
@@ -67,7 +68,7 @@ def test_synchronised_modules_keep_their_names_and_fixed_statistics():
         gathered.append(tensor)
         return torch.stack([tensor, tensor])
 
-    with sharing(Share(0, 2, 4, gather)):
+    with on_shard(Shard(0, 2, 4), gather):
         out = network(x)
         assert len(gathered) == 1
         torch.testing.assert_close(out, f.batch_norm(network[0](x), None, None, training=True))
@@ -92,19 +93,19 @@ def test_an_evaluation_of_a_shared_objective_is_the_whole():
 
 def test_without_torchrun_nothing_is_exchanged():
     tensors = [torch.ones(2), torch.zeros(3)]
-    assert distributed.averaged(tensors) == tensors and distributed.averaged([]) == []
-    assert distributed.largest(15) == 15 and distributed.of_all("a") == ["a"]
-    assert distributed.on_first(lambda: 3) == distributed.together(lambda: 3) == 3
-    assert list(distributed.taking_turns(3, "any")) == [0, 1, 2]
+    assert distributed.all_reduce_mean(tensors) == tensors and distributed.all_reduce_mean([]) == []
+    assert distributed.all_reduce_max(15) == 15 and distributed.all_gather_object("a") == ["a"]
+    assert distributed.run_on_rank0(lambda: 3) == distributed.run_on_all_ranks(lambda: 3) == 3
+    assert list(distributed.work_queue(3, "any")) == [0, 1, 2]
     with distributed.session():
-        assert distributed.processes() == 1 and distributed.rank() == 0
+        assert distributed.world_size() == 1 and distributed.rank() == 0
 
 
 def test_children_do_not_take_themselves_for_members_of_the_group(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = distributed.plain_environment()
+    found = distributed.child_environment()
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RESTART_COUNT"} & set(found)
     assert found["OMP_NUM_THREADS"] == "3"
 
@@ -123,6 +124,6 @@ def test_verbs_for_one_process_are_refused_in_several(rank, monkeypatch, capsys)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
     assert cli.main(["list", "spaces"]) == cli.USAGE
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("nas-moreau: list is work for one process.") if rank == "0" else said.err == ""
+    out, err = capsys.readouterr()
+    assert out == "" and bool(err) == (rank == "0")
+    assert rank != "0" or ("list" in err and "torchrun" in err)
