@@ -89,15 +89,14 @@ def draw(name: str, target: Path) -> None:
     from nas_moreau.drawing.network import add_network
     from nas_moreau.drawing.scene_png import paint_png
     from nas_moreau.drawing.scene_svg import paint_svg
-    from nas_moreau.report.choices import kept_weights
     from nas_moreau.runs.history import find_search, network_sizes
 
     if target.suffix not in (".svg", ".png"):
         raise InputError(f"Unknown kind of drawing '{target.name}'.", "Use a name that ends in .svg or .png.")
     genotype, folder = load_genotype(name), Path(name)
     search = find_search(folder)
-    weights = kept_weights(search) if search is not None and search.genotype == genotype else None
-    scene = genotype_scene(genotype, weights)
+    alphas = search.final_alphas if search is not None and search.genotype == genotype else None
+    scene = genotype_scene(genotype, alphas)
     add_network(scene, genotype, network_sizes(genotype, folder))
     try:
         target.write_bytes(paint_svg(scene).encode() if target.suffix == ".svg" else paint_png(scene))

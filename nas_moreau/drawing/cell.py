@@ -1,107 +1,100 @@
-"""Drawings of genotypes: SVG without any outside program, PNG by matplotlib, both from one scene."""
+"""Drawings of genotypes: SVG and PNG, painted from one scene without an external program."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from nas_moreau.architecture.spaces.space import load_space
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.drawing.cell_layout import Item, Layout, Link, lay_out
-from nas_moreau.drawing.operation_style import LABEL_SIZE, label, look, shorten, text_width
+from nas_moreau.drawing.operation_style import LABEL_SIZE, cell_title, label, look, shorten, text_width
 from nas_moreau.drawing.scene import Path, Scene, Text
 from nas_moreau.drawing.scene_svg import paint_svg
 
-# Softmax weights by cell and edge: {"normal": {("sep_conv_3x3", 0, 2): 0.31, ...}, ...}
-Weights = Mapping[str, Mapping[tuple[str, int, int], float]]
-# ... or all of them by cell, rows in the order of the space's edges, columns in that of its operations.
-Tables = Mapping[str, Sequence[Sequence[float]]]
+Edge = tuple[str, int, int]
+"""Operation, from, to."""
 
 _MARGIN, _TITLE, _CELL_GAP, _LEGEND_ROW = 24.0, 34.0, 30.0, 30.0
 
 
-def draw_genotype(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None) -> str:
+def draw_genotype(genotype: Genotype, alphas: AlphaTable | None = None) -> str:
     """Returns an SVG of all cells of a genotype with a legend; it follows the reader's light or dark colour scheme.
 
     Args:
-        genotype: A `Genotype`.
-        alphas: Softmax weights by cell: of the chosen edges by (operation, from, to), or tables (edges, operations).
-            They set the width of the lines and are written beside the operations.
-        space: The `SearchSpace` that tables belong to; the built-in one of the genotype by default.
+        genotype: The genotype.
+        alphas: The softmax weights of its search. They set the width of the lines and are written on the operations.
     """
-    return paint_svg(genotype_scene(genotype, _chosen(genotype, alphas, space)))
+    return paint_svg(genotype_scene(genotype, alphas))
 
 
-def draw_png(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None, scale: float = 2.0) -> bytes:
-    """Returns the drawing of `draw_genotype`, of the same genotype, alphas and space, as a PNG.
+def draw_png(genotype: Genotype, alphas: AlphaTable | None = None, scale: float = 2.0) -> bytes:
+    """Returns the drawing of `draw_genotype` as a PNG with a white ground.
 
-    The ground is white; a unit of the drawing is `scale` pixels.
+    Args:
+        genotype: The genotype.
+        alphas: As for `draw_genotype`.
+        scale: Pixels per unit of the drawing.
     """
     from nas_moreau.drawing.scene_png import paint_png
 
-    return paint_png(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)
+    return paint_png(genotype_scene(genotype, alphas), scale)
 
 
-def draw_pixels(genotype: Any, alphas: Weights | Tables | None = None, space: Any = None, scale: float = 2.0) -> Any:
+def draw_pixels(genotype: Genotype, alphas: AlphaTable | None = None, scale: float = 2.0) -> Any:
     """Returns the picture of `draw_png` as an array, uint8 (height, width, 3)."""
     from nas_moreau.drawing.scene_png import paint_pixels
 
-    return paint_pixels(genotype_scene(genotype, _chosen(genotype, alphas, space)), scale)
+    return paint_pixels(genotype_scene(genotype, alphas), scale)
 
 
-def _chosen(genotype: Any, alphas: Any, space: Any) -> Weights | None:
-    """Returns the weights of the edges of `genotype`, picked out of tables where tables are given."""
-    if not alphas or all(isinstance(weights, Mapping) for weights in alphas.values()):
-        return alphas or None
-    space = load_space(genotype.space) if space is None else space
-    picked: dict[str, dict[tuple[str, int, int], float]] = {}
-    for name, table in alphas.items():
-        picked[name] = {
-            (operation, a, b): table[space.edges.index((a, b))][space.operations.index(operation)]
-            for operation, a, b in genotype.cells[name].edges
-        }
-    return picked
-
-
-def genotype_scene(genotype: Any, alphas: Weights | None = None) -> Scene:
+def genotype_scene(genotype: Genotype, alphas: AlphaTable | None = None) -> Scene:
     """Returns the parts of the drawing: the cells below each other, then the legend."""
     scene = Scene()
     y = _MARGIN
     for name, cell in genotype.cells.items():
-        weights = (alphas or {}).get(name, {})
-        inputs = min((b for _, _, b in cell.edges), default=1)
+        weights = _edge_weights(alphas, name, cell.edges)
         labels = [_edge_label(edge, weights) for edge in cell.edges]
         widths = [max(64.0, text_width(text, LABEL_SIZE) + 24) for text in labels]
-        layout = lay_out(cell.edges, inputs, cell.concat, widths)
+        layout = lay_out(cell.edges, genotype.inputs, cell.concat, widths)
         note = f"{len(cell.edges)} operations"
-        if name == "reduce":
+        if genotype.skeleton.halves(name):
             note += ", halves height and width"
-        heading = "cell" if name == "cell" else f"{shorten(name, 40)} cell"
+        heading = cell_title(shorten(name, 40))
         scene.parts.append(Text(_MARGIN, y + 8, heading, 16, "title", "start"))
         left = _MARGIN + text_width(heading, 16) + 14
         scene.parts.append(Text(left, y + 9, note, 12, "faint", "start"))
         y += _TITLE
-        _draw_cell(scene, layout, cell, inputs, labels, weights, _MARGIN, y)
+        _draw_cell(scene, layout, _Drawn(cell, genotype.inputs, labels, weights), _MARGIN, y)
         scene.width = max(scene.width, layout.width + 2 * _MARGIN, left + text_width(note, 12) + _MARGIN)
         y += layout.height + _CELL_GAP
-    scene.height = _draw_legend(scene, genotype, bool(alphas), y)
+    scene.height = _draw_legend(scene, genotype, alphas is not None, y)
     return scene
 
 
-def _edge_label(edge: tuple[str, int, int], weights: Mapping[tuple[str, int, int], float]) -> str:
+def _edge_weights(alphas: AlphaTable | None, name: str, edges: Sequence[Edge]) -> dict[Edge, float]:
+    """Returns the softmax weights of the edges of a cell."""
+    if alphas is None or name not in alphas.cells:
+        return {}
+    rows = {row.edge: row.weights for row in alphas.cells[name]}
+    return {(op, a, b): rows[a, b][op] for op, a, b in edges if op in rows.get((a, b), {})}
+
+
+class _Drawn(NamedTuple):
+    """A cell, its number of inputs, and the label and softmax weight of every edge."""
+
+    cell: Cell
+    inputs: int
+    labels: Sequence[str]
+    weights: Mapping[Edge, float]
+
+
+def _edge_label(edge: Edge, weights: Mapping[Edge, float]) -> str:
     share = weights.get(edge)
     return label(edge[0]) + ("" if share is None else f" · {100 * share:.0f} %")
 
 
-def _draw_cell(
-    scene: Scene,
-    layout: Layout,
-    cell: Any,
-    inputs: int,
-    labels: Sequence[str],
-    weights: Mapping[tuple[str, int, int], float],
-    left: float,
-    top: float,
-) -> None:
+def _draw_cell(scene: Scene, layout: Layout, drawn: _Drawn, left: float, top: float) -> None:
     for item in layout.items:
         item.x += left
         item.y += top
@@ -112,7 +105,7 @@ def _draw_cell(
         for i in layout.items
         if i.kind == "pass"
     ]
-    # Lines that part or meet are painted together, so that halos cut only what is crossed.
+    # lines that part or meet are painted together, so that halos cut only what is crossed
     fans: dict[int, list[Link]] = {}
     for link in layout.links:
         fans.setdefault(id(link.end if link.start.kind == "operation" else link.start), []).append(link)
@@ -122,9 +115,9 @@ def _draw_cell(
             if link.start.kind != "operation":
                 painted.append(Path("line", _curve(link)))
                 continue
-            edge = cell.edges[link.start.edge]
+            edge = drawn.cell.edges[link.start.edge]
             style = look(edge[0])
-            width = 1.8 + 5.0 * weights.get(edge, 0.04)
+            width = 1.8 + 5.0 * drawn.weights.get(edge, 0.04)
             painted.append(Path("operation-line", _curve(link, 7.0), style.colour, width, style.dash))
             tip, y, half = link.end.x - link.end.width / 2, link.arrival, 3.6 + width / 4
             arrow: list[tuple[Any, ...]] = [("M", tip, y), ("L", tip - 8, y - half), ("L", tip - 8, y + half), ("Z",)]
@@ -137,26 +130,27 @@ def _draw_cell(
         scene.parts += painted
     scene.parts += through
     for item in layout.items:
-        _draw_box(scene, item, cell, inputs, labels)
+        _draw_box(scene, item, drawn)
 
 
 def _curve(link: Link, short: float = 0.0) -> list[tuple[Any, ...]]:
-    """A line over a gap, level at both ends; `short` leaves room for an arrow's head."""
+    """Returns a line over a gap, level at both ends; `short` leaves space for the head of an arrow."""
     x0, y0 = link.start.x + link.start.width / 2, link.start.y
     x1, y1 = link.end.x - link.end.width / 2 - short, link.arrival
     middle = (x0 + x1) / 2
     return [("M", x0, y0), ("C", middle, y0, middle, y1, x1, y1)]
 
 
-def _draw_box(scene: Scene, item: Item, cell: Any, inputs: int, labels: Sequence[str]) -> None:
+def _draw_box(scene: Scene, item: Item, drawn: _Drawn) -> None:
     x, y, w, h = item.x, item.y, item.width, item.height
+    cell, inputs = drawn.cell, drawn.inputs
     if item.kind == "operation":
         operation, a, b = cell.edges[item.edge]
         style = look(operation)
         title = f"{shorten(operation, 200)}, from {a} to {b}"
         dash = style.dash if operation == "none" else ()
         scene.parts.append(Path("operation", outline(style.shape, x, y, w, h), style.colour, 1.8, dash, title))
-        scene.parts.append(Text(x, y, labels[item.edge], LABEL_SIZE))
+        scene.parts.append(Text(x, y, drawn.labels[item.edge], LABEL_SIZE))
     elif item.kind == "state" and item.state >= inputs:
         scene.parts.append(Path("state", outline("capsule", x, y, w, h), title=f"state {item.state}"))
         scene.parts.append(Text(x, y, str(item.state), 14))
@@ -177,31 +171,30 @@ def _draw_port(scene: Scene, item: Item, name: str, note: str) -> None:
 
 
 def outline(shape: str, x: float, y: float, w: float, h: float) -> list[tuple[Any, ...]]:
-    """Returns the outline of a shape centred at (x, y) that fills (w, h)."""
+    """Returns the outline of a shape that is centred at (x, y) and fills (w, h)."""
     l, r, t, b = x - w / 2, x + w / 2, y - h / 2, y + h / 2
     if shape in ("box", "capsule"):
         c = h / 2 if shape == "capsule" else 5.0
         k = 0.4477 * c  # a cubic this far from the corner is a quarter of a circle
         return [
-            ("M", l + c, t), ("L", r - c, t), ("C", r - k, t, r, t + k, r, t + c),
-            ("L", r, b - c), ("C", r, b - k, r - k, b, r - c, b),
-            ("L", l + c, b), ("C", l + k, b, l, b - k, l, b - c),
-            ("L", l, t + c), ("C", l, t + k, l + k, t, l + c, t), ("Z",),
-        ]  # fmt: skip
-    cut = 9.0
+            *(("M", l + c, t), ("L", r - c, t), ("C", r - k, t, r, t + k, r, t + c)),
+            *(("L", r, b - c), ("C", r, b - k, r - k, b, r - c, b)),
+            *(("L", l + c, b), ("C", l + k, b, l, b - k, l, b - c)),
+            *(("L", l, t + c), ("C", l, t + k, l + k, t, l + c, t), ("Z",)),
+        ]
+    d = 9.0
     corners = {
         "plate": [(l, t), (r, t), (r, b), (l, b)],
-        "hexagon": [(l + cut, t), (r - cut, t), (r, y), (r - cut, b), (l + cut, b), (l, y)],
-        "octagon": [(l + cut, t), (r - cut, t), (r, t + cut), (r, b - cut),
-                    (r - cut, b), (l + cut, b), (l, b - cut), (l, t + cut)],
-        "narrowing": [(l, t), (r - cut, t + 3), (r, y), (r - cut, b - 3), (l, b)],
-        "widening": [(l, y), (l + cut, t + 3), (r, t), (r, b), (l + cut, b - 3)],
-    }[shape]  # fmt: skip
+        "hexagon": [(l + d, t), (r - d, t), (r, y), (r - d, b), (l + d, b), (l, y)],
+        "octagon": [(l + d, t), (r - d, t), (r, t + d), (r, b - d), (r - d, b), (l + d, b), (l, b - d), (l, t + d)],
+        "narrowing": [(l, t), (r - d, t + 3), (r, y), (r - d, b - 3), (l, b)],
+        "widening": [(l, y), (l + d, t + 3), (r, t), (r, b), (l + d, b - 3)],
+    }[shape]
     return [("M", *corners[0]), *(("L", *corner) for corner in corners[1:]), ("Z",)]
 
 
-def _draw_legend(scene: Scene, genotype: Any, weighted: bool, top: float) -> float:
-    """Draws what shapes and lines mean; returns the height of the whole drawing."""
+def _draw_legend(scene: Scene, genotype: Genotype, weighted: bool, top: float) -> float:
+    """Draws the legend of shapes and lines; returns the height of the whole drawing."""
     names = dict.fromkeys(edge[0] for cell in genotype.cells.values() for edge in cell.edges)
     scene.width = max(scene.width, 420.0)
     x, y = _MARGIN, top

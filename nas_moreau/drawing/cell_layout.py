@@ -1,10 +1,9 @@
-"""Where the parts of a cell stand: a layered graph from left to right, without any outside program.
+"""Layout of a cell: a layered graph from left to right, without an external program.
 
-States stand in even columns by the longest way that leads to them, the operations that make a state in the column
-before it. A state's value runs to its readers along one line, which has a place of its own in every column it
-passes: lines bend only in the gaps between columns, where nothing else stands, so no line ever meets a box. The order
-within the columns is found by barycentres and exchanges (Sugiyama, Tagawa, Toda 1981), the heights by least squares
-under the least distances.
+States are in even columns by the longest path that leads to them, the operations into a state in the column before it.
+The value of a state runs to its readers along one line, which has its own place in every column that it passes: lines
+bend only in the empty gaps between columns, so no line ever meets a box. The order within the columns is found by
+barycentres and exchanges (Sugiyama, Tagawa, Toda 1981), the heights by least squares under minimum distances.
 """
 
 from __future__ import annotations
@@ -22,9 +21,20 @@ _PASS_HEIGHT, _BETWEEN, _GAP = 6.0, 11.0, 40.0
 
 @dataclass
 class Item:
-    """A box, or a place where a line passes a column. `x`, `y`: its centre. `edge`: index of the operation's edge."""
+    """A box, or a place where a line passes a column.
 
-    kind: str  # "state", "operation", "output", "pass"
+    Attributes:
+        kind: "state", "operation", "output" or "pass".
+        column: The column, from the left.
+        state: The state of a box or of a line; -1 for the output.
+        edge: Index of the operation's edge; -1 for all others.
+        width: Width of the box.
+        height: Height of the box.
+        x: Horizontal centre.
+        y: Vertical centre.
+    """
+
+    kind: str
     column: int
     state: int = -1
     edge: int = -1
@@ -56,12 +66,12 @@ class Layout:
 def lay_out(
     edges: Sequence[tuple[str, int, int]], inputs: int, concat: Sequence[int], widths: Sequence[float]
 ) -> Layout:
-    """Returns places for a cell.
+    """Returns the layout of a cell.
 
     Args:
-        edges: (operation, from, to) of the cell, states counted from the inputs on.
+        edges: (operation, from, to) of the cell, states numbered from the inputs on.
         inputs: Number of input states.
-        concat: States that make up the output.
+        concat: States that the output consists of.
         widths: Width of the operation box of every edge.
     """
     columns, links = _graph(edges, inputs, concat, widths)
@@ -94,7 +104,7 @@ def _graph(
     passes: dict[tuple[int, int], Item] = {}
 
     def line_to(state: int, column: int) -> Item:
-        """Returns the end of the line of `state` at `column`, drawing it out that far."""
+        """Returns the end of the line of `state` at `column`, extending it to there."""
         if column == states[state].column:
             return states[state]
         if (state, column) not in passes:
@@ -142,12 +152,12 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
             break
     columns[:] = best
     if [item.state for item in columns[0]] > sorted(item.state for item in columns[0]):
-        for column in columns:  # upside down it is as good, and the inputs come in their order
+        for column in columns:  # upside down there are as many crossings, and the inputs are in order
             column.reverse()
 
 
 def _by_neighbours(column: list[Item], other: list[Item], near: dict[int, list[Item]]) -> list[Item]:
-    """Returns a column in the order of where its items' neighbours in the other one stand on average."""
+    """Returns a column in the order of the mean place of its items' neighbours in the other column."""
     rank = {id(item): i for i, item in enumerate(other)}
     wishes: list[float] = []
     for here, item in enumerate(column):
@@ -157,7 +167,7 @@ def _by_neighbours(column: list[Item], other: list[Item], near: dict[int, list[I
 
 
 def _pair(a: Item, b: Item, near: dict[int, list[Item]], rank: dict[int, int]) -> int:
-    """Crossings between the lines of `a` and of `b` when `a` stands above `b`."""
+    """Returns the crossings between the lines of `a` and of `b` if `a` is above `b`."""
     above, below = near[id(a)], near[id(b)]
     if not above or not below:
         return 0
@@ -189,10 +199,10 @@ def _crossings(columns: list[list[Item]], right: dict[int, list[Item]]) -> int:
 
 
 def _heights(columns: list[list[Item]], links: list[Link]) -> None:
-    """Sets `y` of every item: near to what it is linked with, lines as straight as they can be."""
+    """Sets `y` of every item: near the items that it is linked with, lines as straight as possible."""
     near: dict[int, list[tuple[Item, float]]] = defaultdict(list)
     for link in links:
-        # A bend in a long line disturbs more than a bend beside a box.
+        # a bend in a long line disturbs more than a bend beside a box
         weight = 8.0 if link.start.kind == link.end.kind == "pass" else 4.0 if link.end.kind == "pass" else 1.0
         near[id(link.start)].append((link.end, weight))
         near[id(link.end)].append((link.start, weight))
@@ -224,7 +234,7 @@ def _lines(links: list[Link]) -> list[list[Item]]:
 
 
 def _straighten(line: list[Item], columns: list[list[Item]], near: dict[int, list[tuple[Item, float]]]) -> None:
-    """Puts a whole line at one height, that of what it is linked with, where its neighbours leave room for it."""
+    """Puts a whole line at one height, near the items that it is linked with, where its neighbours leave space."""
     low, high = -1e9, 1e9
     for item in line:
         column = columns[item.column]
@@ -246,10 +256,7 @@ def _apart(above: Item, below: Item) -> float:
 
 
 def _settle(column: list[Item], wishes: list[tuple[float, float]]) -> None:
-    """Sets the heights nearest to the wishes (weighted squares) that keep order and distance.
-
-    Method: pool adjacent violators.
-    """
+    """Sets the heights nearest to the wishes that keep order and distance, by pooling adjacent violators."""
     offsets = [0.0]
     for above, below in pairwise(column):
         offsets.append(offsets[-1] + _apart(above, below))

@@ -1,4 +1,4 @@
-"""Many small images with a caption each, in one PNG."""
+"""A PNG of many small images, each with a caption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDEST, SHEET = 170, 1040  # of a column and, where columns are wider than an im
 
 
 def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) -> bytes:
-    """Returns a PNG with the images in rows, the caption (one line or more) below each.
+    """Returns a PNG with the images in rows, each above its caption of one line or more.
 
     Args:
         pixels: uint8 (n, 1 or 3 or more channels, height, width); of more than three the first is shown in grey.
@@ -24,7 +24,7 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
         columns: Images in a row; fewer where long captions make the columns wide.
 
     Raises:
-        ValueError: There is no image, or another number of captions.
+        ValueError: There is no image, or the number of captions is wrong.
     """
     if not len(pixels) or len(pixels) != len(captions):
         raise ValueError(f"There are {len(pixels)} images and {len(captions)} captions; give one caption an image.")
@@ -52,13 +52,13 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
         for j, line in enumerate(lines[i]):
             draw.text((left, top + TILE + j * LINE), line, "black", font)
     buffer = io.BytesIO()
-    # 64 colours are enough to recognise an image, and a third of the bytes
+    # 64 colours are enough to recognise an image and take a third of the bytes
     sheet.quantize(64).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _cut(line: str, font: Any) -> str:
-    """Returns a line that is no longer than `WIDEST`."""
+    """Returns the line, cut to at most `WIDEST` pixels."""
     if font.getlength(line) <= WIDEST:
         return line
     while line and font.getlength(line + "...") > WIDEST:

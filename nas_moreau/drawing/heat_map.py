@@ -9,53 +9,49 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nas_moreau.architecture.spaces.alpha_table import EdgeWeights
 from nas_moreau.drawing.operation_style import label, shorten
 
-Table = Sequence[Sequence[float]]
-
-_HIGH, _LOW, _WHITE = (0, 92, 158), (196, 84, 0), (255, 255, 255)  # told apart by colour-blind people
+_HIGH, _LOW, _WHITE = (0, 92, 158), (196, 84, 0), (255, 255, 255)  # distinct for colour-blind people
 _OCTAVES = 2.0  # 4 times (or a quarter of) the uniform weight has the full colour
 _CELL, _ROW, _PAD = 62, 24, 10  # pixels
 
 
-def draw_heat_map(
-    table: Table, edges: Sequence[tuple[int, int]], operations: Sequence[str], chosen: Iterable[tuple[str, int, int]]
-) -> np.ndarray:
+def draw_heat_map(rows: Sequence[EdgeWeights], chosen: Iterable[tuple[str, int, int]]) -> np.ndarray:
     """Returns the softmax weights of a cell as a picture, uint8 (height, width, 3): blue above uniform, orange below.
 
     Args:
-        table: (edges, operations) softmax weights.
-        edges: (from, to) of the rows.
-        operations: Names of the columns.
+        rows: The edges of the cell; all with the same operations.
         chosen: (operation, from, to) in the derived cell; they get a frame.
     """
+    operations = list(rows[0].weights)
     font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=11)
-    kept = set(chosen)
+    framed = set(chosen)
     heads = [shorten(label(name), 18).replace("×", "x") for name in operations]  # the font has no ×
     left, top = 48, 26 + math.ceil(max(small.getlength(head) for head in heads) * math.sin(math.pi / 4))
     reach = math.ceil(small.getlength(heads[-1]))  # the last slanted head leans out to the right
     note = "blue: above uniform, orange: below; framed: in the derived cell"
     width = max(left + _CELL * len(operations) + reach, math.ceil(small.getlength(note))) + 2 * _PAD
-    picture = Image.new("RGB", (width, top + _ROW * len(edges) + 34), _WHITE)
+    picture = Image.new("RGB", (width, top + _ROW * len(rows) + 34), _WHITE)
     draw = ImageDraw.Draw(picture)
     for j, head in enumerate(heads):
         _slanted(picture, head, small, left + _CELL * j + _CELL // 2, top - 4)
-    for i, (edge, row) in enumerate(zip(edges, table)):
+    for i, row in enumerate(rows):
         y = top + _ROW * i
-        draw.text((left - 8, y + _ROW / 2), f"{edge[0]} > {edge[1]}", "#1d2430", font, anchor="rm")
-        for j, (name, weight) in enumerate(zip(operations, row)):
+        draw.text((left - 8, y + _ROW / 2), f"{row.edge[0]} > {row.edge[1]}", "#1d2430", font, anchor="rm")
+        for j, (name, weight) in enumerate(row.weights.items()):
             x = left + _CELL * j
             fill, ink = _colour(weight * len(operations))
             draw.rectangle((x + 1, y + 1, x + _CELL - 2, y + _ROW - 2), fill)
-            if (name, *edge) in kept:
+            if (name, *row.edge) in framed:
                 draw.rectangle((x + 1, y + 1, x + _CELL - 2, y + _ROW - 2), None, "#1d2430", 2)
             draw.text((x + _CELL / 2, y + _ROW / 2), f"{weight:.3f}", ink, small, anchor="mm")
-    draw.text((_PAD, top + _ROW * len(edges) + 10), note, "#5d6778", small)
+    draw.text((_PAD, top + _ROW * len(rows) + 10), note, "#5d6778", small)
     return np.asarray(picture)
 
 
 def _colour(times: float) -> tuple[tuple[int, ...], str]:
-    """Returns fill and ink for a weight that is so many times the uniform one."""
+    """Returns fill and ink for a weight that is `times` the uniform one."""
     height = math.log2(times) / _OCTAVES if times > 0 else -1.0
     share = min(1.0, abs(height))
     full = _HIGH if height > 0 else _LOW

@@ -1,7 +1,7 @@
-"""How operations look in drawings: a short label, a colour, a shape and a line pattern.
+"""Style of operations in drawings: a short label, a colour, a shape and a line pattern.
 
-Colours are those of Okabe and Ito (told apart by colour-blind people); family and shape, size and line pattern go
-together, so that a drawing can be read in grey too.
+Colours are those of Okabe and Ito (distinct for colour-blind people); each family has its shape and each size its line
+pattern, so that a drawing can be read in grey too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-LABEL_SIZE = 12.0  # font size of operation labels, in units of the drawing
+from nas_moreau.architecture.spaces.genotype import Genotype
+
+LABEL_SIZE = 12.0
+"""Font size of operation labels, in units of the drawing."""
 
 
 class Look(NamedTuple):
-    """Colour "#rrggbb", shape (a name that `drawing` knows), dash pattern (lengths of dashes and gaps, () = solid)."""
+    """Colour "#rrggbb", shape (of `drawing.cell.outline`), dash pattern (lengths of dashes and gaps, () for solid)."""
 
     colour: str
     shape: str
     dash: tuple[float, ...]
 
 
-_FAMILIES = (  # the first that begins the name counts
+_FAMILIES = (  # the first one with which a name begins
     ("none", "#a0a0a0", "box"),
     ("skip_connect", "#5b6472", "capsule"),
     ("max_pool", "#d55e00", "narrowing"),
@@ -40,7 +43,7 @@ _SHORT = {"skip_connect": "skip", "nor": "conv"}
 
 
 def look(operation: str) -> Look:
-    """Returns the look of an operation; names never met get one that depends on the name alone."""
+    """Returns the look of an operation; that of an unknown one depends on its name alone."""
     size = re.search(r"\d+x\d+", operation)
     dash = _DASHES.get(size.group(), (5.0, 3.0)) if size else ()
     if operation in ("none", "skip_connect"):
@@ -52,7 +55,7 @@ def look(operation: str) -> Look:
 
 
 def label(operation: str) -> str:
-    """Returns what stands in the drawing: "sep conv 3×3" for sep_conv_3x3, cut after 22 characters."""
+    """Returns the label in drawings: "sep conv 3×3" for sep_conv_3x3, cut after 22 characters."""
     text = _SHORT.get(operation, operation)
     text = re.sub(r"^nor_conv", "conv", text)
     text = re.sub(r"(?<=\d)x(?=\d)", "×", text)
@@ -60,13 +63,18 @@ def label(operation: str) -> str:
     return shorten(text, 22)
 
 
-def in_words(genotype: Any) -> str:
-    """Returns a genotype's cells in one line: which operations, how often, the most frequent first."""
+def cell_title(name: str) -> str:
+    """Returns the heading of a cell: "normal cell" for normal, "cell" for cell."""
+    return name if name == "cell" else f"{name} cell"
+
+
+def in_words(genotype: Genotype) -> str:
+    """Returns a genotype's cells in one line: the operations with their numbers, the most frequent first."""
     cells = []
     for name, cell in genotype.cells.items():
         counts = Counter(label(operation) for operation, _, _ in cell.edges).most_common()
-        words = ", ".join(f"{count} {operation}" for operation, count in counts)
-        cells.append(words if name == "cell" else f"{shorten(name, 22)}: {words}")
+        text = ", ".join(f"{count} {operation}" for operation, count in counts)
+        cells.append(text if len(genotype.cells) == 1 else f"{shorten(name, 22)}: {text}")
     return "; ".join(cells)
 
 

@@ -1,7 +1,7 @@
-"""Paints a scene as PNG by Pillow, for places that show no SVG (TensorBoard, slides).
+"""Paints a scene as PNG by Pillow, for programs that show no SVG (TensorBoard, slides).
 
 Lines and outlines are drawn larger and reduced, which smooths them; texts, which Pillow smooths itself, come on top.
-matplotlib gives the fonts alone: painting by it takes several times as long, which a search of short epochs would feel.
+Only the fonts are matplotlib's: painting by it takes several times as long, which matters in a search of short epochs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 
 def paint_png(scene: Scene, scale: float = 2.0) -> bytes:
-    """Returns the scene as PNG bytes with `scale` pixels a unit and a white ground."""
+    """Returns the scene as PNG bytes with `scale` pixels per unit and a white ground."""
     picture = io.BytesIO()
     _paint(scene, scale).save(picture, "PNG", optimize=True)
     return picture.getvalue()
@@ -101,7 +101,7 @@ def _corners(part: Path, scale: float) -> Iterator[list[Point]]:
     found: list[Point] = []
     for letter, *numbers in part.commands:
         if letter == "Z":
-            # a little beyond the first corner, so that the joint there is rounded as the others are
+            # a little beyond the first corner, so that its joint is rounded too
             found += found[:2]
             continue
         points = [(x * scale, y * scale) for x, y in zip(numbers[::2], numbers[1::2])]
@@ -122,7 +122,7 @@ def _corners(part: Path, scale: float) -> Iterator[list[Point]]:
 
 
 def _dashes(points: Sequence[Point], lengths: Sequence[float]) -> Iterator[list[Point]]:
-    """Yields the drawn pieces of a line; `lengths` are those of dashes and gaps in turn."""
+    """Yields the drawn pieces of a line; `lengths` are those of dashes and gaps, alternating."""
     turn, left, piece = 0, lengths[0], [points[0]]
     for (x0, y0), (x1, y1) in pairwise(points):
         length, gone = math.hypot(x1 - x0, y1 - y0), 0.0
@@ -140,6 +140,6 @@ def _dashes(points: Sequence[Point], lengths: Sequence[float]) -> Iterator[list[
 
 
 def _veiled(colour: str) -> tuple[int, ...]:
-    """Returns a colour as it looks as a veil over the ground."""
+    """Returns a colour as a veil over the ground."""
     ground, full = ImageColor.getrgb(LIGHT["ground"]), ImageColor.getrgb(colour)
     return tuple(round(g + VEIL * (c - g)) for g, c in zip(ground, full))

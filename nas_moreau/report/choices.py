@@ -76,22 +76,6 @@ def _excluded(search: Stage) -> tuple[str, ...]:
     return () if any(operation == "none" for cell in cells for operation, _, _ in cell.edges) else ("none",)
 
 
-def kept_weights(search: Stage) -> dict[str, dict[tuple[str, int, int], float]]:
-    """Returns the final softmax weights of the edges that the search's genotype has, for drawing."""
-    table = search.final_alphas
-    if search.genotype is None or table is None:
-        return {}
-    weights = {name: {row.edge: row.weights for row in rows} for name, rows in table.cells.items()}
-    return {
-        name: {
-            (operation, a, b): weights[name][a, b][operation]
-            for operation, a, b in cell.edges
-            if operation in weights.get(name, {}).get((a, b), {})
-        }
-        for name, cell in search.genotype.cells.items()
-    }
-
-
 def search_lines(name: str) -> list[str]:
     """Returns what the finished search in folder `name` found, as lines of text; [] where there is no finished one."""
     search = find_search(name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.drawing.operation_style import cell_title
 from nas_moreau.report.choices import Choice, choices
 from nas_moreau.report.format import percent
 from nas_moreau.runs.history import Stage
@@ -72,14 +73,10 @@ def indicators(search: Stage) -> list[Indicator]:
     return found
 
 
-def _cell(name: str) -> str:
-    return "cell" if name == "cell" else f"{name} cell"
-
-
 def _cells(state: Health) -> list[Indicator]:
     found = [
         Indicator(
-            f"Idle edges of the {_cell(name)}",
+            f"Idle edges of the {cell_title(name)}",
             f"{cell.count} of {cell.edges}" + "".join(f", {n} {operation}" for operation, n in cell.idle.items()),
             BAD if cell.collapsed else GOOD,
             "The best-known failure of differentiable search is a cell of skip connections: they learn nothing, but "
@@ -98,15 +95,16 @@ def _cells(state: Health) -> list[Indicator]:
 
 
 def _without_parameters(genotype: Genotype) -> list[Indicator]:
+    judged = assess(genotype).cells
     return [
         Indicator(
-            f"Operations that learn in the {_cell(name)}",
+            f"Operations that learn in the {cell_title(name)}",
             f"0 of {len(cell.edges)}",
             WATCH,
             "No operation of this cell has weights; a stack of it can learn hardly anything.",
         )
         for name, cell in genotype.cells.items()
-        if name != "reduce" and all(operation in PARAMETER_FREE for operation, _, _ in cell.edges)
+        if judged[name].judged and all(operation in PARAMETER_FREE for operation, _, _ in cell.edges)
     ]
 
 

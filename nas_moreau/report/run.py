@@ -14,9 +14,9 @@ from pathlib import Path
 
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
-from nas_moreau.drawing.operation_style import label, shorten
+from nas_moreau.drawing.operation_style import cell_title, label, shorten
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
-from nas_moreau.report.choices import choices, kept_weights
+from nas_moreau.report.choices import choices
 from nas_moreau.report.format import DASH, count, duration, listed, memory, percent
 from nas_moreau.report.html import (
     breakable,
@@ -156,7 +156,7 @@ def _cells(run: Run) -> str:
     genotype = run.genotype
     if genotype is None:
         return ""
-    weights = kept_weights(run.search) if run.search is not None and run.search.genotype == genotype else None
+    alphas = run.search.final_alphas if run.search is not None and run.search.genotype == genotype else None
     lines = "".join(
         f"<tr><td>{escape(name)}</td><td><code>"
         + escape("; ".join(f"{a}→{b} {operation}" for operation, a, b in cell.edges))
@@ -170,7 +170,7 @@ def _cells(run: Run) -> str:
             "A cell is a small graph: numbered circles are feature maps, boxes are operations, and a circle is the sum "
             "of what arrives."
         )
-        + drawing(draw_genotype(genotype, weights))
+        + drawing(draw_genotype(genotype, alphas))
         + drawing(draw_network(genotype, network_sizes(genotype, run.path)))
         + paragraph(
             "The network, from the image on the left to the classes on the right: every block is a cell, its height "
@@ -245,7 +245,7 @@ def _evolution(search: Stage) -> str:
             for i, row in enumerate(rows)
         }
         chart = alpha_panels(f"alphas-{name}", epochs, edges)
-        panels += f'<div class="wide">{figure(name if name == "cell" else f"{name} cell", chart, "")}</div>'
+        panels += f'<div class="wide">{figure(cell_title(name), chart, "")}</div>'
     note = "Softmax weight of each operation on each edge, epoch by epoch."
     return section("alphas", "Softmax weights during the search", paragraph(note) + panels) if panels else ""
 

@@ -17,7 +17,6 @@ from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.errors import InputError
 from nas_moreau.report.charts import Series, dot_chart
-from nas_moreau.report.choices import kept_weights
 from nas_moreau.report.format import DASH, cent, count, duration, memory, number, percent, ranges, spread
 from nas_moreau.report.html import (
     definition_list,
@@ -246,20 +245,20 @@ def _every_run(groups: Sequence[Group], folder: Path) -> str:
 
 
 def _cells(groups: Sequence[Group]) -> str:
-    by_digest: dict[str, list[tuple[Group, Run]]] = {}
+    by_digest: dict[str, list[tuple[Group, Run, Genotype]]] = {}
     for found in groups:
         for run in found.runs:
             if run.genotype is not None:
-                by_digest.setdefault(run.genotype.digest(), []).append((found, run))
+                by_digest.setdefault(run.genotype.digest(), []).append((found, run, run.genotype))
     if not by_digest:
         return ""
     shown = ""
     for digest, alike in list(by_digest.items())[:SHOWN_CELLS]:
-        run = alike[0][1]
-        names = ", ".join(f"{shorten(found.name, 60)}, seed {other.seed}" for found, other in alike)
+        _, run, genotype = alike[0]
+        names = ", ".join(f"{shorten(found.name, 60)}, seed {other.seed}" for found, other, _ in alike)
         own: Stage | None = run.search if len(alike) == 1 else None
-        weights = kept_weights(own) if own is not None and own.genotype == run.genotype else None
-        shown += details(f"{digest}: {names}", drawing(draw_genotype(run.genotype, weights)))
+        alphas = own.final_alphas if own is not None and own.genotype == genotype else None
+        shown += details(f"{digest}: {names}", drawing(draw_genotype(genotype, alphas)))
     left_out = len(by_digest) - SHOWN_CELLS
     more = paragraph(f"{left_out} more cells are not drawn.") if left_out > 0 else ""
     return section("cells", "The cells", paragraph(agreement(groups)) + shown + more)

@@ -332,21 +332,13 @@ def tag(group: str, column: str) -> str:
     return f"{group}/{column.replace('(', '_').replace(')', '')}"
 
 
-def edge_curves(
-    weights: Mapping[str, Sequence[Sequence[float]]], edges: Sequence[tuple[int, int]], operations: Sequence[str]
-) -> dict[str, float]:
-    """Returns tag -> softmax weight of every operation on every edge.
-
-    Args:
-        weights: Cell name -> (edges, operations) weights.
-        edges: (from, to) of the rows.
-        operations: Names of the columns.
-    """
+def edge_curves(alphas: AlphaTable) -> dict[str, float]:
+    """Returns tag -> softmax weight of every operation on every edge."""
     return {
-        _edge_tag(cell, edge, operation): weight
-        for cell, table in weights.items()
-        for edge, row in zip(edges, table)
-        for operation, weight in zip(operations, row)
+        _edge_tag(cell, row.edge, operation): weight
+        for cell, rows in alphas.cells.items()
+        for row in rows
+        for operation, weight in row.weights.items()
     }
 
 

@@ -16,6 +16,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.history import Stage
 from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.search.restore import restore_supernet
@@ -94,8 +95,7 @@ def write_derived(run: str | PathLike[str], derived: Derived) -> None:
     try:
         result.pop("before_rule", None)
         result |= derived.to_dict()
-        space = load_space(read_config(folder)["space"])
-        files = genotype_files(derived.genotype, result.get("alphas") or None, space, png=True)
+        files = genotype_files(derived.genotype, Stage(folder, "search").final_alphas, png=True)
         for name, data in (files | {"result.json": json_text(result).encode()}).items():
             write_atomic(folder / name, data)
     finally:

@@ -46,11 +46,6 @@ class EpochEvaluation(NamedTuple):
     held_out: Evaluation
     one_hot: Score
 
-    @property
-    def weights(self) -> dict[str, list[list[float]]]:
-        """Cell name -> (edges, operations) softmax weights."""
-        return self.table.to_dict()["alphas"]
-
 
 def step_numbers(info: Any) -> dict[str, Tensor]:
     """Returns a step's 0-dim tensors by the names of metrics.csv (accuracies as counts)."""
@@ -145,7 +140,7 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
         cells = space.cells if registered(job.setup.config.search.method).choose is None else ()
         monitor.layout(board_layout(row, cells, space.edges, space.operations))
     job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
-    job.loop.log(job, edge_curves(found.weights, space.edges, space.operations))
+    job.loop.log(job, edge_curves(found.table))
     if monitor.watched and found.genotype.digest() != job.drawn[0]:
         job.drawn = found.genotype.digest(), job.counters.step
     draw_epoch(job, found.table, found.genotype)
@@ -153,15 +148,13 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
 
 def draw_epoch(job: SearchJob, table: AlphaTable, genotype: Genotype) -> None:
     """Shows the softmax weights as heat maps, and the cell if it was another one before this step."""
-    space, monitor, step = job.setup.space, job.loop.monitor, job.counters.step
+    monitor, step = job.loop.monitor, job.counters.step
     if not monitor.watched:
         return
-    weights = table.to_dict()["alphas"]
-    for name, rows in weights.items():
-        picture = draw_heat_map(rows, space.edges, space.operations, genotype.cells[name].edges)
-        monitor.image(f"softmax_weights/{name}", picture, step)
+    for name, rows in table.cells.items():
+        monitor.image(f"softmax_weights/{name}", draw_heat_map(rows, genotype.cells[name].edges), step)
     if job.drawn[1] == step:
-        monitor.image("cell", draw_pixels(genotype, weights, space, scale=1.0), step)
+        monitor.image("cell", draw_pixels(genotype, table, scale=1.0), step)
 
 
 def write_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:
@@ -169,7 +162,7 @@ def write_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> 
     loop = job.loop
     loop.monitor.alphas(row["epoch"], found.table)
     loop.monitor.epoch(row | {"wall_seconds": job.counters.seconds})
-    loop.folder.write_files(genotype_files(found.genotype, found.weights, job.setup.space))
+    loop.folder.write_files(genotype_files(found.genotype, found.table))
 
 
 def print_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:

@@ -275,10 +275,10 @@ class SearchJob:
         return result
 
     def _show(self, result: SearchResult) -> None:
-        loop, weights = self.loop, result.alphas.to_dict()["alphas"] if result.alphas else {}
+        loop = self.loop
         metrics = {"held_out_accuracy": result.held_out_accuracy}
         log_hparams(loop.monitor, self.setup.config, "search", result.digest, metrics, result.steps)
-        loop.folder.write_files(genotype_files(result.genotype, weights, self.space, png=True))
+        loop.folder.write_files(genotype_files(result.genotype, result.alphas, png=True))
 
     # --- alphas and checkpoints --------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas_moreau.architecture import Genotype
+from nas_moreau.architecture import AlphaTable, Genotype
+from nas_moreau.architecture.spaces.alpha_table import EdgeWeights
 from nas_moreau.architecture.spaces.zoo import published_cell, published_names
 from nas_moreau.cli.inspect import describe, draw
 from nas_moreau.drawing.cell import draw_genotype, draw_png
@@ -22,9 +23,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def genotype(cells: dict) -> SimpleNamespace:
+def genotype(cells: dict, inputs: int = 2) -> SimpleNamespace:
+    """A genotype that no rule has checked."""
     return SimpleNamespace(
-        cells={name: SimpleNamespace(edges=edges, concat=concat) for name, (edges, concat) in cells.items()}
+        cells={name: SimpleNamespace(edges=edges, concat=concat) for name, (edges, concat) in cells.items()},
+        inputs=inputs,
+        skeleton=SimpleNamespace(halves=lambda name: name == "reduce"),
     )
 
 
@@ -38,7 +42,7 @@ def random_genotype(seed: int) -> SimpleNamespace:
         for state in range(inputs, inputs + nodes)
         for _ in range(draws.randint(1, 3))
     ]
-    return genotype({"normal": (edges, tuple(range(inputs, inputs + nodes)))})
+    return genotype({"normal": (edges, tuple(range(inputs, inputs + nodes)))}, inputs)
 
 
 def points(d: str) -> list[tuple[float, float]]:
@@ -125,7 +129,7 @@ def test_random_cells_are_drawn_cleanly(seed):
 
 NAS_BENCH_201 = genotype({"cell": ((
     ("nor_conv_3x3", 0, 1), ("skip_connect", 0, 2), ("none", 1, 2),
-    ("nor_conv_1x1", 0, 3), ("avg_pool_3x3", 1, 3), ("nor_conv_3x3", 2, 3)), (3,))})  # fmt: skip
+    ("nor_conv_1x1", 0, 3), ("avg_pool_3x3", 1, 3), ("nor_conv_3x3", 2, 3)), (3,))}, inputs=1)  # fmt: skip
 
 
 def test_a_cell_with_one_input_is_drawn_cleanly_and_completely():
@@ -185,11 +189,10 @@ def test_the_geometric_test_can_fail():
 
 def test_weights_are_written_and_set_the_width_of_lines():
     cells = genotype({"normal": ([("skip_connect", 0, 2), ("sep_conv_3x3", 1, 2)], (2,))})
-    weights = {"normal": {("skip_connect", 0, 2): 0.75, ("sep_conv_3x3", 1, 2): 0.25}}
-    svg = draw_genotype(cells, weights)
+    rows = [{"sep_conv_3x3": 0.2, "skip_connect": 0.75}, {"sep_conv_3x3": 0.25, "skip_connect": 0.1}]
+    alphas = AlphaTable({"normal": (EdgeWeights((0, 2), rows[0]), EdgeWeights((1, 2), rows[1]))})
+    svg = draw_genotype(cells, alphas)
     check_geometry(svg)
-    space = SimpleNamespace(edges=((0, 2), (1, 2)), operations=("sep_conv_3x3", "skip_connect"))
-    assert svg == draw_genotype(cells, {"normal": [[0.2, 0.75], [0.25, 0.1]]}, space)
     assert "skip · 75 %" in svg and "sep conv 3×3 · 25 %" in svg
     widths = [float(w) for w in re.findall(r'class="nm-operation-line"[^>]*stroke-width="([\d.]+)"', svg)]
     assert sorted(widths) == [3.05, 5.55]
@@ -210,11 +213,11 @@ def test_drawings_are_the_same_each_time_and_need_nothing_from_outside():
 
 def test_hostile_names_stay_text():
     name = '<script>alert(1)</script>&"\x00\ud800' + "x" * 300
-    svg = draw_genotype(genotype({"<b>": ([(name, 0, 1), (name, 0, 2), ("🧨" * 40, 1, 2)], (2,))}))
+    svg = draw_genotype(genotype({"<b>": ([(name, 0, 1), (name, 0, 2), ("🧨" * 40, 1, 2)], (2,))}, 1))
     check_geometry(svg)
     assert "<script" not in svg and "<b>" not in svg and "&lt;script&gt;" in svg
     svg.encode("utf-8")
-    assert draw_png(genotype({"$x$": ([("🧨_$^{", 0, 1)], (1,))}), scale=0.5)[:4] == b"\x89PNG"
+    assert draw_png(genotype({"$x$": ([("🧨_$^{", 0, 1)], (1,))}, 1), scale=0.5)[:4] == b"\x89PNG"
 
 
 def test_a_png_has_the_size_of_the_drawing():

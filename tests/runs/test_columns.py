@@ -8,7 +8,8 @@ import re
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nas_moreau.architecture import load_space
+from nas_moreau.architecture import AlphaTable, load_space
+from nas_moreau.architecture.spaces.alpha_table import EdgeWeights
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
 from nas_moreau.report import write_report, write_several_runs
@@ -30,10 +31,6 @@ from nas_moreau.training.signals import Interrupted
 SPACE = load_space("toy")
 NAMES = ["epoch", "lower_loss", "upper_loss", "upper_objective", "f_theta", "d_x", "d_y", "phi_x_y", "phi_x_theta",
          "F_x_over_c", "gap", "alpha_entropy_normal", "alpha_entropy_reduce", "discretisation_gap"]  # fmt: skip
-
-
-def uniform():
-    return {cell: [[1 / len(SPACE.operations)] * len(SPACE.operations) for _ in SPACE.edges] for cell in SPACE.cells}
 
 
 def test_every_column_has_a_chart_and_every_chart_a_column():
@@ -67,7 +64,7 @@ def test_a_column_of_each_cell_is_named_after_the_cell():
 
 def test_every_chart_finds_its_curves_and_no_others():
     layout = board_layout(NAMES, SPACE.cells, SPACE.edges, SPACE.operations)
-    tags = [tag("epoch", name) for name in NAMES] + list(edge_curves(uniform(), SPACE.edges, SPACE.operations))
+    tags = [tag("epoch", name) for name in NAMES] + list(edge_curves(AlphaTable.uniform(SPACE)))
     assert len(set(tags)) == len(tags)
     found = {}
     for section, titles in layout.items():
@@ -92,7 +89,7 @@ def test_every_chart_finds_its_curves_and_no_others():
 
 def test_tags_have_no_parentheses():
     """With them the CUSTOM SCALARS page of TensorBoard 2.20 throws, and draws nothing."""
-    curves = edge_curves({"normal": [[1.0]]}, [(0, 2)], ["conv (mine)"])
+    curves = edge_curves(AlphaTable({"normal": (EdgeWeights((0, 2), {"conv (mine)": 1.0}),)}))
     assert curves == {"weights_normal/0-2/conv _mine": 1.0}
 
 
