@@ -54,3 +54,12 @@ def test_links_within_the_readme_lead_to_headings():
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_the_way_of_a_search_names_modules_that_exist():
+    text = (ROOT / "docs" / "how_a_search_works.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1)) and 5 < len(rows) <= 15
+    for _, module, sentence in rows:
+        assert (ROOT / "nas_moreau" / module).exists(), module
+        assert len(sentence) > 20
