@@ -55,7 +55,10 @@ __all__, __getattr__, __dir__ = _lazy_exports(
     {
         # the solver
         "Bilevel": "bilevel",
+        "Method": "bilevel",
+        "StepSizes": "bilevel",
         "moreau": "bilevel",
+        "register_method": "bilevel",
         "solve": "bilevel",
         # what can be found
         "Genotype": "architecture",
@@ -74,8 +77,9 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "load_config": "config",
         "load_data": "data",
         "compare": "compare",
-        "register_method": "search.methods",
+        "Mixing": "search",
         "register_metric": "runs",
+        "register_mixing": "search",
         "register_rule": "search",
         "register_source": "data",
         "retrain": "training.retrain",

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.data import load_data
-from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.problems.step_sizes import TUNED, tuned_step_sizes
 from nas_moreau.problems.tasks import solve_on_data
 from nas_moreau.runs.environment import processor_name
 
@@ -34,6 +35,20 @@ PUBLISHED = {
     "few-shot": "published (all of Omniglot, meta-batch 16; 10-way / 20-way accuracy): RHG 89.77 / 90.17; BAMM 90.57 / "
     "90.13; BOME 89.76 / 89.49; MEHA 91.17 / 89.96",
 }
+
+COMPARED = (
+    "moreau",
+    "moreau-auto",
+    "moreau-paper",
+    "rhg",
+    "rhg-truncated",
+    "implicit-cg",
+    "neumann",
+    "bome",
+    "v-pbgd",
+    "f2sa",
+    "lower-only",
+)
 
 Row = dict[str, Any]
 
@@ -46,7 +61,7 @@ def runs(
     found = []
     for seed in seeds:
         for method in methods:
-            steps = max(1, budget // METHODS[task][method].evaluations)
+            steps = max(1, budget // METHODS[method].count(tuned_step_sizes(task, 1, METHODS[method])))
             here = options | {"method": method, "seed": seed, "steps": steps}
             result = solve_on_data(task, here, place / f"{method}-seed{seed}", resume=True, data=data)
             found.append(result)
@@ -100,7 +115,7 @@ def main() -> int:
     parser.add_argument("--omniglot", default="omniglot", help="for few-shot; default: %(default)s")
     parser.add_argument("--data-dir", default="data", help="where torchvision's data sets lie")
     parser.add_argument("--download", action="store_true", help="allow torchvision to fetch them")
-    parser.add_argument("--methods", help="comma-separated; default: all but the other orders of moreau")
+    parser.add_argument("--methods", help="comma-separated; default: those of the page")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--n", type=int, default=5000, help="training samples of hyper-cleaning, and for validation")
     parser.add_argument("--corrupt", type=float, default=0.5)
@@ -113,8 +128,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="generated images and tiny budgets: does it run?")
     given = parser.parse_args()
     tables = given.tables.split(",")
-    if unknown := set(tables) - set(METHODS):
-        parser.error(f"unknown tables {sorted(unknown)}; known: {', '.join(METHODS)}")
+    if unknown := set(tables) - set(TUNED):
+        parser.error(f"unknown tables {sorted(unknown)}; known: {', '.join(TUNED)}")
     seeds, ways, shots = ([int(word) for word in text.split(",")] for text in (given.seeds, given.ways, given.shots))
     n, output, budgets = given.n, given.output, given.budget
     if given.quick:
@@ -124,10 +139,10 @@ def main() -> int:
     print(f"{processor_name()}, {os.cpu_count()} cores, 1 thread used, torch {torch.__version__}, seeds {seeds}")
     everything: dict[str, list[Row]] = {}
     for task in tables:
-        names = [name for name in METHODS[task] if name not in ("moreau-jacobi", "moreau-gauss-seidel")]
-        methods = given.methods.split(",") if given.methods else names
+        compared = [*COMPARED, *(["upper-only"] if task == "hyper-cleaning" else [])]
+        methods = given.methods.split(",") if given.methods else compared
         which = tables_of(task, given.corrupt, n, ways, shots)
-        budget, goal = (part[list(METHODS).index(task)] for part in (budgets, given.goal))
+        budget, goal = (part[list(TUNED).index(task)] for part in (budgets, given.goal))
         for name, title, own in which:
             data = given.data if task == "hyper-cleaning" else given.omniglot
             images = {"name": data, "directory": given.data_dir, "download": given.download}

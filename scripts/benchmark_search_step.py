@@ -14,7 +14,7 @@ import json
 import sys
 
 from nas_moreau.diagnostics.bench import benchmark
-from nas_moreau.diagnostics.bench_cases import OUR_METHODS, SUPERNETS, parse_size
+from nas_moreau.diagnostics.bench_cases import DEFAULT_METHODS, SUPERNETS, parse_size
 from nas_moreau.diagnostics.bench_network import benchmark_network
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--space", default="darts")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--supernets", default=",".join(SUPERNETS))
-    parser.add_argument("--methods", default=",".join(OUR_METHODS))
+    parser.add_argument("--methods", default=",".join(DEFAULT_METHODS))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true", help="the whole result as JSON")
     parser.add_argument("--network", action="store_true", help="training of a derived network in place of a search")

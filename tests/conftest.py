@@ -78,9 +78,10 @@ def registrations_forgotten():
     from nas_moreau.architecture.networks import operations
     from nas_moreau.architecture.networks.skeleton import BLOCKS
     from nas_moreau.architecture.spaces.skeletons import SKELETONS
+    from nas_moreau.bilevel import methods
     from nas_moreau.data.sources import SOURCES
     from nas_moreau.runs import columns
-    from nas_moreau.search import methods, rules
+    from nas_moreau.search import mixing, rules
 
     @contextmanager
     def forgotten():
@@ -88,6 +89,7 @@ def registrations_forgotten():
             operations._BUILDERS,
             operations.KNOWN_OPERATIONS,
             methods.METHODS,
+            mixing.MIXINGS,
             rules.RULES,
             SOURCES,
             SKELETONS,

@@ -23,6 +23,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "momentum": "updates",
         "moreau": "moreau_envelope",
         "polished": "solver",
+        "register_method": "methods",
         "residual": "stationarity",
         "sgd": "updates",
         "solve": "solver",

@@ -63,6 +63,7 @@ def _time(row: dict[str, Any]) -> str:
     examples=["bench", "bench --size M --threads 2 --json"],
     options=[
         option("--size", default="T", help="T, M, full, or channels,layers,batch (default T)"),
+        option("--methods", metavar="A,B", help="evaluation and methods (list methods); default: DARTS and moreau"),
         option("--threads", type=int, default=1, help="CPU threads (default 1)"),
         option("--rounds", type=int, default=5, help="timings of every variant (default 5)"),
         option("--space", default="darts", help="search space (default darts)"),
@@ -72,8 +73,18 @@ def _time(row: dict[str, Any]) -> str:
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Times the search step and prints the table."""
     from nas_moreau.diagnostics.bench import benchmark
+    from nas_moreau.diagnostics.bench_cases import DEFAULT_METHODS
 
-    result = benchmark(args.size, args.threads, args.rounds, space=args.space, device=args.device, note=note)
+    result = benchmark(
+        args.size,
+        args.threads,
+        args.rounds,
+        space=args.space,
+        device=args.device,
+        methods=args.methods.split(",") if args.methods else DEFAULT_METHODS,
+        imports=args.imports,
+        note=note,
+    )
     if not args.json:
         print(f"{result['hardware']}, torch {result['torch']}, medians of n interleaved runs")
         kept = ("supernet", "method", "milliseconds", "n", "saved_bytes", "resident_bytes", "operator_calls")

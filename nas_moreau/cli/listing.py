@@ -39,12 +39,19 @@ def presets() -> list[Row]:
 
 
 def methods() -> list[Row]:
-    """Returns the search methods with what may follow their names."""
-    from nas_moreau.search.methods import ADDITIONS, METHODS
+    """Returns the methods of a search, of `solve` and of the checks: evaluations of a step, additions, source."""
+    from nas_moreau.search.methods import ADDITIONS, search_methods
 
     added = ", ".join(f"+{addition}" for addition in ADDITIONS)
-    named = {name: added if entry.choose is None else "-" for name, entry in METHODS.items()}
-    return [{"name": name, "additions": additions} for name, additions in (named | {"random": "-"}).items()]
+    return [
+        {
+            "name": name,
+            "evaluations": method.evaluations,
+            "additions": added if method.learns_alphas else "-",
+            "source": method.source,
+        }
+        for name, method in search_methods().items()
+    ]
 
 
 def rules() -> list[Row]:

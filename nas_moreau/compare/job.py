@@ -19,7 +19,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.plain_files import read_json
-from nas_moreau.search.random_cell import random_cell
+from nas_moreau.search.random_cell import RANDOM, random_cell
 from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import pick_device
 from nas_moreau.training.retrain import check_retraining
@@ -73,7 +73,7 @@ class ComparisonJob:
         return bool(rows) and retrained and (self._ranked(name) or not self._to_rank(method))
 
     def _to_rank(self, method: str) -> bool:
-        return self.rank is not None and method != "random"
+        return self.rank is not None and method != RANDOM
 
     def _ranked(self, name: str) -> bool:
         losses = read_json(self.output / "searches" / name / "rank.json")
@@ -176,6 +176,6 @@ class ComparisonJob:
         found = {
             method: [cost_curve(self.output / "searches" / folder_name(method, seed), accuracies) for seed in seeds]
             for method, seeds in self.methods.items()
-            if method != "random"
+            if method != RANDOM
         }
         return {method: [curve for curve in curves if curve] for method, curves in found.items()}

@@ -22,6 +22,7 @@ from nas_moreau.report.comparison import write_comparison
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.tables import read_table
+from nas_moreau.search.random_cell import RANDOM
 from nas_moreau.training.device import torch_settings_restored
 from nas_moreau.training.resume import open_folder
 from nas_moreau.training.signals import StopRequest
@@ -199,7 +200,7 @@ def _column(config: Config, protocol: Protocol) -> AccuracyColumn | None:
 def _conclude(folder: RunFolder, job: ComparisonJob, baseline: str | None, failed: Sequence[str]) -> Comparison:
     """Returns the result of a comparison and writes it with its page."""
     job.record()
-    against = baseline or ("random" if "random" in job.methods else next(iter(job.methods)))
+    against = baseline or (RANDOM if RANDOM in job.methods else next(iter(job.methods)))
     rows, exact, ranking = job.wanted_rows(), job.baselines(), None
     if job.column is not None and job.rank is not None:
         ranking = reference_rankings(job.column.table, job.column.name, job.rank)

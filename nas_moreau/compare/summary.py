@@ -9,6 +9,7 @@ from typing import Any
 
 from nas_moreau.compare.rows import Row, label
 from nas_moreau.compare.significance import permutation_p_value, relative_improvement
+from nas_moreau.search.random_cell import RANDOM
 
 FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy")
 """Fields of `Row` that are summarised."""
@@ -94,8 +95,8 @@ def _lines(
     known = {key: own for key, rows in groups.items() if (own := [row for row in rows if _of(row, figure) is not None])}
     values = {key: [_of(row, figure) for row in own] for key, own in known.items()}
     against = values.get((baseline, None), [])
-    if random_mean is None and ("random", None) in values:
-        random_mean = statistics.fmean(values["random", None])
+    if random_mean is None and (RANDOM, None) in values:
+        random_mean = statistics.fmean(values[RANDOM, None])
     for (method, rule), own in known.items():
         found = values[method, rule]
         mean = statistics.fmean(found)

@@ -15,12 +15,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from nas_moreau.diagnostics.bench_cases import LITERAL_METHODS, OUR_METHODS, SUPERNETS, build_run, parse_size
+from nas_moreau.diagnostics.bench_cases import (
+    DEFAULT_METHODS,
+    SUPERNETS,
+    build_run,
+    goes_with,
+    known_methods,
+    parse_size,
+)
 from nas_moreau.diagnostics.bench_measures import (
     clock,
     evaluation_flops,
@@ -30,7 +37,7 @@ from nas_moreau.diagnostics.bench_measures import (
     read_memory,
     saved_bytes,
 )
-from nas_moreau.errors import InputError
+from nas_moreau.errors import unknown
 from nas_moreau.kernels.cell import available
 
 
@@ -38,12 +45,12 @@ def benchmark(
     size: str = "T",
     threads: int = 1,
     rounds: int = 5,
-    budget_seconds: float = 1200.0,
     space: str = "darts",
     device: str = "cpu",
-    supernets: tuple[str, ...] = SUPERNETS,
-    methods: tuple[str, ...] = OUR_METHODS,
+    supernets: Sequence[str] = SUPERNETS,
+    methods: Sequence[str] = DEFAULT_METHODS,
     memory: bool = True,
+    imports: Sequence[str] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Returns `rows` as the bench contract has them, with the hardware and the GEMM rate that the floor rests on.
@@ -51,27 +58,32 @@ def benchmark(
     Args:
         size: `T`, `M`, `full` or `channels,layers,batch`.
         threads: CPU threads.
-        rounds: How often every variant is timed (n of the medians); fewer if the budget is spent before.
-        budget_seconds: No new round begins when it would end after this.
+        rounds: How often every variant is timed (n of the medians).
         space: Search space of the supernets.
         device: Where to run; CUDA devices are timed with events and leave out the native supernet.
-        supernets: Which of SUPERNETS.
-        methods: Which of OUR_METHODS; the literal supernets run those of LITERAL_METHODS.
-        memory: Read memory, too (a process for every variant; the fields are None without).
-        note: Takes a line on what is going on.
+        supernets: Some of SUPERNETS.
+        methods: Some of `known_methods`; each runs on the supernets that it goes with (`goes_with`).
+        memory: Whether to read memory, too, in a process for every variant; without it the fields are None.
+        imports: Modules of the user that those processes import.
+        note: Called with a line on the progress.
+
+    Raises:
+        InputError: Unknown size, supernet or method.
     """
     parse_size(size)
-    for given, known in ((supernets, SUPERNETS), (methods, OUR_METHODS)):
-        if unknown := set(given) - set(known):
-            raise InputError(f"There is no '{sorted(unknown)[0]}' to benchmark.", f"Choose from {', '.join(known)}.")
+    for what, given, known in (("supernet", supernets, SUPERNETS), ("method", methods, known_methods())):
+        for name in given:
+            if name not in known:
+                raise unknown(f"{what} to benchmark", name, known)
     place = torch.device(device)
     if place.type != "cpu" or not available():
         supernets = tuple(name for name in supernets if name != "native")
     began, before = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        cases = [(s, m) for s in supernets for m in methods if m in LITERAL_METHODS or not s.startswith("literal")]
-        memories = {case: read_memory(space, size, *case, threads) for case in cases if memory and place.type == "cpu"}
+        cases = [(s, m) for s in supernets for m in methods if goes_with(s, m)]
+        measured = cases if memory and place.type == "cpu" else []
+        memories = {case: read_memory(space, size, *case, threads, imports) for case in measured}
         runs = {case: build_run(space, size, *case, place) for case in cases}
         calls = {s: operator_calls(space, size, s, place) for s in supernets if "evaluation" in methods}
         saved = {s: saved_bytes(space, size, s, place) for s in supernets}
@@ -81,13 +93,9 @@ def benchmark(
             run()  # warm up
         times: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
         for n in range(rounds):
-            start = time.perf_counter()
             for case, run in runs.items():
                 times[case].append(clock(run, place))
-            spent = time.perf_counter() - began
-            note(f"round {n + 1} of {rounds}, {spent:.0f} s")
-            if spent + time.perf_counter() - start > budget_seconds:
-                break
+            note(f"round {n + 1} of {rounds}, {time.perf_counter() - began:.0f} s")
     finally:
         torch.set_num_threads(before)
     rows = [

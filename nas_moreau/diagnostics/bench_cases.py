@@ -14,12 +14,12 @@ from nas_moreau.bilevel import Method
 from nas_moreau.config import SearchConfig
 from nas_moreau.diagnostics.published_steps import published_step
 from nas_moreau.errors import InputError
-from nas_moreau.search.methods import build_method
+from nas_moreau.search.methods import build_method, parse_method, search_methods
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 
 SUPERNETS = ("literal", "literal-channels-last", "portable", "native")
 LITERAL_METHODS = ("evaluation", "darts1", "darts2")
-OUR_METHODS = (*LITERAL_METHODS, "moreau-gauss-seidel", "moreau-jacobi", "moreau-lagged")
+DEFAULT_METHODS = (*LITERAL_METHODS, "moreau-gauss-seidel", "moreau-jacobi", "moreau-lagged")
 IMAGE, CLASSES = 32, 10
 
 
@@ -61,17 +61,45 @@ def build_supernet(space: str, size: str, supernet: str, device: torch.device) -
     return net.to(device).to(memory_format=layout)
 
 
+def random_batch(
+    count: int, side: int = IMAGE, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns standard normal RGB images (count, 3, side, side) and random labels, on the CPU."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    images = torch.randn((count, 3, side, side), generator=generator, dtype=dtype, device="cpu")
+    return images, torch.randint(0, CLASSES, (count,), generator=generator, device="cpu")
+
+
 def build_batches(size: str, supernet: str, device: torch.device) -> tuple[Batch, Batch]:
     """Returns an upper and a lower batch of random images."""
     layout = torch.contiguous_format if supernet == "literal" else torch.channels_last
 
     def batch(seed: int) -> Batch:
-        generator = torch.Generator(device="cpu").manual_seed(seed)
-        images = torch.randn((parse_size(size).batch, 3, IMAGE, IMAGE), generator=generator, device="cpu")
-        labels = torch.randint(0, CLASSES, (len(images),), generator=generator, device="cpu")
+        images, labels = random_batch(parse_size(size).batch, seed=seed)
         return Batch(images.to(device=device, memory_format=layout), labels.to(device), 0.0)
 
     return batch(1), batch(2)
+
+
+def known_methods() -> list[str]:
+    """Returns the methods that can be timed: one evaluation, and every search method that takes steps."""
+    steps = [
+        name
+        for name, method in search_methods().items()
+        if method.info is not None and "published" not in method.info.needs
+    ]
+    return ["evaluation", *steps]
+
+
+def goes_with(supernet: str, method: str) -> bool:
+    """Returns whether a method can be timed on a supernet.
+
+    The literal ones run the published scripts' steps alone, the native kernels have no second derivatives.
+    """
+    if supernet.startswith("literal"):
+        return method in LITERAL_METHODS
+    info = None if method == "evaluation" else parse_method(method).info
+    return supernet != "native" or info is None or "hessian" not in info.needs
 
 
 def method_of(name: str) -> Method:
@@ -88,8 +116,8 @@ def build_run(space: str, size: str, supernet: str, method: str, device: torch.d
     if supernet.startswith("literal"):
         return published_step(net, method, upper, lower)
     solver = method_of(method)
-    posed = supernet_problem(net)
-    held = [posed.x, posed.y, solver.init(posed.problem, posed.x, posed.y)]
+    posed = supernet_problem(net, mix=parse_method(method).mix)
+    held = [posed.x, posed.y, solver.init(posed.problem, posed.x, posed.y, upper, lower)]
 
     def step() -> None:
         held[:] = solver.step(posed.problem, *held, upper, lower)[:3]

@@ -7,12 +7,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as f
 
 from nas_moreau.architecture import LiteralSupernet, load_space, multiply_adds
@@ -25,6 +24,8 @@ from nas_moreau.diagnostics.bench_cases import (
     evaluate,
     parse_size,
 )
+from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
+from nas_moreau.plugins import import_modules
 from nas_moreau.runs.environment import processor_name
 from nas_moreau.training.device import peak_memory_bytes
 
@@ -44,11 +45,12 @@ def clock(run: Callable[[], object], device: torch.device) -> float:
     return first.elapsed_time(last)
 
 
-def gemm_rate(device: torch.device, side: int = 1024, repeats: int = 10) -> float:
-    """Returns the best rate (operations a second) of a square float32 matrix product on the threads in use."""
+def gemm_rate(device: torch.device) -> float:
+    """Returns the best rate (operations a second) of a 1024x1024 float32 matrix product on the threads in use."""
+    side = 1024
     a = torch.randn((side, side), device=device)
     a @ a
-    return 2 * side**3 / min(clock(lambda: a @ a, device) / 1e3 for _ in range(repeats))
+    return 2 * side**3 / min(clock(lambda: a @ a, device) / 1e3 for _ in range(10))
 
 
 def evaluation_flops(space: str, size: str) -> int:
@@ -63,20 +65,8 @@ def saved_bytes(space: str, size: str, supernet: str, device: torch.device) -> i
     """Returns the bytes a forward pass keeps for the backward pass, parameters, buffers and images excepted."""
     net = build_supernet(space, size, supernet, device)
     _, batch = build_batches(size, supernet, device)
-    known = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers(), batch.images, batch.labels]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = f.cross_entropy(net(batch.images), batch.labels)
-    total = sum(kept.values())
-    del loss
-    return total
+    known = [*net.parameters(), *net.buffers(), batch.images, batch.labels]
+    return peak_saved_bytes(lambda: f.cross_entropy(net(batch.images), batch.labels), known)
 
 
 def operator_calls(space: str, size: str, supernet: str, device: torch.device) -> int:
@@ -109,18 +99,12 @@ def operator_calls(space: str, size: str, supernet: str, device: torch.device) -
     return sum(any(map(large, event.input_shapes)) for event in named)
 
 
-def read_memory(space: str, size: str, supernet: str, method: str, threads: int) -> int | None:
-    """Returns the resident memory that two runs add at their peak, read in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "nas_moreau.diagnostics.bench_measures",
-        space,
-        size,
-        supernet,
-        method,
-        str(threads),
-    ]
+def read_memory(
+    space: str, size: str, supernet: str, method: str, threads: int, imports: Sequence[str] = ()
+) -> int | None:
+    """Returns the resident memory that two runs add at their peak, read in a new process that imports `imports`."""
+    case = [space, size, supernet, method, str(threads), *imports]
+    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", *case]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -146,5 +130,6 @@ def hardware(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    _, *names, threads = sys.argv  # space, size, supernet, method
-    print(json.dumps(added_memory(names[0], names[1], names[2], names[3], int(threads))))
+    _, _space, _size, _supernet, _method, _threads, *_imports = sys.argv
+    import_modules(_imports)
+    print(json.dumps(added_memory(_space, _size, _supernet, _method, int(_threads))))

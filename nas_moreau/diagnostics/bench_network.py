@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as f
 
 from nas_moreau.architecture import Network, published_cell
-from nas_moreau.diagnostics.bench_cases import CLASSES, IMAGE, Size
+from nas_moreau.diagnostics.bench_cases import CLASSES, Size, random_batch
 from nas_moreau.diagnostics.bench_measures import clock, hardware
 from nas_moreau.export.formats import structure_of
 from nas_moreau.export.standalone import Network as PlainNetwork
@@ -62,9 +62,7 @@ def benchmark_network(
     """Returns `rows` of network, milliseconds, n and images_per_second, with the hardware and torch's version."""
     place, before = torch.device(device), torch.get_num_threads()
     kinds = NETWORKS if place.type == "cpu" and available() else NETWORKS[:3]
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    images = torch.randn((size.batch, 3, IMAGE, IMAGE), generator=generator, device="cpu").to(place)
-    labels = torch.randint(0, CLASSES, (size.batch,), generator=generator, device="cpu").to(place)
+    images, labels = (part.to(place) for part in random_batch(size.batch))
     torch.set_num_threads(threads)
     try:
         steps = {}

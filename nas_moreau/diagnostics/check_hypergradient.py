@@ -30,15 +30,14 @@ from nas_moreau.bilevel.exact import (
     unrolled_hypergradient,
     value_differences,
 )
-from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.tensors import Tensors, add, grad_x, scalar_of, subtract
-from nas_moreau.bilevel.updates import Update
+from nas_moreau.bilevel.updates import gradient_descent
 from nas_moreau.config import SearchConfig, load_config
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import TinySupernet, tiny_supernet
 from nas_moreau.errors import InputError, did_you_mean, first_line
-from nas_moreau.search.methods import METHODS
-from nas_moreau.search.schedules import Rules, build_rules
+from nas_moreau.search.methods import parse_method, search_methods
+from nas_moreau.search.schedules import build_schedules, search_step_sizes
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 ASYMPTOTIC = 100.0
@@ -46,34 +45,34 @@ ASYMPTOTIC = 100.0
 GAMMA = 10.0
 STEPS = 60
 """Steps of the weights before a method's direction is read."""
-INNER = 10
-"""Inner steps, and terms or CG steps, of the methods that differentiate the lower level."""
 UNIT = 0.01
 """What the weights are measured in where darts2 is held against its definition."""
 
 PRESET = "nas_bench_201_cpu"
 """The search whose constants are used where methods are measured as they run."""
-DIFFERENTIATED: dict[str, Callable[[Rules], Method]] = {
-    "implicit-cg": lambda rules: implicit_cg(
-        rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas
-    ),
-    "neumann": lambda rules: neumann(rules.alphas_lr, rules.weights_lr, INNER, INNER, update_x=rules.update_alphas),
-    "rhg": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, update_x=rules.update_alphas),
-    "rhg-truncated": lambda rules: rhg(rules.alphas_lr, rules.weights_lr, INNER, 2, update_x=rules.update_alphas),
-}
-"""Methods of the solver that no search is run with; rhg-truncated differentiates the last 2 steps."""
 
 
 class Recorded(NamedTuple):
-    """A method built so that its direction of the alphas can be read: `directions` gets one at every step."""
+    """A method built so that its architecture gradient can be read.
+
+    Attributes:
+        method: The method.
+        directions: Gets one gradient at every step, before x's update rule.
+        y_steps: Steps of the weights in one step of the method.
+    """
 
     method: Method
     directions: list[Tensors]
+    y_steps: int
 
 
 def known_methods() -> list[str]:
-    """Returns the names that can be checked: every registered search method, and the solver's that differentiate."""
-    return [*METHODS, *DIFFERENTIATED]
+    """Returns the names that can be checked: the search methods that have step sizes in a search and take steps."""
+    return [
+        name
+        for name, method in search_methods().items()
+        if method.info is not None and "published" not in method.info.needs
+    ]
 
 
 def check_hypergradient(
@@ -201,18 +200,19 @@ def preset_search() -> SearchConfig:
 
 
 def recorded(name: str, search: SearchConfig) -> Recorded:
-    """Returns a method whose every direction of the alphas, as it is handed to their update rule, is written down."""
-    rules, directions = build_rules(search, 10**9), []  # one epoch without end: step sizes stay as at the beginning
-    rule = rules.update_alphas
+    """Returns a search method that records every architecture gradient as its update rule gets it."""
+    info, directions = parse_method(name).info, []
+    assert info is not None
+    schedules = build_schedules(search, 10**9)  # a single epoch: step sizes stay as at the beginning
+    sizes = search_step_sizes(search, schedules, info)
+    rule = sizes.update_x or gradient_descent()
 
     def apply(direction: Tensors, step: float, params: Tensors, state: Any) -> tuple[Tensors, Any]:
         directions.append([t.detach().clone() for t in direction])
         return rule.apply(direction, step, params, state)
 
-    rules = rules._replace(update_alphas=Update(rule.init, apply))
-    if name in METHODS:
-        return Recorded(METHODS[name].build(search, rules), directions)
-    return Recorded(DIFFERENTIATED[name](rules), directions)
+    method = info.build(sizes._replace(update_x=rule._replace(apply=apply)))
+    return Recorded(method, directions, sizes.inner_steps if info.needs >= {"hessian", "inner loop"} else 1)
 
 
 def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
     lr = search.weights.lr / UNIT**2
     weights = search.weights.model_copy(update={"lr": lr, "lr_min": lr, "clip": None})
     search = search.model_copy(update={"weights": weights})
-    method, directions = recorded("darts2", search)
+    method, directions, _ = recorded("darts2", search)
     x, u = tiny.x, [torch.zeros_like(t) for t in exact.y]
     state = method.init(problem, x, u)
     batches = {"upper_batch": tiny.upper_batch, "lower_batch": tiny.lower_batch}
@@ -245,7 +245,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
         leaves_x, leaves_u = ([t.detach().requires_grad_() for t in part] for part in (x, u))
         value = scalar_of(problem.f(leaves_x, leaves_u, tiny.lower_batch))
         ahead = list(torch.autograd.grad(value, leaves_u, create_graph=True))
-        if part := build_rules(search, 1).update_weights.part("momentum", state.y_rule):
+        if part := build_schedules(search, 1).update_weights.part("momentum", state.y_rule):
             ahead = add(ahead, part.state, part.factor)
         upper = scalar_of(problem.F(leaves_x, add(leaves_u, ahead, -lr), tiny.upper_batch))
         defined = list(torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True))
@@ -256,7 +256,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
 def _advance(method: Method, tiny: TinySupernet, exact: Exact, steps: int) -> tuple[Tensors, Tensors, Any, Any]:
     """Takes steps from the first alphas and their best weights; returns x, y, state and what does the next step."""
     x, y = tiny.x, exact.y
-    state = method.init(tiny.problem, x, y)
+    state = method.init(tiny.problem, x, y, tiny.upper_batch, tiny.lower_batch)
 
     def step(x: Tensors, y: Tensors, state: Any, k: int) -> Any:
         upper, lower = (  # seeds: what a method draws is another at every step and in both batches
@@ -277,12 +277,11 @@ def _as_run(name: str, tiny: TinySupernet, exact: Exact, steps: int, seed: int, 
     fails, or that never moves the alphas, gets a row that says so.
     """
     torch.manual_seed(0)  # of methods that draw
-    mix = METHODS[name].mix if name in METHODS else None
+    mix = parse_method(name).mix
     own = tiny if mix is None else tiny_supernet(seed, layers, mix)
     try:
-        method, directions = recorded(name, preset_search())
-        each = INNER if name in DIFFERENTIATED else 1
-        x, y, _, once = _advance(method, own, exact, math.ceil(steps / each))
+        method, directions, y_steps = recorded(name, preset_search())
+        x, y, _, once = _advance(method, own, exact, math.ceil(steps / y_steps))
         seconds = []
         for _ in range(3):
             del directions[:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,21 +12,26 @@ from torch import Tensor
 
 
 class _Kept:
-    """A tensor that autograd keeps; a weak reference to it tells when it is let go."""
+    """A tensor that autograd keeps; a weak reference to this object shows when it is released."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
 
-def peak_saved_bytes(run: Callable[[], Any]) -> int:
-    """Returns the most bytes that `run()` had autograd keep at one time, parameters among them, storages counted once.
+def peak_saved_bytes(run: Callable[[], Any], known: Iterable[Tensor] = ()) -> int:
+    """Returns the maximum number of bytes that autograd keeps at one time during `run()`; storages count once.
 
-    It is exact and the same on every machine, where the memory of a process tells nothing of a net this small.
+    The number is exact and the same on every machine, unlike the memory of a process.
+
+    Args:
+        run: What is measured.
+        known: Tensors whose storages do not count, such as parameters and images.
     """
+    apart = {tensor.untyped_storage().data_ptr() for tensor in known}
     held: Counter[int] = Counter()
     total = peak = 0
 
-    def let_go(place: int, size: int) -> None:
+    def release(place: int, size: int) -> None:
         nonlocal total
         held[place] -= 1
         if not held[place]:
@@ -36,12 +41,14 @@ def peak_saved_bytes(run: Callable[[], Any]) -> int:
         nonlocal total, peak
         storage = tensor.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
+        if place in apart:
+            return _Kept(tensor)
         if not held[place]:
             total += size
             peak = max(peak, total)
         held[place] += 1
         kept = _Kept(tensor)
-        weakref.finalize(kept, let_go, place, size)
+        weakref.finalize(kept, release, place, size)
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):

@@ -19,10 +19,10 @@ import yaml
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.data import Data, Images
+from nas_moreau.diagnostics.bench_cases import CLASSES
 from nas_moreau.diagnostics.bench_measures import clock, hardware
 from nas_moreau.diagnostics.verify_performance import (
     CHANNELS,
-    CLASSES,
     CPU,
     errors,
     retraining_step,

@@ -15,12 +15,13 @@ from torch import Tensor
 from nas_moreau.architecture import Genotype
 from nas_moreau.bilevel.tensors import add, norm, subtract, value_and_grads
 from nas_moreau.config import Config, PerformanceConfig
+from nas_moreau.diagnostics.bench_cases import CLASSES, random_batch
 from nas_moreau.search.build import build_supernet
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.device import autocast, set_up_torch
 from nas_moreau.training.recipe import build_network, training_loss
 
-CLASSES, CHANNELS = 10, 3
+CHANNELS = 3
 CPU = torch.device("cpu")
 TOLERANCES = {"float32": (1e-4, 1e-2), "tf32": (1e-2, 0.1), "bfloat16": (2e-2, 0.5), "float16": (1e-2, 0.1)}
 """Of the losses, and of gradients and directions as vectors; relative to float64. (Half of the length is an angle of 30
@@ -67,13 +68,6 @@ def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().to(CPU, torch.float64).flatten() for tensor in tensors])
 
 
-def random_batch(size: int, image_size: int, purpose: int) -> tuple[Tensor, Tensor]:
-    """Returns standard normal images (float64, on the CPU) and labels."""
-    draw = torch.Generator(device="cpu").manual_seed(purpose)
-    images = torch.randn((size, CHANNELS, image_size, image_size), generator=draw, dtype=torch.float64, device="cpu")
-    return images, torch.randint(0, CLASSES, (size,), generator=draw, device="cpu")
-
-
 def search_step(
     config: Config, device: torch.device, batch_size: int, theta: list[Tensor] | None, dtype: torch.dtype
 ) -> tuple[Step, list[Tensor]]:
@@ -95,7 +89,7 @@ def search_step(
     posed = supernet_problem(supernet, 0.0, performance.precision, transform)
     upper, lower = (
         Batch(images.to(device, dtype).contiguous(memory_format=layout), labels.to(device), 0.0)
-        for images, labels in (random_batch(batch_size, size, i) for i in range(2))
+        for images, labels in (random_batch(batch_size, size, i, torch.float64) for i in range(2))
     )
     at_y = value_and_grads(posed.problem.f, posed.x, posed.y, lower)
     if theta is None:
@@ -122,7 +116,7 @@ def retraining_step(
     layout = torch.channels_last if performance.channels_last else torch.contiguous_format
     network = build_network(config, genotype, CLASSES, CHANNELS).to(device, dtype).to(memory_format=layout).train()
     network.drop_path = 0.0
-    images, labels = random_batch(batch_size, image_size, 2)
+    images, labels = random_batch(batch_size, image_size, 2, torch.float64)
     loss_of, _ = training_loss(settings.model_copy(update={"mixup": 0.0, "cutmix": 0.0}), CLASSES)
     forward = torch.compile(network) if performance.compile else network
     with autocast(device.type, performance.precision):

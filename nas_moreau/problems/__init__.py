@@ -6,10 +6,9 @@ __all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Case": "synthetic",
-        "METHODS": "methods",
         "generate": "group_lasso",
         "lasso": "synthetic",
-        "method_for": "methods",
+        "method_for": "step_sizes",
         "merely_convex": "synthetic",
         "orthogonal_case": "group_lasso",
         "quadratic": "synthetic",

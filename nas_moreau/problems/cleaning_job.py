@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from nas_moreau.bilevel.methods import MethodInfo
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.data import Data
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.problems.hyper_cleaning import TEST, TRAIN, Cleaning, f1_score, hyper_cleaning
 from nas_moreau.problems.learn import MEASUREMENTS, LearningTask
-from nas_moreau.problems.network_methods import Chosen
+from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.tables import csv_text
@@ -20,7 +21,7 @@ SHOWN = 60
 """Suspects on the contact sheet."""
 
 
-def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> LearningTask:
+def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: torch.device) -> LearningTask:
     """Returns the task of a configuration (`tasks.CleaningConfig`).
 
     Raises:
@@ -45,14 +46,15 @@ def cleaning_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
         }  # fmt: skip
 
     steps = config["steps"]
+    sizes = tuned_step_sizes("hyper-cleaning", steps, info)
     return LearningTask(
         name="hyper-cleaning",
         method_name=config["method"],
         problem=made.problem,
         x=made.x,
         y=made.y,
-        method=chosen.make(steps),
-        evaluations=chosen.evaluations,
+        method=info.build(sizes),
+        evaluations=info.count(sizes),
         steps=steps,
         every=max(1, steps // MEASUREMENTS),
         measure=measure,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_moreau.bilevel.methods import MethodInfo
 from nas_moreau.data import Data
 from nas_moreau.problems.few_shot import (
     HIDDEN,
@@ -20,7 +21,7 @@ from nas_moreau.problems.few_shot import (
     pools,
 )
 from nas_moreau.problems.learn import MEASUREMENTS, LearningTask
-from nas_moreau.problems.network_methods import Chosen
+from nas_moreau.problems.step_sizes import tuned_step_sizes
 
 META_BATCH = 4
 """Tasks per step (the paper: 16)."""
@@ -32,7 +33,7 @@ MEASURED_TASKS, TEST_TASKS, CHUNK = 60, 600, 20
 Tensors = list[Tensor]
 
 
-def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: torch.device) -> LearningTask:
+def few_shot_job(config: dict[str, Any], info: MethodInfo, data: Data, device: torch.device) -> LearningTask:
     """Returns the task of a configuration (`tasks.FewShotConfig`).
 
     Raises:
@@ -66,7 +67,8 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
             found.append(episode_accuracies(x, pool.draw(count, ways, shots, queries, seed, purpose, chunk)))
         return interval(torch.cat(found))
 
-    method = chosen.make(steps)
+    sizes = tuned_step_sizes("few-shot", steps, info)
+    method = info.build(sizes)
     return LearningTask(
         name="few-shot",
         method_name=config["method"],
@@ -74,7 +76,7 @@ def few_shot_job(config: dict[str, Any], chosen: Chosen, data: Data, device: tor
         x=x,
         y=fresh,
         method=method,
-        evaluations=chosen.evaluations,
+        evaluations=info.count(sizes),
         steps=steps,
         every=max(STAY, steps // MEASUREMENTS),
         measure=lambda x, y: {"accuracy": measure(x, test, MEASURED_TASKS, "looks")[0]},

@@ -181,7 +181,8 @@ class LearningJob:
         loop.monitor.epoch(whole)
         evaluations = step * self.task.evaluations
         self.curve.append([step, evaluations, self.seconds, self.cpu_seconds, row["accuracy"]])
-        loop.progress.update(step, F=row["F"], accuracy=row["accuracy"])
+        losses = {name: row[name] for name in ("F", "f") if name in row}
+        loop.progress.update(step, **losses, accuracy=row["accuracy"])
         return whole, False
 
     def finish(self) -> LearningResult:

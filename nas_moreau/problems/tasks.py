@@ -13,7 +13,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from nas_moreau.bilevel import lower_solution, residual, solve
+from nas_moreau.bilevel import polished, residual, solve
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.config import DataConfig, Section, make_section
 from nas_moreau.data import Data, load_data
 from nas_moreau.errors import InputError, unknown
@@ -21,8 +22,7 @@ from nas_moreau.problems.cleaning_job import cleaning_job
 from nas_moreau.problems.few_shot_job import few_shot_job
 from nas_moreau.problems.group_lasso import group_lasso
 from nas_moreau.problems.learn import LearningTask, learn
-from nas_moreau.problems.methods import METHODS, MOREAU, method_for
-from nas_moreau.problems.network_methods import METHODS as NEAtLeastTwoRK_METHODS
+from nas_moreau.problems.step_sizes import method_for, tuned_step_sizes
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
@@ -190,15 +190,6 @@ def find_task(name: str) -> SmallTask | DataTask:
     return TASKS[name]
 
 
-def methods_of(name: str) -> list[str]:
-    """Returns the names of the methods for a task.
-
-    Raises:
-        InputError: Unknown task.
-    """
-    return list(METHODS) if isinstance(find_task(name), SmallTask) else list(NEAtLeastTwoRK_METHODS[name])
-
-
 def solve_options(name: str, options: Mapping[str, Any], resumed: Path | None = None) -> SolveConfig:
     """Returns the checked options of a task: what is given, then what the resumed run had, then the defaults.
 
@@ -220,10 +211,11 @@ def solve_options(name: str, options: Mapping[str, Any], resumed: Path | None = 
         merged[key] = {**merged[key], **value} if both else value
     cure = f"Its options are {', '.join(task.config.model_fields)}."
     config = make_section(task.config, merged, f"the options of {name}", cure)
-    if config.method not in methods_of(name):
-        raise unknown(f"method of {name}", config.method, methods_of(name))
+    if config.method not in METHODS:
+        raise unknown("bilevel method", config.method, METHODS)
     if isinstance(task, DataTask) and config.steps is None:
-        each = NEAtLeastTwoRK_METHODS[name][config.method].evaluations
+        info = METHODS[config.method]
+        each = info.count(tuned_step_sizes(name, 1, info))
         config = config.model_copy(update={"steps": max(1, task.evaluations // each)})
     return config
 
@@ -242,39 +234,37 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     if not isinstance(task, SmallTask) or not isinstance(config, SmallConfig):
         raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
     n, steps, method = config.n or task.n, config.steps or task.steps, config.method
-    if config.debias and method not in MOREAU:
-        raise InputError(f"The method '{method}' has no penalty bias to remove.", "Leave debias out.")
     try:
         case = task.build(n, config.seed)
         chosen = method_for(method, case)
+        if config.debias and chosen.at_penalty is None:
+            raise InputError(f"The method '{method}' has no penalty bias to remove.", "Leave debias out.")
         begin = time.perf_counter()
         found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias)
+    except InputError:
+        raise
     except ValueError as error:
-        raise InputError(f"{name} with n = {n} by {method}: {error}.", "Change n or the method.") from error
+        reason = str(error).rstrip(".")
+        raise InputError(f"{name} with n = {n} by {method}: {reason}.", "Change n or the method.") from error
     seconds = time.perf_counter() - begin
-    last = None
-    finite = found.status != "diverged"
-    if finite and method in MOREAU:
-        tuning = found.state.tuning
-        gamma = tuning.gamma if tuning else case.paper["gamma"]
-        last = residual(case.problem, found.x, found.y, found.history["c"][-1], gamma).total
-    y, message = found.y, found.message
-    if config.polish and finite:
-        lower = lower_solution(case.problem, found.x, y)
-        y, message = lower.point, f"{message} Polished: the lower level is solved to {lower.residual:.1e} at this x."
+    last, info = None, found.info
+    if found.status != "diverged" and info is not None and info.c is not None and info.gamma is not None:
+        last = residual(case.problem, found.x, found.y, info.c, info.gamma).total
+    if config.polish:
+        found = polished(case.problem, found)
     distance = case.error(found.x) if case.error else None
     return SolveResult(
         task=name,
         n=n,
         method=method,
         x=[value for tensor in found.x for value in tensor.flatten().tolist()],
-        y=[value for tensor in y for value in tensor.flatten().tolist()],
+        y=[value for tensor in found.y for value in tensor.flatten().tolist()],
         error=_finite(distance),
         residual=_finite(last),
         steps=found.steps,
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(found.x[0].device),
-        message=message,
+        message=found.message,
     )
 
 
@@ -311,7 +301,7 @@ def solve_on_data(
         images = config.data
         data = load_data(images.name, images.directory, images.download, images.image_size)
     plain = config.model_dump(mode="json")
-    prepared = task.prepare(plain, NEAtLeastTwoRK_METHODS[name][config.method], data, device)
+    prepared = task.prepare(plain, METHODS[config.method], data, device)
     with RunFolder.open(output, {"task": name} | plain, "solve", resume) as folder:
         for sentence in data.notes:
             folder.log(sentence)

@@ -39,6 +39,7 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
+from nas_moreau.search.random_cell import RANDOM
 
 LARGEST_PICTURE = 1 << 20
 """Bytes of a picture that is put into the page; what this package draws is far smaller."""
@@ -84,7 +85,7 @@ def outcome(run: Run) -> str:
         found.append(f"Retraining {_progress(retrain)}; there is no final test accuracy yet.")
     if search is not None:
         held_out = search.number("held_out_accuracy")
-        if search.result.get("method") == "random":
+        if search.result.get("method") == RANDOM:
             found.append("The cell was drawn at random, as a baseline for searched cells.")
         elif accuracy is None and search.finished:
             reached = f", whose supernet reaches {percent(held_out)} on held-out images" if held_out is not None else ""
@@ -194,7 +195,7 @@ def _charts(stage: Stage) -> str:
 
 
 def _search(search: Stage) -> str:
-    if search.result.get("method") == "random":
+    if search.result.get("method") == RANDOM:
         return section(
             "search",
             "How the cell was found",

@@ -6,6 +6,13 @@ The package can be called: `nas_moreau.search(...)` is `nas_moreau.search.search
 from nas_moreau import _lazy_exports, _make_callable
 
 __all__, __getattr__, __dir__ = _lazy_exports(
-    __name__, {"Trained": "rules", "register_rule": "rules", "search": "stage"}
+    __name__,
+    {
+        "Mixing": "supernet_problem",
+        "Trained": "rules",
+        "register_mixing": "mixing",
+        "register_rule": "rules",
+        "search": "stage",
+    },
 )
 _make_callable(__name__)

@@ -16,7 +16,7 @@ from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
-from nas_moreau.search.methods import parse_method, registered, search_supernet
+from nas_moreau.search.methods import parse_method, search_supernet
 from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem
 from nas_moreau.training.device import batchnorm_gather
 
@@ -134,10 +134,10 @@ def _pose(config: Config, supernet: Supernet, macs: Macs) -> SupernetProblem:
 
     return supernet_problem(
         supernet,
-        beta=settings.beta if "beta" in parse_method(settings.method)[1] else 0.0,
+        beta=settings.beta if "beta" in parse_method(settings.method).additions else 0.0,
         precision=config.performance.precision,
         transform=torch.compile if config.performance.compile else lambda forward: forward,
-        mix=registered(settings.method).mix,
+        mix=parse_method(settings.method).mix,
         penalty=penalty if macs else None,
     )
 

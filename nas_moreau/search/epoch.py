@@ -20,7 +20,7 @@ from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_m
 from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
-from nas_moreau.search.methods import registered
+from nas_moreau.search.methods import parse_method
 from nas_moreau.search.supernet_problem import write_back
 from nas_moreau.training.evaluate import Evaluation, evaluate_model
 
@@ -137,7 +137,7 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
     """Logs the epoch to TensorBoard: the page's layout once, curves, heat maps, the cell if it has changed."""
     space, monitor = job.setup.space, job.loop.monitor
     if row["epoch"] == 0:
-        cells = space.cells if registered(job.setup.config.search.method).choose is None else ()
+        cells = space.cells if parse_method(job.setup.config.search.method).learns_alphas else ()
         monitor.layout(board_layout(row, cells, space.edges, space.operations))
     job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
     job.loop.log(job, edge_curves(found.table))

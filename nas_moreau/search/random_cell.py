@@ -15,6 +15,9 @@ from nas_moreau.search.rules import Derived
 from nas_moreau.training.loop import Hook
 from nas_moreau.training.resume import finished_result, open_folder
 
+RANDOM = "random"
+"""The name of the search method that draws a cell and searches nothing."""
+
 
 def random_cell(space: SearchSpace, seed: int) -> Genotype:
     """Returns the genotype that `--method random` gives for a seed: uniform over the space."""
@@ -34,7 +37,7 @@ class RandomSearchJob:
                 return SearchResult.from_dict(finished_result(folder), self.space)
             genotype = random_cell(self.space, self.config.seed)
             result = SearchResult(
-                method="random",
+                method=RANDOM,
                 space=self.space.name,
                 derived=Derived(genotype, {}),
                 seed=self.config.seed,

@@ -1,4 +1,4 @@
-"""What all search methods share: schedules of the step sizes, and the update rules that act on directions."""
+"""What a search's configuration says about step sizes: schedules, update rules, and the step sizes of each method."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nas_moreau.bilevel import adam, sgd
+from nas_moreau.bilevel import StepSizes, adam, distance_over_gradients, sgd
+from nas_moreau.bilevel.methods import MethodInfo
 from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig
+from nas_moreau.errors import InputError
 
 MOREAU_LRS = {"weights_lr", "theta_lr"}
 
+INNER_STEPS = 10
+"""Steps of the weights in one step of a method with an inner loop, and products with the Hessian."""
 
-class Rules(NamedTuple):
-    """Step sizes as functions of the step k, and the update rules that act on directions."""
+
+class Schedules(NamedTuple):
+    """Learning rates as functions of the step k, and the update rules that act on directions."""
 
     weights_lr: Callable[[int], float]
     alphas_lr: Callable[[int], float]
@@ -23,7 +28,7 @@ class Rules(NamedTuple):
 
 
 def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """Returns the step size as a function of the step: half a cosine from `start` to `end`, changed at every epoch."""
+    """Returns the learning rate as a function of the step: half a cosine from `start` to `end`, one step an epoch."""
 
     def at(k: int) -> float:
         return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (k // steps_per_epoch) / epochs))
@@ -31,10 +36,10 @@ def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Calla
     return at
 
 
-def build_rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
+def build_schedules(search: SearchConfig, steps_per_epoch: int) -> Schedules:
     """Returns the published schedules and update rules with the configuration's numbers."""
     weights, alphas = search.weights, search.alphas
-    return Rules(
+    return Schedules(
         cosine(weights.lr, weights.lr_min, search.epochs, steps_per_epoch),
         cosine(alphas.lr, alphas.lr_min, search.epochs, steps_per_epoch),
         sgd(weights.momentum, weights.weight_decay, clip=weights.clip),
@@ -42,8 +47,53 @@ def build_rules(search: SearchConfig, steps_per_epoch: int) -> Rules:
     )
 
 
+def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodInfo) -> StepSizes:
+    """Returns the step sizes of a method in a search.
+
+    y's learning rate is that of the configuration divided by how much steeper the method's direction is than grad_y f:
+    F/c + f by (1+c)/c, F + c f by 1+c. So a network learns at the same effective rate under every method.
+
+    Args:
+        search: The configuration; `search.moreau.weights_lr` and `theta_lr` replace what follows from c.
+        schedules: Made from it.
+        info: The method.
+
+    Raises:
+        InputError: The method needs constants that the paper prints.
+    """
+    moreau = search.moreau
+    if "published" in info.needs:
+        raise InputError(
+            f"'{info.name}' has the constants that the paper prints for small problems; there are none for a search.",
+            "Use --preset meha_paper, the settings of the paper's search.",
+        )
+    rules = {"update_y": schedules.update_weights, "update_theta": schedules.update_weights}
+    if "automatic" in info.needs:
+        return StepSizes(update_x=distance_over_gradients(), **rules)
+    share = theta_share = 1.0
+    if "envelope" in info.needs:
+        share = moreau.weights_lr / search.weights.lr if moreau.weights_lr else moreau.c / (1 + moreau.c)
+        theta_share = moreau.theta_lr / search.weights.lr if moreau.theta_lr else share
+    elif info.needs & {"penalty", "gradient penalty"}:
+        share = 1 / (1 + moreau.c)
+    elif "barrier" in info.needs:
+        share = 0.5
+    inner = INNER_STEPS if "inner loop" in info.needs else 1
+    return StepSizes(
+        alpha=schedules.alphas_lr,
+        beta=lambda k: share * schedules.weights_lr(k),
+        eta=lambda k: theta_share * schedules.weights_lr(k),
+        gamma=moreau.gamma,
+        c=moreau.c,
+        p=moreau.p,
+        inner_steps=moreau.theta_steps if "envelope" in info.needs else inner,
+        update_x=schedules.update_alphas,
+        **rules,
+    )
+
+
 def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
-    """Returns the settings with every step size multiplied by `factor`."""
+    """Returns the settings with every learning rate multiplied by `factor`."""
     if factor == 1:
         return settings
     weights, alphas, moreau_lrs = settings.weights, settings.alphas, settings.moreau.model_dump(include=MOREAU_LRS)

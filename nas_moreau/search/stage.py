@@ -32,7 +32,7 @@ from nas_moreau.search.epoch import (
     step_numbers,
     write_epoch,
 )
-from nas_moreau.search.methods import build_method, check_macs_penalty, parse_method, registered
+from nas_moreau.search.methods import build_method, check_method, parse_method
 from nas_moreau.search.random_cell import RandomSearchJob
 from nas_moreau.search.result import SearchResult
 from nas_moreau.search.rules import Derived, Trained, check_derivation, derive_by_rule, named_rule
@@ -79,10 +79,9 @@ def plan_search(config: Config, data: Data) -> SearchJob | RandomSearchJob:
         InputError: An argument cannot be used.
     """
     space = load_space(config.space)
-    method, _ = parse_method(config.search.method)
-    check_macs_penalty(config.search)
+    method = check_method(config)
     named_rule(config.derive.rule)
-    if method == "random":
+    if method.is_random:
         return RandomSearchJob(config, space)
     refuse_float16(config.performance)
     check_derivation(config, space, (data.num_classes, *data.input_size))
@@ -119,12 +118,15 @@ class SearchJob:
         self.epoch_steps = setup.epoch_steps
         self.total_steps = self.epoch_steps * config.search.epochs
         self.loop_settings = LoopSettings.of(config)
+        method = parse_method(config.search.method)
         # a method that learns no alphas has none to guard
-        self.collapse_rule = "off" if registered(config.search.method).choose else config.search.guard
+        self.collapse_rule = config.search.guard if method.learns_alphas else "off"
         self.counters, self.collapse, self.stability = Counters(), CollapseGuard(), Stability()
         self._build_method()
         self.x, self.y = setup.posed.x, setup.posed.y
-        self.state = self.method.init(setup.posed.problem, self.x, self.y)
+        # automatic constants are found on the first batches; other methods evaluate nothing before their first step
+        first = (self._batch(setup.upper), self._batch(setup.lower)) if method.is_automatic else (None, None)
+        self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
         self.sums: dict[str, Tensor] = {}
         self.c: Any = None
         self.latest: dict[str, str] = {}
@@ -224,7 +226,7 @@ class SearchJob:
 
     def _choose_alphas(self) -> None:
         """Sets the alphas of a method that learns none, after its last step."""
-        setup, choose = self.setup, registered(self.setup.config.search.method).choose
+        setup, choose = self.setup, parse_method(self.setup.config.search.method).choose
         if choose is None:
             return
         begin = time.monotonic()

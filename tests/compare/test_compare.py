@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nas_moreau.architecture import Genotype, load_space
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as stage
 from nas_moreau.compare.protocol import Comparison, Protocol, compare, plan_comparison
@@ -21,7 +22,7 @@ from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import render, summary_table
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search.methods import METHODS, parse_methods
+from nas_moreau.search.methods import parse_methods
 
 TINY = [
     "space=nas_bench_201", "search.channels=2", "search.layers=1", "search.epochs=2", "search.steps_per_epoch=1",
@@ -400,10 +401,11 @@ def test_the_memory_of_a_search_is_its_own():
 @pytest.mark.slow
 def test_a_failed_run_does_not_hold_up_the_others(images, table, tmp_path):
     (tmp_path / "bad.py").write_text(
-        "from nas_moreau.search.methods import METHODS, register_method\n"
-        "@register_method('bad')\ndef bad(search, made):\n    import sys\n"
+        "import sys\nfrom nas_moreau.bilevel import register_method\n"
+        "from nas_moreau.bilevel.rivals.darts import darts1\n"
+        "@register_method('bad', evaluations=2, source='a test')\ndef bad(sizes):\n"
         "    if 'search' in sys.argv[1]:\n        raise RuntimeError('it broke')\n"
-        "    return METHODS['darts1'].build(search, made)\n"
+        "    return darts1(sizes.alpha, sizes.beta)\n"
     )
     output = tmp_path / "c"
     words = ["--methods", "bad,random", "--seeds", "0", "--jobs", "2", "--import", str(tmp_path / "bad.py")]

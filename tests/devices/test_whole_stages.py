@@ -28,8 +28,8 @@ SETTINGS = [
 # methods whose draws depend on the alphas, and are made on the CPU so as to be the same everywhere: they wait once an
 # evaluation, and where the gradient goes the same way back
 DRAW = {
-    "gdas": {"search/gdas.py:gumbel_paths": 2},
-    "drnas+pc": {"search/drnas.py:dirichlet_weights": 2, "bilevel/tensors.py:evaluate": 1},
+    "gdas": {"search/mixing.py:gumbel_paths": 2},
+    "drnas+pc": {"search/mixing.py:dirichlet_weights": 2, "bilevel/tensors.py:value_and_grads": 1},
 }
 METHODS = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "drnas+pc", "rsws"]
 CELL = published_cell("DARTS_V2")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nas_moreau.bilevel.exact import exact_hypergradient, flat
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.bilevel.rivals import darts
 from nas_moreau.bilevel.tensors import add, grad_x, grad_y, norm, subtract, value_and_grads
 from nas_moreau.cli import main
@@ -14,7 +15,6 @@ from nas_moreau.diagnostics import check_hypergradient as stage
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import tiny_supernet
 from nas_moreau.errors import InputError
-from nas_moreau.search.methods import METHODS, Registered
 
 ROW = {"part", "method", "c", "cosine", "relative_error", "norm", "seconds", "memory_bytes", "verdict"}
 
@@ -67,13 +67,13 @@ def test_the_tiny_supernet_has_no_kink(monkeypatch, tiny):
         torch.nn.functional.relu(made.x[0])
 
 
-def faulty(search, made):
+def faulty(sizes):
     """darts2 with the published fault: (p - n) / 2. * eps in place of (p - n) / (2 * eps)."""
 
     def direction(problem, x, y, state, batches):
-        xi = made.weights_lr(state.k)
+        xi = sizes.beta(state.k)
         ahead = grad_y(problem.f, x, y, batches.lower)
-        if (momentum := made.update_weights.part("momentum", state.y_rule)).state:
+        if (momentum := sizes.update_y.part("momentum", state.y_rule)).state:
             ahead = add(ahead, momentum.state, momentum.factor)
         found = value_and_grads(problem.F, x, add(y, ahead, -xi), batches.upper)
         eps = float(0.01 / norm(found.grad_y))
@@ -83,43 +83,41 @@ def faulty(search, made):
         second = [(p - n) / 2.0 * eps for p, n in zip(plus, minus)]
         return darts.Direction(add(found.grad_x, second, -xi), found, {})
 
-    return darts.alternating(made.alphas_lr, made.weights_lr, direction, made.update_alphas, made.update_weights)
+    return darts.alternating(sizes.alpha, sizes.beta, direction, sizes.update_x, sizes.update_y)
 
 
 def test_darts2_is_what_it_says_and_the_wrong_divisor_is_caught(tiny, exact, monkeypatch):
     right = stage.check_darts2(tiny, exact)
     assert right["passed"] and right["value"] <= 1e-6
-    monkeypatch.setitem(METHODS, "darts2", Registered(faulty))
+    monkeypatch.setitem(METHODS, "darts2", METHODS["darts2"]._replace(build=faulty))
     wrong = stage.check_darts2(tiny, exact)
     assert not wrong["passed"] and wrong["value"] > 1e-4
 
 
 OWN = """
+from nas_moreau.bilevel import register_method
 from nas_moreau.bilevel.rivals.darts import darts1
-from nas_moreau.search.methods import register_method
 
-@register_method("check_test_mine")
-def mine(search, rules):
-    return darts1(rules.alphas_lr, rules.weights_lr, update_x=rules.update_alphas, update_y=rules.update_weights)
+@register_method("check_test_mine", evaluations=2, source="a test")
+def mine(sizes):
+    return darts1(sizes.alpha, sizes.beta, sizes.update_x, sizes.update_y)
 
-@register_method("check_test_broken")
-def broken(search, rules):
+@register_method("check_test_broken", evaluations=1, source="a test")
+def broken(sizes):
     raise RuntimeError("nothing here")
 """
 
 
-def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, monkeypatch):
+def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, monkeypatch, registrations_forgotten):
     (tmp_path / "mine.py").write_text(OWN)
     full = stage.check_hypergradient
     short = dict(layers=1, steps=3, penalties=(100.0, 1000.0))
     monkeypatch.setattr(stage, "check_hypergradient", lambda names, seed, note: full(names, seed, note=note, **short))
     names = "check_test_mine,darts1,darts2,moreau,rsws,rhg,check_test_broken"
-    try:
+    with registrations_forgotten():
         code = main(
             ["check-hypergradient", "--import", str(tmp_path / "mine.py"), "--method", names, "--seed", "1", "--json"]
         )
-    finally:
-        METHODS.pop("check_test_mine", None), METHODS.pop("check_test_broken", None)
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert code == 0 and result["passed"] is True, result["checks"]
@@ -166,9 +164,9 @@ def test_saved_bytes_are_those_held_at_one_time():
 
 
 def test_directions_are_read_before_the_update_rule(tiny, exact):
-    method, directions = stage.recorded("darts1", stage.preset_search())
+    method, directions, y_steps = stage.recorded("darts1", stage.preset_search())
     state = method.init(tiny.problem, tiny.x, exact.y)
     method.step(tiny.problem, tiny.x, exact.y, state, upper_batch=tiny.upper_batch, lower_batch=tiny.lower_batch)
     wanted = grad_x(tiny.problem.F, tiny.x, exact.y, tiny.upper_batch)
-    assert len(directions) == 1
+    assert len(directions) == y_steps == 1 and stage.recorded("rhg", stage.preset_search()).y_steps == 10
     torch.testing.assert_close(flat(directions[0]), flat(wanted), rtol=0, atol=0)

@@ -26,12 +26,20 @@ def script(monkeypatch):
 
 
 def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsys):
-    words = ["--quick", "--methods", "moreau,none", "--output", str(tmp_path / "rows"), "--json", str(tmp_path / "all")]
+    words = [
+        "--quick",
+        "--methods",
+        "moreau,lower-only",
+        "--output",
+        str(tmp_path / "rows"),
+        "--json",
+        str(tmp_path / "all"),
+    ]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
     assert script.main() == 0
     out = capsys.readouterr().out
     assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out
-    assert out.count("| moreau |") == out.count("| none |") == 2 and "| 2 | 60 |" in out
+    assert out.count("| moreau |") == out.count("| lower-only |") == 2 and "| 2 | 60 |" in out
 
     def never(job, folder, hooks):
         raise AssertionError("a finished row was run again")

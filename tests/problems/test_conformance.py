@@ -10,7 +10,8 @@ refused     the method cannot be used there and says so in a sentence
 import pytest
 
 from nas_moreau.bilevel import solve
-from nas_moreau.problems import METHODS, lasso, merely_convex, method_for, quadratic, sine
+from nas_moreau.bilevel.methods import METHODS
+from nas_moreau.problems import lasso, merely_convex, method_for, quadratic, sine
 
 CASES = {"sine": sine, "quadratic": quadratic, "merely-convex": merely_convex, "lasso": lasso}
 TABLE = {
@@ -29,6 +30,9 @@ TABLE = {
     "f2sa": ("wrong", "biased", "biased", "refused"),
     "v-pbgd": ("wrong", "biased", "biased", "refused"),
     "fixed-penalty": ("wrong", "biased", "wrong", "refused"),
+    "moreau-auto": ("converges", "converges", "converges", "converges"),
+    "lower-only": ("wrong", "wrong", "wrong", "wrong"),
+    "upper-only": ("wrong", "wrong", "wrong", "wrong"),
 }
 N = 10
 

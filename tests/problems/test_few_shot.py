@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import adam, distance_over_gradients, moreau
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.bilevel.tensors import grad_y, norm, value_and_grads
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
@@ -21,7 +22,7 @@ from nas_moreau.problems.few_shot import (
     loss_of,
     pools,
 )
-from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.problems.step_sizes import tuned_step_sizes
 
 
 def drawings(names, each=8, size=8):
@@ -146,7 +147,8 @@ def test_interval_by_hand():
 @pytest.mark.parametrize("name", ["moreau", "bome", "rhg", "v-pbgd"])
 def test_steps_lower_the_loss_on_queries(name):
     train, _ = pools(drawings(LETTERS), 0)
-    batch, method = train.draw(2, 3, 1, 3, 0, "training", 0), METHODS["few-shot"][name].make(40)
+    batch, info = train.draw(2, 3, 1, 3, 0, "training", 0), METHODS[name]
+    method = info.build(tuned_step_sizes("few-shot", 40, info))
     problem, x = few_shot_problem(), backbone(1, 0, hidden=8)
     y = heads(2, 3, 8, x[0])
     state = method.init(problem, x, y, batch, batch)

@@ -4,16 +4,22 @@ import pytest
 import torch
 
 from nas_moreau.bilevel import Bilevel
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.config import SearchConfig, load_config
 from nas_moreau.diagnostics import bench_cases, check_hypergradient
 from nas_moreau.problems import method_for, quadratic
-from nas_moreau.problems.network_methods import METHODS
+from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.search.methods import build_method
+
+
+def tuned(task, name):
+    return METHODS[name].build(tuned_step_sizes(task, 10, METHODS[name]))
+
 
 CONTEXTS = {
     "small problem": lambda name: method_for(name, quadratic(2)),
-    "hyper-cleaning": lambda name: METHODS["hyper-cleaning"][name].make(10),
-    "few-shot": lambda name: METHODS["few-shot"][name].make(10),
+    "hyper-cleaning": lambda name: tuned("hyper-cleaning", name),
+    "few-shot": lambda name: tuned("few-shot", name),
     "search": lambda name: build_method(SearchConfig(method=name), 10)[0],
     "check-hypergradient": lambda name: check_hypergradient.recorded(name, check_hypergradient.preset_search()).method,
 }

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from nas_moreau.bilevel import moreau
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.cli import entry as cli
 from nas_moreau.data import Data, Images
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.errors import InputError
 from nas_moreau.problems import cleaning_job, few_shot_job, learn
-from nas_moreau.problems.network_methods import METHODS, Chosen
+from nas_moreau.problems.step_sizes import falling, tuned_step_sizes
 from nas_moreau.problems.tasks import solve_on_data, solve_options
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
@@ -151,7 +152,7 @@ def test_a_class_of_one_image_is_passed_over():
     data = Data("rare", tuple("abcdefgh"), images, images.take(torch.arange(0)), (0.5,), (0.3,))
     for seed in range(4):  # the rare class is on either side
         config = solve_options("few-shot", {"ways": 2, "shots": 3, "steps": 5, "seed": seed}).model_dump()
-        task = few_shot_job.few_shot_job(config, METHODS["few-shot"]["moreau"], data, torch.device("cpu"))
+        task = few_shot_job.few_shot_job(config, METHODS["moreau"], data, torch.device("cpu"))
         assert 0 <= task.measure(task.x, task.y)["accuracy"] <= 1
 
 
@@ -180,8 +181,8 @@ def test_refusals_leave_nothing_behind(tmp_path, capsys, words, named):
 
 
 def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch):
-    wild = Chosen(lambda steps: moreau(1e30, 1e30, 1e30, 1.0, 1.0), 6)
-    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
+    wild = METHODS["moreau"]._replace(build=lambda sizes: moreau(1e30, 1e30, 1e30, 1.0, 1.0))
+    monkeypatch.setitem(METHODS, "moreau", wild)
     code, _, err = run(capsys, "hyper-cleaning", *TINY, "--output", str(tmp_path / "run"))
     assert code == 3 and "not finite" in err
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "failed"
@@ -191,7 +192,8 @@ def test_a_number_that_is_not_finite_ends_the_run(tmp_path, capsys, monkeypatch)
 def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, capsys, monkeypatch, small, signalled):
     """With 6 steps there is a look after every step, so the looks are put further apart."""
     monkeypatch.setattr(cleaning_job, "MEASUREMENTS", 1)
-    made, poisoned = METHODS["hyper-cleaning"]["moreau"].make(6), []
+    info, poisoned = METHODS["moreau"], []
+    made = info.build(tuned_step_sizes("hyper-cleaning", 6, info))
 
     def step(problem, x, y, state, *batches):
         x, y, state, info = made.step(problem, x, y, state, *batches)
@@ -202,8 +204,7 @@ def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, cap
                 signal.raise_signal(signal.SIGTERM)
         return x, y, state, info
 
-    wild = Chosen(lambda steps: made._replace(step=step), 3)
-    monkeypatch.setitem(METHODS["hyper-cleaning"], "moreau", wild)
+    monkeypatch.setitem(METHODS, "moreau", info._replace(build=lambda sizes: made._replace(step=step)))
     code, _, err = run(capsys, "hyper-cleaning", *small, "--output", str(tmp_path / "run"))
     assert "at step 3" in err and len(poisoned) == 3 and "y" in err
     assert code == 3
@@ -213,10 +214,9 @@ def test_nan_between_two_looks_is_seen_in_its_step_and_never_saved(tmp_path, cap
 
 
 def test_equal_budgets_by_default():
-    names = METHODS["hyper-cleaning"]
-    found = {name: solve_options("hyper-cleaning", {"method": name}).steps for name in names}
+    found = {name: solve_options("hyper-cleaning", {"method": name}).steps for name in METHODS}
     for name, steps in found.items():
-        each = METHODS["hyper-cleaning"][name].evaluations
+        each = METHODS[name].count(tuned_step_sizes("hyper-cleaning", steps, METHODS[name]))
         assert steps * each <= 600 < (steps + 1) * each
 
 
@@ -240,6 +240,4 @@ def test_contact_sheet_of_grey_and_colour():
 
 
 def test_a_falling_step_size_ends_at_a_fiftieth():
-    from nas_moreau.problems.network_methods import falling
-
     assert [falling(2.0, 10)(k) for k in (0, 5, 10, 20)] == [2.0, 1.0, 0.04, 0.04]

@@ -14,12 +14,12 @@ from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_s
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
-from nas_moreau.data import Augment, Images, Part
+from nas_moreau.data import Augment, Images, Part, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search import methods, rsws
-from nas_moreau.search.drnas import dirichlet_weights
-from nas_moreau.search.gdas import gumbel_paths
+from nas_moreau.search import mixing
+from nas_moreau.search.methods import parse_method
+from nas_moreau.search.mixing import best_of_many, dirichlet_weights, gumbel_paths, register_mixing, uniform_path
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.signals import StopRequest, StopTraining
@@ -168,7 +168,7 @@ def test_the_choice_of_rsws_is_given_up_when_a_signal_has_arrived():
     stop = StopRequest()
     stop.received = signal.SIGTERM
     with pytest.raises(StopTraining):
-        rsws.best_of_many(
+        best_of_many(
             supernet.space,
             supernet,
             Part(images, torch.arange(8), Augment((0.5,) * 3, (0.25,) * 3)),
@@ -185,12 +185,12 @@ def test_rsws_chooses_the_lowest_loss_and_the_alphas_stand_for_it(name, monkeypa
     supernet = Supernet(space, 4, SPACES.get(name, 3), num_classes=3)
     images = make_data(40, seed=1).train
     part = Part(images, torch.arange(8, 40), Augment((0.5,) * 3, (0.25,) * 3))
-    monkeypatch.setattr(rsws, "GENOTYPES", 6)
+    monkeypatch.setattr(mixing, "GENOTYPES", 6)
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
-    alphas, note = rsws.best_of_many(space, supernet, part, 3)
+    alphas, note = best_of_many(space, supernet, part, 3)
     assert all(torch.equal(value, before[key]) for key, value in supernet.state_dict().items())
 
-    draws = random.Random(rsws.seed_for(3, "genotypes at the end of rsws"))
+    draws = random.Random(seed_for(3, "genotypes at the end of rsws"))
     drawn = [space.random_genotype(draws) for _ in range(6)]
     x = part.augment(images.pixels[8:])
     losses = []
@@ -210,7 +210,7 @@ def test_rsws_trains_uniform_paths_and_nothing_else():
     like = torch.zeros(space.alpha_shape)
     counts = torch.zeros(space.alpha_shape)
     for seed in range(n):
-        mixing = rsws.uniform_path(space, [like], Batch(None, None, 0.0, seed))
+        mixing = uniform_path(space, [like], Batch(None, None, 0.0, seed))
         counts += mixing.weights[0]
         assert mixing.active == [[(k,) for k in mixing.weights[0].argmax(-1).tolist()]]
     share = 1 / len(space.operations)
@@ -220,18 +220,13 @@ def test_rsws_trains_uniform_paths_and_nothing_else():
 # --- yours -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_method_of_your_own_brings_its_mixing_weights_and_takes_the_additions(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+def test_a_mixing_of_your_own_takes_the_additions(tmp_path, capsys, registrations_forgotten):
     (tmp_path / "my_methods.py").write_text(
         "import torch\n"
-        "from nas_moreau.bilevel.rivals.darts import darts1\n"
-        "from nas_moreau.search.methods import register_method\n"
-        "from nas_moreau.search.supernet_problem import Mixing\n"
+        "from nas_moreau import Mixing, register_mixing\n"
+        "@register_mixing('test-sigmoid')\n"
         "def sigmoids(space, alphas, batch):\n"
         "    return Mixing([torch.sigmoid(logits) for logits in alphas])\n"
-        "@register_method('test-sigmoid', mix=sigmoids)\n"
-        "def build(search, rules):\n"
-        "    return darts1(rules.alphas_lr, rules.weights_lr, rules.update_alphas, rules.update_weights)\n"
     )
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 2
@@ -242,9 +237,24 @@ def test_a_method_of_your_own_brings_its_mixing_weights_and_takes_the_additions(
         "search.partial_channels=2", "search.layers=3", "search.epochs=1", "search.steps_per_epoch=1",
         "search.batch_size=4", "search.augment.crop=1",
     ]  # fmt: skip
-    assert main([str(word) for word in words]) == 0
+    with registrations_forgotten():
+        assert main([str(word) for word in words]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["method"] == "test-sigmoid+beta+pc" and set(result["edge_weights"]) == {"normal", "reduce"}
+
+
+def test_names_of_mixings_are_checked(registrations_forgotten):
+    with registrations_forgotten():
+        for name in ("gdas", "random", "a+b"):
+            with pytest.raises(InputError):
+                register_mixing(name)(uniform_path)
+        register_mixing("darts1")(uniform_path)
+        with pytest.raises(InputError, match="darts1"):
+            parse_method("moreau")
+    with registrations_forgotten():
+        register_mixing("mine", method="darts9")(uniform_path)
+        with pytest.raises(InputError, match="darts9"):
+            parse_method("mine")
 
 
 PENALISED = [

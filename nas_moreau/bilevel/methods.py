@@ -1,0 +1,236 @@
+"""The one table of bilevel methods. What uses a method (a task, a search, a check) supplies its step sizes, no more.
+
+    @register_method("mine", evaluations=2, source="A. Author, CONF 2026, Algorithm 1")
+    def build(sizes: StepSizes) -> Method:
+        return darts1(sizes.alpha, sizes.beta, sizes.update_x, sizes.update_y)
+
+makes a method available in `solve`, in a search (`search.method=mine+beta`), in `compare`, `check-hypergradient` and
+`bench`; from a file of the user by `--import FILE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from nas_moreau.bilevel.method import Method, StepSizes, at
+from nas_moreau.bilevel.moreau_envelope import moreau
+from nas_moreau.bilevel.rivals.darts import darts1, darts2, y_alone
+from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
+from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
+
+Build = Callable[[StepSizes], Method]
+Count = int | Callable[[StepSizes], int]
+
+NEEDS = {
+    "automatic": "constants are found by the method: alpha, beta, eta, gamma and c may be 'auto'",
+    "barrier": "alpha and beta are those of F + lambda (f - v), lambda of order 1",
+    "envelope": "beta is that of F/c_k + f, and eta acts under update_theta",
+    "gradient penalty": "alpha and beta are those of F + c/2 |grad_y f|^2",
+    "hessian": "second derivatives of f: no nonsmooth lower level, no native kernels, one process",
+    "inner loop": "inner_steps is more than 1",
+    "penalty": "alpha and beta are those of F + c (f - v)",
+    "published": "the constants that the paper prints for the problem",
+}
+"""What a method can need of its step sizes and of the problem. Without "barrier", "envelope" or a penalty alpha is that
+of the hypergradient and beta that of f."""
+
+TRUNCATION = 4
+"""`rhg-truncated` differentiates the last quarter of its inner steps."""
+
+
+class MethodInfo(NamedTuple):
+    """A bilevel method of the table.
+
+    Attributes:
+        name: On the command line and in a configuration.
+        build: Step sizes -> method.
+        evaluations: Gradient evaluations of one step, forward and backward, or a function of the step sizes; a product
+            with a Hessian counts as one.
+        needs: Keys of `NEEDS`.
+        source: Where the method is published.
+    """
+
+    name: str
+    build: Build
+    evaluations: Count
+    needs: frozenset[str]
+    source: str
+
+    def count(self, sizes: StepSizes) -> int:
+        """Returns the gradient evaluations of one step with these step sizes."""
+        return self.evaluations(sizes) if callable(self.evaluations) else self.evaluations
+
+
+METHODS: dict[str, MethodInfo] = {}
+"""Name -> method."""
+
+
+def register_method(
+    name: str, *, evaluations: Count, source: str, needs: Sequence[str] = ()
+) -> Callable[[Build], Build]:
+    """Makes a bilevel method known by name; the decorated function builds it from `StepSizes`.
+
+    Args:
+        name: Free, without '+'.
+        evaluations: Gradient evaluations of one step, or a function of the step sizes; budgets are divided by it.
+        source: Where the method is published: authors, venue, algorithm or equation.
+        needs: Keys of `NEEDS`. A method without any gets the step sizes of the hypergradient (alpha) and of f (beta).
+
+    Raises:
+        ValueError: The name is taken or contains '+', or a need is unknown.
+    """
+    if name in METHODS or "+" in name:
+        raise ValueError(f"A method cannot be named '{name}'; choose a free name without '+'.")
+    if unknown := set(needs) - set(NEEDS):
+        raise ValueError(f"Unknown need '{sorted(unknown)[0]}'; known are {', '.join(NEEDS)}.")
+
+    def register(build: Build) -> Build:
+        METHODS[name] = MethodInfo(name, build, evaluations, frozenset(needs), source)
+        return build
+
+    return register
+
+
+# --- this package's methods -------------------------------------------------------------------------------------------
+
+_MEHA = "Liu et al., ICML 2024"
+_OURS = f"{_MEHA}, Algorithm 1, with d_y at the old x"
+
+
+def _envelope(order: str) -> Build:
+    def build(sizes: StepSizes) -> Method:
+        constants = sizes._asdict()
+        return moreau(order=order, theta_steps=constants.pop("inner_steps"), **constants)
+
+    return build
+
+
+def _inner(evaluations: int) -> Callable[[StepSizes], int]:
+    """Returns the count of a step of the envelope whose number for one step of theta is given."""
+    return lambda sizes: evaluations + sizes.inner_steps - 1
+
+
+# one evaluation at (x, theta) on a fresh batch serves both (9) and (10): cheapest, and unbiased under minibatches
+for _name, _needs in (("moreau", ()), ("moreau-lagged", ()), ("moreau-auto", ("automatic",))):
+    register_method(_name, evaluations=_inner(3), source=f"{_OURS} and theta in (10)", needs=("envelope", *_needs))(
+        _envelope("lagged")
+    )
+register_method("moreau-jacobi", evaluations=_inner(4), source=_OURS, needs=("envelope",))(_envelope("jacobi"))
+for _name, _needs in (("moreau-gauss-seidel", ()), ("moreau-paper", ("published",))):
+    register_method(_name, evaluations=_inner(6), source=f"{_MEHA}, Algorithm 1", needs=("envelope", *_needs))(
+        _envelope("gauss-seidel")
+    )
+
+
+@register_method("darts1", evaluations=2, source="Liu et al., ICLR 2019, first order")
+def _darts1(sizes: StepSizes) -> Method:
+    return darts1(_given(sizes.alpha), _given(sizes.beta), sizes.update_x, sizes.update_y)
+
+
+@register_method("darts2", evaluations=5, source="Liu et al., ICLR 2019, equations 7 and 8")
+def _darts2(sizes: StepSizes) -> Method:
+    return darts2(_given(sizes.alpha), _given(sizes.beta), update_x=sizes.update_x, update_y=sizes.update_y)
+
+
+@register_method(
+    "rhg",
+    evaluations=lambda sizes: 2 * sizes.inner_steps + 1,
+    source="Franceschi et al., ICML 2017",
+    needs=("hessian", "inner loop"),
+)
+def _rhg(sizes: StepSizes) -> Method:
+    return rhg(_given(sizes.alpha), _given(sizes.eta), sizes.inner_steps, update_x=sizes.update_x)
+
+
+@register_method(
+    "rhg-truncated",
+    evaluations=lambda sizes: sizes.inner_steps + max(1, sizes.inner_steps // TRUNCATION) + 1,
+    source="Shaban et al., AISTATS 2019",
+    needs=("hessian", "inner loop"),
+)
+def _rhg_truncated(sizes: StepSizes) -> Method:
+    last = max(1, sizes.inner_steps // TRUNCATION)
+    return rhg(_given(sizes.alpha), _given(sizes.eta), sizes.inner_steps, last, sizes.update_x)
+
+
+@register_method(
+    "implicit-cg",
+    evaluations=lambda sizes: 2 * sizes.inner_steps + 3,
+    source="Pedregosa, ICML 2016; Rajeswaran et al., NeurIPS 2019",
+    needs=("hessian", "inner loop"),
+)
+def _implicit_cg(sizes: StepSizes) -> Method:
+    n = sizes.inner_steps
+    return implicit_cg(_given(sizes.alpha), _given(sizes.eta), n, n, sizes.update_x)
+
+
+@register_method(
+    "neumann",
+    evaluations=lambda sizes: 2 * sizes.inner_steps + 2,
+    source="Lorraine, Vicol and Duvenaud, AISTATS 2020",
+    needs=("hessian", "inner loop"),
+)
+def _neumann(sizes: StepSizes) -> Method:
+    n = sizes.inner_steps
+    return neumann(_given(sizes.alpha), _given(sizes.eta), n, n, update_x=sizes.update_x)
+
+
+@register_method(
+    "bome",
+    evaluations=lambda sizes: sizes.inner_steps + 3,
+    source="Ye et al., NeurIPS 2022, Algorithm 1",
+    needs=("barrier", "inner loop"),
+)
+def _bome(sizes: StepSizes) -> Method:
+    steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.eta)
+    return bome(*steps, sizes.inner_steps, update_x=sizes.update_x, update_y=sizes.update_y)
+
+
+@register_method("f2sa", evaluations=6, source="Kwon et al., ICML 2023, Algorithm 1", needs=("penalty",))
+def _f2sa(sizes: StepSizes) -> Method:
+    """The penalty grows as c_k; alpha and beta, right for c_0, fall as 1/c_k, which the paper asks of beta."""
+    c, p = _given(sizes.c), sizes.p
+
+    def penalty(k: int) -> float:
+        return c(k) if callable(c) else c * (k + 1) ** p
+
+    def falling(size: Any) -> Any:
+        return lambda k: (size(k) if callable(size) else size) * penalty(0) / penalty(k)
+
+    alpha, beta = falling(_given(sizes.alpha)), falling(_given(sizes.beta))
+    return f2sa(alpha, beta, _given(sizes.eta), penalty, sizes.update_x, sizes.update_y)
+
+
+@register_method("v-pbgd", evaluations=4, source="Shen and Chen, ICML 2023, Algorithm 1", needs=("penalty",))
+def _v_pbgd(sizes: StepSizes) -> Method:
+    steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.eta)
+    return v_pbgd(*steps, at(_given(sizes.c), 0), update_x=sizes.update_x, update_y=sizes.update_y)
+
+
+@register_method(
+    "fixed-penalty",
+    evaluations=3,
+    source="Mehra and Hamm, ACML 2021, equation 3",
+    needs=("gradient penalty", "hessian"),
+)
+def _fixed_penalty(sizes: StepSizes) -> Method:
+    alpha, beta, c = _given(sizes.alpha), _given(sizes.beta), at(_given(sizes.c), 0)
+    return fixed_penalty(alpha, beta, c, sizes.update_x, sizes.update_y)
+
+
+@register_method("lower-only", evaluations=1, source="reference: y is trained on f, x stays where it is")
+def _lower_only(sizes: StepSizes) -> Method:
+    return y_alone(_given(sizes.beta), sizes.update_y)
+
+
+@register_method("upper-only", evaluations=1, source="reference: y is trained on F, x stays where it is")
+def _upper_only(sizes: StepSizes) -> Method:
+    return y_alone(_given(sizes.beta), sizes.update_y, on="F")
+
+
+def _given(size: Any) -> Any:
+    """Returns a step size that is a number or a function; raises ValueError for "auto"."""
+    if isinstance(size, str):
+        raise ValueError("This method needs its step sizes as numbers or functions of k; only moreau finds them.")
+    return size
