@@ -12,7 +12,6 @@ import torch
 
 from nas_moreau import distributed
 from nas_moreau.architecture import load_space
-from nas_moreau.architecture.spaces.zoo import load_genotype
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Part, load_images
 from nas_moreau.data.batches import search_parts
@@ -20,6 +19,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.history import Stage
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
 from nas_moreau.search.restore import restore_supernet
 from nas_moreau.search.result import SearchResult
@@ -116,20 +116,22 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
     Raises:
         InputError: There is nothing to evaluate, or the images do not fit the network.
     """
-    folder = Path(folder)
+    stage = Stage(Path(folder))
     device, data = set_up_device(config), load_images(config)
     last = config.performance.channels_last
-    if (folder / "alphas.csv").exists():
+    if stage.name == "search":
         split, part = "held_out", search_parts(config, data, device).held_out
-        model: torch.nn.Module = restore_supernet(folder, config, data, device)
+        model: torch.nn.Module = restore_supernet(stage.path, config, data, device)
     else:
         split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
-        model = build_network(config, load_genotype(str(folder / "genotype.json")), data.num_classes, data.channels)
-        load_weights(model, folder)
+        if stage.genotype is None:
+            raise InputError(f"{folder} has no genotype.", "Give the folder of a retraining or a search.")
+        model = build_network(config, stage.genotype, data.num_classes, data.channels)
+        load_weights(model, stage.path)
         model = model.to(device).eval()
         model = model.to(memory_format=torch.channels_last) if last else model
     if not len(part):
         raise InputError(f"There are no {split} images.", "Give a data set that has them.")
     result = EvaluateResult(split, evaluate_model(model, part, data.num_classes, channels_last=last), data.classes)
-    write_atomic(folder / "evaluation.json", result.file())
+    write_atomic(stage.path / "evaluation.json", result.file())
     return result

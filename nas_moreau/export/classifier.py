@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from nas_moreau.architecture import Genotype, Network, load_genotype
+from nas_moreau.architecture import Genotype, Network
 from nas_moreau.config import Config
 from nas_moreau.data import describe_data, load_images
 from nas_moreau.errors import InputError, first_line
+from nas_moreau.runs.history import Stage
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.resume import load_weights
@@ -55,14 +56,14 @@ def from_run(folder: str | PathLike[str], config: Config) -> Classifier:
     Raises:
         InputError: The retraining has not finished, or its files are damaged.
     """
-    folder = Path(folder)
-    # runs of earlier versions have no data.json: their images say the same
-    data = read_json(folder / "data.json") or describe_data(load_images(config))
-    genotype = load_genotype(str(folder / "genotype.json"))
-    network = build_network(config, genotype, len(data["classes"]), data["channels"], kernels="portable")
-    load_weights(network, folder)
-    files = {name: read_json(folder / f"{name}.json") or {} for name in ("result", "environment")}
-    return _finished(network, config, data, files | {"config": config.to_dict()})
+    stage = Stage(Path(folder), "retrain")
+    if stage.genotype is None or not stage.data:
+        raise InputError(f"{folder} has no genotype or no description of its images.", "Give a finished retraining.")
+    data = stage.data
+    network = build_network(config, stage.genotype, len(data["classes"]), data["channels"], kernels="portable")
+    load_weights(network, stage.path)
+    record = {"result": stage.result, "environment": stage.environment, "config": config.to_dict()}
+    return _finished(network, config, data, record)
 
 
 def untrained(genotype: Genotype, config: Config) -> Classifier:

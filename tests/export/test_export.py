@@ -231,8 +231,8 @@ def test_predictions_of_a_run_and_its_export_are_equal_and_name_classes(run, tmp
         predict(trained, [folder / "broken.png"])
 
 
-def test_a_run_without_data_json_reads_its_images_again(run, tmp_path, monkeypatch):
+def test_a_run_without_the_description_of_its_images_is_refused(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "old")
     (tmp_path / "old" / "data.json").unlink()
-    monkeypatch.setattr("nas_moreau.export.classifier.load_images", lambda config: tiny_data())
-    assert from_run(tmp_path / "old", run[1]).data == from_run(*run).data
+    with pytest.raises(InputError, match="old"):
+        from_run(tmp_path / "old", run[1])
