@@ -21,10 +21,10 @@ def draw_heat_map(rows: Sequence[EdgeWeights], chosen: Iterable[tuple[str, int, 
     """Returns the softmax weights of a cell as a picture, uint8 (height, width, 3): blue above uniform, orange below.
 
     Args:
-        rows: The edges of the cell; all with the same operations.
+        rows: The edges of the cell. An operation that is no candidate of an edge leaves a gap there.
         chosen: (operation, from, to) in the derived cell; they get a frame.
     """
-    operations = list(rows[0].weights)
+    operations = list(dict.fromkeys(name for row in rows for name in row.weights))
     font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=11)
     framed = set(chosen)
     heads = [shorten(label(name), 18).replace("×", "x") for name in operations]  # the font has no ×
@@ -39,9 +39,9 @@ def draw_heat_map(rows: Sequence[EdgeWeights], chosen: Iterable[tuple[str, int, 
     for i, row in enumerate(rows):
         y = top + _ROW * i
         draw.text((left - 8, y + _ROW / 2), f"{row.edge[0]} > {row.edge[1]}", "#1d2430", font, anchor="rm")
-        for j, (name, weight) in enumerate(row.weights.items()):
-            x = left + _CELL * j
-            fill, ink = _colour(weight * len(operations))
+        for name, weight in row.weights.items():
+            x = left + _CELL * operations.index(name)
+            fill, ink = _colour(weight * len(row.weights))
             draw.rectangle((x + 1, y + 1, x + _CELL - 2, y + _ROW - 2), fill)
             if (name, *row.edge) in framed:
                 draw.rectangle((x + 1, y + 1, x + _CELL - 2, y + _ROW - 2), None, "#1d2430", 2)

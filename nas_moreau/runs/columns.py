@@ -7,7 +7,7 @@ report and the figures of a comparison of runs are made. A metric of the user jo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -342,24 +342,20 @@ def edge_curves(alphas: AlphaTable) -> dict[str, float]:
     }
 
 
-def board_layout(
-    columns: Iterable[str],
-    cells: Sequence[str] = (),
-    edges: Sequence[tuple[int, int]] = (),
-    operations: Sequence[str] = (),
-) -> Layout:
+def board_layout(columns: Iterable[str], alphas: AlphaTable | None = None) -> Layout:
     """Returns which curves stand together on TensorBoard's CUSTOM SCALARS page, as `Monitor.layout` takes it.
 
     Args:
         columns: Of metrics.csv, shown under their `tag` in the group "epoch".
-        cells, edges, operations: Of the space, for one chart of each edge's softmax weights; no cells: none.
+        alphas: For one chart of each edge's softmax weights; None for no such charts.
     """
     layout: Layout = {}
     for chart, curves in charts_of(columns).values():
         layout.setdefault(chart.section, {})[chart.title] = _lines(tag("epoch", name) for name in curves)
-    for cell in cells:
+    for cell, rows in alphas.cells.items() if alphas is not None else ():
         layout[f"Softmax weights, {cell}"] = {
-            f"{cell} {edge[0]}-{edge[1]}": _lines(_edge_tag(cell, edge, name) for name in operations) for edge in edges
+            f"{cell} {row.edge[0]}-{row.edge[1]}": _lines(_edge_tag(cell, row.edge, name) for name in row.weights)
+            for row in rows
         }
     return layout
 

@@ -143,7 +143,9 @@ def assess(genotype: Genotype, table: AlphaTable | None = None) -> Health:
     if table is None:
         return Health(cells)
     edges = [row.weights for rows in table.cells.values() for row in rows]
-    return Health(cells, max(max(weights.values()) for weights in edges), 1 / len(edges[0]))
+    # the edge that is furthest from uniform: edges may have different numbers of candidates
+    most = max(edges, key=lambda weights: max(weights.values()) * len(weights))
+    return Health(cells, max(most.values()), 1 / len(most))
 
 
 def signs(space: SearchSpace, table: AlphaTable, genotype: Genotype) -> dict[str, float]:

@@ -135,10 +135,10 @@ def metrics_row(job: SearchJob, found: EpochEvaluation) -> dict[str, Any]:
 
 def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:
     """Logs the epoch to TensorBoard: the page's layout once, curves, heat maps, the cell if it has changed."""
-    space, monitor = job.setup.space, job.loop.monitor
+    monitor = job.loop.monitor
     if row["epoch"] == 0:
-        cells = space.cells if parse_method(job.setup.config.search.method).learns_alphas else ()
-        monitor.layout(board_layout(row, cells, space.edges, space.operations))
+        learned = parse_method(job.setup.config.search.method).learns_alphas
+        monitor.layout(board_layout(row, found.table if learned else None))
     job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
     job.loop.log(job, edge_curves(found.table))
     if monitor.watched and found.genotype.digest() != job.drawn[0]:

@@ -10,6 +10,7 @@ from a generator seeded by `batch.seed`, so that a resumed search repeats its dr
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import NamedTuple
@@ -128,7 +129,15 @@ def dirichlet_weights(space: SearchSpace, alphas: list[Tensor], batch: Batch) ->
         # one reading from the device for all cells
         concentrations = (f.elu(torch.stack(alphas).double().cpu()) + 1).clamp(min=SMALLEST)
         drawn = [Dirichlet(concentration, validate_args=False).rsample() for concentration in concentrations]
-    return Mixing([weights.to(logits) for weights, logits in zip(drawn, alphas)])
+    return Mixing([_among_candidates(weights.to(logits), logits, space) for weights, logits in zip(drawn, alphas)])
+
+
+def _among_candidates(weights: Tensor, logits: Tensor, space: SearchSpace) -> Tensor:
+    """Returns the draw restricted to the candidates of each edge, which is a draw of the Dirichlet of these alone."""
+    if not space.ragged:
+        return weights
+    weights = weights.masked_fill(logits == -math.inf, 0.0)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def best_of_many(
@@ -161,10 +170,11 @@ def best_of_many(
     best = min(range(len(tried)), key=lambda i: scores[i].loss if scores[i].loss == scores[i].loss else float("inf"))
     chosen = one_hot(space, tried[best], like)
     alphas = [CERTAIN * chosen.mixture[cell] for cell in space.cells]
-    if "none" in space.operations:
-        for table in alphas:
-            # edges that the genotype leaves out are `none`
-            table[table.sum(-1) == 0, space.operations.index("none")] = CERTAIN
+    for cell, rows in zip(space.cells, alphas):
+        for edge in (rows.sum(-1) == 0).nonzero().flatten().tolist():
+            # edges that the genotype leaves out are `none`, where that is a candidate
+            if "none" in space.candidates(cell, edge):
+                rows[edge, space.candidates(cell, edge).index("none")] = CERTAIN
     sentence = (
         f"{tried[best].digest()} has the lowest loss, {scores[best].loss:.4f}, of {len(tried)} genotypes "
         f"on {len(part)} images of the architecture split"

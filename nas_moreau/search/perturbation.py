@@ -42,27 +42,27 @@ def perturb(
         channels_last: Memory layout of the batches.
     """
     like = supernet.classifier.weight
-    mixture = {
-        name: torch.tensor([list(row.weights.values()) for row in rows], dtype=like.dtype, device=like.device)
-        for name, rows in table.cells.items()
-    }
+    mixture = {name: torch.zeros(space.alpha_shape, dtype=like.dtype, device=like.device) for name in space.cells}
+    for name, rows in table.cells.items():
+        for i, row in enumerate(rows):
+            weights = torch.tensor(list(row.weights.values()), dtype=like.dtype, device=like.device)
+            mixture[name][i, : len(weights)] = weights
 
     def losses(cell: str, without: list[tuple[int, int | slice]]) -> list[float]:
         removed = [Candidate({**mixture, cell: _without(mixture[cell], *place)}) for place in without]
         return [score.loss for score in measure(supernet, removed, part, channels_last)]
 
-    numbers = [k for k, name in enumerate(space.operations) if name in space.choices and name != "none"]
     decisions: list[dict[str, Any]] = []
     kept: dict[tuple[str, int], str] = {}
     draw = random.Random(seed_for(seed, "order of perturbation"))
     places = [(cell, edge) for cell in space.cells for edge in range(len(space.edges))]
     for cell, edge in draw.sample(places, len(places)):
-        found = losses(cell, [(edge, k) for k in numbers])
-        best = numbers[max(range(len(numbers)), key=lambda i: found[i])]
+        choices = space.edge_choices(cell, edge)
+        numbers = {name: k for k, name in enumerate(space.candidates(cell, edge)) if name in choices and name != "none"}
+        tried = dict(zip(numbers, losses(cell, [(edge, k) for k in numbers.values()])))
+        kept[cell, edge] = max(numbers, key=lambda name: tried[name])
         mixture[cell][edge] = 0
-        mixture[cell][edge, best] = 1
-        kept[cell, edge] = space.operations[best]
-        tried = {space.operations[k]: loss for k, loss in zip(numbers, found)}
+        mixture[cell][edge, numbers[kept[cell, edge]]] = 1
         decisions.append({
             "cell": cell, "edge": list(space.edges[edge]), "kept": kept[cell, edge], "loss_without": tried
         })  # fmt: skip

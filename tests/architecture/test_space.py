@@ -45,7 +45,15 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 
 def test_the_built_in_spaces():
-    assert space_names() == ["darts", "nas_bench_201", "robust_darts_s2", "robust_darts_s3", "robust_darts_s4", "toy"]
+    assert space_names() == [
+        "darts",
+        "nas_bench_201",
+        "robust_darts_s1",
+        "robust_darts_s2",
+        "robust_darts_s3",
+        "robust_darts_s4",
+        "toy",
+    ]
     for name in space_names():
         assert load_space(name).name == name
 

@@ -99,7 +99,7 @@ def _pool_norms(literal):
 
 
 def _pool_norms_by_edge(cell):
-    found = [cell.operation(e, name).norm for e in range(len(cell.places)) for name in POOLS if name in cell.names]
+    found = [cell.operation(e, name).norm for e in range(len(cell.places)) for name in POOLS if name in cell.names[e]]
     return [norm for norm in found if norm is not None]
 
 

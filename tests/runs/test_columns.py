@@ -63,7 +63,7 @@ def test_a_column_of_each_cell_is_named_after_the_cell():
 
 
 def test_every_chart_finds_its_curves_and_no_others():
-    layout = board_layout(NAMES, SPACE.cells, SPACE.edges, SPACE.operations)
+    layout = board_layout(NAMES, AlphaTable.uniform(SPACE))
     tags = [tag("epoch", name) for name in NAMES] + list(edge_curves(AlphaTable.uniform(SPACE)))
     assert len(set(tags)) == len(tags)
     found = {}

@@ -154,7 +154,7 @@ class Budget:
             [
                 Partial(math.log(max(row.strength(name), SMALLEST)), self.added[cell, i, name], ((cell, name, i),))
                 for name in row.weights
-                if name in space.choices
+                if name in space.edge_choices(cell, i)
             ]
             for i, row in enumerate(rows)
         ]

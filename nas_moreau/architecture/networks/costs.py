@@ -60,10 +60,7 @@ def multiply_adds(module: nn.Module, input_size: tuple[int, int, int] = (3, 32, 
 
 
 def network_costs(
-    space: SearchSpace,
-    build: BuildNetwork,
-    input_size: tuple[int, int, int],
-    operations: Sequence[str] | None = None,
+    space: SearchSpace, build: BuildNetwork, input_size: tuple[int, int, int], *, excluded: bool = False
 ) -> tuple[Cost, dict[tuple[str, int, str], Cost]]:
     """Returns the cost of the network without any operation, and what each operation adds on each edge of each cell.
 
@@ -71,7 +68,7 @@ def network_costs(
         space: Cells, edges and operations.
         build: Makes the network of a genotype.
         input_size: (channels, height, width) of an image.
-        operations: The operations to measure; by default those that the space's rule can choose.
+        excluded: Also measure operations that the derivation excludes.
     """
     # with `none` on its edges a cell is there and costs nothing
     empty = {cell: Cell((("none", 0, space.inputs),), space.concat) for cell in space.cells}
@@ -84,20 +81,22 @@ def network_costs(
     base = cost(empty)
     added: dict[tuple[str, int, str], Cost] = {}
     known: dict[tuple[str, bool, str], Cost] = {}
-    for cell, (number, edge), name in itertools.product(
-        space.cells, enumerate(space.edges), operations or space.choices
-    ):
-        # an operation costs the same on all edges that leave an input, and on all others
-        key = (cell, edge[0] < space.inputs, name)
-        if key not in known:
-            whole = base if name == "none" else cost({**empty, cell: Cell(((name, *edge),), space.concat)})
-            known[key] = (whole[0] - base[0], whole[1] - base[1])
-        added[cell, number, name] = known[key]
+    names = space.candidates if excluded else space.edge_choices
+    for cell, (number, edge) in itertools.product(space.cells, enumerate(space.edges)):
+        for name in names(cell, number):
+            # an operation costs the same on all edges that leave an input, and on all others
+            key = (cell, edge[0] < space.inputs, name)
+            if key not in known:
+                whole = base if name == "none" else cost({**empty, cell: Cell(((name, *edge),), space.concat)})
+                known[key] = (whole[0] - base[0], whole[1] - base[1])
+            added[cell, number, name] = known[key]
     return base, added
 
 
 def relative_macs(space: SearchSpace, build: BuildNetwork, input_size: tuple[int, int, int]) -> dict[str, Tensor]:
     """Returns cell name -> (edges, operations), float64 on the CPU: the cost of an operation relative to the maximum.
+
+    Columns beyond an edge's own candidates are 0.
 
     The maximum is the sum, over all edges of all cells, of the multiply-adds of the edge's most expensive operation.
     The cost of the network without any operation (stem, preprocessing, head) is left out, since no choice changes it.
@@ -110,15 +109,12 @@ def relative_macs(space: SearchSpace, build: BuildNetwork, input_size: tuple[int
     Raises:
         InputError: No operation of the space costs anything.
     """
-    _, added = network_costs(space, build, input_size, space.operations)
-    tables = {
-        cell: torch.tensor(
-            [[added[cell, number, name][1] for name in space.operations] for number in range(len(space.edges))],
-            dtype=torch.float64,
-            device="cpu",
-        )
-        for cell in space.cells
-    }
+    _, added = network_costs(space, build, input_size, excluded=True)
+    tables = {cell: torch.zeros(space.alpha_shape, dtype=torch.float64, device="cpu") for cell in space.cells}
+    for cell, table in tables.items():
+        for number in range(len(space.edges)):
+            for k, name in enumerate(space.candidates(cell, number)):
+                table[number, k] = added[cell, number, name][1]
     largest = sum(float(table.max(-1).values.sum()) for table in tables.values())
     if not largest:
         raise InputError(

@@ -54,10 +54,10 @@ class LiteralCell(nn.Module):
         self.share, channels = partial_channels, part.channels // partial_channels
         norm = partial(nn.BatchNorm2d, affine=False)
         self.operations = nn.ModuleList()
-        for source, _ in space.edges:
+        for edge, (source, _) in enumerate(space.edges):
             stride = part.stride if source < space.inputs else 1
             candidates = nn.ModuleDict()
-            for operation in space.operations:
+            for operation in space.candidates(part.name, edge):
                 candidates[operation] = (
                     Zero(stride)
                     if operation == "none"
@@ -128,6 +128,14 @@ class LiteralSupernet(nn.Module):
         totals = [_total(power for power, other in zip(powers, targets) if other == target) for target in targets]
         return powers / torch.stack(totals)
 
+    def _mixture(self, name: str) -> Tensor:
+        """Returns the weight of every candidate: a softmax over those of its edge; unused columns are 0."""
+        logits, rows = self.alphas[name], []
+        for edge in range(len(self.space.edges)):
+            count = len(self.space.candidates(name, edge))
+            rows.append(nn.functional.pad(torch.softmax(logits[edge, :count], 0), (0, logits.shape[1] - count)))
+        return torch.stack(rows)
+
     def weights(self) -> list[nn.Parameter]:
         """Returns all parameters but the alphas."""
         return [p for name, p in self.named_parameters() if not name.startswith("alphas.")]
@@ -137,7 +145,7 @@ class LiteralSupernet(nn.Module):
         maps = run_cells(
             self,
             images,
-            lambda cell, inputs: cell(inputs, torch.softmax(self.alphas[cell.name], -1), self._edges(cell.name)),
+            lambda cell, inputs: cell(inputs, self._mixture(cell.name), self._edges(cell.name)),
         )
         return self.classifier(pool_features(self.head_norm, maps[-1]))
 

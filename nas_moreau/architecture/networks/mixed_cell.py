@@ -34,13 +34,21 @@ Shared = dict[str | tuple[int, str], Tensor]
 
 
 class Leaving(NamedTuple):
-    """The edges that leave one state and the numbers of the operations on them, by how they are computed."""
+    """The edges that leave one state and their operations, by how these are computed.
+
+    Attributes:
+        edges: Numbers of the edges.
+        targets: The nodes that they enter.
+        stacks: Number of an operation -> all edges' together, as one wide operation.
+        shared: Numbers of operations that are the same for all edges: pools and identities.
+        single: (edge, number of an operation) of those that are computed edge by edge.
+    """
 
     edges: list[int]
     targets: list[int]
     stacks: dict[int, Stack]
-    shared: list[int]  # the same for all edges: pools and identities
-    single: list[int]  # edge by edge
+    shared: list[int]
+    single: list[tuple[int, int]]
 
 
 class MixedCell(nn.Module):
@@ -58,15 +66,16 @@ class MixedCell(nn.Module):
         self.name, self.halves, channels = part.name, part.stride == 2, part.channels
         self.preprocess, self.concat = preprocess, space.concat
         self.inputs, self.nodes, self.channels = space.inputs, space.nodes, channels
-        self.names = space.operations
         self.places = space.edges
+        self.names = [space.candidates(part.name, edge) for edge in range(len(space.edges))]
+        self.width = space.alpha_shape[1]  # columns of the mixture
         pool_norm = space.skeleton.pools_have_norm
         self.operations = nn.ModuleList()  # one ModuleDict an edge: what has parameters of its own
         self.pools = nn.ModuleDict()  # "state_pool": what edges that leave one state share
-        for source, _ in self.places:
+        for (source, _), names in zip(self.places, self.names):
             stride = self.stride(source)
             own = nn.ModuleDict()
-            for name in self.names:
+            for name in names:
                 if name in POOLS:
                     key = f"{source}_{name}"
                     if key not in self.pools:
@@ -80,7 +89,12 @@ class MixedCell(nn.Module):
     def _leaving(self, source: int) -> Leaving:
         edges = [edge for edge, place in enumerate(self.places) if place[0] == source]
         found = Leaving(edges, [self.places[edge][1] for edge in edges], {}, [], [])
-        for k, name in enumerate(self.names if edges else ()):
+        if len({self.names[edge] for edge in edges}) > 1:  # edges with different candidates are not stacked
+            found.single.extend(
+                (edge, k) for edge in edges for k, name in enumerate(self.names[edge]) if name != "none"
+            )
+            return found
+        for k, name in enumerate(self.names[edges[0]] if edges else ()):
             operations = [self.operation(edge, name) for edge in edges if name != "none"]
             if not operations:
                 continue
@@ -90,16 +104,15 @@ class MixedCell(nn.Module):
             elif stack := stack_of(operations):
                 found.stacks[k] = stack
             else:
-                found.single.append(k)
+                found.single.extend((edge, k) for edge in edges)
         return found
 
     def _native(self, active: Active | None = None) -> NativeCell | None:
         """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
-        width = len(self.names)
         edges = [
-            (source, target, edge * width + k, self.operation(edge, name))
+            (source, target, edge * self.width + k, self.operation(edge, name))
             for edge, (source, target) in enumerate(self.places)
-            for k, name in enumerate(self.names)
+            for k, name in enumerate(self.names[edge])
             if name != "none" and (active is None or k in active[edge])
         ]
         return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges)
@@ -148,11 +161,12 @@ class MixedCell(nn.Module):
                 continue
             weights = torch.stack([rows[edge] for edge in leaving.edges], 1)  # (operations, edges)
             found = list(zip(leaving.targets, self._leave(leaving, states[i], weights)))
-            for edge, target in zip(leaving.edges, leaving.targets):
-                for k in leaving.single:
-                    weight = rows[edge][k]
-                    scale = weight.expand(self.channels).contiguous()
-                    found.append((target, self.add(None, edge, i, self.names[k], states[i], {}, weight, scale)))
+            shared: Shared = {}
+            for edge, k in leaving.single:
+                weight = rows[edge][k]
+                scale = weight.expand(self.channels).contiguous()
+                x = self.add(None, edge, i, self.names[edge][k], states[i], shared, weight, scale)
+                found.append((self.places[edge][1], x))
             for target, x in found:
                 arrived[target] = arrived[target] + x if target in arrived else x
 
@@ -174,7 +188,8 @@ class MixedCell(nn.Module):
         if apart is not None:
             wide.append(gather_lattices(*apart))
         for k in leaving.shared:
-            x = self.pools[f"{source}_{self.names[k]}"](state) if self.names[k] in POOLS else state
+            name = self.names[leaving.edges[0]][k]
+            x = self.pools[f"{source}_{name}"](state) if name in POOLS else state
             total = _add_weighted(total, x.permute(0, 2, 3, 1).unsqueeze(3), weights[k].unsqueeze(1))
         for x in wide:
             x = x.permute(0, 2, 3, 1).unflatten(3, (edges, self.channels))
@@ -192,10 +207,10 @@ class MixedCell(nn.Module):
             for edge, (source, target) in enumerate(self.places):
                 if target != node:
                     continue
-                for k, name in enumerate(self.names):
+                for k, name in enumerate(self.names[edge]):
                     if name == "none" or (active is not None and k not in active[edge]):
                         continue
-                    place = edge * len(self.names) + k
+                    place = edge * self.width + k
                     total = self.add(total, edge, source, name, states[source], shared, weights[place], scales[place])
             states.append(self._nothing(states[0]) if total is None else total)
 

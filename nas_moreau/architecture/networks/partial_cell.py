@@ -90,9 +90,9 @@ class PartialCell(nn.Module):
                 if target != node:
                     continue
                 front = states[source][:, : mixed.channels]
-                for k, name in enumerate(mixed.names):
+                for k, name in enumerate(mixed.names[edge]):
                     if name != "none" and (active is None or k in active[edge]):
-                        place = edge * len(mixed.names) + k
+                        place = edge * mixed.width + k
                         weight, scale = weights[place], scales[place]
                         total = mixed.add(total, edge, source, name, front, shared, weight, scale)
                 if source not in passing:

@@ -6,6 +6,7 @@ tests hold the two together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -71,6 +72,7 @@ class Supernet(nn.Module):
         parts = space.skeleton.parts(dict.fromkeys(space.cells, len(space.concat)), channels, layers)
         frame = build_frame(space.skeleton, parts, size, PlainBatchNorm, make_cell)
         self.parts, self.cells, self.stem, self.head_norm, self.classifier = frame
+        self._unused: dict[tuple[str, torch.device], Tensor] = {}  # made once for each cell and device
         self.alphas = initial_alphas(space, alpha_scale, partial_channels > 1, self.classifier.weight.device)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
@@ -84,10 +86,27 @@ class Supernet(nn.Module):
     def operation_logits(self, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Returns the logits of the operations, (edges, operations) for every cell in the order of the space.
 
+        Where an edge has fewer candidates than others, the logits of the unused columns are -inf: a softmax gives them
+        the weight 0 exactly, and no gradient.
+
         Args:
             alphas: Tensors in the order of `alphas.values()`, among which there may be logits of edges.
         """
-        return [logits for name, logits in zip(self.alphas, alphas) if name in self.space.cells]
+        found = {name: logits for name, logits in zip(self.alphas, alphas) if name in self.space.cells}
+        if not self.space.ragged:
+            return list(found.values())
+        return [
+            logits.masked_fill(self._unused_columns(name, logits.device), -math.inf) for name, logits in found.items()
+        ]
+
+    def _unused_columns(self, name: str, device: torch.device) -> Tensor:
+        key = name, device
+        if key not in self._unused:
+            edges, operations = self.space.alpha_shape
+            counts = [len(self.space.candidates(name, edge)) for edge in range(edges)]
+            mask = torch.arange(operations, device="cpu") >= torch.tensor(counts, device="cpu").unsqueeze(1)
+            self._unused[key] = mask.to(device)
+        return self._unused[key]
 
     def mixture(self) -> dict[str, Tensor]:
         """Returns the softmax of the alphas by cell name, each (edges, operations)."""

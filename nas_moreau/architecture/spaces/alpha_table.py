@@ -75,14 +75,15 @@ class AlphaTable:
 
         Args:
             space: Cells, edges and operations.
-            alphas: Cell name -> logits (edges, operations): tensors, arrays or lists. Optionally "edge_" + cell name ->
-                logits (edges,), as of partial channels (PC-DARTS).
+            alphas: Cell name -> logits (edges, operations): tensors, arrays or lists; columns beyond an edge's own
+                candidates are ignored. Optionally "edge_" + cell name -> logits (edges,), as of partial channels
+                (PC-DARTS).
 
         Raises:
             InputError: A cell is missing or unknown, a shape is wrong, or a number is not finite.
         """
         _check_names(space, alphas)
-        shape = (len(space.edges), len(space.operations))
+        shape = space.alpha_shape
         cells = {}
         for name in space.cells:
             rows = _numbers(alphas[name], shape, name)
@@ -94,23 +95,20 @@ class AlphaTable:
                         shares[i] = share
             else:
                 extra = [0.0] * len(rows)
-            cells[name] = tuple(
-                EdgeWeights(
-                    edge,
-                    dict(zip(space.operations, softmax(row))),
-                    share,
-                    dict(zip(space.operations, (logit + more for logit in row))),
-                )
-                for edge, row, share, more in zip(space.edges, rows, shares, extra)
-            )
+            found = []
+            for i, (edge, row) in enumerate(zip(space.edges, rows)):
+                names = space.candidates(name, i)
+                row = row[: len(names)]
+                logits = dict(zip(names, (logit + extra[i] for logit in row)))
+                found.append(EdgeWeights(edge, dict(zip(names, softmax(row))), shares[i], logits))
+            cells[name] = tuple(found)
         return cls(cells)
 
     @classmethod
     def uniform(cls, space: SearchSpace) -> AlphaTable:
         """Returns the table in which all candidates of an edge have the same weight."""
-        return cls.from_logits(
-            space, {name: [[0.0] * len(space.operations) for _ in space.edges] for name in space.cells}
-        )
+        edges, operations = space.alpha_shape
+        return cls.from_logits(space, {name: [[0.0] * operations for _ in range(edges)] for name in space.cells})
 
     @classmethod
     def from_dict(cls, space: SearchSpace, data: Mapping[str, Any]) -> AlphaTable:
@@ -118,7 +116,8 @@ class AlphaTable:
 
         Args:
             space: The space of the search.
-            data: `alphas`: cell name -> rows of weights; optional `edge_weights`: cell name -> weights.
+            data: `alphas`: cell name -> for every edge the weights of its candidates; optional `edge_weights`: cell
+                name -> weights.
 
         Raises:
             InputError: The weights are not those of a search in this space.
@@ -128,17 +127,18 @@ class AlphaTable:
             raise InputError("There are no softmax weights by cell.", CURE)
         named = {**weights, **{f"edge_{name}": shares for name, shares in edge_weights.items()}}
         _check_names(space, named)
-        shape = (len(space.edges), len(space.operations))
         cells = {}
         for name in space.cells:
-            rows = _numbers(weights[name], shape, name)
+            rows = _sequence(weights[name], len(space.edges), name)
             shares: Sequence[float | None] = [None] * len(rows)
             if name in edge_weights:
-                shares = _numbers(edge_weights[name], shape[:1], f"edge_{name}")
-            cells[name] = tuple(
-                EdgeWeights(edge, dict(zip(space.operations, row)), share)
-                for edge, row, share in zip(space.edges, rows, shares)
-            )
+                shares = _numbers(edge_weights[name], space.alpha_shape[:1], f"edge_{name}")
+            found = []
+            for i, edge in enumerate(space.edges):
+                names = space.candidates(name, i)
+                row = _numbers(rows[i], (len(names),), name)
+                found.append(EdgeWeights(edge, dict(zip(names, row)), shares[i]))
+            cells[name] = tuple(found)
         return cls(cells)
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,8 +226,8 @@ class AlphaTable:
         for name, rows in self.cells.items():
             if [row.edge for row in rows] != list(space.edges):
                 raise InputError(f"Cell '{name}' has other edges than the space '{space.name}'.", CURE)
-            for row in rows:
-                if tuple(row.weights) != space.operations:
+            for i, row in enumerate(rows):
+                if tuple(row.weights) != space.candidates(name, i):
                     raise InputError(
                         f"Edge {row.edge[0]}-{row.edge[1]} of cell '{name}' has other operations than the space "
                         f"'{space.name}'.",
@@ -267,7 +267,11 @@ def _numbers(value: Any, shape: tuple[int, ...], name: str) -> Any:
                 f"The alphas '{name}' hold {number}, which is not finite.", "Search again with smaller step sizes."
             )
         return number
-    if not isinstance(value, list | tuple) or len(value) != shape[0]:
+    return [_numbers(item, shape[1:], name) for item in _sequence(value, shape[0], name)]
+
+
+def _sequence(value: Any, count: int, name: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple) or len(value) != count:
         found = f"{len(value)} entries" if isinstance(value, list | tuple) else quoted(value)
-        raise InputError(f"The alphas '{name}' have {found} where {shape[0]} are needed.", CURE)
-    return [_numbers(item, shape[1:], name) for item in value]
+        raise InputError(f"The alphas '{name}' have {found} where {count} are needed.", CURE)
+    return value

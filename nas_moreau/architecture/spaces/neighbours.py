@@ -31,11 +31,10 @@ def neighbours(space: SearchSpace, genotype: Genotype) -> list[Neighbour]:
         genotype: Where the changes begin.
     """
     found = []
-    candidates = [name for name in space.choices if name != "none"]
     for name, cell in genotype.cells.items():
         for i, (former, source, target) in enumerate(cell.edges):
-            for operation in candidates:
-                if operation == former:
+            for operation in space.edge_choices(name, space.edges.index((source, target))):
+                if operation in (former, "none"):
                     continue
                 edges = (*cell.edges[:i], (operation, source, target), *cell.edges[i + 1 :])
                 changed = space.genotype({**genotype.cells, name: Cell(edges, cell.concat)})
@@ -44,7 +43,7 @@ def neighbours(space: SearchSpace, genotype: Genotype) -> list[Neighbour]:
 
 
 def chosen_operations(space: SearchSpace, genotype: Genotype) -> Chosen:
-    """Returns the numbers of the operations that a genotype keeps, by cell and by edge of the space.
+    """Returns the numbers of the operations that a genotype keeps among an edge's candidates, by cell and edge.
 
     Args:
         space: The space of `genotype`.
@@ -56,8 +55,10 @@ def chosen_operations(space: SearchSpace, genotype: Genotype) -> Chosen:
     space.check(genotype)
     return {
         name: [
-            tuple(space.operations.index(operation) for operation, *place in cell.edges if tuple(place) == edge)
-            for edge in space.edges
+            tuple(
+                space.candidates(name, i).index(operation) for operation, *place in cell.edges if tuple(place) == edge
+            )
+            for i, edge in enumerate(space.edges)
         ]
         for name, cell in genotype.cells.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -44,10 +45,13 @@ class SearchSpace:
         name: Stands in the genotypes found here.
         skeleton: The network around the cells; it fixes their names and the number of their input states.
         nodes: Intermediate nodes of a cell.
-        operations: Candidates of every edge, in the order of the alphas' columns.
+        operations: Candidates of every edge, in the order of the alphas' columns. Where edges differ
+            (`edge_operations`): all of them, in the order in which the edges first name them.
         edges: (from, to), the alphas' rows: `to` ascending, then `from`.
         concat: Nodes whose concatenation is the cell's output (some skeletons: the last node alone).
         derivation: How alphas become a genotype.
+        edge_operations: For every cell (in the order of the skeleton) and every edge its candidates, in the order of
+            the alphas' columns; None where all edges have the same.
 
     Raises:
         InputError: Lists everything that is wrong.
@@ -60,13 +64,14 @@ class SearchSpace:
     edges: tuple[Place, ...]
     concat: tuple[int, ...]
     derivation: Derivation
+    edge_operations: tuple[tuple[tuple[str, ...], ...], ...] | None = None
 
     def __post_init__(self) -> None:
         rule = self.derivation
         problems = space_problems({
             "name": self.name, "skeleton": self.skeleton, "nodes": self.nodes, "operations": self.operations,
             "edges": self.edges, "concat": self.concat, "rule": rule.rule, "edges_per_node": rule.edges_per_node,
-            "exclude": rule.exclude,
+            "exclude": rule.exclude, "edge_operations": self.edge_operations,
         })  # fmt: skip
         if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
             problems.append("edges are not in canonical order (to ascending, then from)")
@@ -74,9 +79,10 @@ class SearchSpace:
             raise InputError(f"Search space {quoted(self.name)}: {'; '.join(problems)}.", CURE)
 
     def __str__(self) -> str:
+        count = len(self.operations) if self.edge_operations is None else self.alpha_shape[1]
         return (
             f"{self.name}: {self.size():,} genotypes ({', '.join(self.cells)}: {len(self.edges)} edges of "
-            f"{len(self.operations)} operations)"
+            f"{count} operations)"
         )
 
     @property
@@ -91,13 +97,37 @@ class SearchSpace:
 
     @property
     def alpha_shape(self) -> tuple[int, int]:
-        """(edges, operations), the shape of each cell's logits."""
-        return len(self.edges), len(self.operations)
+        """(edges, operations), the shape of each cell's logits; edges with fewer candidates leave columns unused."""
+        rows = self.edge_operations or ()
+        return len(self.edges), max((len(names) for row in rows for names in row), default=len(self.operations))
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some edges have fewer candidates than others, so that logits have unused columns."""
+        return (
+            self.edge_operations is not None and len({len(names) for row in self.edge_operations for names in row}) > 1
+        )
+
+    def candidates(self, cell: str, edge: int) -> tuple[str, ...]:
+        """Returns the candidates of an edge, in the order of the alphas' columns.
+
+        Args:
+            cell: Name of the cell.
+            edge: Number of the edge.
+        """
+        if self.edge_operations is None:
+            return self.operations
+        return self.edge_operations[self.cells.index(cell)][edge]
+
+    def edge_choices(self, cell: str, edge: int) -> tuple[str, ...]:
+        """Returns the candidates of an edge that a genotype may hold: those that the derivation does not exclude."""
+        return tuple(name for name in self.candidates(cell, edge) if name not in self.derivation.exclude)
 
     def digest(self) -> str:
         """Returns 16 hexadecimal digits of everything in the space but its name."""
         rule = self.derivation
         content = [self.skeleton.name, self.operations, self.edges, self.concat, *vars(rule).values()]
+        content += [] if self.edge_operations is None else [self.edge_operations]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
@@ -113,13 +143,16 @@ class SearchSpace:
     def size(self) -> int:
         """Returns the number of distinct genotypes that derivation can produce.
 
-        With top_edges a cell has, for each node with n incoming edges of which k are kept, C(n, k) * choices**k
-        possibilities; with all_edges choices**edges. All cells together: the power by the number of cells. Isomorphic
-        cells count as often as they are written differently. NAS-Bench-201: 5**6 = 15,625; DARTS, the published
-        count: (180 * 7**8)**2, about 1.08e18.
+        A cell has, for each node with incoming edges of c_1, ..., c_n choices of which k are kept, the sum over all
+        sets of k edges of the products of their choices; with all_edges that is the product over all edges. All cells
+        together: the product. Isomorphic cells count as often as they are written differently. NAS-Bench-201:
+        5**6 = 15,625; DARTS, the published count: (180 * 7**8)**2, about 1.08e18.
         """
-        cell = math.prod(math.comb(len(incoming), kept) * len(self.choices) ** kept for incoming, kept in self._kept())
-        return cell ** len(self.cells)
+        return math.prod(
+            _elementary_symmetric([len(self.edge_choices(cell, i)) for i in incoming], kept)
+            for cell in self.cells
+            for incoming, kept in self._kept()
+        )
 
     def genotype(self, cells: Mapping[str, Cell]) -> Genotype:
         """Returns the genotype of this space with these cells."""
@@ -129,9 +162,18 @@ class SearchSpace:
         """Returns a genotype drawn uniformly from the `size()` that derivation can produce."""
         cells = {}
         for name in self.cells:
-            kept = [place for incoming, count in self._kept() for place in sorted(rng.sample(incoming, count))]
-            cells[name] = Cell(tuple((rng.choice(self.choices), *place) for place in kept), self.concat)
+            kept = [i for incoming, count in self._kept() for i in self._drawn(name, incoming, count, rng)]
+            edges = ((rng.choice(self.edge_choices(name, i)), *self.edges[i]) for i in kept)
+            cells[name] = Cell(tuple(edges), self.concat)
         return self.genotype(cells)
+
+    def _drawn(self, cell: str, incoming: list[int], count: int, rng: random.Random) -> list[int]:
+        """Returns the numbers of `count` edges, each set as probable as it has choices of operations."""
+        choices = {i: len(self.edge_choices(cell, i)) for i in incoming}
+        if len(set(choices.values())) == 1:
+            return sorted(rng.sample(incoming, count))
+        sets = list(itertools.combinations(incoming, count))
+        return list(rng.choices(sets, [math.prod(choices[i] for i in edges) for edges in sets])[0])
 
     def check(self, genotype: Genotype) -> None:
         """Raises InputError, naming every difference, when derivation in this space cannot produce `genotype`."""
@@ -157,9 +199,13 @@ class SearchSpace:
             if operation not in self.choices:
                 hint = meant(operation, self.choices)
                 yield f"cell {name} holds '{operation}', which cannot be chosen here{hint}"
-        for source, target in dict.fromkeys((source, target) for _, source, target in cell.edges):
+        for operation, source, target in dict.fromkeys(cell.edges):
             if (source, target) not in self.edges:
                 yield f"cell {name} has an edge from {source} to {target}"
+                continue
+            choices = self.edge_choices(name, self.edges.index((source, target)))
+            if operation in self.choices and operation not in choices:
+                yield f"cell {name} holds '{operation}' on edge {source}-{target}, which has {', '.join(choices)}"
         for node, (incoming, count) in enumerate(self._kept(), self.inputs):
             sources = [source for _, source, target in cell.edges if target == node]
             if len(sources) != count or len(set(sources)) != count:
@@ -168,13 +214,19 @@ class SearchSpace:
         if cell.concat != tuple(sorted(self.concat)):
             yield f"cell {name} concatenates {list(cell.concat)}, not {list(self.concat)}"
 
-    def _kept(self) -> list[tuple[list[Place], int]]:
-        """Returns, for every node, its incoming edges and how many of them a genotype keeps."""
-        found, limit = [], self.derivation.edges_per_node
-        for numbers in self.incoming():
-            incoming = [self.edges[i] for i in numbers]
-            found.append((incoming, len(incoming) if limit is None else min(limit, len(incoming))))
-        return found
+    def _kept(self) -> list[tuple[list[int], int]]:
+        """Returns, for every node, the numbers of its incoming edges and how many of them a genotype keeps."""
+        limit = self.derivation.edges_per_node
+        return [(into, len(into) if limit is None else min(limit, len(into))) for into in self.incoming()]
+
+
+def _elementary_symmetric(values: list[int], degree: int) -> int:
+    """Returns the sum over all sets of `degree` values of their products."""
+    sums = [1] + [0] * degree
+    for value in values:
+        for k in range(degree, 0, -1):
+            sums[k] += value * sums[k - 1]
+    return sums[degree]
 
 
 def _space_from(text: str, where: str) -> SearchSpace:

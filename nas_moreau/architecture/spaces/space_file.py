@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nas_moreau.architecture.spaces.skeletons import SKELETONS
-from nas_moreau.architecture.spaces.space_rules import all_edges, is_count, space_problems
+from nas_moreau.architecture.spaces.space_rules import all_edges, all_operations, is_count, space_problems
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import parse_yaml
 
@@ -32,7 +32,8 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
 
     Args:
         data: Keys `name skeleton nodes operations derivation` and, optional, `edges concat` and the constants of the
-            skeleton.
+            skeleton. `operations`: a list for all edges, or a mapping of every cell to such a list or to a mapping of
+            every edge ("0-2") to its own.
         where: What messages call the mapping.
 
     Raises:
@@ -59,10 +60,6 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
     fields["nodes"] = (
         typed("nodes", data["nodes"], is_count(data["nodes"]), "a positive integer") if "nodes" in data else None
     )
-    operations: Any = data.get("operations", [])
-    right = typed("operations", operations, _is_list(operations, str), "a list of names") is not None
-    fields["operations"] = tuple(operations) if right and "operations" in data else None
-
     derivation = data.get("derivation")
     if "derivation" not in data or typed("derivation", derivation, isinstance(derivation, dict), "a mapping") is None:
         derivation = None
@@ -79,6 +76,7 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
             fields["exclude"] = tuple(exclude)
 
     fields["edges"], fields["concat"] = _cell_shape(data, fields, typed)
+    fields["operations"], fields["edge_operations"] = _operations(data, fields, problems)
     fixed = dict(skeleton.constants) if skeleton is not None else {}
     for key in constants & set(data):
         value = fixed.get(key)
@@ -88,6 +86,37 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}.", CURE)
     return fields
+
+
+def _operations(data: dict[Any, Any], fields: dict[str, Any], problems: list[str]) -> tuple[Any, Any]:
+    """Returns `operations` and `edge_operations`, None where bad; the latter is None too where no edge differs."""
+    given: Any = data.get("operations", [])
+    if not isinstance(given, dict):
+        if not _is_list(given, str):
+            problems.append(f"operations is {quoted(given)}, not a list of names")
+        return (tuple(given), None) if _is_list(given, str) and "operations" in data else (None, None)
+    skeleton, edges = fields["skeleton"], fields["edges"]
+    if skeleton is None or edges is None:
+        return None, None
+    names = [f"{a}-{b}" for a, b in edges]
+    found = [f"operations names {quoted(key)}, which is no cell" for key in given if key not in skeleton.cells]
+    tables: dict[str, dict[str, Any]] = {}
+    for cell in skeleton.cells:
+        rows, where = given.get(cell, {}), f"operations.{cell}"
+        tables[cell] = rows = rows if isinstance(rows, dict) else dict.fromkeys(names, rows)
+        if cell not in given:
+            found.append(f"{where} is missing")
+        for key in rows:
+            if key not in names:
+                found.append(f"{where} names {quoted(key)}, which is no edge{meant(key, names)}")
+        for name in names if cell in given else ():
+            if not _is_list(rows.get(name), str):
+                found.append(f"{where}.{name} is {quoted(rows.get(name))}, not a list of names")
+    problems += found
+    if found:
+        return None, None
+    by_edge = tuple(tuple(tuple(tables[cell][name]) for name in names) for cell in skeleton.cells)
+    return all_operations(by_edge), by_edge
 
 
 def _cell_shape(data: dict[Any, Any], fields: dict[str, Any], typed: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas_moreau.architecture.spaces.known_operations import unknown_operations
@@ -13,7 +13,7 @@ from nas_moreau.errors import meant, quoted
 Place = tuple[int, int]  # where an edge runs: from, to
 
 
-RULES = ("top_edges", "all_edges")
+DERIVATIONS = ("top_edges", "all_edges")
 MAX_NODES, MAX_OPERATIONS = 32, 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -21,6 +21,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 def all_edges(inputs: int, nodes: int) -> tuple[Place, ...]:
     """Returns (from, to) from every state to every later intermediate node: `to` ascending, then `from`."""
     return tuple((source, target) for target in range(inputs, inputs + nodes) for source in range(target))
+
+
+def all_operations(edge_operations: Iterable[Iterable[Sequence[str]]]) -> tuple[str, ...]:
+    """Returns the operations of all edges of all cells, in the order in which they are first named."""
+    return tuple(dict.fromkeys(name for cell in edge_operations for names in cell for name in names))
 
 
 def name_problems(name: object) -> list[str]:
@@ -38,6 +43,31 @@ def operation_problems(operations: Sequence[str]) -> list[str]:
         problems.append("operations holds nothing but none" if operations else "operations is empty")
     if len(operations) > MAX_OPERATIONS:
         problems.append(f"operations has {len(operations)} entries, more than {MAX_OPERATIONS}")
+    return problems
+
+
+def edge_operation_problems(
+    edge_operations: Sequence[Sequence[Sequence[str]]],
+    operations: Sequence[str],
+    exclude: Sequence[str],
+    cells: Sequence[str],
+    edges: Sequence[Place],
+) -> list[str]:
+    """Returns what is wrong with the candidates of single edges."""
+    if len(edge_operations) != len(cells) or any(len(rows) != len(edges) for rows in edge_operations):
+        return ["edge_operations needs a list for every edge of every cell"]
+    problems = []
+    if tuple(operations) != all_operations(edge_operations):
+        problems.append("operations are not those of the edges, in the order in which these name them")
+    for cell, rows in zip(cells, edge_operations):
+        for (source, target), names in zip(edges, rows):
+            where = f"edge {source}-{target} of cell {cell}"
+            if len(set(names)) < len(names):
+                problems.append(f"{where} lists an operation twice")
+            if not set(names) - {"none"}:
+                problems.append(f"{where} has no operation but none")
+            elif not set(names) - set(exclude):
+                problems.append(f"derivation.exclude leaves no operation to choose on {where}")
     return problems
 
 
@@ -77,8 +107,9 @@ def derivation_problems(
 ) -> list[str]:
     """Returns what is wrong with a derivation rule for these operations."""
     problems = []
-    if rule not in RULES:
-        problems.append(f"derivation.rule is {quoted(rule)}, not one of {', '.join(RULES)}{meant(rule, RULES)}")
+    if rule not in DERIVATIONS:
+        known = f"not one of {', '.join(DERIVATIONS)}{meant(rule, DERIVATIONS)}"
+        problems.append(f"derivation.rule is {quoted(rule)}, {known}")
     if rule == "top_edges" and not is_count(edges_per_node):
         problems.append(f"derivation.edges_per_node is {quoted(edges_per_node)}; top_edges needs a positive integer")
     if rule == "all_edges" and edges_per_node is not None:
@@ -101,8 +132,9 @@ def space_problems(fields: Mapping[str, Any]) -> list[str]:
     """Returns everything that is wrong with a space.
 
     Args:
-        fields: `name skeleton nodes operations edges concat rule edges_per_node exclude`, of the right types; None
-            stands for a field that is known to be bad already and cannot be checked further.
+        fields: `name skeleton nodes operations edges concat rule edges_per_node exclude edge_operations`, of the right
+            types; None stands for a field that is known to be bad already and cannot be checked further (and for no
+            `edge_operations`).
     """
     problems = [] if fields["name"] is None else name_problems(fields["name"])
     skeleton, nodes, operations = fields["skeleton"], fields["nodes"], fields["operations"]
@@ -116,6 +148,10 @@ def space_problems(fields: Mapping[str, Any]) -> list[str]:
             problems += edge_problems(fields["edges"], skeleton.inputs, nodes)
         if fields["concat"] is not None:
             problems += concat_problems(fields["concat"], skeleton, nodes)
+    by_edge = fields["edge_operations"]
+    if by_edge is not None and skeleton is not None and fields["edges"] is not None:
+        exclude = fields["exclude"] or ()
+        problems += edge_operation_problems(by_edge, operations, exclude, skeleton.cells, fields["edges"])
     if fields["rule"] is not None:
         problems += derivation_problems(fields["rule"], fields["edges_per_node"], fields["exclude"] or (), operations)
     return problems
