@@ -67,19 +67,69 @@ def room(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, at any depth of its code, by its full name."""
+def named_imports(tree: ast.AST, path: Path) -> Iterator[tuple[str, str | None]]:
+    """(module, name in it or None) of every import of a file, at any depth of its code, hidden ones included."""
     parent = ["nas_moreau", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = ".".join([*parent[: len(parent) + 1 - node.level], node.module or ""]).rstrip(".")
-            module = module if node.level else str(node.module)
-            if module == "nas_moreau":  # `from nas_moreau import listing` imports a module, `__version__` does not
-                yield from (f"nas_moreau.{a.name}" for a in node.names if not a.name.startswith("_"))
-            else:
-                yield module
+            yield from ((module if node.level else str(node.module), alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0]
+            if called.lstrip("_") in ("import_module", "import__") and isinstance(first, ast.Constant):
+                yield str(first.value), None
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports by its full name."""
+    for module, name in named_imports(ast.parse(path.read_text(encoding="utf-8")), path):
+        if module == "nas_moreau":  # `from nas_moreau import listing` imports a module, `__version__` does not
+            if name is not None and not name.startswith("_"):
+                yield f"nas_moreau.{name}"
+        else:
+            yield module
+
+
+def module_name(path: Path) -> str:
+    """`.../nas_moreau/runs/__init__.py` -> `nas_moreau.runs`."""
+    parts = ["nas_moreau", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def handed_on(path: Path) -> dict[str, str]:
+    """Name -> module within the package, of the call of `_lazy_exports` in a package's `__init__`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_lazy_exports" and len(node.args) == 2:
+            return dict(ast.literal_eval(node.args[1]))
+    return {}
+
+
+class WithoutTyping(ast.NodeTransformer):
+    """Leaves out what stands under `if TYPE_CHECKING`: it is never run."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if getattr(node.test, "id", "") == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module of the package -> the modules that it imports when it runs; names of packages stand for their homes."""
+    files = {module_name(path): path for path in SOURCES}
+    homes = {name: handed_on(path) for name, path in files.items() if path.name == "__init__.py"}
+
+    def home(module: str, name: str | None) -> str:
+        if f"{module}.{name}" in files:
+            return f"{module}.{name}"
+        within = homes.get(module, {}).get(str(name))
+        return module if within is None else home(f"{module}.{within}", name)
+
+    graph = {}
+    for module, path in files.items():
+        tree = WithoutTyping().visit(ast.parse(path.read_text(encoding="utf-8")))
+        graph[module] = {home(*found) for found in named_imports(tree, path)} & set(files) - {module}
+    return graph
 
 
 def defined(path: Path) -> set[str]:
@@ -136,13 +186,27 @@ def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch):
     path = tmp_path / "runs" / "a.py"
     path.write_text(
         "import os.path, numpy as np\nfrom nas_moreau import cli, __version__\nfrom . import b\nfrom .c import d\n"
-        "from ..data import e\ndef f():\n    from nas_moreau.search.stage import g\n",
+        "from ..data import e\ndef f():\n    from nas_moreau.search.stage import g\n"
+        "    import_module('nas_moreau.drawing.cell').h()\n    importlib.import_module(f)\n    __import__('json')\n",
         encoding="utf-8",
     )
     assert set(imports(path)) == {
         "os.path", "numpy", "nas_moreau.cli", "nas_moreau.runs", "nas_moreau.runs.c", "nas_moreau.data",
-        "nas_moreau.search.stage",
+        "nas_moreau.search.stage", "nas_moreau.drawing.cell", "json",
     }  # fmt: skip
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports within functions count, too: what a cycle hides is that two modules have one subject."""
+    left = import_graph()
+    while free := {module for module, needs in left.items() if not needs & set(left)}:
+        for module in free:
+            del left[module]
+    # what is left imports a cycle or is part of one
+    while ends := set(left) - {needed for needs in left.values() for needed in needs}:
+        for module in ends:
+            del left[module]
+    assert not left, {module: sorted(needs & set(left)) for module, needs in left.items()}
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -10,13 +10,16 @@ lighting and noise are drawn at random.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nas_moreau.data.images import Images, Loaded, refuse_too_large
-from nas_moreau.data.sources import Request
 from nas_moreau.data.splitting import generator_for
+
+if TYPE_CHECKING:
+    from nas_moreau.data.sources import Request
 
 SHAPES = ("disc", "cross", "triangle")
 TEXTURES = ("striped", "chequered")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nas_moreau.data.image_files import is_image, read_images
 from nas_moreau.data.images import Images, Loaded
-from nas_moreau.data.sources import Request
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError
+
+if TYPE_CHECKING:
+    from nas_moreau.data.sources import Request
 
 _LAYOUT = "Put the images at DIR/train/CLASS/* and DIR/test/CLASS/*."
 HELD_OUT = 0.1

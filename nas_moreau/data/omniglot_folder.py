@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from nas_moreau.data.image_files import is_image, read_images
 from nas_moreau.data.image_folder import hold_out
 from nas_moreau.data.images import Images, Loaded
-from nas_moreau.data.sources import Request
 from nas_moreau.errors import InputError
+
+if TYPE_CHECKING:
+    from nas_moreau.data.sources import Request
 
 IMAGE_SIZE = 28
 _DEEPEST = 4

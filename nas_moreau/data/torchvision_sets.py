@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 import urllib.error
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from nas_moreau.data.images import Images, Loaded, Statistics
 from nas_moreau.data.omniglot_folder import read_omniglot
-from nas_moreau.data.sources import Request
 from nas_moreau.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from nas_moreau.data.sources import Request
 
 _SECONDS = 60.0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
-from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.genotype import Cell, Genotype, register_drawing
 from nas_moreau.drawing.cell_layout import Item, Layout, Link, lay_out
 from nas_moreau.drawing.operation_style import LABEL_SIZE, cell_title, label, look, shorten, text_width
 from nas_moreau.drawing.scene import Path, Scene, Text
@@ -18,6 +18,7 @@ Edge = tuple[str, int, int]
 _MARGIN, _TITLE, _CELL_GAP, _LEGEND_ROW = 24.0, 34.0, 30.0, 30.0
 
 
+@register_drawing
 def draw_genotype(genotype: Genotype, alphas: AlphaTable | None = None) -> str:
     """Returns an SVG of all cells of a genotype with a legend; it follows the reader's light or dark colour scheme.
 
