@@ -29,7 +29,7 @@ NETWORKS = "hyper-cleaning and few-shot"
     options=[
         option("task", metavar="TASK", help="a name of `list tasks`"),
         option("--n", type=int, help="size of the problem (hyper-cleaning: training samples, default 5000)"),
-        option("--method", help="moreau (default) or another one"),
+        option("--method", help="a name of `list methods` (default moreau)"),
         option("--steps", type=int, help="maximum number of steps"),
         options.SEED,
         option("--debias", action="store_true", help="small problems: remove the bias of the penalty"),

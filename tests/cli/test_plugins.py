@@ -12,8 +12,10 @@ USERS_FILE = """
 import torch
 from torch import nn
 
+from nas_moreau import Mixing, register_method, register_mixing
 from nas_moreau.architecture import NetworkPart, Skeleton, register_block, register_operation, register_skeleton
 from nas_moreau.architecture.spaces.genotype import Cell
+from nas_moreau.bilevel.rivals.darts import darts1
 from nas_moreau.data import Images, Loaded, register_source
 from nas_moreau.runs import register_metric
 from nas_moreau.search import register_rule
@@ -22,6 +24,16 @@ from nas_moreau.search import register_rule
 @register_operation("plain_conv")
 def plain_conv(channels, stride, norm):
     return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False), norm(channels))
+
+
+@register_method("alternate", evaluations=2, source="a test")
+def alternate(sizes):
+    return darts1(sizes.alpha, sizes.beta, sizes.update_x, sizes.update_y)
+
+
+@register_mixing("sigmoids", method="alternate")
+def sigmoids(space, alphas, batch):
+    return Mixing([torch.sigmoid(logits) for logits in alphas])
 
 
 @register_source("brightness", place="FILE", what="dark and light images, as many as FILE says")
@@ -113,6 +125,7 @@ def test_what_is_registered_is_listed(call):
     assert "plain_conv" in {row["name"] for row in call("list", "operations")}
     assert "brightness:FILE" in {row["name"] for row in call("list", "sources")}
     assert {"space", "selection", "second"} <= {row["name"] for row in call("list", "rules")}
+    assert {"moreau", "alternate", "sigmoids"} <= {row["name"] for row in call("list", "methods")}
 
 
 def test_search_and_run_read_the_source(call):
@@ -160,7 +173,7 @@ def test_solve_reads_the_source(call):
 @pytest.mark.slow
 def test_the_processes_of_compare_and_plan_import_the_file(call):
     words = ("--config", "tiny.yaml", "--data", "brightness:count.txt")
-    rows = call("compare", *words, "--methods", "darts1", "derive.rule=second", "--output", "compared")["rows"]
-    assert [row["method"] for row in rows] == ["darts1", "darts1 +second"]
+    rows = call("compare", *words, "--methods", "sigmoids", "derive.rule=second", "--output", "compared")["rows"]
+    assert [(row["method"], row["rule"]) for row in rows] == [("sigmoids", None), ("sigmoids", "second")]
     assert all(row["retrained_accuracy"] is not None for row in rows)
     assert call("plan", *words)["search"]["hours"] is not None

@@ -64,8 +64,8 @@ def test_hyper_cleaning_writes_lists_and_picture(tmp_path, capsys):
     code, out, _ = run(capsys, "hyper-cleaning", *TINY, "--output", str(folder), "--json")
     result = json.loads(out)
     assert code == 0 and result == json.loads((folder / "result.json").read_text())
-    assert {"task", "n", "method", "x", "y", "error", "residual", "steps", "seconds", "peak_memory_bytes", "message",
-            "accuracy", "f1"} <= set(result)  # fmt: skip
+    contract = "task n method x y error residual steps seconds peak_memory_bytes message"
+    assert {*contract.split(), "accuracy", "f1"} <= set(result)
     assert result["n"] == 40 and result["steps"] == 6 and result["x"]["entries"] == 40 and result["error"] is None
     suspects = list(csv.DictReader(io.StringIO((folder / "suspects.csv").read_text())))
     weights = [float(row["weight"]) for row in suspects]
@@ -89,10 +89,8 @@ def test_own_labels_in_a_folder_are_ranked_by_file(tmp_path, capsys):
                 image = Image.new("RGB", (4, 4), (40 + 120 * label + i,) * 3)
                 image.save(tmp_path / "photos" / part / name / f"{i}.png")
     (tmp_path / "photos/train/light/3.png").rename(tmp_path / "photos/train/dark/wrong.png")
-    code, out, err = run(
-        capsys, "hyper-cleaning", "--data", f"folder:{tmp_path}/photos", "--corrupt", "0", "--steps", "60",
-        "--output", str(tmp_path / "run"),
-    )  # fmt: skip
+    words = ["--data", f"folder:{tmp_path}/photos", "--corrupt", "0", "--steps", "60"]
+    code, out, err = run(capsys, "hyper-cleaning", *words, "--output", str(tmp_path / "run"))
     assert code == 0 and "test accuracy" in out and "F1" not in out and "run folder" in err
     suspects = list(csv.DictReader(io.StringIO((tmp_path / "run/suspects.csv").read_text())))
     assert len(suspects) == 80 and suspects[0]["file"].endswith("dark/wrong.png")
@@ -134,10 +132,8 @@ def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method, sto
 
 
 def test_the_table_of_few_shot(tmp_path, capsys):
-    code, out, _ = run(
-        capsys, "few-shot", "--data", "shapes", "--ways", "3", "--shots", "2", "--steps", "5", "--output",
-        str(tmp_path / "run"),
-    )  # fmt: skip
+    words = ["--data", "shapes", "--ways", "3", "--shots", "2", "--steps", "5"]
+    code, out, _ = run(capsys, "few-shot", *words, "--output", str(tmp_path / "run"))
     assert code == 0 and "+-" in out
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["test_tasks"] == 20 and 0 < result["interval"] < 0.2 and 0.1 < result["accuracy"] < 1
