@@ -44,16 +44,25 @@ def parts(spaces: Path, selection: bool) -> list[Part]:
     rule = ["derive.rule=selection"] if selection else []
     one = [*table, "--methods", "moreau+beta", "--seeds", "0", *rule]
     found = [
-        Part("table", "NAS-Bench-201", "Seeds 0-4, every method with the same splits, batches and initial weights.",
-             [*table, "--methods", METHODS, "--seeds", "0-4", "--baseline", "darts1", "--rank", "150", *rule]),
-        Part("long", "Five times the steps", "One seed each: does the search still end in a good cell?",
-             [*table, "--methods", "moreau+beta,darts1", "--seeds", "0", *rule, "search.steps_per_epoch=500"]),
+        Part(
+            "table",
+            "NAS-Bench-201",
+            "Seeds 0-4, every method with the same splits, batches and initial weights.",
+            [*table, "--methods", METHODS, "--seeds", "0-4", "--baseline", "darts1", "--rank", "150", *rule],
+        ),
+        Part(
+            "long",
+            "Five times the steps",
+            "One seed each: does the search still end in a good cell?",
+            [*table, "--methods", "moreau+beta,darts1", "--seeds", "0", *rule, "search.steps_per_epoch=500"],
+        ),
         Part("scale-1e-2", "Initial alphas ten times as large", "One seed.", [*one, "search.alphas.init_scale=0.01"]),
-        Part("scale-1e-1", "Initial alphas a hundred times as large", "One seed.",
-             [*one, "search.alphas.init_scale=0.1"]),
+        Part(
+            "scale-1e-1", "Initial alphas a hundred times as large", "One seed.", [*one, "search.alphas.init_scale=0.1"]
+        ),
         Part("batch-96", "Batches of 96", "One seed.", [*one, "search.batch_size=96"]),
         Part("order", "Operations in another order", "One seed.", [*one, f"space={shuffled_space(spaces)}"]),
-    ]  # fmt: skip
+    ]
     for space, heading in (("darts", "DARTS space, scaled"), *((f"robust_darts_s{n}", f"S{n}") for n in (2, 3, 4))):
         text = "Found cells against eight random ones, all retrained by one short recipe."
         words = ["--preset", "darts_cpu", "--methods", DARTS_METHODS, "--seeds", "0-2", f"space={space}"]
@@ -66,11 +75,20 @@ def shuffled_space(folder: Path) -> Path:
     space = load_space("nas_bench_201")
     path = folder / "nas_bench_201_reversed.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({
-        "name": "nas_bench_201_reversed", "skeleton": space.skeleton, "nodes": space.nodes,
-        "operations": list(reversed(space.operations)), "edges": "all", "concat": list(space.concat),
-        "derivation": {"rule": "all_edges"},
-    }), encoding="utf-8")  # fmt: skip
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "nas_bench_201_reversed",
+                "skeleton": space.skeleton,
+                "nodes": space.nodes,
+                "operations": list(reversed(space.operations)),
+                "edges": "all",
+                "concat": list(space.concat),
+                "derivation": {"rule": "all_edges"},
+            }
+        ),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -88,8 +106,17 @@ def run(part: Part, args: argparse.Namespace) -> tuple[str, dict[str, Any], dict
         sys.exit(code)
     Path(args.results).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "rows.csv", Path(args.results) / f"{part.name}.csv")
-    shown = shlex.join(["nas-moreau", "compare", *words[: words.index("--data")], "--data", "npz:cifar10.npz",
-                        *(["--table", "nb201.csv.gz"] if "--column" in words else []), *args.overrides])  # fmt: skip
+    shown = shlex.join(
+        [
+            "nas-moreau",
+            "compare",
+            *words[: words.index("--data")],
+            "--data",
+            "npz:cifar10.npz",
+            *(["--table", "nb201.csv.gz"] if "--column" in words else []),
+            *args.overrides,
+        ]
+    )
     shown = shown.replace(f"{folder.parent}/", "")  # the file of a space
     return shown, read_json(folder / "result.json") or {}, read_json(folder / "environment.json") or {}
 

@@ -189,9 +189,15 @@ def dot_chart(
     for i, (name, height) in enumerate(lines):
         axes.axhline(scale * height, color=_INK, linewidth=0.9, linestyle=_DASHES[1 + i % 5], alpha=0.7)
         axes.annotate(
-            _plain(name), (1, scale * height), xycoords=("axes fraction", "data"), xytext=(4, 0),
-            textcoords="offset points", fontsize=6.5, color=_INK, va="center",
-        )  # fmt: skip
+            _plain(name),
+            (1, scale * height),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=_INK,
+            va="center",
+        )
     axes.set_xticks(range(len(shown)), [_plain(name) for name, _ in shown], rotation=30, ha="right")
     axes.set_xlim(-0.6, len(shown) - 0.4)
     axes.set_ylabel(ylabel)

@@ -134,10 +134,17 @@ def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5)
             continue
         edges[edges.index(old)] = [row["runner_up"], source, target]
         changed = Genotype.from_json(json.dumps(data))
-        found.append({
-            "cell": row["cell"], "edge": row["edge"], "from": row["operation"], "to": row["runner_up"],
-            "margin": row["margin"], "digest": changed.digest(), "genotype": changed.to_dict(),
-        })  # fmt: skip
+        found.append(
+            {
+                "cell": row["cell"],
+                "edge": row["edge"],
+                "from": row["operation"],
+                "to": row["runner_up"],
+                "margin": row["margin"],
+                "digest": changed.digest(),
+                "genotype": changed.to_dict(),
+            }
+        )
     return found
 
 

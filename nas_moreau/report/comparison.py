@@ -50,8 +50,19 @@ def summary_table(result: Result, figure_name: str) -> Table:
 
     Accuracies are in per cent. Below the methods are the exact baselines of the table, if there is one.
     """
-    head = ["method", "n", "mean ± std %", "min %", "max %", "RI %", f"p against {result['baseline']}", "idle share",
-            "collapsed", "search time", "peak memory"]  # fmt: skip
+    head = [
+        "method",
+        "n",
+        "mean ± std %",
+        "min %",
+        "max %",
+        "RI %",
+        f"p against {result['baseline']}",
+        "idle share",
+        "collapsed",
+        "search time",
+        "peak memory",
+    ]
     rows = []
     for line in result["summary"]:
         if line["figure"] == figure_name:

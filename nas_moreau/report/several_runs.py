@@ -238,8 +238,17 @@ def _every_run(groups: Sequence[Group], folder: Path) -> str:
             rows.append(row)
             report = run.path / "report.html"
             links.append(quote(os.path.relpath(report, folder).replace(os.sep, "/")) if report.exists() else None)
-    head = ["run", "settings", "seed", "test %", "supernet, held out %", "one-hot, held out %", "parameters", "verdict",
-            "cell"]  # fmt: skip
+    head = [
+        "run",
+        "settings",
+        "seed",
+        "test %",
+        "supernet, held out %",
+        "one-hot, held out %",
+        "parameters",
+        "verdict",
+        "cell",
+    ]
     note = paragraph("The name of a run leads to its own report.") if any(links) else ""
     return section("runs", "Every run", note + table(head, rows, numbers=range(2, 7), links=links))
 

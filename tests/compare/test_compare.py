@@ -25,11 +25,23 @@ from nas_moreau.runs.tables import read_table
 from nas_moreau.search.methods import parse_methods
 
 TINY = [
-    "space=nas_bench_201", "search.channels=2", "search.layers=1", "search.epochs=2", "search.steps_per_epoch=1",
-    "search.batch_size=4", "search.augment.crop=1", "retrain.channels=2", "retrain.layers=1", "retrain.epochs=1",
-    "retrain.steps_per_epoch=1", "retrain.batch_size=4", "retrain.auxiliary=false", "retrain.validation=0.2",
-    "logging.tensorboard=false", "performance.threads=1",
-]  # fmt: skip
+    "space=nas_bench_201",
+    "search.channels=2",
+    "search.layers=1",
+    "search.epochs=2",
+    "search.steps_per_epoch=1",
+    "search.batch_size=4",
+    "search.augment.crop=1",
+    "retrain.channels=2",
+    "retrain.layers=1",
+    "retrain.epochs=1",
+    "retrain.steps_per_epoch=1",
+    "retrain.batch_size=4",
+    "retrain.auxiliary=false",
+    "retrain.validation=0.2",
+    "logging.tensorboard=false",
+    "performance.threads=1",
+]
 SPACE = load_space("nas_bench_201")
 
 
@@ -122,17 +134,22 @@ def row(method, seed, rule=None, **values):
 
 def test_summary_by_hand():
     rows = [
-        *(row("a", i, table=v, search_seconds=t, search_peak_memory_bytes=m)
-          for i, (v, t, m) in enumerate([(0.90, 10, 5), (0.92, 20, 9), (0.94, 30, 7)])),
+        *(
+            row("a", i, table=v, search_seconds=t, search_peak_memory_bytes=m)
+            for i, (v, t, m) in enumerate([(0.90, 10, 5), (0.92, 20, 9), (0.94, 30, 7)])
+        ),
         *(row("random", i, table=v, verdict="collapsed", idle_share=i / 2) for i, v in enumerate([0.80, 0.82, 0.84])),
         row("a", 0, "selection", table=0.95),
         row("a +selection", 0, table=0.5),  # a method of the user may have any name
-    ]  # fmt: skip
+    ]
     exact = [{"name": "all cells", "mean": 0.8}]
     lines = summarise(rows, ["random", "a", "a +selection"], "random", exact)
     assert [(line.method, line.rule, line.n) for line in lines] == [
-        ("random", None, 3), ("a", None, 3), ("a", "selection", 1), ("a +selection", None, 1),
-    ]  # fmt: skip
+        ("random", None, 3),
+        ("a", None, 3),
+        ("a", "selection", 1),
+        ("a +selection", None, 1),
+    ]
     random, a, selected, _ = lines
     assert (a.figure, a.min, a.max) == ("table", 0.90, 0.94)
     assert a.mean == pytest.approx(0.92) and a.std == pytest.approx(0.02)
@@ -145,12 +162,17 @@ def test_summary_by_hand():
 
 
 def test_without_a_table_the_random_rows_are_the_measure():
-    rows = [row("a", 0, retrained_accuracy=0.6, retrained_held_out_accuracy=0.5),
-            row("random", 0, retrained_accuracy=0.5), row("random", 1, retrained_accuracy=0.3)]  # fmt: skip
+    rows = [
+        row("a", 0, retrained_accuracy=0.6, retrained_held_out_accuracy=0.5),
+        row("random", 0, retrained_accuracy=0.5),
+        row("random", 1, retrained_accuracy=0.3),
+    ]
     found = summarise(rows, ["a", "random"], "random", [])
     assert [(line.figure, line.method) for line in found] == [
-        ("retrained_accuracy", "a"), ("retrained_accuracy", "random"), ("retrained_held_out_accuracy", "a"),
-    ]  # fmt: skip
+        ("retrained_accuracy", "a"),
+        ("retrained_accuracy", "random"),
+        ("retrained_held_out_accuracy", "a"),
+    ]
     assert found[0].relative_improvement == pytest.approx(50)
     assert found[2].relative_improvement is None
 
@@ -172,8 +194,17 @@ def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, 
     assert sorted(kept, key=lambda r: r.search) == sorted(first.rows, key=lambda r: r.search)
 
     plain = result.to_dict()
-    assert {"method", "seed", "genotype", "digest", "held_out_accuracy", "retrained_accuracy", "table",
-            "search_seconds", "search_peak_memory_bytes"} <= set(plain["rows"][0])  # fmt: skip
+    assert {
+        "method",
+        "seed",
+        "genotype",
+        "digest",
+        "held_out_accuracy",
+        "retrained_accuracy",
+        "table",
+        "search_seconds",
+        "search_peak_memory_bytes",
+    } <= set(plain["rows"][0])
     assert {"method", "n", "mean", "std", "min", "max", "relative_improvement"} <= set(plain["summary"][0])
     assert json.loads((output / "result.json").read_text()) == json.loads(json.dumps(plain))
     for line in result.rows:
@@ -199,8 +230,10 @@ def test_without_a_table_every_cell_is_retrained_by_one_recipe(images, here, tmp
     methods = {"darts1": (0,), "random": (0, 1)}
     result = compare(tiny(images), methods, output)
     assert [name for name in here if name.startswith("retrain")] == [
-        "retrain darts1-seed0", "retrain random-seed0", "retrain random-seed1",
-    ]  # fmt: skip
+        "retrain darts1-seed0",
+        "retrain random-seed0",
+        "retrain random-seed1",
+    ]
     for line in result.rows:
         found = json.loads((output / "retrained" / line.search / "result.json").read_text())
         assert line.retrained_accuracy == found["test_accuracy"] and found["digest"] == line.digest
@@ -241,14 +274,24 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
     folder.mkdir()
     before, after = (SPACE.random_genotype(random.Random(seed)).to_dict() for seed in (1, 2))
     (folder / "metrics.csv").write_text("epoch,wall_seconds\n0,0.25\n1,0.75\n")
-    (folder / "result.json").write_text(json.dumps({
-        "genotype": after, "before_rule": {"genotype": before}, "held_out_accuracy": 0.5, "wall_seconds": 1.0,
-        "peak_memory_bytes": 7, "derived_by": {"rule": "selection"}, "alphas": {},
-    }))  # fmt: skip
+    (folder / "result.json").write_text(
+        json.dumps(
+            {
+                "genotype": after,
+                "before_rule": {"genotype": before},
+                "held_out_accuracy": 0.5,
+                "wall_seconds": 1.0,
+                "peak_memory_bytes": 7,
+                "derived_by": {"rule": "selection"},
+                "alphas": {},
+            }
+        )
+    )
     rows = list(rows_of_search("moreau", 0, folder))
     assert [(line.method, line.rule, line.genotype) for line in rows] == [
-        ("moreau", None, before), ("moreau", "selection", after),
-    ]  # fmt: skip
+        ("moreau", None, before),
+        ("moreau", "selection", after),
+    ]
     assert [line.label for line in rows] == ["moreau", "moreau +selection"]
     assert [line.search_seconds for line in rows] == [0.75, 1.0]  # the time of the rule is in its row alone
     assert {line.search for line in rows} == {"moreau-seed0"}
@@ -292,8 +335,20 @@ def test_a_comparison_goes_on_only_with_its_own_configuration(images, table, her
 
 
 def test_the_command_line(images, table, here, tmp_path, capsys):
-    words = ["compare", "--data", images, "--methods", "darts1,random", "--table", str(table), "--column", "acc",
-             "--output", str(tmp_path / "c"), *TINY]  # fmt: skip
+    words = [
+        "compare",
+        "--data",
+        images,
+        "--methods",
+        "darts1,random",
+        "--table",
+        str(table),
+        "--column",
+        "acc",
+        "--output",
+        str(tmp_path / "c"),
+        *TINY,
+    ]
     assert cli.main([*words, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["to do"] == ["darts1-seed0", "random-seed0"]
     assert cli.main([*words, "--baseline", "darts1"]) == 0
@@ -333,8 +388,12 @@ def test_the_page_escapes_hostile_names(tmp_path):
 
 def started(images, table, output, *words):
     given = ["--data", images, "--table", str(table), "--column", "acc", "--output", str(output), *TINY, *words]
-    return subprocess.Popen([sys.executable, "-m", "nas_moreau", "compare", *given],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "nas_moreau", "compare", *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(path, process):

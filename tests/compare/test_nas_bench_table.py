@@ -139,8 +139,11 @@ def test_baselines_are_means_over_groups_of_cells(tmp_path):
     table = load_table(written(tmp_path / "t.csv", "arch,acc\n" + "\n".join(lines)))
     found = {row["name"]: row for row in baselines(table, "acc")}
     assert {name: row["n"] for name, row in found.items()} == {
-        "all cells": 5, "cells without none": 4, "convolution-only cells": 3, "best cell": 1,
-    }  # fmt: skip
+        "all cells": 5,
+        "cells without none": 4,
+        "convolution-only cells": 3,
+        "best cell": 1,
+    }
     assert found["all cells"]["mean"] == pytest.approx(0.678)
     assert found["cells without none"]["mean"] == pytest.approx(0.8225)
     convolutions = found["convolution-only cells"]

@@ -127,9 +127,22 @@ def test_random_cells_are_drawn_cleanly(seed):
     check_geometry(draw_genotype(random_genotype(seed)))
 
 
-NAS_BENCH_201 = genotype({"cell": ((
-    ("nor_conv_3x3", 0, 1), ("skip_connect", 0, 2), ("none", 1, 2),
-    ("nor_conv_1x1", 0, 3), ("avg_pool_3x3", 1, 3), ("nor_conv_3x3", 2, 3)), (3,))}, inputs=1)  # fmt: skip
+NAS_BENCH_201 = genotype(
+    {
+        "cell": (
+            (
+                ("nor_conv_3x3", 0, 1),
+                ("skip_connect", 0, 2),
+                ("none", 1, 2),
+                ("nor_conv_1x1", 0, 3),
+                ("avg_pool_3x3", 1, 3),
+                ("nor_conv_3x3", 2, 3),
+            ),
+            (3,),
+        )
+    },
+    inputs=1,
+)
 
 
 def test_a_cell_with_one_input_is_drawn_cleanly_and_completely():
@@ -141,11 +154,16 @@ def test_a_cell_with_one_input_is_drawn_cleanly_and_completely():
 PARSED = Genotype.parse("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|")
 
 
-@pytest.mark.parametrize("name, sizes, blocks", [
-    ("DARTS_V2", Sizes(36, 20, classes=10, auxiliary=True), 21), ("NASNet", Sizes(4, 1, (1, 28, 28), 47), 2),
-    ("AmoebaNet", Sizes(44, 14, (3, 224, 224), 1000, True), 15), ("DARTS_V1", Sizes(16, 90), 91),
-    ("", Sizes(16, 5), 18),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, sizes, blocks",
+    [
+        ("DARTS_V2", Sizes(36, 20, classes=10, auxiliary=True), 21),
+        ("NASNet", Sizes(4, 1, (1, 28, 28), 47), 2),
+        ("AmoebaNet", Sizes(44, 14, (3, 224, 224), 1000, True), 15),
+        ("DARTS_V1", Sizes(16, 90), 91),
+        ("", Sizes(16, 5), 18),
+    ],
+)
 def test_networks_are_drawn_cleanly_with_a_block_for_every_part(name, sizes, blocks):
     svg = draw_network(published_cell(name) if name else PARSED, sizes)
     check_geometry(svg)
@@ -199,8 +217,19 @@ def test_weights_are_written_and_set_the_width_of_lines():
 
 
 def test_every_operation_of_a_cell_can_be_told_apart_without_colour():
-    names = ["max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7",
-             "dil_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7", "none", "noise"]  # fmt: skip
+    names = [
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "sep_conv_7x7",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+        "conv_7x1_1x7",
+        "none",
+        "noise",
+    ]
     assert len({(look(name).shape, look(name).dash) for name in names}) == len(names)
     assert len({label(name) for name in names}) == len(names)
 

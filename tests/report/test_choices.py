@@ -27,11 +27,19 @@ def run(tmp_path):
 
 
 def write_result(run):
-    (run / "result.json").write_text(json.dumps({
-        "verdict": "healthy: 0 of 6 edges are skip_connect", "alphas": {"cell": TABLE}, "digest": "b" * 16,
-        "stability": {"epochs": 9, "epochs_unchanged": 4, "edges_unchanged": 0.5, "window": 5},
-        "before_rule": {"digest": "a" * 16}, "derived_by": {"rule": "selection"}, "guard": {"rule": "best", "epoch": 3},
-    }))  # fmt: skip
+    (run / "result.json").write_text(
+        json.dumps(
+            {
+                "verdict": "healthy: 0 of 6 edges are skip_connect",
+                "alphas": {"cell": TABLE},
+                "digest": "b" * 16,
+                "stability": {"epochs": 9, "epochs_unchanged": 4, "edges_unchanged": 0.5, "window": 5},
+                "before_rule": {"digest": "a" * 16},
+                "derived_by": {"rule": "selection"},
+                "guard": {"rule": "best", "epoch": 3},
+            }
+        )
+    )
 
 
 def test_a_finished_search_is_described(run, capsys):
@@ -78,10 +86,16 @@ def test_the_closest_other_cells_change_one_operation_each_by_the_least_margin()
     chosen = {f"{a}-{b}": operation for operation, a, b in genotype.cells["cell"].edges}
     margins = {"0-1": 0.3, "0-2": 0.1, "1-2": 0.2, "0-3": None, "1-3": 0.05, "2-3": 0.4}
     rows = [
-        {"cell": "cell", "edge": edge, "operation": chosen[edge], "kept": edge != "1-3",
-         "runner_up": None if margin is None else "avg_pool_3x3", "margin": margin}
+        {
+            "cell": "cell",
+            "edge": edge,
+            "operation": chosen[edge],
+            "kept": edge != "1-3",
+            "runner_up": None if margin is None else "avg_pool_3x3",
+            "margin": margin,
+        }
         for edge, margin in margins.items()
-    ]  # fmt: skip
+    ]
     found = alternatives(genotype, rows, 3)
     assert [(row["edge"], row["margin"]) for row in found] == [("0-2", 0.1), ("1-2", 0.2), ("0-1", 0.3)]
     for row in found:

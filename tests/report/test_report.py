@@ -27,11 +27,21 @@ EDGES = [(a, b) for b in range(2, 4) for a in range(b)]  # of the first two node
 
 def begin(folder: Path, stage: str, state: str = "finished", name: str = "shapes", space: str = "darts") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"seed": 7, "space": space, "data": {"name": name}, "search": {"method": "moreau", "epochs": 4},
-              "retrain": {"epochs": 5}}  # fmt: skip
+    config = {
+        "seed": 7,
+        "space": space,
+        "data": {"name": name},
+        "search": {"method": "moreau", "epochs": 4},
+        "retrain": {"epochs": 5},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    environment = {"command": f"nas-moreau {stage} --seed 7 --output x", "python": "3.11.2", "threads": 1,
-                   "packages": {"torch": "2.9"}, "accelerator": None}  # fmt: skip
+    environment = {
+        "command": f"nas-moreau {stage} --seed 7 --output x",
+        "python": "3.11.2",
+        "threads": 1,
+        "packages": {"torch": "2.9"},
+        "accelerator": None,
+    }
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "status.json").write_text(json.dumps({"state": state, "stage": stage}))
 
@@ -40,10 +50,34 @@ def write_search(
     folder: Path, epochs: int = 4, finished: bool = True, cell: str = "DARTS_V1", gap: float = 0.01
 ) -> None:
     begin(folder, "search", "finished" if finished else "interrupted")
-    names = ["epoch", "lower_loss", "upper_objective", "upper_loss", "upper_accuracy", "lower_accuracy",
-             "held_out_loss", "held_out_accuracy", "f_theta", "gap", "c_k", "distance", "F_x_over_c", "phi_x_y",
-             "phi_x_theta", "difference", "d_x", "d_y", "cosine", "alpha_entropy_normal", "alpha_entropy_reduce",
-             "idle_lead_normal", "idle_lead_reduce", "weights_lr", "alphas_lr", "wall_seconds"]  # fmt: skip
+    names = [
+        "epoch",
+        "lower_loss",
+        "upper_objective",
+        "upper_loss",
+        "upper_accuracy",
+        "lower_accuracy",
+        "held_out_loss",
+        "held_out_accuracy",
+        "f_theta",
+        "gap",
+        "c_k",
+        "distance",
+        "F_x_over_c",
+        "phi_x_y",
+        "phi_x_theta",
+        "difference",
+        "d_x",
+        "d_y",
+        "cosine",
+        "alpha_entropy_normal",
+        "alpha_entropy_reduce",
+        "idle_lead_normal",
+        "idle_lead_reduce",
+        "weights_lr",
+        "alphas_lr",
+        "wall_seconds",
+    ]
     lines = [",".join(names)]
     for epoch in range(epochs):
         values = {name: 1 / (1 + epoch) for name in names} | {
@@ -67,8 +101,16 @@ def write_search(
     if epochs:
         (folder / "genotype.json").write_text(genotype.to_json())
     if finished:
-        result = {"method": "moreau", "space": "darts", "digest": genotype.digest(), "seed": 7, "steps": 400,
-                  "wall_seconds": 42.0, "peak_memory_bytes": 3 << 30, "held_out_accuracy": 0.5123}  # fmt: skip
+        result = {
+            "method": "moreau",
+            "space": "darts",
+            "digest": genotype.digest(),
+            "seed": 7,
+            "steps": 400,
+            "wall_seconds": 42.0,
+            "peak_memory_bytes": 3 << 30,
+            "held_out_accuracy": 0.5123,
+        }
         (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -87,8 +129,15 @@ def write_retrain(
         confusion = [[90 if i == j else 2 if (i, j) != (0, 1) else 9 for j in range(n)] for i in range(n)]
         evaluation = {"split": "test", "accuracy": 0.9, "loss": 0.3, "samples": 200, "classes": classes}
         (folder / "evaluation.json").write_text(json.dumps(evaluation | {"confusion": confusion}))
-        result = {"digest": "d", "parameters": 3169414, "macs": 500987520, "epochs": epochs, "seed": 7,
-                  "wall_seconds": 100.0, "test_accuracy": 0.9321}  # fmt: skip
+        result = {
+            "digest": "d",
+            "parameters": 3169414,
+            "macs": 500987520,
+            "epochs": epochs,
+            "seed": 7,
+            "wall_seconds": 100.0,
+            "test_accuracy": 0.9321,
+        }
         (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -162,11 +211,29 @@ def test_a_whole_run_from_outcome_to_configuration(tmp_path):
     write_run(tmp_path / "first")
     page, checker = page_of(tmp_path / "first")
     assert sections(page) == [
-        "cells", "search", "choices", "alphas", "retraining", "errors", "cost", "reproduce", "environment",
-        "configuration"]  # fmt: skip
+        "cells",
+        "search",
+        "choices",
+        "alphas",
+        "retraining",
+        "errors",
+        "cost",
+        "reproduce",
+        "environment",
+        "configuration",
+    ]
     text = " ".join(checker.text)
-    for expected in ("93.21 %", "3.17 M", "51.23 %", "500.99 M", "3.00 GiB", "nas-moreau run --seed 7 --output x",
-                     "9 times", "2 min 22 s", "torch 2.9"):  # fmt: skip
+    for expected in (
+        "93.21 %",
+        "3.17 M",
+        "51.23 %",
+        "500.99 M",
+        "3.00 GiB",
+        "nas-moreau run --seed 7 --output x",
+        "9 times",
+        "2 min 22 s",
+        "torch 2.9",
+    ):
         assert expected in text, expected
     assert page.count('<svg class="chart"') == 11 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page

@@ -5,9 +5,16 @@ import json
 from nas_moreau.report import write_report
 
 DATA = {
-    "name": "folder:pets", "classes": ["cat", "<dog>"], "train": [1200, 30], "test": [12, 3], "channels": 3,
-    "image_size": [24, 32], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "notes": ["Sizes differ & were changed."],
-}  # fmt: skip
+    "name": "folder:pets",
+    "classes": ["cat", "<dog>"],
+    "train": [1200, 30],
+    "test": [12, 3],
+    "channels": 3,
+    "image_size": [24, 32],
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "notes": ["Sizes differ & were changed."],
+}
 
 
 def page_with(folder, data):
@@ -19,8 +26,15 @@ def page_with(folder, data):
 
 def test_images_of_a_run(tmp_path):
     page = page_with(tmp_path, DATA)
-    for text in ("folder:pets", "1,230", "3 x 24 x 32", "0.1000, 0.2000, 0.3000", "1,200", "&lt;dog&gt;",
-                 "Sizes differ &amp; were changed."):  # fmt: skip
+    for text in (
+        "folder:pets",
+        "1,230",
+        "3 x 24 x 32",
+        "0.1000, 0.2000, 0.3000",
+        "1,200",
+        "&lt;dog&gt;",
+        "Sizes differ &amp; were changed.",
+    ):
         assert text in page, text
     assert "<dog>" not in page
 

@@ -79,8 +79,10 @@ def test_cells_in_common_are_counted(tmp_path):
 
 def test_hostile_names_stay_text_and_links_lead_to_the_reports(tmp_path):
     name = '<script>alert(1)</script> \U0001f600 & "q" \'%23' + "x" * 150
-    paths = [write_run(tmp_path / "runs" / name.replace("/", "_"), 0, 0.5, method="<img src=x>"),
-             write_run(tmp_path / "runs" / "b", 1, 0.6, method="<img src=x>")]  # fmt: skip
+    paths = [
+        write_run(tmp_path / "runs" / name.replace("/", "_"), 0, 0.5, method="<img src=x>"),
+        write_run(tmp_path / "runs" / "b", 1, 0.6, method="<img src=x>"),
+    ]
     for path in paths:
         (path / "report.html").write_text("x")
     page = write_several_runs(paths, tmp_path / "c.html").read_text()

@@ -78,10 +78,20 @@ def test_previous_and_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [object(), b"bytes", {1, 2}, collections.namedtuple("Pair", "a b")(1, 2), lambda: 0, 1j,
-     torch.float32, torch.zeros(2, device="meta"), {(1, 2): 3}, {None: 1}],
+    [
+        object(),
+        b"bytes",
+        {1, 2},
+        collections.namedtuple("Pair", "a b")(1, 2),
+        lambda: 0,
+        1j,
+        torch.float32,
+        torch.zeros(2, device="meta"),
+        {(1, 2): 3},
+        {None: 1},
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_other_things_are_refused_by_name_and_nothing_is_written(tmp_path, value):
     with pytest.raises(TypeError, match=r"payload\['deep'\]\[1\]"):
         save_checkpoint(tmp_path / "c", {"deep": [0, value]})

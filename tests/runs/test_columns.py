@@ -29,8 +29,22 @@ from nas_moreau.search.stage import search
 from nas_moreau.training.signals import Interrupted
 
 SPACE = load_space("toy")
-NAMES = ["epoch", "lower_loss", "upper_loss", "upper_objective", "f_theta", "d_x", "d_y", "phi_x_y", "phi_x_theta",
-         "F_x_over_c", "gap", "alpha_entropy_normal", "alpha_entropy_reduce", "discretisation_gap"]  # fmt: skip
+NAMES = [
+    "epoch",
+    "lower_loss",
+    "upper_loss",
+    "upper_objective",
+    "f_theta",
+    "d_x",
+    "d_y",
+    "phi_x_y",
+    "phi_x_theta",
+    "F_x_over_c",
+    "gap",
+    "alpha_entropy_normal",
+    "alpha_entropy_reduce",
+    "discretisation_gap",
+]
 
 
 def test_every_column_has_a_chart_and_every_chart_a_column():
@@ -52,8 +66,14 @@ def test_rows_stand_in_the_order_of_the_table():
         "epoch": 0,
     }
     assert list(in_order(row)) == [
-        "epoch", "lower_loss", "margin_reduce", "margin_normal", "gap", "mine", "wall_seconds",
-    ]  # fmt: skip
+        "epoch",
+        "lower_loss",
+        "margin_reduce",
+        "margin_normal",
+        "gap",
+        "mine",
+        "wall_seconds",
+    ]
     assert in_order(row) == row
 
 

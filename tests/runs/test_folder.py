@@ -109,23 +109,33 @@ def test_resume_knows_whether_the_run_was_finished(tmp_path):
         assert not run.finished  # more epochs were asked for
 
 
-@pytest.mark.parametrize("entries", [
-    {"search__epochs": 5}, {"device": "meta"}, {"logging__every": 1}, {"logging__new": 1}, {"output": "there"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"search__epochs": 5},
+        {"device": "meta"},
+        {"logging__every": 1},
+        {"logging__new": 1},
+        {"output": "there"},
+    ],
+)
 def test_harmless_changes_are_taken_over_on_resume(tmp_path, entries):
     begin(tmp_path).close()
     begin(tmp_path, changed(**entries), resume=True).close()
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == changed(**entries)
 
 
-@pytest.mark.parametrize("entries, named", [
-    ({"seed": 4}, r"seed \(was 3, now 4\)"),
-    ({"seed": 3.0}, r"seed \(was 3, now 3.0\)"),
-    ({"search__epochs": 1}, r"search.epochs \(was 2, now 1\)"),
-    ({"search__layers": 6, "seed": 9}, r"search.layers \(was 5, now 6\), seed"),
-    ({"search__betas": [0.9, 0.999]}, "search.betas"),
-    ({"search__extra": None, "search__lr": 1}, r"search.lr \(was None, now 1\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "entries, named",
+    [
+        ({"seed": 4}, r"seed \(was 3, now 4\)"),
+        ({"seed": 3.0}, r"seed \(was 3, now 3.0\)"),
+        ({"search__epochs": 1}, r"search.epochs \(was 2, now 1\)"),
+        ({"search__layers": 6, "seed": 9}, r"search.layers \(was 5, now 6\), seed"),
+        ({"search__betas": [0.9, 0.999]}, "search.betas"),
+        ({"search__extra": None, "search__lr": 1}, r"search.lr \(was None, now 1\)"),
+    ],
+)
 def test_other_changes_are_refused_by_name(tmp_path, entries, named):
     begin(tmp_path).close()
     with pytest.raises(InputError, match=named):
@@ -139,9 +149,16 @@ def test_another_stage_is_refused(tmp_path):
         begin(tmp_path, stage="retrain", resume=True)
 
 
-@pytest.mark.parametrize("name, text", [
-    ("config.yaml", "a: [1"), ("config.yaml", "- 1"), ("config.yaml", ""), ("status.json", "{"), ("status.json", "[]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("config.yaml", "a: [1"),
+        ("config.yaml", "- 1"),
+        ("config.yaml", ""),
+        ("status.json", "{"),
+        ("status.json", "[]"),
+    ],
+)
 def test_damaged_files_are_an_input_error_and_leave_no_lock(tmp_path, name, text):
     begin(tmp_path).close()
     (tmp_path / name).write_text(text)

@@ -24,14 +24,36 @@ from nas_moreau.search.supernet_problem import write_back
 FOLDER = Path(__file__).parent / "frozen"
 FROZEN = FOLDER / f"schema_{SCHEMA}_search_of_toy.pt"
 OLDER = FOLDER / "schema_1_search_of_toy.pt"
-KEYS = ["alphas", "buffers", "c", "collapse", "counters", "digests", "drawn", "latest", "processes", "stability",
-        "stage", "state", "sums", "theta_buffers", "x", "y"]  # fmt: skip
+KEYS = [
+    "alphas",
+    "buffers",
+    "c",
+    "collapse",
+    "counters",
+    "digests",
+    "drawn",
+    "latest",
+    "processes",
+    "stability",
+    "stage",
+    "state",
+    "sums",
+    "theta_buffers",
+    "x",
+    "y",
+]
 
 
 @pytest.fixture
 def config(tiny_config):
-    return tiny_config("search.channels=1", "search.layers=1", "search.method=darts1", "search.epochs=1",
-                       "search.steps_per_epoch=3", "logging.tensorboard=false")  # fmt: skip
+    return tiny_config(
+        "search.channels=1",
+        "search.layers=1",
+        "search.method=darts1",
+        "search.epochs=1",
+        "search.steps_per_epoch=3",
+        "logging.tensorboard=false",
+    )
 
 
 @pytest.mark.skipif(not os.environ.get("NAS_MOREAU_REGENERATE"), reason="writes the frozen file")
@@ -53,9 +75,7 @@ def test_what_is_saved_has_not_changed_without_a_new_schema(config, tiny_data, t
     for path in (FROZEN, tmp_path / "a" / "checkpoints" / "last.pt"):
         payload = read_checkpoint(path)
         assert sorted(payload) == KEYS
-        assert set(payload["counters"]) == {
-            "step", "epochs", "seconds", "evaluating", "best", "rollbacks", "logged"
-        }  # fmt: skip
+        assert set(payload["counters"]) == {"step", "epochs", "seconds", "evaluating", "best", "rollbacks", "logged"}
 
 
 def test_its_tensors_still_fit_the_supernet():

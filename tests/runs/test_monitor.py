@@ -16,8 +16,13 @@ from nas_moreau.runs.tables import EpochTable, read_table
 
 
 def row(epoch: int) -> dict:
-    return {"wall_seconds": 0.5, "loss": torch.tensor(0.1 * epoch, dtype=torch.float64, device="cpu"),
-            "epoch": epoch, "note": None, "k": epoch}  # fmt: skip
+    return {
+        "wall_seconds": 0.5,
+        "loss": torch.tensor(0.1 * epoch, dtype=torch.float64, device="cpu"),
+        "epoch": epoch,
+        "note": None,
+        "k": epoch,
+    }
 
 
 def test_rows_are_exact_and_in_order(tmp_path):
@@ -28,7 +33,12 @@ def test_rows_are_exact_and_in_order(tmp_path):
         b"epoch,loss,note,k,wall_seconds\n0,0.0,,0,0.5\n3,0.30000000000000004,,3,0.5\n"
     )
     assert read_table(tmp_path / "metrics.csv")[1] == {
-        "epoch": "3", "loss": "0.30000000000000004", "note": "", "k": "3", "wall_seconds": "0.5"}  # fmt: skip
+        "epoch": "3",
+        "loss": "0.30000000000000004",
+        "note": "",
+        "k": "3",
+        "wall_seconds": "0.5",
+    }
 
 
 def test_other_columns_are_refused(tmp_path):
@@ -87,7 +97,15 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
             monitor.scalars({"loss": 100.0 + step, "lr": 0.5}, step)
     found = events(tmp_path)
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [
-        (0, 0), (1, 1), (2, 2), (3, 103), (4, 104), (5, 105), (6, 106), (7, 107)]  # fmt: skip
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 103),
+        (4, 104),
+        (5, 105),
+        (6, 106),
+        (7, 107),
+    ]
     assert len(found.Scalars("lr")) == 8
 
 

@@ -84,10 +84,15 @@ def test_a_reduction_cell_alone_is_no_collapse_and_noise_is_one():
 
     def genotype(normal, reduce):
         cells = {"normal": normal, "reduce": reduce}
-        return Genotype.from_json({
-            "version": 1, "space": "robust_darts_s4",
-            "cells": {n: {"edges": [[op, a, b] for a, b in edges], "concat": [2, 3, 4, 5]} for n, op in cells.items()},
-        })  # fmt: skip
+        return Genotype.from_json(
+            {
+                "version": 1,
+                "space": "robust_darts_s4",
+                "cells": {
+                    n: {"edges": [[op, a, b] for a, b in edges], "concat": [2, 3, 4, 5]} for n, op in cells.items()
+                },
+            }
+        )
 
     assert not assess(genotype("sep_conv_3x3", "skip_connect")).collapsed
     weights = {"alphas": {cell: [[0.9, 0.1]] * 14 for cell in ("normal", "reduce")}}
@@ -152,8 +157,11 @@ def test_stability_counts_epochs_and_edges():
     assert found == {"epochs": 5, "epochs_unchanged": 2, "window": 5, "edges_unchanged": pytest.approx(5 / 6)}
     assert Stability.of(SPACE, history[:1]).epochs_unchanged == 1
     assert Stability.of(SPACE, [table_of(a)] * 7).to_dict() == {
-        "epochs": 7, "epochs_unchanged": 7, "window": 5, "edges_unchanged": 1.0,
-    }  # fmt: skip
+        "epochs": 7,
+        "epochs_unchanged": 7,
+        "window": 5,
+        "edges_unchanged": 1.0,
+    }
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------
