@@ -79,7 +79,7 @@ def shuffled_space(folder: Path) -> Path:
         yaml.safe_dump(
             {
                 "name": "nas_bench_201_reversed",
-                "skeleton": space.skeleton,
+                "skeleton": space.skeleton.name,
                 "nodes": space.nodes,
                 "operations": list(reversed(space.operations)),
                 "edges": "all",

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from nas_moreau.drawing.operation_style import label, look, shorten
 
-# Stand-ins that are replaced by the page's own colours, so that charts follow light and dark.
+# placeholders that are replaced by the page's colours, so that charts follow light and dark
 _INK, _GRID = "#010203", "#040506"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c98a00", "#9a4fb5", "#b3224f")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1.5)), (0, (9, 3)))
-_POINTS = 160  # a line shows no more of them
+_POINTS = 160
+"""Largest number of points of a line."""
 
 
 class Series(NamedTuple):
@@ -33,14 +34,14 @@ def line_chart(
     log: bool = False,
     percent: bool = False,
 ) -> str:
-    """Returns lines over epochs as SVG; "" where no series has a number.
+    """Returns lines over epochs as SVG; "" if no series has a number.
 
     Args:
-        key: Of the chart, different from all others in its page.
-        epochs: Where the values stand; shown counted from 1.
-        series: The lines; colours and dashes go together, in this order.
+        key: Of the chart, unique in its page.
+        epochs: The epoch of each value, from 0; the axis counts from 1.
+        series: The lines; each has its colour and dash pattern, in this order.
         ylabel: Quantity and unit.
-        log: Logarithmic heights (values that are not positive are left out).
+        log: Logarithmic axis (values that are not positive are left out).
         percent: Show fractions as per cent.
     """
     columns = _columns_of_legend([name for name, _ in series])
@@ -78,13 +79,13 @@ def line_chart(
 
 
 def _columns_of_legend(names: Sequence[str]) -> int:
-    """Returns how many names, each after a piece of its line, stand side by side over a line chart."""
+    """Returns the number of names, each after a piece of its line, that fit side by side above a line chart."""
     longest = max((len(name) for name in names), default=1)
     return max(1, min(4, len(names), int(3.7 / (0.062 * longest + 0.48))))
 
 
 def alpha_panels(key: str, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
-    """Returns one small panel for each edge of a cell with the softmax weight of every operation over the epochs."""
+    """Returns a small panel for each edge of a cell with the softmax weight of every operation over the epochs."""
     shown = list(edges.items())[:30]
     columns = min(5, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -94,7 +95,7 @@ def alpha_panels(key: str, epochs: Sequence[int], edges: dict[tuple[int, int], d
     figure, _ = _figure(7.6, height, axes=False)
     top = max(max(weights) for _, found in shown for weights in found.values())
     low = min(min(weights) for _, found in shown for weights in found.values())
-    low = 0.98 * low if low > 0.5 * top else 0.0  # from zero, unless that would press all lines into one
+    low = 0.98 * low if low > 0.5 * top else 0.0  # from zero, unless that would merge all lines
     ends = set()
     for i, (edge, found) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -163,7 +164,7 @@ def confusion_chart(key: str, confusion: Sequence[Sequence[int]], classes: Seque
 def dot_chart(
     key: str, groups: Sequence[Series], lines: Sequence[tuple[str, float]], ylabel: str, percent: bool = True
 ) -> str:
-    """Returns a column of dots for each group, with its mean and sample standard deviation; "" where there is no dot.
+    """Returns a column of dots for each group, with its mean and sample standard deviation; "" without any dot.
 
     Args:
         key: As for `line_chart`.
@@ -257,7 +258,7 @@ def _dress(axes: Any) -> None:
 
 
 def _logarithmic(axes: Any) -> None:
-    """Makes the heights logarithmic, with plain numbers beside them: three at least, however short the axis is."""
+    """Makes the axis logarithmic, with at least three plain numbers, however short it is."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.set_yscale("log")
@@ -272,7 +273,7 @@ def _logarithmic(axes: Any) -> None:
 
 
 def _not_magnified(axes: Any) -> None:
-    """Widens an axis of nearly equal values, where a change of a hundredth of them would fill the height."""
+    """Widens an axis of nearly equal values, on which a change of a hundredth would fill the height."""
     low, high = axes.dataLim.intervaly
     middle, least = (low + high) / 2, 0.05 * max(abs(low), abs(high))
     if high - low < least:
@@ -289,13 +290,13 @@ def _whole_epochs(axes: Any, most: int = 8) -> None:
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns at most `_POINTS` of the points, the last one among them."""
+    """Returns at most `_POINTS` of the points, including the last one."""
     step = math.ceil(len(points) / _POINTS)
     return points[::-1][::step][::-1]
 
 
 def _plain(text: str) -> str:
-    """Returns a text that matplotlib takes literally: no formulas, and no leading "_", which would hide it."""
+    """Returns a text that matplotlib shows literally: no formulas, and no leading "_", which would hide it."""
     return shorten(text, 40).replace("$", r"\$").lstrip("_") or "?"
 
 
@@ -304,7 +305,7 @@ def _svg(figure: Any, key: str) -> str:
 
     picture = io.StringIO()
     prefix = "c-" + re.sub(r"[^A-Za-z0-9_-]", lambda match: f"_{ord(match[0]):x}_", key)
-    # Text as text: smaller, searchable, in the page's font. The salt makes ids the same every time.
+    # text as text: smaller, searchable, in the page's font; the salt makes ids the same every time
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": f"chart {key}", "font.family": "DejaVu Sans"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has the glyphs

@@ -1,4 +1,4 @@
-"""The look of the report and the few pieces of HTML that it is made of."""
+"""Style and building blocks of the pages."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ def section(key: str, title: str, inside: str) -> str:
 
 
 def drawing(svg: str) -> str:
-    """Returns an SVG of known width that shrinks with the page, but not until its texts are too small to read."""
+    """Returns an SVG of known width that shrinks with the page, but only as far as its texts can be read."""
     found = re.search(r' width="([\d.]+)"', svg)
     narrowest = min(620.0, float(found[1]) if found else 620.0)
     return f'<div class="wide"><div style="min-width:{narrowest:.0f}px">{svg}</div></div>'
 
 
 def figure(title: str, svg: str, note: str) -> str:
-    """Returns a chart (SVG) with its title above and a note below, or "" where there is no chart."""
+    """Returns a chart (SVG) with its title above and a note below; "" without a chart."""
     if not svg:
         return ""
     caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
@@ -179,7 +179,7 @@ def figure(title: str, svg: str, note: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """Returns a text as HTML whose lines may end after an underscore."""
+    """Returns a text as HTML whose lines may break after an underscore."""
     return escape(text).replace("_", "_<wbr>")
 
 
@@ -193,10 +193,11 @@ def table(
     """Returns a table of texts.
 
     Args:
-        head, rows: The texts.
-        numbers: The columns set flush right.
-        bold: For every row whether it matters.
-        links: For every row the address, already quoted, that its first text leads to, or None.
+        head: Headings.
+        rows: A text for each column.
+        numbers: The columns that are aligned to the right.
+        bold: For each row whether it is emphasised; () for no emphasis.
+        links: For each row the address, already quoted, of its first text, or None.
     """
 
     def cells(tag: str, row: Sequence[str], link: str | None = None) -> str:
@@ -218,5 +219,5 @@ def table(
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> str:
-    """Returns names and values below each other."""
+    """Returns a list of names and values."""
     return "<dl>" + "".join(f"<dt>{breakable(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs) + "</dl>"
