@@ -49,6 +49,21 @@ def draw_pixels(genotype: Genotype, alphas: AlphaTable | None = None, scale: flo
     return paint_pixels(genotype_scene(genotype, alphas), scale)
 
 
+def genotype_files(genotype: Genotype, alphas: AlphaTable | None = None, png: bool = False) -> dict[str, bytes]:
+    """Returns the contents of genotype.json, genotype.svg and, with `png`, genotype.png, by file name.
+
+    Args:
+        genotype: The genotype.
+        alphas: The softmax weights of its search, for the drawing.
+        png: Also draw it as pixels, which takes longer.
+    """
+    files = {
+        "genotype.json": (genotype.to_json() + "\n").encode(),
+        "genotype.svg": draw_genotype(genotype, alphas).encode(),
+    }
+    return files | ({"genotype.png": draw_png(genotype, alphas)} if png else {})
+
+
 def genotype_scene(genotype: Genotype, alphas: AlphaTable | None = None) -> Scene:
     """Returns the parts of the drawing: the cells below each other, then the legend."""
     scene = Scene()

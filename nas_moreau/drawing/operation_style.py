@@ -68,7 +68,7 @@ def cell_title(name: str) -> str:
     return name if name == "cell" else f"{name} cell"
 
 
-def in_words(genotype: Genotype) -> str:
+def operations_line(genotype: Genotype) -> str:
     """Returns a genotype's cells in one line: the operations with their numbers, the most frequent first."""
     cells = []
     for name, cell in genotype.cells.items():

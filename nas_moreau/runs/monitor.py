@@ -52,7 +52,7 @@ class Monitor:
         self._board = SummaryWriter(str(events), purge_step=purge)
 
     @property
-    def watched(self) -> bool:
+    def tensorboard(self) -> bool:
         """Whether events are written; without TensorBoard pictures need not be made."""
         return self._board is not None
 

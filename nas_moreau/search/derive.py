@@ -11,7 +11,7 @@ from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
 from nas_moreau.data.batches import search_parts
-from nas_moreau.drawing.genotype_files import genotype_files
+from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.atomic import write_atomic

@@ -12,10 +12,9 @@ from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, Genotype, derive
 from nas_moreau.architecture.networks.costs import expected_macs
 from nas_moreau.data import seed_for
-from nas_moreau.drawing.cell import draw_pixels
-from nas_moreau.drawing.genotype_files import genotype_files
+from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
-from nas_moreau.drawing.operation_style import in_words
+from nas_moreau.drawing.operation_style import operations_line
 from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
 from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import assess, signs
@@ -141,7 +140,7 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
         monitor.layout(board_layout(row, found.table if learned else None))
     job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
     job.loop.log(job, edge_curves(found.table))
-    if monitor.watched and found.genotype.digest() != job.drawn[0]:
+    if monitor.tensorboard and found.genotype.digest() != job.drawn[0]:
         job.drawn = found.genotype.digest(), job.counters.step
     draw_epoch(job, found.table, found.genotype)
 
@@ -149,7 +148,7 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
 def draw_epoch(job: SearchJob, table: AlphaTable, genotype: Genotype) -> None:
     """Shows the softmax weights as heat maps, and the cell if it was another one before this step."""
     monitor, step = job.loop.monitor, job.counters.step
-    if not monitor.watched:
+    if not monitor.tensorboard:
         return
     for name, rows in table.cells.items():
         monitor.image(f"softmax_weights/{name}", draw_heat_map(rows, genotype.cells[name].edges), step)
@@ -178,6 +177,6 @@ def print_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> 
         f"  {name} {row[key]:.3f}" for name, key in (("F", "upper_loss"), ("f", "lower_loss")) if key in row
     )
     numbers = "".join(f"  {name.replace('_', ' ')} {text}" for name, text in job.latest.items())
-    progress.cell(in_words(found.genotype))
+    progress.cell(operations_line(found.genotype))
     progress.line(f"epoch {row['epoch'] + 1}/{epochs}{losses}{numbers}")
-    progress.line(f"  cell {found.genotype.digest()}  {in_words(found.genotype)}")
+    progress.line(f"  cell {found.genotype.digest()}  {operations_line(found.genotype)}")

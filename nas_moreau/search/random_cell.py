@@ -9,7 +9,7 @@ from os import PathLike
 from nas_moreau.architecture import Genotype, SearchSpace
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
-from nas_moreau.drawing.genotype_files import genotype_files
+from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.search.result import SearchResult
 from nas_moreau.search.rules import Derived
 from nas_moreau.training.loop import Hook

@@ -16,7 +16,7 @@ from nas_moreau.architecture.networks.batch_shard import on_shard
 from nas_moreau.config import Config
 from nas_moreau.data import Data, describe_data, load_images, seed_for
 from nas_moreau.data.batches import Batches
-from nas_moreau.drawing.genotype_files import genotype_files
+from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.runs.columns import tag
 from nas_moreau.runs.history import Stability
 from nas_moreau.search.build import SearchSetup, build_search

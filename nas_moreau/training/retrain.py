@@ -21,8 +21,8 @@ from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Batches, Data, Part, describe_data, load_images, seed_for, stratified_split
 from nas_moreau.distributed import Shard
+from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.drawing.contact_sheet import contact_sheet
-from nas_moreau.drawing.genotype_files import genotype_files
 from nas_moreau.drawing.network import Sizes, draw_network
 from nas_moreau.errors import InputError
 from nas_moreau.runs.columns import board_layout

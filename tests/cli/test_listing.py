@@ -10,7 +10,7 @@ import pytest
 
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.cli import listing
-from nas_moreau.drawing.operation_style import in_words
+from nas_moreau.drawing.operation_style import operations_line
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
@@ -47,7 +47,7 @@ def test_runs_are_listed_with_their_age(tmp_path):
 
 def test_a_cell_in_words_counts_every_edge():
     genotype = published_cell("DARTS_V2")
-    text = in_words(genotype)
+    text = operations_line(genotype)
     assert text == ("normal: 5 sep conv 3×3, 2 skip, 1 dil conv 3×3; reduce: 5 max pool 3×3, 3 skip")
     for name, part in zip(genotype.cells, text.split(";")):
         assert sum(map(int, re.findall(r"(?<!\S)(\d+) ", part))) == len(genotype.cells[name].edges)
