@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 
-from nas_moreau.diagnostics.bench import benchmark
+from nas_moreau.diagnostics.bench import BenchmarkPlan, benchmark
 from nas_moreau.diagnostics.bench_cases import DEFAULT_METHODS, SUPERNETS, parse_size
 from nas_moreau.diagnostics.bench_network import benchmark_network
 
@@ -34,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.network:
         size = parse_size(given.size)
-        result = benchmark_network(size, given.cell, given.threads, given.rounds, given.device)
+        result = benchmark_network(size, given.cell, given.threads, given.rounds, given.device).to_dict()
         if given.json:
             print(json.dumps(result, indent=1))
             return
@@ -45,11 +45,17 @@ def main() -> None:
                 f"  {row['images_per_second']:7.1f} images/s"
             )
         return
-    result = benchmark(
-        given.size, given.threads, given.rounds, space=given.space, device=given.device,
-        supernets=tuple(given.supernets.split(",")), methods=tuple(given.methods.split(",")),
-        memory=not given.no_memory, note=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    plan = BenchmarkPlan(
+        given.size,
+        given.threads,
+        given.rounds,
+        given.space,
+        given.device,
+        supernets=given.supernets.split(","),
+        methods=given.methods.split(","),
+        memory=not given.no_memory,
+    )
+    result = benchmark(plan, lambda text: print(text, file=sys.stderr, flush=True)).to_dict()
     if given.json:
         print(json.dumps(result, indent=1))
         return

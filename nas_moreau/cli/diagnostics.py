@@ -72,19 +72,11 @@ def _time(row: dict[str, Any]) -> str:
 )
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Times the search step and prints the table."""
-    from nas_moreau.diagnostics.bench import benchmark
-    from nas_moreau.diagnostics.bench_cases import DEFAULT_METHODS
+    from nas_moreau.diagnostics.bench import BenchmarkPlan, benchmark
 
-    result = benchmark(
-        args.size,
-        args.threads,
-        args.rounds,
-        space=args.space,
-        device=args.device,
-        methods=args.methods.split(",") if args.methods else DEFAULT_METHODS,
-        imports=args.imports,
-        note=note,
-    )
+    chosen = {"methods": args.methods.split(",")} if args.methods else {}
+    plan = BenchmarkPlan(args.size, args.threads, args.rounds, args.space, args.device, imports=args.imports, **chosen)
+    result = benchmark(plan, note).to_dict()
     if not args.json:
         print(f"{result['hardware']}, torch {result['torch']}, medians of n interleaved runs")
         kept = ("supernet", "method", "milliseconds", "n", "saved_bytes", "resident_bytes", "operator_calls")

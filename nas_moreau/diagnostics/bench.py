@@ -1,14 +1,14 @@
 """Speed and memory of one evaluation and of one whole search step, for four supernets side by side.
 
-    literal                the published description word for word, NCHW
+    literal                the published description, operation by operation, NCHW
     literal-channels-last  the same modules on channels-last tensors
     portable               our supernet in plain PyTorch
     native                 our supernet on the native operators (CPU only)
 
 An evaluation is one forward and one full backward pass. Steps of the literal supernets are the published scripts' (full
-`backward()` everywhere); ours run through `nas_moreau.bilevel`, as in a search. Variants take turns, round by round, so
-that a change of the machine's speed meets all of them alike; medians are reported. Memory is read in a process of its
-own for every variant.
+`backward()` everywhere); ours run through `nas_moreau.bilevel`, with the default configuration of a search. Variants
+take turns, round by round, so that a change of the machine's speed affects all of them alike; medians are reported.
+Memory is measured in a new process for every variant.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from nas_moreau.diagnostics.bench_cases import (
     DEFAULT_METHODS,
+    EVALUATION,
     SUPERNETS,
+    Case,
     build_run,
     goes_with,
     known_methods,
@@ -41,70 +44,136 @@ from nas_moreau.errors import unknown
 from nas_moreau.kernels.cell import available
 
 
-def benchmark(
-    size: str = "T",
-    threads: int = 1,
-    rounds: int = 5,
-    space: str = "darts",
-    device: str = "cpu",
-    supernets: Sequence[str] = SUPERNETS,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    memory: bool = True,
-    imports: Sequence[str] = (),
-    note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Returns `rows` as the bench contract has them, with the hardware and the GEMM rate that the floor rests on.
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """What is timed.
 
-    Args:
+    Attributes:
         size: `T`, `M`, `full` or `channels,layers,batch`.
         threads: CPU threads.
         rounds: How often every variant is timed (n of the medians).
         space: Search space of the supernets.
-        device: Where to run; CUDA devices are timed with events and leave out the native supernet.
+        device: Where to run; accelerators are timed with events and leave out the native supernet.
         supernets: Some of SUPERNETS.
         methods: Some of `known_methods`; each runs on the supernets that it goes with (`goes_with`).
-        memory: Whether to read memory, too, in a process for every variant; without it the fields are None.
-        imports: Modules of the user that those processes import.
+        memory: Whether to measure memory, too (CPU only); without it the fields are None.
+        imports: The user's modules, which the processes that measure memory import.
+    """
+
+    size: str = "T"
+    threads: int = 1
+    rounds: int = 5
+    space: str = "darts"
+    device: str = "cpu"
+    supernets: Sequence[str] = SUPERNETS
+    methods: Sequence[str] = DEFAULT_METHODS
+    memory: bool = True
+    imports: Sequence[str] = ()
+
+    def cases(self) -> list[Case]:
+        """Returns the variants.
+
+        Raises:
+            InputError: Unknown size, supernet or method.
+        """
+        size, device = parse_size(self.size), torch.device(self.device)
+        for what, given, known in (
+            ("supernet to benchmark", self.supernets, SUPERNETS),
+            ("method to benchmark", self.methods, known_methods()),
+        ):
+            for name in given:
+                if name not in known:
+                    raise unknown(what, name, known)
+        native = device.type == "cpu" and available()
+        supernets = [name for name in self.supernets if native or name != "native"]
+        pairs = [(s, m) for s in supernets for m in self.methods if goes_with(s, m)]
+        return [Case(supernet, method, size, self.space, device) for supernet, method in pairs]
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One variant.
+
+    Attributes:
+        size, threads, supernet, method: What was timed.
+        milliseconds: Median of `n` runs.
+        saved_bytes: What a forward pass keeps for the backward pass.
+        resident_bytes: Resident memory that two runs add at their peak; None if it was not measured.
+        operator_calls: Operators of one evaluation on large tensors; None for methods.
+        floor_milliseconds: Time of an evaluation's arithmetic at the rate of a matrix product.
+    """
+
+    size: str
+    threads: int
+    supernet: str
+    method: str
+    milliseconds: float
+    n: int
+    saved_bytes: int
+    resident_bytes: int | None
+    operator_calls: int | None
+    floor_milliseconds: float
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """The table, and the machine that it was measured on."""
+
+    rows: list[BenchmarkRow]
+    hardware: str
+    torch: str
+    gemm_gflops: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
+
+
+def benchmark(plan: BenchmarkPlan, note: Callable[[str], None] = lambda text: None) -> BenchmarkResult:
+    """Returns the times and the memory of all variants.
+
+    Args:
+        plan: What is timed.
         note: Called with a line on the progress.
 
     Raises:
         InputError: Unknown size, supernet or method.
     """
-    parse_size(size)
-    for what, given, known in (("supernet", supernets, SUPERNETS), ("method", methods, known_methods())):
-        for name in given:
-            if name not in known:
-                raise unknown(f"{what} to benchmark", name, known)
-    place = torch.device(device)
-    if place.type != "cpu" or not available():
-        supernets = tuple(name for name in supernets if name != "native")
-    began, before = time.perf_counter(), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    cases, began, before = plan.cases(), time.perf_counter(), torch.get_num_threads()
+    device, size = torch.device(plan.device), parse_size(plan.size)
+    torch.set_num_threads(plan.threads)
     try:
-        cases = [(s, m) for s in supernets for m in methods if goes_with(s, m)]
-        measured = cases if memory and place.type == "cpu" else []
-        memories = {case: read_memory(space, size, *case, threads, imports) for case in measured}
-        runs = {case: build_run(space, size, *case, place) for case in cases}
-        calls = {s: operator_calls(space, size, s, place) for s in supernets if "evaluation" in methods}
-        saved = {s: saved_bytes(space, size, s, place) for s in supernets}
-        rate = gemm_rate(place)
-        floor = 1e3 * evaluation_flops(space, size) / rate
+        measured = cases if plan.memory and device.type == "cpu" else []
+        memories = {case: read_memory(case, plan.threads, plan.imports) for case in measured}
+        runs = {case: build_run(case) for case in cases}
+        of_supernet = {case.supernet: case for case in cases}
+        saved = {name: saved_bytes(case) for name, case in of_supernet.items()}
+        counted = EVALUATION in plan.methods
+        calls = {name: operator_calls(case) for name, case in of_supernet.items() if counted}
+        rate = gemm_rate(device)
+        floor = 1e3 * evaluation_flops(plan.space, size) / rate
         for run in runs.values():
             run()  # warm up
-        times: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
-        for n in range(rounds):
+        times: dict[Case, list[float]] = {case: [] for case in cases}
+        for number in range(plan.rounds):
             for case, run in runs.items():
-                times[case].append(clock(run, place))
-            note(f"round {n + 1} of {rounds}, {time.perf_counter() - began:.0f} s")
+                times[case].append(clock(run, device))
+            note(f"round {number + 1} of {plan.rounds}, {time.perf_counter() - began:.0f} s")
     finally:
         torch.set_num_threads(before)
     rows = [
-        {
-            "size": size, "threads": threads, "supernet": s, "method": m,
-            "milliseconds": statistics.median(values), "n": len(values), "saved_bytes": saved[s],
-            "resident_bytes": memories.get((s, m)),
-            "operator_calls": calls[s] if m == "evaluation" else None, "floor_milliseconds": floor,
-        }
-        for (s, m), values in times.items()
-    ]  # fmt: skip
-    return {"rows": rows, "hardware": hardware(place), "torch": torch.__version__, "gemm_gflops": rate / 1e9}
+        BenchmarkRow(
+            size=plan.size,
+            threads=plan.threads,
+            supernet=case.supernet,
+            method=case.method,
+            milliseconds=statistics.median(values),
+            n=len(values),
+            saved_bytes=saved[case.supernet],
+            resident_bytes=memories.get(case),
+            operator_calls=calls[case.supernet] if case.method == EVALUATION else None,
+            floor_milliseconds=floor,
+        )
+        for case, values in times.items()
+    ]
+    return BenchmarkResult(rows, hardware(device), torch.__version__, rate / 1e9)

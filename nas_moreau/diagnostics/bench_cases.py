@@ -18,9 +18,12 @@ from nas_moreau.search.methods import build_method, parse_method, search_methods
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 
 SUPERNETS = ("literal", "literal-channels-last", "portable", "native")
-LITERAL_METHODS = ("evaluation", "darts1", "darts2")
+EVALUATION = "evaluation"
+"""Stands in the place of a method for one forward and one full backward pass."""
+LITERAL_METHODS = (EVALUATION, "darts1", "darts2")
 DEFAULT_METHODS = (*LITERAL_METHODS, "moreau-gauss-seidel", "moreau-jacobi", "moreau-lagged")
 IMAGE, CLASSES = 32, 10
+CPU = torch.device("cpu")
 
 
 class Size(NamedTuple):
@@ -34,6 +37,29 @@ class Size(NamedTuple):
 SIZES = {"T": Size(8, 5, 16), "M": Size(16, 8, 16), "full": Size(16, 8, 64)}
 
 
+class Case(NamedTuple):
+    """One thing to time.
+
+    Attributes:
+        supernet: One of SUPERNETS.
+        method: EVALUATION or a search method without additions.
+        size: Of the supernet and the batch.
+        space: Name of the search space.
+        device: Where it runs.
+    """
+
+    supernet: str
+    method: str
+    size: Size
+    space: str = "darts"
+    device: torch.device = CPU
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory layout of images and weights."""
+        return torch.contiguous_format if self.supernet == "literal" else torch.channels_last
+
+
 def parse_size(text: str) -> Size:
     """Returns the size named `T`, `M` or `full`, or written as `channels,layers,batch`.
 
@@ -44,21 +70,8 @@ def parse_size(text: str) -> Size:
         return SIZES[text]
     numbers = text.split(",")
     if len(numbers) != 3 or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
-        raise InputError(f"'{text}' is no size.", f"Give {', '.join(SIZES)} or channels,layers,batch such as 16,8,64.")
+        raise InputError(f"Invalid size '{text}'.", f"Give {', '.join(SIZES)} or channels,layers,batch, e.g. 16,8,64.")
     return Size(*map(int, numbers))
-
-
-def build_supernet(space: str, size: str, supernet: str, device: torch.device) -> nn.Module:
-    """Returns the supernet called `supernet`, with weights that are the same every time."""
-    channels, layers, _ = parse_size(size)
-    torch.manual_seed(0)
-    if supernet.startswith("literal"):
-        net: nn.Module = LiteralSupernet(load_space(space), channels, layers, CLASSES)
-    else:
-        kernels = "native" if supernet == "native" else "portable"
-        net = Supernet(load_space(space), channels, layers, CLASSES, kernels=kernels)
-    layout = torch.contiguous_format if supernet == "literal" else torch.channels_last
-    return net.to(device).to(memory_format=layout)
 
 
 def random_batch(
@@ -70,36 +83,39 @@ def random_batch(
     return images, torch.randint(0, CLASSES, (count,), generator=generator, device="cpu")
 
 
-def build_batches(size: str, supernet: str, device: torch.device) -> tuple[Batch, Batch]:
-    """Returns an upper and a lower batch of random images."""
-    layout = torch.contiguous_format if supernet == "literal" else torch.channels_last
-
-    def batch(seed: int) -> Batch:
-        images, labels = random_batch(parse_size(size).batch, seed=seed)
-        return Batch(images.to(device=device, memory_format=layout), labels.to(device), 0.0)
-
-    return batch(1), batch(2)
-
-
 def known_methods() -> list[str]:
-    """Returns the methods that can be timed: one evaluation, and every search method that takes steps."""
-    steps = [
-        name
-        for name, method in search_methods().items()
-        if method.info is not None and "published" not in method.info.needs
-    ]
-    return ["evaluation", *steps]
+    """Returns what can be timed: one evaluation, and every search method that takes steps."""
+    return [EVALUATION, *(name for name, method in search_methods().items() if method.takes_steps)]
 
 
 def goes_with(supernet: str, method: str) -> bool:
     """Returns whether a method can be timed on a supernet.
 
-    The literal ones run the published scripts' steps alone, the native kernels have no second derivatives.
+    The literal ones run the published scripts' steps alone; the native kernels have no second derivatives.
     """
     if supernet.startswith("literal"):
         return method in LITERAL_METHODS
-    info = None if method == "evaluation" else parse_method(method).info
+    info = None if method == EVALUATION else parse_method(method).info
     return supernet != "native" or info is None or "hessian" not in info.needs
+
+
+def build_supernet(case: Case) -> nn.Module:
+    """Returns the case's supernet, with the same weights every time."""
+    channels, layers, _ = case.size
+    torch.manual_seed(0)
+    if case.supernet.startswith("literal"):
+        net: nn.Module = LiteralSupernet(load_space(case.space), channels, layers, CLASSES)
+    else:
+        kernels = "native" if case.supernet == "native" else "portable"
+        net = Supernet(load_space(case.space), channels, layers, CLASSES, kernels=kernels)
+    return net.to(case.device).to(memory_format=case.memory_format)
+
+
+def build_batch(case: Case, seed: int = 2) -> Batch:
+    """Returns a batch of random images."""
+    images, labels = random_batch(case.size.batch, seed=seed)
+    images = images.to(device=case.device, memory_format=case.memory_format)
+    return Batch(images, labels.to(case.device), 0.0)
 
 
 def method_of(name: str) -> Method:
@@ -107,16 +123,15 @@ def method_of(name: str) -> Method:
     return build_method(SearchConfig(method=name), steps_per_epoch=1000)[0]
 
 
-def build_run(space: str, size: str, supernet: str, method: str, device: torch.device) -> Callable[[], None]:
+def build_run(case: Case) -> Callable[[], None]:
     """Returns a function without arguments that does one evaluation or one whole search step."""
-    net = build_supernet(space, size, supernet, device)
-    upper, lower = build_batches(size, supernet, device)
-    if method == "evaluation":
+    net, upper, lower = build_supernet(case), build_batch(case, 1), build_batch(case)
+    if case.method == EVALUATION:
         return lambda: evaluate(net, lower)
-    if supernet.startswith("literal"):
-        return published_step(net, method, upper, lower)
-    solver = method_of(method)
-    posed = supernet_problem(net, mix=parse_method(method).mix)
+    if case.supernet.startswith("literal"):
+        return published_step(net, case.method, upper, lower)
+    solver = method_of(case.method)
+    posed = supernet_problem(net, mix=parse_method(case.method).mix)
     held = [posed.x, posed.y, solver.init(posed.problem, posed.x, posed.y, upper, lower)]
 
     def step() -> None:

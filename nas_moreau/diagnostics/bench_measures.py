@@ -1,4 +1,4 @@
-"""What the benchmark reads off a case: time, arithmetic, activations kept, operator calls, resident memory."""
+"""What the benchmark measures of a case: time, arithmetic, activations kept, operator calls, resident memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from torch.nn import functional as f
 from nas_moreau.architecture import LiteralSupernet, load_space, multiply_adds
 from nas_moreau.diagnostics.bench_cases import (
     CLASSES,
+    CPU,
     IMAGE,
-    build_batches,
+    Case,
+    Size,
+    build_batch,
     build_run,
     build_supernet,
     evaluate,
-    parse_size,
 )
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.plugins import import_modules
@@ -53,32 +55,30 @@ def gemm_rate(device: torch.device) -> float:
     return 2 * side**3 / min(clock(lambda: a @ a, device) / 1e3 for _ in range(10))
 
 
-def evaluation_flops(space: str, size: str) -> int:
+def evaluation_flops(space: str, size: Size) -> int:
     """Returns the convolution and linear arithmetic of one evaluation: two operations a multiply-add, three passes."""
-    channels, layers, batch = parse_size(size)
+    channels, layers, batch = size
     with torch.device("cpu"):
         net = LiteralSupernet(load_space(space), channels, layers, CLASSES)
     return 2 * 3 * batch * multiply_adds(net, (3, IMAGE, IMAGE))
 
 
-def saved_bytes(space: str, size: str, supernet: str, device: torch.device) -> int:
+def saved_bytes(case: Case) -> int:
     """Returns the bytes a forward pass keeps for the backward pass, parameters, buffers and images excepted."""
-    net = build_supernet(space, size, supernet, device)
-    _, batch = build_batches(size, supernet, device)
+    net, batch = build_supernet(case), build_batch(case)
     known = [*net.parameters(), *net.buffers(), batch.images, batch.labels]
     return peak_saved_bytes(lambda: f.cross_entropy(net(batch.images), batch.labels), known)
 
 
-def operator_calls(space: str, size: str, supernet: str, device: torch.device) -> int:
+def operator_calls(case: Case) -> int:
     """Returns how many operators of one evaluation, nested ones included, take a tensor of the size of an activation.
 
-    That is: one whose first dimension is the batch and that is not smaller than a quarter of the image's side at the
-    first cell's channels.
+    That is one whose first dimension is the batch and that is not smaller than the first cell's channels at a quarter
+    of the image's side.
     """
-    channels, _, images = parse_size(size)
+    channels, _, images = case.size
     least = images * channels * (IMAGE // 4) ** 2
-    net = build_supernet(space, size, supernet, device)
-    _, batch = build_batches(size, supernet, device)
+    net, batch = build_supernet(case), build_batch(case)
     evaluate(net, batch)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
@@ -99,27 +99,30 @@ def operator_calls(space: str, size: str, supernet: str, device: torch.device) -
     return sum(any(map(large, event.input_shapes)) for event in named)
 
 
-def read_memory(
-    space: str, size: str, supernet: str, method: str, threads: int, imports: Sequence[str] = ()
-) -> int | None:
-    """Returns the resident memory that two runs add at their peak, read in a new process that imports `imports`."""
-    case = [space, size, supernet, method, str(threads), *imports]
-    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", *case]
+def read_memory(case: Case, threads: int, imports: Sequence[str] = ()) -> int | None:
+    """Returns the resident memory that two runs on the CPU add at their peak, measured in a new process.
+
+    Args:
+        case: What is run.
+        threads: CPU threads.
+        imports: The user's modules, which the process imports first.
+    """
+    told = {**case._asdict(), "device": "cpu", "threads": threads, "imports": list(imports)}
+    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", json.dumps(told)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def added_memory(space: str, size: str, supernet: str, method: str, threads: int) -> int | None:
+def added_memory(case: Case) -> int | None:
     """Returns peak resident memory less what was resident before the first run; None where /proc is missing."""
-    torch.set_num_threads(threads)
-    run = build_run(space, size, supernet, method, torch.device("cpu"))
+    run = build_run(case)
     status = Path("/proc/self/statm")
     if not status.exists():
         return None
     before = int(status.read_text().split()[1]) * resource.getpagesize()
     for _ in range(2):
         run()
-    return peak_memory_bytes(torch.device("cpu")) - before
+    return peak_memory_bytes(CPU) - before
 
 
 def hardware(device: torch.device) -> str:
@@ -129,7 +132,12 @@ def hardware(device: torch.device) -> str:
     return processor_name()
 
 
+def _main(told: dict[str, Any]) -> None:
+    import_modules(told.pop("imports"))
+    torch.set_num_threads(told.pop("threads"))
+    case = Case(**told)._replace(size=Size(*told["size"]), device=CPU)
+    print(json.dumps(added_memory(case)))
+
+
 if __name__ == "__main__":
-    _, _space, _size, _supernet, _method, _threads, *_imports = sys.argv
-    import_modules(_imports)
-    print(json.dumps(added_memory(_space, _size, _supernet, _method, int(_threads))))
+    _main(json.loads(sys.argv[1]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,35 @@ from nas_moreau.export.formats import structure_of
 from nas_moreau.export.standalone import Network as PlainNetwork
 from nas_moreau.kernels.cell import available
 
-RETRAINING = Size(36, 20, 16)  # the published channels and cells
+RETRAINING = Size(36, 20, 16)
+"""The published channels and cells."""
 NETWORKS = ("plain", "plain-channels-last", "portable", "native")
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One implementation: the median of `n` steps in milliseconds, and images a second."""
+
+    network: str
+    cell: str
+    size: list[int]
+    threads: int
+    n: int
+    milliseconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """The table, and the machine that it was measured on."""
+
+    rows: list[NetworkRow]
+    hardware: str
+    torch: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
 
 
 def build_network(kind: str, size: Size, cell: str, device: torch.device) -> nn.Module:
@@ -58,8 +86,16 @@ def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
 
 def benchmark_network(
     size: Size = RETRAINING, cell: str = "DARTS_V2", threads: int = 1, rounds: int = 3, device: str = "cpu"
-) -> dict[str, Any]:
-    """Returns `rows` of network, milliseconds, n and images_per_second, with the hardware and torch's version."""
+) -> NetworkResult:
+    """Returns the times of a training step of all implementations.
+
+    Args:
+        size: Channels, cells and batch.
+        cell: Name of a published cell.
+        threads: CPU threads.
+        rounds: n of the medians.
+        device: Where to run.
+    """
     place, before = torch.device(device), torch.get_num_threads()
     kinds = NETWORKS if place.type == "cpu" and available() else NETWORKS[:3]
     images, labels = (part.to(place) for part in random_batch(size.batch))
@@ -77,11 +113,9 @@ def benchmark_network(
                 times[kind].append(clock(step, place))
     finally:
         torch.set_num_threads(before)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
     rows = [
-        {
-            "network": kind, "cell": cell, "size": list(size), "threads": threads, "n": rounds,
-            "milliseconds": (median := statistics.median(values)), "images_per_second": 1e3 * size.batch / median,
-        }
-        for kind, values in times.items()
-    ]  # fmt: skip
-    return {"rows": rows, "hardware": hardware(place), "torch": torch.__version__}
+        NetworkRow(kind, cell, list(size), threads, rounds, median, 1e3 * size.batch / median)
+        for kind, median in medians.items()
+    ]
+    return NetworkResult(rows, hardware(place), torch.__version__)

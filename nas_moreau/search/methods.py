@@ -71,6 +71,11 @@ class SearchMethod:
         return self.info.source if self.mixing is None else self.mixing.source
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether a search can be run with it: there are step sizes for it, and it does not only draw a cell."""
+        return self.info is not None and "published" not in self.info.needs
+
+    @property
     def is_automatic(self) -> bool:
         """Whether it finds constants by itself, on the first batches."""
         return self.info is not None and "automatic" in self.info.needs
