@@ -179,8 +179,7 @@ def penalised_minimum(
     exact: Exact,
     c: float,
     gamma: float,
-    upper_batch: Any = None,
-    lower_batch: Any = None,
+    batches: tuple[Any, Any] = (None, None),
     start: tuple[Tensors, Tensors] | None = None,
     tolerance: float = 1e-9,
 ) -> Penalised:
@@ -201,7 +200,7 @@ def penalised_minimum(
         start: y and theta; default their first-order values around exact.y.
         tolerance: On the equations, relative to |F_y|/c at exact.y.
     """
-    like, count = exact.y, exact.f_yy.shape[0]
+    (upper_batch, lower_batch), like, count = batches, exact.y, exact.f_yy.shape[0]
     unit = torch.eye(count, dtype=exact.f_yy.dtype, device=exact.f_yy.device) / gamma
     scale = float(flat(grad_y(problem.F, x, like, upper_batch)).norm()) / c
 

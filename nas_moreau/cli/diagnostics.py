@@ -106,7 +106,7 @@ def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
     from nas_moreau.diagnostics.check_hypergradient import check_hypergradient as check
 
     names = args.method and [name.strip() for name in args.method.split(",")]
-    result = check(names or None, args.seed, note=note)
+    result = check(names or None, args.seed, note=note).to_dict()
     if not args.json:
         _print_directions(result)
     return result

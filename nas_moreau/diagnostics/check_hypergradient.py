@@ -1,14 +1,14 @@
-"""Each method's direction of the alphas against the exact hypergradient, on a supernet where that is known.
+"""Each method's architecture gradient against the exact hypergradient, on a supernet where that is known.
 
 Three questions, asked in float64 on a fixed batch (see `tiny_supernet`):
 
     exact      do three independent ways to the hypergradient agree? implicit solve, reverse mode through the lower
                iterations, central differences of F(x, y*(x))
-    moreau     where y minimises F/c + f - v_gamma(x, .) and theta is its exact prox, does c d_x of (10) come to the
+    moreau     where y minimises F/c + f - v_gamma(x, .) and theta is its exact prox, does c d_x of (10) approach the
                hypergradient, with an error that falls as 1/c?
-    as run     where does each method's direction point after some steps of its own, at its own alphas and weights?
+    as run     where does each method's architecture gradient point after some of its steps, at its alphas and weights?
 
-The first two and darts2's own definition must hold; the third is measured and told.
+The first two and the definition of darts2 must hold; the third is measured and reported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ from nas_moreau.bilevel.updates import gradient_descent
 from nas_moreau.config import SearchConfig, load_config
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import TinySupernet, tiny_supernet
-from nas_moreau.errors import InputError, did_you_mean, first_line
+from nas_moreau.errors import InputError, first_line, unknown
 from nas_moreau.search.methods import parse_method, search_methods
 from nas_moreau.search.schedules import build_schedules, search_step_sizes
 
@@ -44,12 +45,218 @@ ASYMPTOTIC = 100.0
 """From this c on the order of the error is fitted; below, 1/c is not small."""
 GAMMA = 10.0
 STEPS = 60
-"""Steps of the weights before a method's direction is read."""
+"""Steps of the weights before a method's architecture gradient is read."""
 UNIT = 0.01
-"""What the weights are measured in where darts2 is held against its definition."""
-
+"""Unit of the weights where darts2 is compared with its definition."""
 PRESET = "nas_bench_201_cpu"
 """The search whose constants are used where methods are measured as they run."""
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DirectionRow:
+    """A direction compared with the hypergradient, in the units of the hypergradient (with a penalty, times c_k).
+
+    Attributes:
+        part: "exact", "moreau" or "as run".
+        method: What gave the direction.
+        c: The penalty; None without one.
+        verdict: In words.
+        cosine: Of the angle to the hypergradient; None, like the numbers that follow, where there is no direction.
+        relative_error: |direction - hypergradient| / |hypergradient|.
+        norm: |direction|.
+        seconds: Time of the computation; as run the median of three steps.
+        memory_bytes: Maximum kept for backward passes at one time in a step.
+        first_order_cosine: Cosine of F_x alone at the same alphas and weights (as run).
+    """
+
+    part: str
+    method: str
+    c: float | None
+    verdict: str = ""
+    cosine: float | None = None
+    relative_error: float | None = None
+    norm: float | None = None
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    first_order_cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must hold: `passed` says whether `value` is on the right side of `limit`."""
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+
+    @property
+    def verdict(self) -> str:
+        """The check in words."""
+        shown = "not known" if self.value is None else f"{self.value:.4g}"
+        return f"{'holds' if self.passed else 'FAILS'}: {self.name}: {shown}, limit {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The outcome of a check.
+
+    Attributes:
+        seed: Seed of the supernet and its images.
+        alphas, weights: Numbers of entries.
+        gamma: The envelope's parameter in the second part.
+        smallest_eigenvalue, largest_eigenvalue: Of f_yy at the lower level's minimiser.
+        rows: The directions.
+        checks: What must hold.
+    """
+
+    seed: int
+    alphas: int
+    weights: int
+    gamma: float
+    smallest_eigenvalue: float
+    largest_eigenvalue: float
+    rows: list[DirectionRow]
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks hold."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        checks = [asdict(check) | {"verdict": check.verdict} for check in self.checks]
+        return asdict(self) | {"checks": checks, "passed": self.passed}
+
+
+# --- the check --------------------------------------------------------------------------------------------------------
+
+
+def known_methods() -> list[str]:
+    """Returns the names that can be checked: the search methods that take steps."""
+    return [name for name, method in search_methods().items() if method.takes_steps]
+
+
+def check_hypergradient(
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+    layers: int = 3,
+    steps: int = STEPS,
+    penalties: Sequence[float] = PENALTIES,
+    note: Callable[[str], None] = lambda text: None,
+) -> Directions:
+    """Compares methods with the exact hypergradient.
+
+    Args:
+        methods: Names of `known_methods`; None for all.
+        seed: Seed of the supernet and its images.
+        layers: Cells of the supernet.
+        steps: Steps of the weights before an architecture gradient is read.
+        penalties: Values of c for the second part.
+        note: Called with a line on the progress.
+
+    Raises:
+        InputError: Unknown method, or no steps.
+    """
+    names = known_methods() if methods is None else list(methods)
+    for name in names:
+        if name not in known_methods():
+            raise unknown("method to check", name, known_methods())
+    if steps < 1:
+        raise InputError(f"The number of steps is {steps}.", "Take at least 1.")
+    tiny = tiny_supernet(seed, layers)
+    note("the exact hypergradient, three ways")
+    begin = time.perf_counter()
+    exact = exact_hypergradient(tiny.problem, tiny.x, tiny.y, tiny.upper_batch, tiny.lower_batch)
+    rows, checks = compare_oracles(tiny, exact, time.perf_counter() - begin)
+    note("Moreau's direction at the penalised minimiser")
+    more_rows, more_checks = compare_penalties(tiny, exact, penalties)
+    rows, checks = rows + more_rows, checks + more_checks
+    for name in names:
+        note(f"{name}: {steps} steps, then its architecture gradient")
+        mix = parse_method(name).mix
+        start = tiny if mix is None else tiny_supernet(seed, layers, mix)
+        rows.append(_as_run(name, tiny, start, exact, steps))
+    if "darts2" in names:
+        checks.append(check_darts2(tiny, exact))
+    return Directions(
+        seed=seed,
+        alphas=sum(t.numel() for t in tiny.x),
+        weights=sum(t.numel() for t in tiny.y),
+        gamma=GAMMA,
+        smallest_eigenvalue=exact.lowest,
+        largest_eigenvalue=exact.highest,
+        rows=rows,
+        checks=checks,
+    )
+
+
+def compare_oracles(tiny: TinySupernet, exact: Exact, seconds: float) -> tuple[list[DirectionRow], list[Check]]:
+    """Returns rows and checks of the three ways to the hypergradient; `seconds` is the time of the first."""
+    batches = (tiny.upper_batch, tiny.lower_batch)
+    reference = DirectionRow("exact", "implicit", None, "the reference: f_yy v = F_y, solved", seconds=seconds)
+    rows, checks = [_compared(reference, exact.d_x, exact.d_x)], []
+    ways: dict[str, Callable[[], Tensors]] = {
+        "unrolled": lambda: unrolled_hypergradient(tiny.problem, tiny.x, exact, *batches)[0],
+        "differences": lambda: value_differences(tiny.problem, tiny.x, exact, *batches),
+    }
+    for name, way in ways.items():
+        begin = time.perf_counter()
+        found = way()
+        row = DirectionRow("exact", name, None, seconds=time.perf_counter() - begin)
+        row = _compared(row, found, exact.d_x)
+        check = _below(f"implicit and {name} agree", row.relative_error, 1e-6)
+        agrees = "agrees with the reference" if check.passed else "DIFFERS from the reference"
+        rows.append(replace(row, verdict=agrees))
+        checks.append(check)
+    return rows, checks
+
+
+def compare_penalties(
+    tiny: TinySupernet, exact: Exact, penalties: Sequence[float] = PENALTIES
+) -> tuple[list[DirectionRow], list[Check]]:
+    """Returns a row for every c, Moreau's direction at the exact penalised minimiser, and the checks of its order."""
+    rows: list[DirectionRow] = []
+    before = None
+    for c in sorted(penalties, reverse=True):
+        begin = time.perf_counter()
+        start = before if c < 100 else None  # far from y*: continue from the point of the previous c
+        found = penalised_minimum(tiny.problem, tiny.x, exact, c, GAMMA, (tiny.upper_batch, tiny.lower_batch), start)
+        direction = moreau_direction(tiny.problem, tiny.x, found.y, found.theta, c, tiny.upper_batch, tiny.lower_batch)
+        if not (found.is_minimum and found.residual <= 1e-6):  # at a small c there may be none near y*
+            fault = "no minimiser of F/c + f - v_gamma was found: nothing to compare"
+            rows.append(DirectionRow("moreau", "moreau", c, fault))
+            continue
+        before = (found.y, found.theta)
+        row = DirectionRow("moreau", "moreau", c, seconds=time.perf_counter() - begin)
+        rows.append(_judged(_compared(row, direction, exact.d_x)))
+    rows.reverse()
+    usable = [(row.c, row.relative_error) for row in rows if row.c is not None and row.c >= ASYMPTOTIC]
+    order = fitted_order(usable)
+    near_one = order is not None and abs(order - 1) <= 0.15
+    checks = [Check("order of moreau's error in 1/c (is to be 1)", order, 0.15, near_one)]
+    if 100.0 in penalties:
+        cosine = next((row.cosine for row in rows if row.c == 100), None)
+        checks.append(
+            Check("cosine of moreau at c = 100, at least", cosine, 0.99, cosine is not None and cosine >= 0.99)
+        )
+    return rows, checks
+
+
+def fitted_order(errors: Sequence[tuple[float, float | None]]) -> float | None:
+    """Returns r of error ~ c^-r from pairs (c, error), by least squares on logarithms; None below two errors > 0."""
+    pairs = [(math.log(c), math.log(error)) for c, error in errors if error]
+    if len(pairs) < 2:
+        return None
+    a, b = zip(*pairs)
+    return -statistics.linear_regression(a, b).slope
+
+
+# --- methods as they run ----------------------------------------------------------------------------------------------
 
 
 class Recorded(NamedTuple):
@@ -64,132 +271,6 @@ class Recorded(NamedTuple):
     method: Method
     directions: list[Tensors]
     y_steps: int
-
-
-def known_methods() -> list[str]:
-    """Returns the names that can be checked: the search methods that have step sizes in a search and take steps."""
-    return [
-        name
-        for name, method in search_methods().items()
-        if method.info is not None and "published" not in method.info.needs
-    ]
-
-
-def check_hypergradient(
-    methods: Sequence[str] | None = None,
-    seed: int = 0,
-    layers: int = 3,
-    steps: int = STEPS,
-    penalties: Sequence[float] = PENALTIES,
-    note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Returns `rows`, `checks` and `passed`, as plain data.
-
-    Rows have `part method c cosine relative_error norm seconds memory_bytes verdict` (`part`: exact, moreau, as run;
-    memory: the most that was kept for backward passes at one time); those as run have `first_order_cosine`, too, that
-    of F_x alone at the same alphas and weights. Checks have `name value limit passed verdict`.
-    Directions are compared in the units of the hypergradient: those of methods with a penalty are multiplied by c_k.
-
-    Args:
-        methods: Names of `known_methods`; None for all.
-        seed: Of the supernet and its images.
-        layers: Cells of the supernet.
-        steps: Of the weights before a method's direction is read.
-        penalties: Values of c for the second part.
-        note: Takes a line on what is going on.
-
-    Raises:
-        InputError: Unknown method.
-    """
-    names = known_methods() if methods is None else list(methods)
-    for name in names:
-        if name not in known_methods():
-            raise InputError(f"There is no method '{name}' to check.", did_you_mean(name, known_methods()))
-    if steps < 1:
-        raise InputError(f"The number of steps is {steps}.", "Take at least 1.")
-    tiny = tiny_supernet(seed, layers)
-    note("the exact hypergradient, three ways")
-    begin = time.perf_counter()
-    exact = exact_hypergradient(tiny.problem, tiny.x, tiny.y, tiny.upper_batch, tiny.lower_batch)
-    rows, checks = compare_oracles(tiny, exact, time.perf_counter() - begin)
-    note("Moreau's direction at the penalised minimiser")
-    more_rows, more_checks = compare_penalties(tiny, exact, penalties)
-    rows, checks = rows + more_rows, checks + more_checks
-    for name in names:
-        note(f"{name}: {steps} steps, then its direction")
-        rows.append(_as_run(name, tiny, exact, steps, seed, layers))
-    if "darts2" in names:
-        checks.append(check_darts2(tiny, exact))
-    return {
-        "seed": seed, "alphas": sum(t.numel() for t in tiny.x), "weights": sum(t.numel() for t in tiny.y),
-        "gamma": GAMMA, "smallest_eigenvalue": exact.lowest, "largest_eigenvalue": exact.highest,
-        "rows": rows, "checks": checks, "passed": all(check["passed"] for check in checks),
-    }  # fmt: skip
-
-
-def compare_oracles(
-    tiny: TinySupernet, exact: Exact, seconds: float
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns rows and checks of the three ways to the hypergradient."""
-    batches = (tiny.upper_batch, tiny.lower_batch)
-    rows = [_row("exact", "implicit", None, exact.d_x, exact.d_x, seconds, None, "the reference: f_yy v = F_y, solved")]
-    checks = []
-    ways: dict[str, Callable[[], Tensors]] = {
-        "unrolled": lambda: unrolled_hypergradient(tiny.problem, tiny.x, exact, *batches)[0],
-        "differences": lambda: value_differences(tiny.problem, tiny.x, exact, *batches),
-    }
-    for name, way in ways.items():
-        begin = time.perf_counter()
-        found = way()
-        row = _row("exact", name, None, found, exact.d_x, time.perf_counter() - begin, None, "")
-        row["verdict"] = "agrees with the reference" if row["relative_error"] <= 1e-6 else "DIFFERS from the reference"
-        rows.append(row)
-        checks.append(_check(f"implicit and {name} agree", row["relative_error"], 1e-6, row["relative_error"] <= 1e-6))
-    return rows, checks
-
-
-def compare_penalties(
-    tiny: TinySupernet, exact: Exact, penalties: Sequence[float] = PENALTIES
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns a row for every c, Moreau's direction at the exact penalised minimiser, and the checks of its order."""
-    rows: list[dict[str, Any]] = []
-    before = None
-    for c in sorted(penalties, reverse=True):
-        begin = time.perf_counter()
-        start = None
-        if before is not None and c < 100:  # far from y*: go on from the point of the last c
-            start = before
-        found = penalised_minimum(tiny.problem, tiny.x, exact, c, GAMMA, tiny.upper_batch, tiny.lower_batch, start)
-        direction = moreau_direction(tiny.problem, tiny.x, found.y, found.theta, c, tiny.upper_batch, tiny.lower_batch)
-        solved = found.is_minimum and found.residual <= 1e-6
-        if not solved:  # at a small c there may be none near y*
-            rows.append(
-                _empty("moreau", "moreau", c, "no minimiser of F/c + f - v_gamma was found: nothing to compare")
-            )
-            continue
-        before = (found.y, found.theta)
-        rows.append(_row("moreau", "moreau", c, direction, exact.d_x, time.perf_counter() - begin, None, ""))
-        rows[-1]["verdict"] = _words(rows[-1]["cosine"])
-    rows.reverse()
-    usable = [row for row in rows if row["relative_error"] is not None and row["c"] >= ASYMPTOTIC]
-    at_100 = [row["cosine"] for row in usable if row["c"] == 100]
-    order = fitted_order([row["c"] for row in usable], [row["relative_error"] for row in usable])
-    checks = [
-        _check("order of moreau's error in 1/c (is to be 1)", order, 0.15, order is not None and abs(order - 1) <= 0.15)
-    ]
-    if 100.0 in penalties:
-        cosine = at_100[0] if at_100 else None
-        checks.append(_check("cosine of moreau at c = 100, at least", cosine, 0.99, bool(at_100) and at_100[0] >= 0.99))
-    return rows, checks
-
-
-def fitted_order(penalties: Sequence[float], errors: Sequence[float]) -> float | None:
-    """Returns r of error ~ c^-r by least squares on logarithms; None of fewer than two positive errors."""
-    pairs = [(math.log(c), math.log(error)) for c, error in zip(penalties, errors) if error > 0]
-    if len(pairs) < 2:
-        return None
-    a, b = zip(*pairs)
-    return -statistics.linear_regression(a, b).slope
 
 
 def preset_search() -> SearchConfig:
@@ -215,7 +296,7 @@ def recorded(name: str, search: SearchConfig) -> Recorded:
     return Recorded(method, directions, sizes.inner_steps if info.needs >= {"hessian", "inner loop"} else 1)
 
 
-def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, Any]:
+def check_darts2(tiny: TinySupernet, exact: Exact) -> Check:
     """Returns the check of the method registered as darts2 against its definition, at a state with momentum.
 
     The definition: the gradient in x of F(x, y - xi (m b + f_y(x, y))) by reverse mode, b the momentum's buffer. The
@@ -237,29 +318,37 @@ def check_darts2(tiny: TinySupernet, exact: Exact, steps: int = 3) -> dict[str, 
     x, u = tiny.x, [torch.zeros_like(t) for t in exact.y]
     state = method.init(problem, x, u)
     batches = {"upper_batch": tiny.upper_batch, "lower_batch": tiny.lower_batch}
-    for _ in range(steps):
+    for _ in range(3):
         x, u, state, _ = method.step(problem, x, u, state, **batches)
     del directions[:]
     method.step(problem, x, u, state, **batches)
     with torch.enable_grad():
         leaves_x, leaves_u = ([t.detach().requires_grad_() for t in part] for part in (x, u))
-        value = scalar_of(problem.f(leaves_x, leaves_u, tiny.lower_batch))
-        ahead = list(torch.autograd.grad(value, leaves_u, create_graph=True))
+        lower = scalar_of(problem.f(leaves_x, leaves_u, tiny.lower_batch))
+        ahead = list(torch.autograd.grad(lower, leaves_u, create_graph=True))
         if part := build_schedules(search, 1).update_weights.part("momentum", state.y_rule):
             ahead = add(ahead, part.state, part.factor)
         upper = scalar_of(problem.F(leaves_x, add(leaves_u, ahead, -lr), tiny.upper_batch))
         defined = list(torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True))
     error = float((flat(directions[-1]) - flat(defined)).norm() / flat(defined).norm()) if directions else None
-    return _check("darts2 is the gradient through one step", error, 1e-6, error is not None and error <= 1e-6)
+    return _below("darts2 is the gradient through one step", error, 1e-6)
 
 
-def _advance(method: Method, tiny: TinySupernet, exact: Exact, steps: int) -> tuple[Tensors, Tensors, Any, Any]:
-    """Takes steps from the first alphas and their best weights; returns x, y, state and what does the next step."""
+class Advanced(NamedTuple):
+    """A method after some steps: its alphas, its weights, and a function that does the next step."""
+
+    x: Tensors
+    y: Tensors
+    next_step: Callable[[], tuple[Tensors, Tensors, Any, Any]]
+
+
+def _advance(method: Method, tiny: TinySupernet, exact: Exact, steps: int) -> Advanced:
+    """Takes steps from the first alphas and their best weights."""
     x, y = tiny.x, exact.y
     state = method.init(tiny.problem, x, y, tiny.upper_batch, tiny.lower_batch)
 
     def step(x: Tensors, y: Tensors, state: Any, k: int) -> Any:
-        upper, lower = (  # seeds: what a method draws is another at every step and in both batches
+        upper, lower = (  # seeds: a method that draws does so differently at every step and in both batches
             batch._replace(progress=k / (steps + 1), seed=2 * k + i)
             for i, batch in enumerate((tiny.upper_batch, tiny.lower_batch))
         )
@@ -267,78 +356,71 @@ def _advance(method: Method, tiny: TinySupernet, exact: Exact, steps: int) -> tu
 
     for k in range(steps):
         x, y, state, _ = step(x, y, state, k)
-    return x, y, state, lambda: step(x, y, state, steps)
+    return Advanced(x, y, lambda: step(x, y, state, steps))
 
 
-def _as_run(name: str, tiny: TinySupernet, exact: Exact, steps: int, seed: int, layers: int) -> dict[str, Any]:
-    """Returns a method's row: its direction after some steps against the hypergradient at its own alphas.
+def _as_run(name: str, tiny: TinySupernet, start: TinySupernet, exact: Exact, steps: int) -> DirectionRow:
+    """Returns a method's row: its architecture gradient after some steps against the hypergradient at its alphas.
 
-    A method that mixes by draws is held against the hypergradient of the softmax mixture, one draw at a time. One that
-    fails, or that never moves the alphas, gets a row that says so.
+    A method that mixes by draws is compared with the hypergradient of the softmax mixture, one draw at a time. One that
+    fails, or that never moves the alphas, gets a row with the reason.
+
+    Args:
+        name: The method.
+        tiny: The supernet with the softmax mixture.
+        start: The supernet that the method searches in.
+        exact: The hypergradient at the first alphas.
+        steps: Steps of the weights.
     """
-    torch.manual_seed(0)  # of methods that draw
-    mix = parse_method(name).mix
-    own = tiny if mix is None else tiny_supernet(seed, layers, mix)
+    torch.manual_seed(0)  # for methods that draw
+    row = DirectionRow("as run", name, None)
     try:
         method, directions, y_steps = recorded(name, preset_search())
-        x, y, _, once = _advance(method, own, exact, math.ceil(steps / y_steps))
+        x, y, next_step = _advance(method, start, exact, math.ceil(steps / y_steps))
         seconds = []
         for _ in range(3):
             del directions[:]
             begin = time.perf_counter()
-            new_x, _, _, info = once()
+            new_x, _, _, info = next_step()
             seconds.append(time.perf_counter() - begin)
-        memory = peak_saved_bytes(once)
-        c = getattr(info, "c", None)
-        direction = directions[0] if directions else subtract(x, new_x)  # a method with an update rule of its own
-        direction = [t * (c or 1.0) for t in direction]
-        size = float(flat(direction).norm())
-        if not size > 0:
-            return _empty("as run", name, c, "moves no alphas") | {"norm": size}
+        row = replace(row, c=getattr(info, "c", None))
+        direction = directions[0] if directions else subtract(x, new_x)  # a method that ignores update_x
+        direction = [t * (row.c or 1.0) for t in direction]
+        if not float(flat(direction).norm()) > 0:
+            return replace(row, verdict="moves no alphas", norm=float(flat(direction).norm()))
+        memory = peak_saved_bytes(next_step)
         there = exact_hypergradient(tiny.problem, x, y, tiny.upper_batch, tiny.lower_batch)
     except Exception as error:
-        return _empty("as run", name, None, f"could not be run here: {type(error).__name__}: {first_line(error)}"[:200])
-    row = _row("as run", name, c, direction, there.d_x, statistics.median(seconds), memory, "")
-    alone = grad_x(tiny.problem.F, x, y, tiny.upper_batch)
-    row["first_order_cosine"] = _cosine(alone, there.d_x)
-    row["verdict"] = _words(row["cosine"])
-    return row
+        fault = f"could not be run here: {type(error).__name__}: {first_line(error)}"
+        return DirectionRow("as run", name, None, fault[:200])
+    row = replace(row, seconds=statistics.median(seconds), memory_bytes=memory)
+    row = _judged(_compared(row, direction, there.d_x))
+    return replace(row, first_order_cosine=_cosine(grad_x(tiny.problem.F, x, y, tiny.upper_batch), there.d_x))
 
 
-def _row(
-    part: str, method: str, c: float | None, direction: Tensors, reference: Tensors, seconds: float,
-    memory: int | None, verdict: str,
-) -> dict[str, Any]:  # fmt: skip
+def _compared(row: DirectionRow, direction: Tensors, reference: Tensors) -> DirectionRow:
+    """Returns the row with cosine, relative error and norm of a direction."""
     found, wanted = flat(direction), flat(reference)
     error = float((found - wanted).norm() / wanted.norm())
-    return {
-        "part": part, "method": method, "c": c, "cosine": _cosine(direction, reference), "relative_error": error,
-        "norm": float(found.norm()), "seconds": seconds, "memory_bytes": memory, "verdict": verdict,
-    }  # fmt: skip
-
-
-def _empty(part: str, method: str, c: float | None, verdict: str) -> dict[str, Any]:
-    missing = dict.fromkeys(("cosine", "relative_error", "norm", "seconds", "memory_bytes"))
-    return {"part": part, "method": method, "c": c, **missing, "verdict": verdict}
+    return replace(row, cosine=_cosine(direction, reference), relative_error=error, norm=float(found.norm()))
 
 
 def _cosine(a: Tensors, b: Tensors) -> float:
     return float(torch.cosine_similarity(flat(a), flat(b), 0))
 
 
-def _check(name: str, value: float | None, limit: float, passed: bool) -> dict[str, Any]:
-    shown = "not known" if value is None else f"{value:.4g}"
-    verdict = f"{'holds' if passed else 'FAILS'}: {name}: {shown}, limit {limit:g}"
-    return {"name": name, "value": value, "limit": limit, "passed": passed, "verdict": verdict}
+def _below(name: str, error: float | None, limit: float) -> Check:
+    return Check(name, error, limit, error is not None and error <= limit)
 
 
-def _words(cosine: float) -> str:
-    if cosine >= 0.99:
-        return "is the hypergradient's direction"
-    if cosine >= 0.9:
-        return "close to the hypergradient's direction"
-    if cosine >= 0.5:
-        return "leans towards the hypergradient"
-    if cosine > -0.5:
-        return "has little to do with the hypergradient"
-    return "points away from the hypergradient"
+def _judged(row: DirectionRow) -> DirectionRow:
+    """Returns the row with its cosine in words."""
+    levels = {
+        0.99: "is the hypergradient's direction",
+        0.9: "close to the hypergradient's direction",
+        0.5: "leans towards the hypergradient",
+        -0.5: "has little to do with the hypergradient",
+        -2.0: "points away from the hypergradient",
+    }
+    assert row.cosine is not None
+    return replace(row, verdict=next(text for least, text in levels.items() if row.cosine >= least))

@@ -32,27 +32,27 @@ def exact(tiny):
 def test_the_oracles_agree_on_a_supernet(tiny, exact, monkeypatch):
     rows, checks = stage.compare_oracles(tiny, exact, 0.0)
     assert exact.residual <= 1e-10 and exact.lowest > 0 and exact.y[0].dtype == torch.float64
-    assert [row["method"] for row in rows] == ["implicit", "unrolled", "differences"]
-    assert all(check["passed"] for check in checks) and len(checks) == 2
+    assert [row.method for row in rows] == ["implicit", "unrolled", "differences"]
+    assert all(check.passed for check in checks) and len(checks) == 2
     wrong = [t * (1 + 1e-5) for t in exact.d_x]
     monkeypatch.setattr(stage, "unrolled_hypergradient", lambda *args: (wrong, 1))
     monkeypatch.setattr(stage, "value_differences", lambda *args: wrong)
-    assert not any(check["passed"] for check in stage.compare_oracles(tiny, exact, 0.0)[1])
+    assert not any(check.passed for check in stage.compare_oracles(tiny, exact, 0.0)[1])
 
 
 def test_moreau_comes_to_the_hypergradient_with_order_one(tiny, exact):
     rows, checks = stage.compare_penalties(tiny, exact, (10.0, 100.0, 1000.0))
-    assert [row["c"] for row in rows] == [10, 100, 1000]
-    assert all(check["passed"] for check in checks) and len(checks) == 2
-    errors = [row["relative_error"] for row in rows]
+    assert [row.c for row in rows] == [10, 100, 1000]
+    assert all(check.passed for check in checks) and len(checks) == 2
+    errors = [row.relative_error for row in rows]
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.1)
     wrong = exact._replace(d_x=[-t for t in exact.d_x])
-    assert not any(check["passed"] for check in stage.compare_penalties(tiny, wrong, (100.0,))[1])
+    assert not any(check.passed for check in stage.compare_penalties(tiny, wrong, (100.0,))[1])
 
 
 def test_fitted_order():
-    assert stage.fitted_order([1.0, 10.0, 100.0], [3.0, 0.03, 3e-4]) == pytest.approx(2)
-    assert stage.fitted_order([1.0], [3.0]) is None
+    assert stage.fitted_order([(1.0, 3.0), (10.0, 0.03), (100.0, 3e-4)]) == pytest.approx(2)
+    assert stage.fitted_order([(1.0, 3.0), (10.0, None)]) is None
 
 
 def test_the_tiny_supernet_has_no_kink(monkeypatch, tiny):
@@ -88,10 +88,10 @@ def faulty(sizes):
 
 def test_darts2_is_what_it_says_and_the_wrong_divisor_is_caught(tiny, exact, monkeypatch):
     right = stage.check_darts2(tiny, exact)
-    assert right["passed"] and right["value"] <= 1e-6
+    assert right.passed and right.value <= 1e-6
     monkeypatch.setitem(METHODS, "darts2", METHODS["darts2"]._replace(build=faulty))
     wrong = stage.check_darts2(tiny, exact)
-    assert not wrong["passed"] and wrong["value"] > 1e-4
+    assert not wrong.passed and wrong.value > 1e-4
 
 
 OWN = """
@@ -135,9 +135,8 @@ def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, mo
 
 
 def test_a_failed_check_exits_with_1_and_an_unknown_method_with_2(capsys, monkeypatch):
-    row = dict.fromkeys(ROW) | {"part": "exact", "method": "implicit", "verdict": "in words"}
-    check = {"name": "a", "value": 1.0, "limit": 0.1, "passed": False, "verdict": "FAILS: a"}
-    found = {"seed": 0, "alphas": 1, "weights": 1, "rows": [row], "checks": [check], "passed": False}
+    row = stage.DirectionRow("exact", "implicit", None, "in words")
+    found = stage.Directions(0, 1, 1, 10.0, 0.1, 1.0, [row], [stage.Check("a", 1.0, 0.1, False)])
     with monkeypatch.context() as patched:
         patched.setattr(stage, "check_hypergradient", lambda *args, **kwargs: found)
         assert main(["check-hypergradient"]) == 1
