@@ -46,19 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )  # fmt: skip
     if given.json:
-        write_atomic(Path(given.json), (json.dumps(result, indent=1) + "\n").encode())
-    print(f"{result['hardware']}, torch {result['torch']}, preset {given.preset}, n={given.rounds}")
+        write_atomic(Path(given.json), (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+    print(f"{result.hardware}, torch {result.torch}, preset {given.preset}, n={given.rounds}")
     print(f"{'stage':8} {'settings':36} {'ms a step':>10} {'peak MB':>8} {'loss':>8} {'vectors':>8}  relative errors")
-    for row in result["rows"]:
-        found = row["errors"] or {}
+    for row in result.rows:
+        found = row.errors or {}
         worst = (
             [f"{found['loss']:.0e}", f"{max(v for k, v in found.items() if k != 'loss'):.0e}"] if found else ["", ""]
         )
-        time = "" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}"
-        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
-        verdict = row["fault"] or ("" if row["passed"] else "not right")
-        print(f"{row['stage']:8} {row['name']:36} {time:>10} {memory:>8} {worst[0]:>8} {worst[1]:>8}  {verdict}")
-    if result["chosen"] is None:
+        time = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
+        memory = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
+        verdict = row.fault or ("" if row.passed else "not right")
+        print(f"{row.stage:8} {row.name:36} {time:>10} {memory:>8} {worst[0]:>8} {worst[1]:>8}  {verdict}")
+    if result.chosen is None:
         print("No settings were right and could be timed in both stages; nothing is written.")
         return 1
     preset = yaml.safe_load(preset_text(given.preset))
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = f"nas-moreau run --config {shlex.quote(given.output)} --data {name}{fetched}"
     said = shlex.join(["python", "scripts/benchmark_gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
     write_atomic(Path(given.output), as_configuration(preset, result, command, said).encode())
-    print(f"\n{given.output} has the fastest; both stages then take about {result['hours']:.1f} hours on CIFAR-10:\n")
+    print(f"\n{given.output} has the fastest; both stages then take about {result.hours:.1f} hours on CIFAR-10:\n")
     print(f"    {command}")
     return 0
 

@@ -1,9 +1,9 @@
 """Which `performance` settings are right and fastest on this device: measured once, written as a configuration.
 
-Every variant is checked by one step of search and retraining against float64 on the CPU (`settings_check`), then timed
-by whole steps of the real stages (batches, augmentation, guard) on random images. Variants take turns, round by round,
-so that a change of the device's speed meets all alike; medians are reported. What is chosen has the least expected time
-for the whole configuration among those that passed both checks.
+Every variant is checked by one step of search and retraining against float64 on the CPU (`verify_performance`), then
+timed by whole steps of the real stages (batches, augmentation, guard) on random images. Variants take turns, round by
+round, so that a change of the device's speed affects all alike; medians are reported. The chosen variant has the least
+expected time for the whole configuration among those that passed both checks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -59,6 +60,56 @@ def name_of(variant: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
+@dataclass
+class SettingsRow:
+    """A variant in one stage.
+
+    Attributes:
+        stage: "search" or "retrain".
+        name: The variant in a few words.
+        variant: Keys and values of the `performance` section.
+        errors: Relative errors of a step against float64 on the CPU: "loss" and each vector; None if it failed.
+        passed: Whether all are within the tolerance.
+        milliseconds: Median time of a step over `n` rounds; None if it failed.
+        n: Number of rounds.
+        peak_bytes: Memory that a step adds on the device at its peak; None where it is not counted.
+        fault: Why it failed; None if it did not.
+    """
+
+    stage: str
+    name: str
+    variant: dict[str, Any]
+    errors: dict[str, float] | None = None
+    passed: bool = False
+    milliseconds: float | None = None
+    n: int = 0
+    peak_bytes: int | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """All variants, and the one that was chosen.
+
+    Attributes:
+        hardware, device, torch: Where they were measured.
+        rows: The variants.
+        chosen: The fastest variant that is right in both stages; None if there is none.
+        hours: Time of both stages with it.
+    """
+
+    hardware: str
+    device: str
+    torch: str
+    rows: list[SettingsRow]
+    chosen: dict[str, Any] | None
+    hours: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
+
+
 def benchmark_settings(
     config: Config,
     device: torch.device,
@@ -67,17 +118,17 @@ def benchmark_settings(
     image_size: int = 32,
     compiled: bool = True,
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Returns `rows` (stage, name, variant, errors, passed, milliseconds, n, peak_bytes, fault), `chosen` and `hours`.
+) -> TuningResult:
+    """Checks and times all variants.
 
     Args:
         config: What is to be run: sizes of both stages, methods, batches.
-        device: Where.
+        device: Where to run.
         rounds: n of the medians.
         check_batch: Images of the checked step.
         image_size: Side of the images.
-        compiled: Whether to measure compiled variants too; they take minutes to compile.
-        note: Takes a line on what is going on.
+        compiled: Whether to measure compiled variants, too; they take minutes to compile.
+        note: Called with a line on the progress.
     """
     torch._dynamo.config.recompile_limit = 256  # all variants compile the same function
     config = config.model_copy(update={"device": str(device)})
@@ -91,12 +142,8 @@ def benchmark_settings(
     for stage, variant in itertools.product(STAGES, chosen_from):
         if stage == "search" and variant["precision"] == "float16":
             continue  # refused there
-        name, trial = name_of(variant), configured(config, variant)
-        note(f"{stage}: {name}")
-        row: dict[str, Any] = {
-            "stage": stage, "name": name, "variant": variant, "errors": None, "passed": False, "milliseconds": None,
-            "n": 0, "peak_bytes": None, "fault": None,
-        }  # fmt: skip
+        row, trial = SettingsRow(stage, name_of(variant), variant), configured(config, variant)
+        note(f"{stage}: {row.name}")
         rows.append(row)
         try:
             if stage == "search":
@@ -104,28 +151,24 @@ def benchmark_settings(
             else:
                 step = retraining_step(trial, cell, device, check_batch, image_size, torch.float32)
                 found = errors(step, exact_retraining)
-            row["errors"] = {"loss": found.loss, **found.vectors}
-            row["passed"] = found.within(tolerance(trial.performance, uses_tf32(trial.performance, device)))
+            row.errors = {"loss": found.loss, **found.vectors}
+            row.passed = found.within(tolerance(trial.performance, uses_tf32(trial.performance, device)))
             run = prepared(stage, trial, cell, data, device)
             for _ in range(WARM):
                 run()
-            row["peak_bytes"] = peak_bytes(run, device)
-            runs[stage, name] = run
-        except RuntimeError as error:  # out of memory, or what the compiler cannot do: the others go on
-            row["fault"] = first_line(error)
+            row.peak_bytes = peak_bytes(run, device)
+            runs[stage, row.name] = run
+        except RuntimeError as error:  # out of memory, or what the compiler cannot do: the others continue
+            row.fault = first_line(error)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
         for key, run in runs.items():
             times[key].append(clock(run, device))
     for row in rows:
-        if measured := times.get((row["stage"], row["name"])):
-            row |= {"milliseconds": statistics.median(measured), "n": len(measured)}
-    chosen, hours = choose(rows, steps_of(config))
-    return {
-        "hardware": hardware(device), "device": str(device), "torch": torch.__version__, "rows": rows,
-        "chosen": chosen, "hours": hours,
-    }  # fmt: skip
+        if measured := times.get((row.stage, row.name)):
+            row.milliseconds, row.n = statistics.median(measured), len(measured)
+    return TuningResult(hardware(device), str(device), torch.__version__, rows, *choose(rows, steps_of(config)))
 
 
 def configured(config: Config, variant: dict[str, Any]) -> Config:
@@ -179,31 +222,32 @@ def steps_of(config: Config) -> dict[str, int]:
     }
 
 
-def choose(rows: list[dict[str, Any]], steps: dict[str, int]) -> tuple[dict[str, Any] | None, float | None]:
+def choose(rows: list[SettingsRow], steps: dict[str, int]) -> tuple[dict[str, Any] | None, float | None]:
     """Returns the variant that takes both stages through all their steps soonest, and in how many hours; None if none.
 
-    Only variants whose steps were right in both stages, and could be timed, are looked at.
+    Only variants whose steps were right in both stages, and could be timed, are considered.
     """
-    usable: dict[str, dict[str, dict[str, Any]]] = {stage: {} for stage in steps}
+    usable: dict[str, dict[str, tuple[float, dict[str, Any]]]] = {stage: {} for stage in steps}
     for row in rows:
-        if row["passed"] and row["milliseconds"] is not None:
-            usable[row["stage"]][row["name"]] = row
+        if row.passed and row.milliseconds is not None:
+            usable[row.stage][row.name] = row.milliseconds, row.variant
     both = [name for name in usable["search"] if name in usable["retrain"]]
-    hours = {name: sum(n * usable[stage][name]["milliseconds"] for stage, n in steps.items()) / 3.6e6 for name in both}
+    hours = {name: sum(n * usable[stage][name][0] for stage, n in steps.items()) / 3.6e6 for name in both}
     if not hours:
         return None, None
     best = min(hours, key=hours.__getitem__)
-    return usable["search"][best]["variant"], hours[best]
+    return usable["search"][best][1], hours[best]
 
 
-def as_configuration(preset: dict[str, Any], result: dict[str, Any], command: str, made_by: str) -> str:
+def as_configuration(preset: dict[str, Any], result: TuningResult, command: str, made_by: str) -> str:
     """Returns the YAML of a preset with the chosen settings, beginning with the command that runs it."""
-    performance = {**preset.get("performance", {}), **result["chosen"]}
-    rows = [row for row in result["rows"] if row["variant"] == result["chosen"]]
+    assert result.chosen is not None
+    performance = {**preset.get("performance", {}), **result.chosen}
+    rows = [row for row in result.rows if row.variant == result.chosen]
     head = [
         command,
-        f"The fastest settings that were right on {result['hardware']}, torch {result['torch']}:",
-        *(f"{row['stage']} {row['milliseconds']:.1f} ms a step (median of {row['n']})" for row in rows),
+        f"The fastest settings that were right on {result.hardware}, torch {result.torch}:",
+        *(f"{row.stage} {row.milliseconds:.1f} ms a step (median of {row.n})" for row in rows),
         f"Made by {made_by}",
     ]
     text = yaml.safe_dump({**preset, "performance": performance}, sort_keys=False)

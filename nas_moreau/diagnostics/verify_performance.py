@@ -1,8 +1,8 @@
-"""Whether a choice of `performance` settings computes what the configuration says: one step against float64 on a CPU.
+"""Whether `performance` settings compute what the configuration says: one step against float64 on the CPU.
 
-Of a search: the losses F, f and f at theta, all their gradients, and the direction of the alphas they make. Of a
-retraining: the loss and its gradient. Weights, batches and theta (one step of the weights away from y) are the same for
-all; the batch is small, for the sake of the CPU.
+For a search: the losses F, f and f at theta, all their gradients, and the architecture gradient that follows from them.
+For a retraining: the loss and its gradient. Weights, batches and theta (one step of the weights away from y) are the
+same for all settings; the batch is small, because of the CPU.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from nas_moreau.training.recipe import build_network, training_loss
 CHANNELS = 3
 CPU = torch.device("cpu")
 TOLERANCES = {"float32": (1e-4, 1e-2), "tf32": (1e-2, 0.1), "bfloat16": (2e-2, 0.5), "float16": (1e-2, 0.1)}
-"""Of the losses, and of gradients and directions as vectors; relative to float64. (Half of the length is an angle of 30
-degrees; gradients in bfloat16 are a fifth off on small supernets on a CPU.)
-"""
+"""Largest relative errors of the losses, and of gradients and directions as vectors. Half of the length is an angle of
+30 degrees; gradients in bfloat16 differ by a fifth on small supernets on a CPU."""
 
 
 class Step(NamedTuple):
@@ -55,13 +54,12 @@ def tolerance(performance: PerformanceConfig, tf32: bool) -> tuple[float, float]
 def errors(found: Step, exact: Step) -> Errors:
     """Returns how far a step is from the exact one; a number that is not finite counts as infinitely far."""
     loss = ((found.losses - exact.losses) / exact.losses).abs().max().item()
-    apart = {
-        name: ((found.vectors[name] - vector).norm() / vector.norm()).item() for name, vector in exact.vectors.items()
-    }
-    infinite = float("inf")
-    return Errors(
-        loss if loss == loss else infinite, {name: e if e == e else infinite for name, e in apart.items()}
-    )  # fmt: skip
+    apart = {name: (found.vectors[name] - exact.vectors[name]).norm() / v.norm() for name, v in exact.vectors.items()}
+    return Errors(_finite(loss), {name: _finite(error.item()) for name, error in apart.items()})
+
+
+def _finite(error: float) -> float:
+    return error if error == error else float("inf")
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
@@ -71,14 +69,14 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 def search_step(
     config: Config, device: torch.device, batch_size: int, theta: list[Tensor] | None, dtype: torch.dtype
 ) -> tuple[Step, list[Tensor]]:
-    """Returns losses, gradients and direction of a search, and the theta that they were computed at.
+    """Returns losses, gradients and architecture gradient of a search, and the theta at which they were computed.
 
     Args:
-        config: Its `search` and `performance` sections, space and seed.
+        config: Its `search` and `performance` sections, space and seed are used.
         device: Where to compute.
-        batch_size: Images a batch.
-        theta: As a call in float64 gave it; None to make it.
-        dtype: Of weights and images; float64 for what others are compared with.
+        batch_size: Images of a batch.
+        theta: Returned by a call in float64; None to compute it.
+        dtype: Type of weights and images; float64 for the reference.
     """
     settings, performance = config.search, config.performance
     set_up_torch(performance, device)
@@ -100,9 +98,14 @@ def search_step(
     above = value_and_grads(posed.problem.F, posed.x, posed.y, upper)
     direction = add(subtract(at_y.grad_x, at_theta.grad_x), above.grad_x, 1 / settings.moreau.c)
     vectors = {
-        "F_x": above.grad_x, "F_y": above.grad_y, "f_x": at_y.grad_x, "f_y": at_y.grad_y,
-        "f_x(theta)": at_theta.grad_x, "f_y(theta)": at_theta.grad_y, "d_x": direction,
-    }  # fmt: skip
+        "F_x": above.grad_x,
+        "F_y": above.grad_y,
+        "f_x": at_y.grad_x,
+        "f_y": at_y.grad_y,
+        "f_x(theta)": at_theta.grad_x,
+        "f_y(theta)": at_theta.grad_y,
+        "d_x": direction,
+    }
     losses = _flat([above.value, at_y.value, at_theta.value])
     return Step(losses, {name: _flat(tensors) for name, tensors in vectors.items()}), theta
 

@@ -23,13 +23,7 @@ TINY = [
 
 
 def row(stage, name, milliseconds, passed=True):
-    return {
-        "stage": stage,
-        "name": name,
-        "passed": passed,
-        "milliseconds": milliseconds,
-        "variant": {"precision": name},
-    }
+    return bench_settings.SettingsRow(stage, name, {"precision": name}, passed=passed, milliseconds=milliseconds)
 
 
 def test_the_choice_is_the_soonest_end_of_both_stages_among_what_was_right_in_both():
@@ -134,4 +128,4 @@ def test_a_variant_that_fails_is_told_and_not_chosen(monkeypatch):
     monkeypatch.setattr(bench_settings, "variants", lambda *args: variants)
     monkeypatch.setattr(bench_settings, "prepared", fail)
     result = bench_settings.benchmark_settings(load_config(overrides=TINY), CPU, 1, 4, 16)
-    assert [r["fault"] for r in result["rows"]] == ["out of memory"] * 2 and result["chosen"] is None
+    assert [row.fault for row in result.rows] == ["out of memory"] * 2 and result.chosen is None
