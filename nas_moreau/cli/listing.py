@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,9 @@ def list_all(args: argparse.Namespace) -> list[Row]:
         raise unknown("kind", args.what, KINDS)
     rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
     if not args.json:
-        shown: list[Sequence[str]] = [tuple(str(value) for value in row.values()) for row in rows]
-        print_rows([tuple(rows[0]), *shown] if rows and args.what == "runs" else shown or [(f"no {args.what}",)])
+        head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading
+        shown = [tuple(str(value) for value in row.values()) for row in rows]
+        print_rows([*head, *shown] or [(f"no {args.what}",)])
     return rows
 
 
