@@ -360,7 +360,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Runs the chosen tables."""
     tables = {
         "sine": sine_tables, "sizes": sizes_table, "quadratic": quadratic_tables, "lasso": lasso_tables,
         "group-lasso": group_lasso_tables,

@@ -82,8 +82,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def to_goal(result: Row, goal: float) -> float | None:
-    """Returns the CPU seconds at the first look that saw the goal."""
-    return next((look["cpu_seconds"] for look in result["curve"] if look["accuracy"] >= goal), None)
+    """Returns the CPU seconds at the first measurement that reached the goal."""
+    return next((point["cpu_seconds"] for point in result["curve"] if point["accuracy"] >= goal), None)
 
 
 def table(title: str, task: str, results: list[Row], goal: float) -> None:
@@ -108,7 +108,7 @@ def table(title: str, task: str, results: list[Row], goal: float) -> None:
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Runs the chosen tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", default="hyper-cleaning,few-shot", help="comma-separated; default: %(default)s")
     parser.add_argument("--data", default="fashion_mnist", help="for hyper-cleaning; default: %(default)s")

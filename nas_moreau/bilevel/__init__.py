@@ -8,7 +8,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "Bilevel": "problem",
         "Info": "method",
         "Method": "method",
-        "Shared": "problem",
+        "Sharded": "problem",
         "Solution": "solver",
         "StepSizes": "method",
         "adam": "updates",

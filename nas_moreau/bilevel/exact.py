@@ -2,9 +2,9 @@
 
     dF(x, y*(x))/dx = F_x - f_xy f_yy^-1 F_y    at y* = argmin f(x, .)
 
-It is computed in three independent ways; besides, the point is found where Moreau's method has it too. These are
-oracles, for a few thousand unknowns at most (Hessians are dense). Nothing here is a method to search with;
-`hypergradient.py` holds those.
+It is computed in three independent ways; `penalised_minimum` finds the point at which the direction of Moreau's method
+approaches it. These are oracles, for a few thousand unknowns at most (Hessians are dense). Methods that follow the
+hypergradient are in `rivals/hypergradient.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nas_moreau.bilevel.stationarity import lower_solution
 from nas_moreau.bilevel.tensors import Tensors, add, grad_x, grad_y, scalar_of, subtract, value_and_grads
 
 TRIES = 30
-"""Newton steps at most."""
+"""Maximum number of Newton steps; quadratic convergence needs far fewer, so more would not help."""
 NEAR = (1e-3, 1e-5, 1e-7)
-"""|f_y| at which Newton's method takes over; the next one if it came to no minimum."""
+"""|f_y| at which Newton's method takes over from gradient steps; the next one if it did not reach a minimum."""
 
 
 class Exact(NamedTuple):
-    """The hypergradient at x, and what it rests on.
+    """The hypergradient at x, with the quantities it was computed from.
 
     Attributes:
         d_x: The hypergradient.
@@ -49,9 +49,12 @@ class Exact(NamedTuple):
 
 
 class Penalised(NamedTuple):
-    """A stationary point of F/c + f - v_gamma(x, .) in y with theta the prox of y, and whether it is a minimum.
+    """A stationary point of F/c + f - v_gamma(x, .) in y with theta the prox of y.
 
-    `residual` is that of both equations, relative to |F_y|/c.
+    Attributes:
+        y, theta: The point.
+        residual: Of both equations, relative to |F_y|/c.
+        is_minimum: Whether the point is a minimum in y.
     """
 
     y: Tensors
@@ -67,11 +70,10 @@ def exact_hypergradient(
 
     Args:
         problem: Smooth, its lower level without constraints and with a positive definite Hessian at the minimiser.
-        x: Where.
-        y: Where the search for the lower minimiser starts.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
-        tolerance: On |f_y|. float64 is needed to reach the default.
+        x: The point.
+        y: Start of the search for the lower minimiser.
+        upper_batch, lower_batch: On which F and f are evaluated.
+        tolerance: Bound on |f_y|; float64 is needed to reach the default.
 
     Raises:
         ValueError: The problem has g or project_y; the minimiser was not reached; f_yy is not positive definite there.
@@ -109,16 +111,16 @@ def unrolled_hypergradient(
 
         y_{t+1} = y_t - b f_y(x, y_t) + m (y_t - y_{t-1})        Polyak's momentum, from y*
 
-    with the best constants for the eigenvalues known, so many that what is cut off is about `error`. Only the iterates
-    are kept; every step's graph is made again on the way back. It solves no linear system.
+    with the best constants for the known eigenvalues, and as many steps as a truncation error of about `error` needs.
+    Only the iterates are kept; the graph of every step is computed again in the backward pass. No linear system is
+    solved.
 
     Args:
         problem: As for `exact_hypergradient`.
-        x: Where.
-        exact: What `exact_hypergradient` gave there: its y and its eigenvalues are used.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
-        error: Relative, of the truncation.
+        x: The point.
+        exact: What `exact_hypergradient` returned there: its y and its eigenvalues are used.
+        upper_batch, lower_batch: On which F and f are evaluated.
+        error: Relative error of the truncation.
     """
     low, high = math.sqrt(exact.lowest), math.sqrt(exact.highest)
     b, m = 4 / (low + high) ** 2, ((high - low) / (high + low)) ** 2
@@ -145,16 +147,15 @@ def value_differences(
 ) -> Tensors:
     """Returns the hypergradient as central differences of F(x, y*(x)), the lower level solved again at every x.
 
-    Four values for every coordinate of x (error of order width^4). It knows of no derivative of the upper level and of
-    no mixed one.
+    Four values for every coordinate of x (error of order width^4). It uses no derivative of the upper level and no
+    mixed one.
 
     Args:
         problem: As for `exact_hypergradient`.
-        x: Where.
-        exact: What `exact_hypergradient` gave there; its y is the start.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
-        width: Of the differences.
+        x: The point.
+        exact: What `exact_hypergradient` returned there; its y is the start.
+        upper_batch, lower_batch: On which F and f are evaluated.
+        width: Width of the differences.
     """
     factor = torch.linalg.lu_factor(exact.f_yy)
     position = flat(x)
@@ -192,13 +193,12 @@ def penalised_minimum(
     Args:
         problem: Smooth, the lower level without constraints.
         x: Fixed.
-        exact: What `exact_hypergradient` gave there.
+        exact: What `exact_hypergradient` returned there.
         c: The penalty.
-        gamma: Of the envelope.
-        upper_batch: Given to F.
-        lower_batch: Given to f.
+        gamma: Parameter of the envelope.
+        batches: On which F and f are evaluated.
         start: y and theta; default their first-order values around exact.y.
-        tolerance: On the equations, relative to |F_y|/c at exact.y.
+        tolerance: Bound on the equations, relative to |F_y|/c at exact.y.
     """
     (upper_batch, lower_batch), like, count = batches, exact.y, exact.f_yy.shape[0]
     unit = torch.eye(count, dtype=exact.f_yy.dtype, device=exact.f_yy.device) / gamma
@@ -254,7 +254,8 @@ def lower_minimum(
 ) -> tuple[Tensors, float, Tensor]:
     """Returns (a minimiser of f(x, .), |f_y| there, f_yy there).
 
-    Gradients from y, then Newton's method with dense Hessians; where that is led astray, gradients go on.
+    Gradient steps from y, then Newton's method with dense Hessians; if that does not reach a minimum, more gradient
+    steps first.
 
     Raises:
         ValueError: The problem has g or project_y, or the tolerance was not reached.

@@ -155,8 +155,8 @@ class Method(NamedTuple):
             modified, results are detached.
         residual: (info, iterate before a step, iterate after it) -> what a stopping rule compares with its tolerance,
             a 0-dim tensor.
-        restart: (state, y) -> the state to continue with at another y, or another lower level: theta begins at y, x's
-            update rule goes on.
+        restart: (state, y) -> the state to continue with at another y, or for another lower level: theta begins at y,
+            x's update rule continues.
         at_penalty: c -> the same method at a fixed penalty c; None for methods without one.
         explain: state -> a sentence on the constants that were chosen; None if all are given.
     """

@@ -46,7 +46,7 @@ class MethodInfo(NamedTuple):
         name: On the command line and in a configuration.
         build: Step sizes -> method.
         evaluations: Gradient evaluations of one step, forward and backward, or a function of the step sizes; a product
-            with a Hessian counts as one.
+            with a Hessian is one evaluation.
         needs: Keys of `NEEDS`.
         source: Where the method is published.
     """
@@ -107,7 +107,7 @@ def _envelope(order: str) -> Build:
 
 
 def _inner(evaluations: int) -> Callable[[StepSizes], int]:
-    """Returns the count of a step of the envelope whose number for one step of theta is given."""
+    """Returns the evaluations of a step of the envelope, from their number with one step of theta."""
     return lambda sizes: evaluations + sizes.inner_steps - 1
 
 
@@ -189,7 +189,7 @@ def _bome(sizes: StepSizes) -> Method:
 
 @register_method("f2sa", evaluations=6, source="Kwon et al., ICML 2023, Algorithm 1", needs=("penalty",))
 def _f2sa(sizes: StepSizes) -> Method:
-    """The penalty grows as c_k; alpha and beta, right for c_0, fall as 1/c_k, which the paper asks of beta."""
+    """The penalty grows as c_k; alpha and beta, right for c_0, fall as 1/c_k, which the paper requires of beta."""
     c, p = _given(sizes.c), sizes.p
 
     def penalty(k: int) -> float:

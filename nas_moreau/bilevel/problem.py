@@ -23,19 +23,19 @@ class Nonsmooth(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared:
-    """An objective of which one process evaluates a share of the batch, for `Bilevel`'s F, f and f_theta.
+class Sharded:
+    """An objective of which each process evaluates one shard of the batch, for `Bilevel`'s F, f and f_theta.
 
     Args:
-        objective: This process's share.
-        reduce: (value, gradients, aux) of an evaluation of the share -> those of the whole, the same in every process.
+        objective: The objective on this process's shard.
+        reduce: (value, gradients, aux) on the shard -> those on the whole batch, the same in every process.
     """
 
     objective: Objective
     reduce: Callable[[Tensor, Tensors, Any], tuple[Tensor, Tensors, Any]]
 
     def __call__(self, x: Tensors, y: Tensors, batch: Any) -> Any:
-        """Returns what the objective returns for the share."""
+        """Returns what the objective returns for the shard."""
         return self.objective(x, y, batch)
 
 
@@ -49,12 +49,12 @@ class Bilevel:
         f: Smooth part of the lower objective, of the same form.
         g: Nonsmooth part (`value` and `prox`), or None.
         project_x: Projection onto X, list of tensors -> list of tensors, or None for the whole space.
-        project_y: Projection onto Y, likewise. With g it is applied after g's prox; the two together are the prox of
-            g plus the indicator of Y where g and Y are separable in the same coordinates.
+        project_y: Projection onto Y, in the same form. With g it is applied after g's prox; the two together are the
+            prox of g plus the indicator of Y where g and Y are separable in the same coordinates.
         f_theta: f as it is evaluated at theta; default f. (Networks: BatchNorm that leaves y's statistics alone.)
         together: (x, y, theta, upper_batch, lower_batch) -> (F(x, y), f(x, y), f_theta(x, theta)), the same three
-            scalars from one computation, for problems where they share work (a backbone whose features y and theta
-            both use). The order "lagged" then needs a single backward pass. It must equal F, f and f_theta.
+            scalars from one computation, for problems where they share work (a backbone for the features of both y and
+            theta). The order "lagged" then needs a single backward pass. The values must equal F, f and f_theta.
     """
 
     F: Objective

@@ -123,7 +123,7 @@ def polished(problem: Bilevel, solution: Solution, batch: Any = None) -> Solutio
     """Returns the solution with the lower level solved to 1e-10 at its x, starting from its y.
 
     Args:
-        problem: Whose solution it is.
+        problem: The problem that was solved.
         solution: What `solve` returned; a diverged one is returned as it is.
         batch: On which f is evaluated.
     """
@@ -143,7 +143,7 @@ def debiased(problem: Bilevel, solution: Solution, method: Method, steps: int = 
     says (a solution set, a kink), the point of the largest c is kept.
 
     Args:
-        problem: Whose solution it is.
+        problem: The problem that was solved.
         solution: What `solve` returned; a diverged one is returned as it is.
         method: With which it was found; it has `at_penalty`.
         steps: Maximum number of steps at each of the penalties.

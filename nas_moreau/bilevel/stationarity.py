@@ -131,8 +131,7 @@ def residual(
     y: Tensors,
     c: float,
     gamma: float,
-    upper_batch: Any = None,
-    lower_batch: Any = None,
+    batches: tuple[Any, Any] = (None, None),
     tolerance: float = 1e-10,
     start: Tensors | None = None,
 ) -> Residual:
@@ -146,10 +145,11 @@ def residual(
         x, y: The point.
         c: The penalty c_k.
         gamma: Parameter of the envelope.
-        upper_batch, lower_batch: On which F and f are evaluated.
+        batches: On which F and f are evaluated.
         tolerance: Of the inner problem's solution.
         start: Where its search starts; default y.
     """
+    upper_batch, lower_batch = batches
     inner = lower_solution(problem, x, y if start is None else start, lower_batch, gamma, y, tolerance)
     upper = value_and_grads(problem.F, x, y, upper_batch)
     lower = value_and_grads(problem.f, x, y, lower_batch)
@@ -184,13 +184,12 @@ def merit(
     gamma: float,
     lipschitz: float,
     lowest: float = 0.0,
-    upper_batch: Any = None,
-    lower_batch: Any = None,
+    batches: tuple[Any, Any] = (None, None),
     tolerance: float = 1e-12,
 ) -> float:
     """Returns V_k = (F - inf F)/c + phi - v_gamma + C_V |theta - theta*|^2, equation (16).
 
-    C_V = lipschitz^2 + 1/gamma^2.
+    C_V = lipschitz^2 + 1/gamma^2. The arguments are the symbols of (16).
 
     Args:
         problem: F, f, g, X and Y.
@@ -200,9 +199,10 @@ def merit(
         gamma: Parameter of the envelope.
         lipschitz: L_f + L_g.
         lowest: inf F.
-        upper_batch, lower_batch: On which F and f are evaluated.
+        batches: On which F and f are evaluated.
         tolerance: Of the inner problem's solution.
     """
+    upper_batch, lower_batch = batches
     inner = lower_solution(problem, x, theta, lower_batch, gamma, y, tolerance)
     upper = tensors.value(problem.F, x, y, upper_batch)
     gap = phi(problem, x, y, lower_batch) - inner.value

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_moreau.bilevel.problem import Shared
+from nas_moreau.bilevel.problem import Sharded
 from nas_moreau.bilevel.problem import Tensors as Tensors
 
 
@@ -31,7 +31,7 @@ class Evaluated(NamedTuple):
 def value_and_grads(objective: Any, x: Tensors, y: Tensors, batch: Any = None, wrt: str = "xy") -> Evaluated:
     """Returns an objective's value and its gradients with respect to x, y or both; no other gradient is computed.
 
-    A tensor that the objective does not use gets a zero gradient. For a `Shared` objective the result is that of the
+    A tensor that the objective does not use gets a zero gradient. For a `Sharded` objective the result is that of the
     whole batch.
 
     Args:
@@ -67,7 +67,7 @@ def value_and_grads(objective: Any, x: Tensors, y: Tensors, batch: Any = None, w
     count = len(x) if wrt_x else 0
     uses_x = any(grad is not None for grad in grads[:count])
     found, aux = found.detach(), detach(aux)
-    if isinstance(objective, Shared):
+    if isinstance(objective, Sharded):
         found, filled, aux = objective.reduce(found, filled, aux)
     return Evaluated(found, filled[:count], filled[count:], aux, uses_x)
 

@@ -96,7 +96,7 @@ def chain(*parts: Transform | Update) -> Update:
     transforms = tuple(part for part in parts if isinstance(part, Transform))
     steps = [part for part in parts if isinstance(part, Update)]
     if len(steps) > 1 or (steps and parts[-1] is not steps[0]):
-        raise ValueError("A chain has one rule that takes the step, and it stands last.")
+        raise ValueError("A chain has one rule that takes the step, and it is the last part.")
     final = steps[0] if steps else gradient_descent()
     if not transforms:
         return final

@@ -107,8 +107,8 @@ def read_memory(case: Case, threads: int, imports: Sequence[str] = ()) -> int | 
         threads: CPU threads.
         imports: The user's modules, which the process imports first.
     """
-    told = {**case._asdict(), "device": "cpu", "threads": threads, "imports": list(imports)}
-    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", json.dumps(told)]
+    given = {**case._asdict(), "device": "cpu", "threads": threads, "imports": list(imports)}
+    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", json.dumps(given)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -132,10 +132,10 @@ def hardware(device: torch.device) -> str:
     return processor_name()
 
 
-def _main(told: dict[str, Any]) -> None:
-    import_modules(told.pop("imports"))
-    torch.set_num_threads(told.pop("threads"))
-    case = Case(**told)._replace(size=Size(*told["size"]), device=CPU)
+def _main(given: dict[str, Any]) -> None:
+    import_modules(given.pop("imports"))
+    torch.set_num_threads(given.pop("threads"))
+    case = Case(**given)._replace(size=Size(*given["size"]), device=CPU)
     print(json.dumps(added_memory(case)))
 
 

@@ -49,7 +49,7 @@ STEPS = 60
 UNIT = 0.01
 """Unit of the weights where darts2 is compared with its definition."""
 PRESET = "nas_bench_201_cpu"
-"""The search whose constants are used where methods are measured as they run."""
+"""The search with whose constants methods are measured as they run."""
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -63,8 +63,8 @@ class DirectionRow:
         part: "exact", "moreau" or "as run".
         method: What gave the direction.
         c: The penalty; None without one.
-        verdict: In words.
-        cosine: Of the angle to the hypergradient; None, like the numbers that follow, where there is no direction.
+        verdict: The outcome as a phrase.
+        cosine: Of the angle to the hypergradient; None, as all that follows, if there is no direction.
         relative_error: |direction - hypergradient| / |hypergradient|.
         norm: |direction|.
         seconds: Time of the computation; as run the median of three steps.
@@ -95,7 +95,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The check in words."""
+        """The outcome as a sentence."""
         shown = "not known" if self.value is None else f"{self.value:.4g}"
         return f"{'holds' if self.passed else 'FAILS'}: {self.name}: {shown}, limit {self.limit:g}"
 
@@ -274,7 +274,7 @@ class Recorded(NamedTuple):
 
 
 def preset_search() -> SearchConfig:
-    """Returns the search section of PRESET, without weight decay: the ridge of f stands for it."""
+    """Returns the search section of PRESET without weight decay, which the ridge of f replaces."""
     search = load_config(PRESET).search
     parts = {"weights": search.weights, "alphas": search.alphas}
     return search.model_copy(update={k: part.model_copy(update={"weight_decay": 0.0}) for k, part in parts.items()})
@@ -414,7 +414,7 @@ def _below(name: str, error: float | None, limit: float) -> Check:
 
 
 def _judged(row: DirectionRow) -> DirectionRow:
-    """Returns the row with its cosine in words."""
+    """Returns the row with a verdict on its cosine."""
     levels = {
         0.99: "is the hypergradient's direction",
         0.9: "close to the hypergradient's direction",

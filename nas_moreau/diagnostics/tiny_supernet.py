@@ -1,8 +1,8 @@
-"""A supernet so small and smooth that its hypergradient can be had exactly: the ground of `check-hypergradient`.
+"""A supernet so small and smooth that its hypergradient can be computed exactly, for `check-hypergradient`.
 
-It is the search's own supernet and problem but for three things, each of which would leave no exact answer:
+It is the supernet and the problem of a search except for three things, each of which would leave no exact answer:
 
-    activations     SiLU in place of ReLU, and no max pool: no kinks
+    activations     SiLU instead of ReLU, and no max pool: no kinks
     BatchNorm       frozen at mean 0 and variance 1, the weights drawn so that signals keep their size. By the
                     statistics of the batch f would not change with the length of a convolution's weights, and a ridge
                     would have no minimiser

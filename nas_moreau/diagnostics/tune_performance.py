@@ -54,10 +54,10 @@ def variants(device: torch.device, compiled: bool = True) -> list[dict[str, Any]
 
 
 def name_of(variant: dict[str, Any]) -> str:
-    """Returns a variant in a few words."""
-    words = ["tf32" if variant["tf32"] and variant["precision"] == "float32" else variant["precision"]]
-    words += [word for key, word in (("channels_last", "channels last"), ("compile", "compiled")) if variant[key]]
-    return ", ".join(words)
+    """Returns the name of a variant, "bfloat16, channels last" for example."""
+    parts = ["tf32" if variant["tf32"] and variant["precision"] == "float32" else variant["precision"]]
+    parts += [part for key, part in (("channels_last", "channels last"), ("compile", "compiled")) if variant[key]]
+    return ", ".join(parts)
 
 
 @dataclass
@@ -66,7 +66,7 @@ class SettingsRow:
 
     Attributes:
         stage: "search" or "retrain".
-        name: The variant in a few words.
+        name: See `name_of`.
         variant: Keys and values of the `performance` section.
         errors: Relative errors of a step against float64 on the CPU: "loss" and each vector; None if it failed.
         passed: Whether all are within the tolerance.

@@ -1,4 +1,4 @@
-"""Problems that the bilevel solver is shown on, besides the search for architectures."""
+"""Bilevel problems other than architecture search: small ones with known answers, and hyper-parameter learning."""
 
 from nas_moreau import _lazy_exports
 

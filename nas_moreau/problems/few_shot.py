@@ -1,4 +1,4 @@
-"""Few-shot learning by hyper-representation: a backbone x shared by all tasks, a linear head y of its own for each.
+"""Few-shot learning by hyper-representation: a backbone x shared by all tasks, and one linear head y for each task.
 
     f(x, y) = sum over tasks of  mean loss of head y_t on the task's support images  +  ridge/2 |y_t|^2
     F(x, y) = sum over tasks of  mean loss of head y_t on the task's query images
@@ -8,7 +8,7 @@ normalisation and ReLU, as Finn et al. (ICML 2017) use for Omniglot, and the mea
 normalisation takes the statistics of one task's images, support and query apart, so a task's outcome does not depend
 on which others are with it.
 
-Tasks for the test come from alphabets (or classes) that no training task ever sees.
+Tasks for the test come from alphabets (or classes) that no training task uses.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Pool:
         They depend on (seed, purpose, number) alone. Classes with too few images are not drawn.
 
         Raises:
-            InputError: There are fewer than `ways` classes with so many images.
+            InputError: There are fewer than `ways` classes with enough images.
         """
         usable = [i for i, found in enumerate(self.members) if len(found) >= shots + queries]
         if len(usable) < ways:

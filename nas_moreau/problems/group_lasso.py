@@ -6,8 +6,8 @@
 x_min is 1e-3 of the level at which y = 0. With x = 0 and more features than samples the lower level has many solutions,
 one of which fits the validation half exactly: an optimum of the bilevel problem that is worth nothing on new data.
 
-Besides the bilevel problem there are searches over x that know nothing of gradients (grid, random, TPE), which solve
-the lower level anew for each x they try.
+For comparison there are searches over x that use no gradients (grid, random, TPE); they solve the lower level for each
+x they try.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from nas_moreau.problems.synthetic import Case, relative_error
 
 LOWEST = 1e-3
 """x_min in units of `level_of_zero`."""
+
+TOLERANCE = 1e-5
+"""To which the searches solve the lower level."""
 
 
 class Half(NamedTuple):
@@ -66,13 +69,13 @@ def generate(
     """Returns data of the published kind: Gaussian designs, three groups of which five features each matter, noise.
 
     Args:
-        features: Their number; `groups` divides it.
-        groups: Of consecutive features.
-        samples: In each of the three halves.
+        features: Number of features, a multiple of `groups`.
+        groups: Number of groups of consecutive features.
+        samples: Number of samples in each of the three halves.
         snr: Standard deviation of the signal over that of the noise.
-        seed: Of a generator on the CPU.
-        dtype: Of all floating tensors.
-        device: Of all tensors.
+        seed: Seed of a generator on the CPU.
+        dtype: Type of all floating-point tensors.
+        device: Device of all tensors.
 
     Raises:
         ValueError: The groups do not divide the features.
@@ -106,9 +109,9 @@ def group_lasso(data: GroupLassoData | None = None, n: int = 600, seed: int = 0)
     already sets most groups to zero), y = 0.
 
     Args:
-        data: From `generate`, or your own.
-        n: Features.
-        seed: Of the data.
+        data: From `generate`, or other data of this form.
+        n: Number of features of generated data.
+        seed: Seed of generated data.
     """
     if data is None:
         size = 20 if n >= 60 else 2
@@ -143,9 +146,9 @@ def orthogonal_case(groups: int = 4, seed: int = 0, dtype: torch.dtype = torch.f
     x_j is |u_j| - <u_j, w_j>/|u_j|, clipped to [0, |u_j|].
 
     Args:
-        groups: Their number.
-        seed: Of u and w.
-        dtype: Of all tensors.
+        groups: Number of groups.
+        seed: Seed of u and w.
+        dtype: Type of all tensors.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     u = torch.randn(groups, 2, generator=generator, dtype=torch.float64, device="cpu").to(dtype) + 1.5
@@ -182,12 +185,12 @@ class Trial(NamedTuple):
     seconds: float
 
 
-def _search(case: Case, propose: Callable[[int, float | None], Tensor | None], tolerance: float) -> Trial:
-    """Tries what `propose` says, given the trial's number and the last one's loss; each is solved from the last y."""
+def _search(case: Case, propose: Callable[[int, float | None], Tensor | None]) -> Trial:
+    """Tries what `propose` returns for the trial's number and the last one's loss; each is solved from the last y."""
     best, y, last, tried, start = None, case.y, None, 0, time.perf_counter()
     while (candidate := propose(tried, last)) is not None:
         x = [candidate]
-        y = lower_solution(case.problem, x, y, tolerance=tolerance).point
+        y = lower_solution(case.problem, x, y, tolerance=TOLERANCE).point
         last, tried = float(case.problem.F(x, y, None)), tried + 1
         if best is None or last < best[2]:
             best = (x, y, last)
@@ -195,14 +198,14 @@ def _search(case: Case, propose: Callable[[int, float | None], Tensor | None], t
     return Trial(*best, tried, time.perf_counter() - start)
 
 
-def grid_search(case: Case, tries: int = 50, tolerance: float = 1e-5) -> Trial:
+def grid_search(case: Case, tries: int = 50) -> Trial:
     """Returns the best of one weight for all groups, `tries` of them log-spaced from the level where y = 0 to x_min."""
     top = level_of_zero(case.data)
     levels = [top * LOWEST ** (i / max(1, tries - 1)) for i in range(tries)]
-    return _search(case, lambda i, last: torch.full_like(case.x[0], levels[i]) if i < tries else None, tolerance)
+    return _search(case, lambda i, last: torch.full_like(case.x[0], levels[i]) if i < tries else None)
 
 
-def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
+def random_search(case: Case, tries: int = 50, seed: int = 0) -> Trial:
     """Returns the best of `tries` weights, each group's log-uniform over the range of `grid_search`."""
     top, generator = level_of_zero(case.data), torch.Generator(device="cpu").manual_seed(seed)
 
@@ -210,10 +213,10 @@ def random_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float =
         drawn = torch.rand(case.x[0].shape, generator=generator, dtype=torch.float64, device="cpu")
         return (top * LOWEST**drawn).to(case.x[0]) if i < tries else None
 
-    return _search(case, propose, tolerance)
+    return _search(case, propose)
 
 
-def tpe_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e-5) -> Trial:
+def tpe_search(case: Case, tries: int = 50, seed: int = 0) -> Trial:
     """Returns the best of `tries` weights proposed by optuna's tree-structured Parzen estimator, over the same range.
 
     Raises:
@@ -235,4 +238,4 @@ def tpe_search(case: Case, tries: int = 50, seed: int = 0, tolerance: float = 1e
         powers = [trial.suggest_float(f"x{j}", math.log(LOWEST), 0.0) for j in range(case.x[0].numel())]
         return top * case.x[0].new_tensor(powers).exp()
 
-    return _search(case, propose, tolerance)
+    return _search(case, propose)

@@ -8,8 +8,8 @@ sample counts as wrong where sigmoid(x_i) < 1/2, its value at the start. The tas
 2017, section 5.1); the sizes are the usual 5,000 training, 5,000 validation and 10,000 test samples, the ridge of
 1e-3 |y|^2 that of Ji, Yang and Liang (ICML 2021).
 
-Labels of one's own, none of them known to be right, are judged by halves: each half is the training set of one
-network and the validation set of the other, and the two problems are added up to one.
+Labels none of which are known to be right are judged by halves: each half is the training set of one network and the
+validation set of the other, and the sum of the two problems is solved.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cleaning:
     Attributes:
         problem: F and f. x has one tensor of logits for each fold, y four (`two_layers`).
         x, y: The start: all weights 1/2, a random network.
-        judged: Index of each weighted sample in the data's training images, folds one after the other.
+        judged: Index of each weighted sample in the data's training images, by folds.
         labels: The label each of them bears, after corruption.
         corrupted: Whether that label was changed.
         training, test: The parts, one for each fold, and the test images.
@@ -135,15 +135,14 @@ def hyper_cleaning(
     """Returns the problem on random parts of the data.
 
     Args:
-        data: Any images. Fewer training images than asked for are divided in the same proportion.
+        data: Any images. Fewer training images than `sizes` are divided in the same proportion.
         corrupt: Share of the training labels that are changed. 0 judges the labels as they are, of all training
             images, in two halves.
-        seed: Of the parts, of the corruption and of the network's start.
+        seed: Seed of the parts, of the corruption and of the network's start.
         sizes: Training, validation and test samples.
         hidden: Width of the hidden layer.
-        ridge: Of f.
-        device: Of all tensors.
-        dtype: Of all tensors.
+        ridge: Factor of the ridge in f.
+        device, dtype: Of all tensors.
 
     Raises:
         InputError: The rate is not within 0 to 1, or there are too few images.
@@ -175,7 +174,7 @@ def hyper_cleaning(
     for chosen, _ in folds:
         training.append(part(data.train.pixels[chosen], labels[begin : begin + len(chosen)]))
         begin += len(chosen)
-    # own labels: each half judges the other by the labels it bears itself
+    # labels as they are: each half is judged with the labels of the other
     checks = training[::-1]
     if corrupt:
         checks = [part(data.train.pixels[held], data.train.labels[held]) for _, held in folds]

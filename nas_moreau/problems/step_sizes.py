@@ -1,4 +1,4 @@
-"""The step sizes of bilevel methods on this room's problems: from curvatures on small ones, tuned for those on data."""
+"""The step sizes of bilevel methods: from curvatures on small problems, tuned for the tasks on data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def curvature_step_sizes(case: Case, info: MethodInfo) -> StepSizes:
     The methods of the envelope find their constants themselves, from the same curvatures.
 
     Args:
-        case: The problem, with its start and the constants that the paper prints.
+        case: The problem, its start and the paper's constants.
         info: The method.
 
     Raises:
@@ -78,12 +78,12 @@ class Tuned(NamedTuple):
     """Step sizes that were tuned for a task on data, and the constants that the paper prints for it.
 
     Attributes:
-        x: Of x under Adam, whose scale does not depend on the method. The hypergradient of one sample's weight or one
-            kernel is tiny beside that of a network's first layer, so Adam acts on d_x in all methods.
-        y: Of y, and of theta under the envelope, with momentum.
-        inner: Of plain gradient steps on the lower level.
-        momentum: Of y and theta.
-        falls: Whether x's step falls to a fiftieth in the course of the run.
+        x: Step size of x under Adam, whose scale does not depend on the method. The hypergradient of one sample's
+            weight or one kernel is tiny beside that of a network's first layer, so Adam acts on d_x in all methods.
+        y: Step size of y, and of theta under the envelope, with momentum.
+        inner: Step size of plain gradient steps on the lower level.
+        momentum: Momentum of y and theta.
+        falls: Whether x's step size falls to a fiftieth over the run.
         paper: The paper's constants.
     """
 
@@ -109,7 +109,7 @@ TUNED = {
 def tuned_step_sizes(task: str, steps: int, info: MethodInfo) -> StepSizes:
     """Returns the step sizes of a method for a task on data.
 
-    gamma = 1 keeps theta near y; c = 1 does not grow, because F would be drowned within so few steps.
+    gamma = 1 keeps theta near y; c = 1 does not grow, because F would vanish within so short a run.
 
     Args:
         task: A key of `TUNED`.

@@ -31,7 +31,7 @@ class Case:
         x_exact, y_exact: A solution, or None.
         y_of: x -> the exact minimiser of the lower level, or None if it is unknown or not unique.
         paper: The paper's settings for `moreau` (alpha, beta, eta, gamma, c, p).
-        data: What the problem was made from, for searches that know nothing of gradients.
+        data: The data of the problem, for searches that use no gradients.
     """
 
     name: str

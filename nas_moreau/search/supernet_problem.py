@@ -21,7 +21,7 @@ from torch.nn import functional as f
 from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.architecture.networks.mixed_cell import Active
-from nas_moreau.bilevel import Bilevel, Shared
+from nas_moreau.bilevel import Bilevel, Sharded
 from nas_moreau.training.device import autocast
 
 
@@ -162,7 +162,7 @@ def _shared(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
         count = (count * distributed.world_size()).round().to(fit.correct.dtype)
         return value, rest[: len(gradients)], Fit(count, loss)
 
-    return Shared(objective, reduce)
+    return Sharded(objective, reduce)
 
 
 @torch.no_grad()

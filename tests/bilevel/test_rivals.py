@@ -6,16 +6,13 @@ The hypergradient at x is (x - p) + B' H^-1 (y* - q).
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, sgd
+from nas_moreau.bilevel import Bilevel, StepSizes, sgd
+from nas_moreau.bilevel.method import Iterate
+from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.bilevel.prox import L1
 from nas_moreau.bilevel.rivals.darts import darts1, darts2
 from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
-
-RIVALS = {
-    "darts1": darts1, "darts2": darts2, "rhg": rhg, "implicit-cg": implicit_cg, "neumann": neumann, "bome": bome,
-    "f2sa": f2sa, "v-pbgd": v_pbgd, "fixed-penalty": fixed_penalty,
-}  # fmt: skip
 
 
 def tensor(values):
@@ -154,22 +151,50 @@ def test_fixed_penalty():
     torch.testing.assert_close(y, Y - 0.02 * ((Y - Q) + 7 * H @ lower_gradient(X, Y)))
 
 
-@pytest.mark.parametrize("name", [name for name in RIVALS if not name.startswith("darts")])
+SIZES = StepSizes(alpha=0.05, beta=0.02, eta=0.3, gamma=2.0, c=3.0, p=0.0, inner_steps=3)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, info in METHODS.items() if info.needs & {"hessian", "penalty", "barrier"}]
+)
 def test_a_nonsmooth_lower_level_is_refused(name):
-    sizes = {"alpha": 0.1, "beta": 0.1} | ({"eta": 0.1} if name in ("bome", "f2sa", "v-pbgd") else {})
     problem = Bilevel(PROBLEM.F, PROBLEM.f, g=L1(1.0))
     with pytest.raises(ValueError, match="smooth lower level"):
-        RIVALS[name](**sizes).init(problem, [X], [Y])
+        METHODS[name].build(SIZES).init(problem, [X], [Y])
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_contract(name):
-    sizes = {"alpha": 0.05, "beta": 0.02} | ({"eta": 0.3} if name in ("bome", "f2sa", "v-pbgd") else {})
-    method = RIVALS[name](**sizes)
+    method = METHODS[name].build(SIZES)
     x, y = [X.clone().requires_grad_()], [Y.clone().requires_grad_()]
     state = method.init(PROBLEM, x, y)
     new_x, new_y, state, info = method.step(PROBLEM, x, y, state, None, None)
     again = method.step(PROBLEM, new_x, new_y, state)
     assert x[0].detach().equal(X) and y[0].detach().equal(Y)
-    assert not (new_x[0].requires_grad or new_y[0].requires_grad or info.F.requires_grad or info.f.requires_grad)
-    assert again[2].k == 2 and {"d_x", "d_y"} <= set(info.norms)
+    assert not any(t.requires_grad for t in (new_x[0], new_y[0]))
+    assert not any(found.requires_grad for found in (info.F, info.f) if found is not None)
+    assert again[2].k == 2 and "d_y" in info.norms and all(norm.ndim == 0 for norm in info.norms.values())
+    residual = method.residual(info, Iterate([X], [Y], method.init(PROBLEM, x, y)), Iterate(new_x, new_y, state))
+    assert float(residual) > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_evaluations_of_a_step_are_those_of_the_table(name):
+    """Calls of F and f; a product with the Hessian is one evaluation and calls neither."""
+    calls = []
+
+    def counted(objective):
+        return lambda x, y, batch: (calls.append(1), objective(x, y, batch))[1]
+
+    problem = Bilevel(counted(PROBLEM.F), counted(PROBLEM.f))
+    method = METHODS[name].build(SIZES)
+    state = method.init(problem, [X], [Y])
+    calls.clear()
+    method.step(problem, [X], [Y], state)
+    products = {"rhg": 3, "rhg-truncated": 1, "implicit-cg": 4, "neumann": 3, "fixed-penalty": 1}.get(name, 0)
+    assert len(calls) + products == METHODS[name].count(SIZES)
+
+
+def test_a_method_that_cannot_find_step_sizes_says_so():
+    with pytest.raises(ValueError, match="moreau"):
+        METHODS["darts1"].build(StepSizes())

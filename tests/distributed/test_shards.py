@@ -13,7 +13,7 @@ from nas_moreau.architecture.networks.batch_norm import SynchronisedBatchNorm2d,
 from nas_moreau.architecture.networks.batch_shard import on_shard
 from nas_moreau.architecture.networks.network import drop_path
 from nas_moreau.architecture.networks.operations import Noise
-from nas_moreau.bilevel import Shared
+from nas_moreau.bilevel import Sharded
 from nas_moreau.bilevel.tensors import value_and_grads
 from nas_moreau.cli import entry as cli
 from nas_moreau.distributed import Shard
@@ -86,7 +86,7 @@ def test_an_evaluation_of_a_shared_objective_is_the_whole():
         return value / 2, [gradient / 2 for gradient in gradients], aux * 2
 
     x, y = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])]
-    plain, shared = (value_and_grads(objective, x, y, 1.0) for objective in (loss, Shared(loss, reduce)))
+    plain, shared = (value_and_grads(objective, x, y, 1.0) for objective in (loss, Sharded(loss, reduce)))
     assert shared.value == plain.value / 2 and shared.aux == 6
     assert torch.equal(shared.grad_x[0], plain.grad_x[0] / 2) and torch.equal(shared.grad_y[0], plain.grad_y[0] / 2)
 

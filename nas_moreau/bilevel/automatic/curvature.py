@@ -137,8 +137,8 @@ def _operator_norm(times: Any, no_x: Tensors, directions: list[Tensors]) -> floa
 def nonmonotone(problem: Bilevel, places: list[tuple[Tensors, Tensors]], around: Any, batch: Any) -> float:
     """Returns the greatest -<grad_y f(u) - grad_y f(v), u - v> / |u - v|^2 met between points around the places.
 
-    It is 0 where none is positive. A local curvature sees one point; a lower level with many valleys is seen only from
-    some distance.
+    It is 0 if none is positive. A local curvature describes one point; that a lower level has many valleys shows only
+    over some distance.
     """
     greatest = 0.0
     for x, y in places:

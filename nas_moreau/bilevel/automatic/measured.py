@@ -6,9 +6,9 @@ Everything follows from block-wise curvatures L (curvature.py), so F and f need 
     beta  = .8 / (L_F^yy / c_k + L_f^yy + 1/gamma)
     alpha = .8 / (L_F^xx / c_k + max(L_f^xx, (L_phi^xy)^2 / (m + 1/gamma)))
 
-each .8 over the Lipschitz constant of its own direction, (9), (12) and (10). The last term is how theta* answers to x,
-with m = L_f^yy, or with g (which hides the direction of that answer) the least curvature of f(x, .). Then, by whether
-the lower level was seen to be convex in y:
+each .8 over the Lipschitz constant of its direction, (9), (12) and (10). The last term is how theta* answers to x, with
+m = L_f^yy, or with g (which hides the direction of that answer) the least curvature of f(x, .). Then, depending on
+whether the lower level was found to be convex in y:
 
               convex            not
     gamma     10 / L_f^yy       200 / L_f^yy
@@ -17,21 +17,21 @@ the lower level was seen to be convex in y:
 gamma: v_gamma is close to the value function (the bias of the penalty is (1 + 1/(gamma L))/c), and 1/gamma still
 anchors theta. Near a maximum of a nonconvex lower level -v_gamma pushes y away from the valley that theta found, by
 |y - theta|/gamma; hence 200. First c: where there may be many basins, F/c has to bend more than phi - v_gamma can, so
-that the penalised problem has one basin, that of F; with one basin below there is none to miss, and y had better stay
-near the lower level's solution. Where F has no curvature the ratio of the slopes takes the place of L_F / L_phi.
+that the penalised problem has one basin, that of F; with one basin below there is none to miss, and y should stay near
+the lower level's solution. Where F has no curvature the ratio of the slopes takes the place of L_F / L_phi.
 
 From there c climbs a ladder: whenever the iteration has settled (its movement is below a tenth of the push of F/c) or
-500 steps have passed, c_k is doubled, theta is found anew from y, and the curvatures are measured anew, until c_k is
-150 L_F / L_phi. On every rung c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following the
-minimiser from small c is what finds the right basin where a fixed constant does not.
+500 steps have passed, c_k is doubled, theta is computed again from y, and the curvatures are measured again, until c_k
+is 150 L_F / L_phi. On every rung c_k = c (1 + (k - k_rung)/100)^p, the theory's schedule on a slower clock. Following
+the minimiser from small c is what finds the right basin where a fixed constant does not.
 
-Where the lower level is convex the curvatures in use are those of the place where the iteration is, measured on every
-rung; where it is not, the largest met, far from the way too. In the first steps, and then now and then, the secants of
-the steps of x and theta are looked at: a step that was too long is taken back, and the next ones are shorter.
+Where the lower level is convex the curvatures in use are those at the present iterate, measured on every rung; where it
+is not, the largest found, also far from the iterates. In the first steps, and every tenth step after that, the secants
+of the steps of x and theta are checked: a step that was too long is taken back, and the next ones are shorter.
 
 The theory asks for gamma < 1/(2 rho), with rho the weak convexity of f(x, .). At first gamma may be larger (below that
-bound a maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds where the
-iteration is.
+bound a maximum of the lower level is a feasible point, and attracts); `explain` says whether the bound holds at the
+present iterate.
 """
 
 from __future__ import annotations
@@ -63,37 +63,37 @@ if TYPE_CHECKING:
 # No theory gives the constants below; docs/bilevel.md has what they reach on the paper's problems.
 
 FIRST_CONVEX, FIRST_NONCONVEX, LAST = 20.0, 0.5, 150.0
-"""c on the first rung, by whether the lower level was seen to be convex in y, and on the last; units: L_F / L_phi."""
+"""c on the first rung, for a lower level that is convex in y and for others, and on the last; units: L_F / L_phi."""
 
 ON_THE_WAY = 4
-"""How many of the places at which curvatures are measured at the start lie between it and the minimiser of F."""
+"""Number of the places at which curvatures are measured first that lie between the start and the minimiser of F."""
 
 SAFETY = 0.8
-"""What a step is of the reciprocal of its direction's Lipschitz constant."""
+"""A step size times the Lipschitz constant of its direction; gradient descent lowers its objective below 2."""
 
 ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
-"""gamma in units of 1 / L_f^yy, where the lower level was seen to be convex in y and where not."""
+"""gamma in units of 1 / L_f^yy, for a lower level that is convex in y and for others."""
 
 CLOCK = 100
-"""Steps in which (k+1)^p of the theory is taken to advance by one; faster growth freezes x before it has arrived."""
+"""Steps in which (k+1)^p of the theory advances by one; faster growth freezes x before it has arrived."""
 
 CHECK_EVERY = 10
-"""Steps between two looks at whether the iteration has settled, and half-way between them at its secants."""
+"""Steps between two checks of whether the iteration has settled, and half-way between them of its secants."""
 
 LONGEST = 500
-"""Steps after which the next rung is climbed though the iteration has not settled."""
+"""Steps after which the next rung is climbed even if the iteration has not settled."""
 
 
 class Tuning(NamedTuple):
-    """What was chosen.
+    """The constants in use, and what they are derived from.
 
     Attributes:
-        curvature: What it rests on.
-        gamma: Of the envelope; the given one where it is given.
-        c, since: The penalty of this rung, and the step at which it was set; the given c where it is given.
-        c_last: That of the last rung; None where c is given.
-        rungs: How many were climbed.
-        convex: Whether the lower level was seen to be convex in y.
+        curvature: The curvatures in use.
+        gamma: Parameter of the envelope, given or chosen.
+        c, since: The penalty of this rung, given or chosen, and the step at which it was set.
+        c_last: The penalty of the last rung; None where c is given.
+        rungs: Number of rungs climbed.
+        convex: Whether the lower level was found to be convex in y.
     """
 
     curvature: Curvature
@@ -115,7 +115,14 @@ def begin(
 ) -> Tuning:
     """Returns the constants of the first step, from curvatures at the start, near F's minimiser, and around both.
 
-    None stands for a c or gamma that is not given.
+    Args:
+        problem: F, f, g and the projections.
+        x, y: The start.
+        batches: On which F and f are evaluated.
+        c, gamma: None where they are not given.
+
+    Raises:
+        ValueError: F, f or a gradient is not finite, or the lower level has no curvature.
     """
     here = measure(problem, x, y, batches, 0, 6)
     if not all(math.isfinite(value) for value in here):
@@ -139,14 +146,14 @@ def begin(
     def shifted(distance: float) -> tuple[Tensors, Tensors]:
         return far_x, [t + distance for t in far_y]
 
-    # on the way to the minimiser of F, with all of y moved alike, and with each element moved by itself: curvatures of
-    # many equal terms add up only where the terms are in step
+    # between the start and the minimiser of F, with all of y moved by the same amount, and with each element moved on
+    # its own: curvatures of many equal terms add up only where the terms are in step
     places = [between(0.25), between(0.5), between(0.75), (far_x, far_y), shifted(radius / 2), shifted(-radius / 2)]
     places += [(problem.onto_x(around(u)), around(v)) for u, v in ((x, y), (far_x, far_y))]
     measured = [here, *(measure(problem, u, v, batches, 1 + i, 3) for i, (u, v) in enumerate(places))]
     rho = nonmonotone(problem, [(x, y), (far_x, far_y)], around, batches.lower)
     rho = max(rho, worst(measured).rho)
-    # a convex lower level has no valley to be missed, so what is far from the way need not slow the steps on it
+    # a convex lower level has no valley to be missed, so curvatures far from the iterates need not shorten the steps
     convex = rho < 0.01 * worst(measured).f_yy
     L = worst(measured[: 1 + ON_THE_WAY] if convex else measured)._replace(rho=rho)
     if not L.phi > 0:
