@@ -232,10 +232,17 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 CONFIGURATION: dict[str, Any] = {
-    "url": "", "num_classes": 10, "input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0,
-    "interpolation": "bilinear", "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616),
-    "first_conv": "stem.0", "classifier": "classifier",
-}  # fmt: skip
+    "url": "",
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "pool_size": (8, 8),
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+    "first_conv": "stem.0",
+    "classifier": "classifier",
+}
 default_cfgs = generate_default_cfgs({name: dict(CONFIGURATION) for name in ["nas_moreau", *cell_names()]})
 
 

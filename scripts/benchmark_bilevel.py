@@ -187,10 +187,13 @@ def group_lasso_tables(repeats: int) -> dict[str, Any]:
                 best = min(best, trial.objective)
                 rows.append(
                     {
-                        "method": name, "seed": seed, "objective": trial.objective,
-                        "seconds": time.process_time() - begin, "test": case.data.test_error(trial.y),
+                        "method": name,
+                        "seed": seed,
+                        "objective": trial.objective,
+                        "seconds": time.process_time() - begin,
+                        "test": case.data.test_error(trial.y),
                     }
-                )  # fmt: skip
+                )
             for name, method in (("moreau-gauss-seidel", moreau()), ("moreau-paper", moreau(**case.paper))):
                 rows.append({"method": name, "seed": seed} | reach(case, method, best, 2000))
         print(
@@ -362,10 +365,15 @@ def draw(path: Path, found: dict[str, Any]) -> None:
 def main() -> int:
     """Runs the chosen tables."""
     tables = {
-        "sine": sine_tables, "sizes": sizes_table, "quadratic": quadratic_tables, "lasso": lasso_tables,
+        "sine": sine_tables,
+        "sizes": sizes_table,
+        "quadratic": quadratic_tables,
+        "lasso": lasso_tables,
         "group-lasso": group_lasso_tables,
-        "overhead": overhead, "draws": lambda repeats: draws(4 * repeats), "rates": lambda repeats: rates(),
-    }  # fmt: skip
+        "overhead": overhead,
+        "draws": lambda repeats: draws(4 * repeats),
+        "rates": lambda repeats: rates(),
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", default=",".join(tables), help="comma-separated; default all: %(default)s")
     parser.add_argument("--repeats", type=int, default=5)

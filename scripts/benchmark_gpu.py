@@ -42,9 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error.cause} {error.cure}", file=sys.stderr)
         return 2
     result = benchmark_settings(
-        config, device, given.rounds, given.check_batch, given.image_size, not given.no_compile,
+        config,
+        device,
+        given.rounds,
+        given.check_batch,
+        given.image_size,
+        not given.no_compile,
         note=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    )
     if given.json:
         write_atomic(Path(given.json), (json.dumps(result.to_dict(), indent=1) + "\n").encode())
     print(f"{result.hardware}, torch {result.torch}, preset {given.preset}, n={given.rounds}")

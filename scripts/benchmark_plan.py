@@ -24,9 +24,11 @@ from typing import Any
 
 PRESETS = ("smoke", "nas_bench_201_cpu", "cpu")
 LONG = {  # steps an epoch of the two runs
-    ("cpu", "search"): (4, 12), ("cpu", "retrain"): (6, 18),
-    ("nas_bench_201_cpu", "search"): (10, 25), ("nas_bench_201_cpu", "retrain"): (15, 45),
-}  # fmt: skip
+    ("cpu", "search"): (4, 12),
+    ("cpu", "retrain"): (6, 18),
+    ("nas_bench_201_cpu", "search"): (10, 25),
+    ("nas_bench_201_cpu", "retrain"): (15, 45),
+}
 CELLS = {"cpu": "cifar10_cpu"}  # elsewhere the cell that the search of this round found
 
 
@@ -89,10 +91,15 @@ def truth(preset: str, stage: str, overrides: list[str], genotype: Any, full: bo
 
     settings = getattr(load_config(preset), stage)
     runs = [
-        ask(preset=preset, stage=stage, overrides=[*overrides, f"{stage}.steps_per_epoch={steps}"], genotype=genotype,
-            predict=False)
+        ask(
+            preset=preset,
+            stage=stage,
+            overrides=[*overrides, f"{stage}.steps_per_epoch={steps}"],
+            genotype=genotype,
+            predict=False,
+        )
         for steps in LONG[preset, stage]
-    ]  # fmt: skip
+    ]
     few, more = LONG[preset, stage]
     left = (settings.steps_per_epoch - more) / (more - few)
     found = {key: runs[1][key] + left * (runs[1][key] - runs[0][key]) for key in ("cpu", "wall")}
@@ -122,10 +129,13 @@ def main() -> None:
                 found = truth(preset, stage, overrides, given, args.full)
                 cell = cell or found["genotype"]
                 row = {
-                    "predicted": before["cpu"], "true": found["cpu"], "off": before["cpu"] / found["cpu"] - 1,
-                    "memory": before["memory"] / found["memory"] - 1, "true_memory": found["memory"],
+                    "predicted": before["cpu"],
+                    "true": found["cpu"],
+                    "off": before["cpu"] / found["cpu"] - 1,
+                    "memory": before["memory"] / found["memory"] - 1,
+                    "true_memory": found["memory"],
                     "wall": found["wall"],
-                }  # fmt: skip
+                }
                 if stage == "retrain" and turn == 0:  # before a search the cell is not known
                     row["unknown"] = ask(**asked, genotype=None, predict=True)["cpu"] / found["cpu"] - 1
                 rows.setdefault((preset, stage), []).append(row)
@@ -136,9 +146,11 @@ def main() -> None:
         middle = {key: statistics.median(row[key] for row in found if key in row) for key in found[0]}
         spread = f"({100 * min(r['off'] for r in found):+.1f}..{100 * max(r['off'] for r in found):+.1f})"
         unknown = f"{100 * middle['unknown']:+.1f} %" if "unknown" in middle else ""
-        print(f"| `{preset}` {stage} | {middle['predicted']:.1f} | {middle['true']:.1f} | {100 * middle['off']:+.1f} % "
-              f"{spread} | {100 * middle['memory']:+.1f} % of {middle['true_memory'] / 2**20:.0f} MiB | {unknown} | "
-              f"{len(found)} |")  # fmt: skip
+        print(
+            f"| `{preset}` {stage} | {middle['predicted']:.1f} | {middle['true']:.1f} | {100 * middle['off']:+.1f} % "
+            f"{spread} | {100 * middle['memory']:+.1f} % of {middle['true_memory'] / 2**20:.0f} MiB | {unknown} | "
+            f"{len(found)} |"
+        )
 
 
 if __name__ == "__main__":

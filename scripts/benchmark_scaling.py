@@ -96,8 +96,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     rounds = [{n: measure(n, args.size, args.steps) for n in (1, 2)} for _ in range(args.rounds)]
     command = shlex.join(["python", "scripts/benchmark_scaling.py", *sys.argv[1:]])
-    print(f"`{command}`, torch {torch.__version__}, Python {platform.python_version()}, {processor_name()}, "
-          f"{os.cpu_count()} cores, load {load:.1f} before it\n")  # fmt: skip
+    print(
+        f"`{command}`, torch {torch.__version__}, Python {platform.python_version()}, {processor_name()}, "
+        f"{os.cpu_count()} cores, load {load:.1f} before it\n"
+    )
     print("| processes x threads | ms a step | in exchange | against one | processor time, ms | against one |")
     print("|---|---|---|---|---|---|")
 

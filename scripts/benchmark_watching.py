@@ -80,10 +80,14 @@ def main() -> None:
     steps = watched.search.epochs * (watched.search.steps_per_epoch or 0)
     size = f"{steps} steps, {watched.search.epochs} epochs, " if steps else f"{watched.search.epochs} epochs, "
     print(f"{args.preset} {' '.join(args.overrides)}: {size}{statistics.median(lengths):.1f} s unwatched")
-    print(f"watched / unwatched: median {statistics.median(ratios):.3f} of n={args.rounds} "
-          f"({min(ratios):.3f}..{max(ratios):.3f})")  # fmt: skip
-    print(f"share spent in TensorBoard: median {100 * statistics.median(shares):.2f} % "
-          f"({100 * min(shares):.2f}..{100 * max(shares):.2f})")  # fmt: skip
+    print(
+        f"watched / unwatched: median {statistics.median(ratios):.3f} of n={args.rounds} "
+        f"({min(ratios):.3f}..{max(ratios):.3f})"
+    )
+    print(
+        f"share spent in TensorBoard: median {100 * statistics.median(shares):.2f} % "
+        f"({100 * min(shares):.2f}..{100 * max(shares):.2f})"
+    )
 
 
 if __name__ == "__main__":

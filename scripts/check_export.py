@@ -78,8 +78,10 @@ def main() -> None:
     equal, apart, margin, bits = compare(found, data, args.images)
     count = min(args.images, len(data.test))
     print(f"{args.genotype}, {args.channels} channels, {args.layers} layers, {args.steps} steps on {args.data}")
-    print(f"onnxruntime: {equal} of {count} images of equal class; logits at most {apart:.2g} apart, the closest two "
-          f"classes of an image {margin:.2g}")  # fmt: skip
+    print(
+        f"onnxruntime: {equal} of {count} images of equal class; logits at most {apart:.2g} apart, the closest two "
+        f"classes of an image {margin:.2g}"
+    )
     print(f"model.py in float64: {'equal bits' if bits else 'OTHER bits'}")
     raise SystemExit(not (equal == count and bits))
 

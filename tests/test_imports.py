@@ -39,26 +39,60 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"architecture", "config", "data", "distributed", "drawing", "errors", "runs", "timm_models"},
     "problems": {"bilevel", "config", "data", "drawing", "errors", "runs", "training"},
     "search": {
-        "architecture", "bilevel", "config", "data", "distributed", "drawing", "errors", "runs", "timm_models",
+        "architecture",
+        "bilevel",
+        "config",
+        "data",
+        "distributed",
+        "drawing",
+        "errors",
+        "runs",
+        "timm_models",
         "training",
     },
     "report": {"architecture", "config", "drawing", "errors", "runs", "search"},
     "export": {"architecture", "config", "data", "errors", "plugins", "runs", "search", "timm_models", "training"},
     "pipeline": {"architecture", "config", "data", "distributed", "errors", "report", "runs", "search", "training"},
     "compare": {
-        "architecture", "bilevel", "config", "data", "distributed", "errors", "export", "plugins", "report", "runs",
-        "search", "training",
+        "architecture",
+        "bilevel",
+        "config",
+        "data",
+        "distributed",
+        "errors",
+        "export",
+        "plugins",
+        "report",
+        "runs",
+        "search",
+        "training",
     },
     "diagnostics": {
-        "architecture", "bilevel", "config", "data", "distributed", "errors", "export", "kernels", "plugins",
-        "problems", "runs", "search", "training",
+        "architecture",
+        "bilevel",
+        "config",
+        "data",
+        "distributed",
+        "errors",
+        "export",
+        "kernels",
+        "plugins",
+        "problems",
+        "runs",
+        "search",
+        "training",
     },
-}  # fmt: skip
+}
 UNBOUND = {"cli", "__main__"}
 LIGHT = [
-    "errors", "config", "architecture", "architecture.spaces.space", "architecture.spaces.genotype",
-    "architecture.spaces.derivation", "architecture.spaces.zoo",
-]  # fmt: skip
+    "errors",
+    "config",
+    "architecture",
+    "architecture.spaces.space",
+    "architecture.spaces.genotype",
+    "architecture.spaces.derivation",
+    "architecture.spaces.zoo",
+]
 HEAVY = {"torch", "torchvision", "timm", "tensorboard", "matplotlib"}
 
 
@@ -191,9 +225,16 @@ def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch):
         encoding="utf-8",
     )
     assert set(imports(path)) == {
-        "os.path", "numpy", "nas_moreau.cli", "nas_moreau.runs", "nas_moreau.runs.c", "nas_moreau.data",
-        "nas_moreau.search.stage", "nas_moreau.drawing.cell", "json",
-    }  # fmt: skip
+        "os.path",
+        "numpy",
+        "nas_moreau.cli",
+        "nas_moreau.runs",
+        "nas_moreau.runs.c",
+        "nas_moreau.data",
+        "nas_moreau.search.stage",
+        "nas_moreau.drawing.cell",
+        "json",
+    }
 
 
 def test_no_module_imports_itself_by_way_of_others():

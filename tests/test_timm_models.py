@@ -192,8 +192,15 @@ def test_genotypes_from_every_place(tmp_path):
     cell = published_cell("GDAS_V1")
     (tmp_path / "run" / "search").mkdir(parents=True)
     (tmp_path / "run" / "search" / "genotype.json").write_text(cell.to_json())
-    places = [tmp_path / "run", tmp_path / "run" / "search" / "genotype.json", cell.to_json(), cell.to_dict(), cell,
-              "GDAS_V1", cell.to_printed()]  # fmt: skip
+    places = [
+        tmp_path / "run",
+        tmp_path / "run" / "search" / "genotype.json",
+        cell.to_json(),
+        cell.to_dict(),
+        cell,
+        "GDAS_V1",
+        cell.to_printed(),
+    ]
     for place in places:
         assert create("nas_moreau", SMALL, genotype=place).genotype == cell
     with pytest.raises(InputError, match="DARTS_V"):

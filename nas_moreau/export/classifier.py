@@ -102,9 +102,13 @@ def from_export(folder: str | PathLike[str]) -> Classifier:
         options = config["model_args"]
         data, record = config["nas_moreau"]["data"], config["nas_moreau"]["record"]
         network = Network(
-            Genotype.from_json(options["genotype"]), options["channels"], options["layers"], len(data["classes"]),
-            in_channels=data["channels"], kernels="portable",
-        )  # fmt: skip
+            Genotype.from_json(options["genotype"]),
+            options["channels"],
+            options["layers"],
+            len(data["classes"]),
+            in_channels=data["channels"],
+            kernels="portable",
+        )
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -125,11 +129,18 @@ def timm_configuration(classifier: Classifier) -> dict[str, Any]:
     with torch.no_grad():
         maps = classifier.network.forward_maps(torch.zeros(1, channels, height, width, device="cpu"))
     about = {
-        "input_size": [channels, height, width], "pool_size": list(maps[-1].shape[-2:]), "crop_pct": 1.0,
-        "crop_mode": "center", "interpolation": "bilinear", "fixed_input_size": False, "mean": classifier.data["mean"],
-        "std": classifier.data["std"], "num_classes": len(classifier.data["classes"]),
-        "first_conv": CONFIGURATION["first_conv"], "classifier": CONFIGURATION["classifier"],
-    }  # fmt: skip
+        "input_size": [channels, height, width],
+        "pool_size": list(maps[-1].shape[-2:]),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "fixed_input_size": False,
+        "mean": classifier.data["mean"],
+        "std": classifier.data["std"],
+        "num_classes": len(classifier.data["classes"]),
+        "first_conv": CONFIGURATION["first_conv"],
+        "classifier": CONFIGURATION["classifier"],
+    }
     return {
         "architecture": "nas_moreau",
         "num_classes": len(classifier.data["classes"]),
@@ -137,9 +148,12 @@ def timm_configuration(classifier: Classifier) -> dict[str, Any]:
         "global_pool": "avg",
         "label_names": classifier.data["classes"],
         "model_args": {
-            "genotype": json.loads(classifier.genotype.to_json()), "channels": classifier.channels,
-            "layers": classifier.layers, "num_classes": len(classifier.data["classes"]), "in_chans": channels,
+            "genotype": json.loads(classifier.genotype.to_json()),
+            "channels": classifier.channels,
+            "layers": classifier.layers,
+            "num_classes": len(classifier.data["classes"]),
+            "in_chans": channels,
         },
         "pretrained_cfg": about,
         "nas_moreau": {"digest": classifier.genotype.digest(), "data": classifier.data, "record": classifier.record},
-    }  # fmt: skip
+    }

@@ -65,11 +65,15 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {
-        "format": form, "output": str(target), "files": sorted(path.name for path in target.iterdir()),
-        "digest": classifier.genotype.digest(), "parameters": parameter_count(classifier.network),
-        "macs": multiply_adds(classifier.network, classifier.input_size), "trained": bool(classifier.record),
+        "format": form,
+        "output": str(target),
+        "files": sorted(path.name for path in target.iterdir()),
+        "digest": classifier.genotype.digest(),
+        "parameters": parameter_count(classifier.network),
+        "macs": multiply_adds(classifier.network, classifier.input_size),
+        "trained": bool(classifier.record),
         "checks": checks,
-    }  # fmt: skip
+    }
 
 
 def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, Any]]:
@@ -149,9 +153,15 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's remarks on its own parts
         program = torch.onnx.export(
-            classifier.network, (images,), dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,
-            input_names=["images"], output_names=["logits"],
-        )  # fmt: skip
+            classifier.network,
+            (images,),
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+        )
     assert program is not None, "what the exporter makes where it is given no file"
     model = program.model_proto
     facts = {key: classifier.data[key] for key in ("classes", "mean", "std", "image_size")}

@@ -43,10 +43,17 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
     names = ", ".join(classes[:SHOWN_CLASSES]) + (", ..." if len(classes) > SHOWN_CLASSES else "")
     size = f"{channels} x {height} x {width}"
     lines = [
-        "---", "library_name: timm", "pipeline_tag: image-classification", "tags: [image-classification, timm, nas]",
-        "---", f"# Network of the cell {classifier.genotype.digest()}", "",
-        f"An image classifier whose cells came out of an architecture search (space {classifier.genotype.space}).", "",
-        "| | |", "|---|---|",
+        "---",
+        "library_name: timm",
+        "pipeline_tag: image-classification",
+        "tags: [image-classification, timm, nas]",
+        "---",
+        f"# Network of the cell {classifier.genotype.digest()}",
+        "",
+        f"An image classifier whose cells came out of an architecture search (space {classifier.genotype.space}).",
+        "",
+        "| | |",
+        "|---|---|",
         f"| parameters | {parameter_count(network):,} |",
         f"| multiply-adds | {multiply_adds(network, classifier.input_size):,} for one {size} image (convolutions and "
         "linear layers) |",
@@ -55,8 +62,14 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
         f"| images | {size}; the centre cut to that shape, then resized (bilinear, antialiased) |",
         f"| normalised | (pixels / 255 - mean) / std, mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
         f"| trained on | {data['name']}: {sum(data['train']):,} training and {sum(data['test']):,} test images |",
-        "", "## How good it is", "", *_quality(classifier), "", "## How to use it", "",
-    ]  # fmt: skip
+        "",
+        "## How good it is",
+        "",
+        *_quality(classifier),
+        "",
+        "## How to use it",
+        "",
+    ]
     for part in dict.fromkeys((form if form in USAGE else "timm", "timm")):
         text = USAGE[part].replace("CHANNELS", str(channels)).replace("HEIGHT", str(height))
         lines += [text.replace("WIDTH", str(width)), ""]

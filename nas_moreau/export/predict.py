@@ -47,10 +47,14 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
             logits = classifier.network(augment(torch.stack(pixels)))
             for path, row in zip(kept, logits.double().softmax(-1).tolist()):
                 best = max(range(len(row)), key=row.__getitem__)
-                rows.append({
-                    "file": str(path), "class": data["classes"][best], "probability": row[best],
-                    "probabilities": dict(zip(data["classes"], row)),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "file": str(path),
+                        "class": data["classes"][best],
+                        "probability": row[best],
+                        "probabilities": dict(zip(data["classes"], row)),
+                    }
+                )
     if not rows:
         first = f" ({unreadable[0]['file']}: {unreadable[0]['reason'].rstrip('.')})" if unreadable else ""
         raise InputError(f"None of the {len(files)} files can be read{first}.", "Give image files or folders of them.")

@@ -40,10 +40,17 @@ def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
     def finish(folder: RunFolder, x: Tensors, y: Tensors) -> dict[str, Any]:
         write_lists(folder, made, data, x, y)
         return {
-            "n": len(made.judged), "corrupt": config["corrupt"], "seed": seed, "f1": None, "precision": None,
-            "recall": None, **measure(x, y), "suspects": str(folder.path / "suspects.csv"),
-            "cleaned": str(folder.path / "cleaned.csv"), "contact_sheet": str(folder.path / "suspects.png"),
-        }  # fmt: skip
+            "n": len(made.judged),
+            "corrupt": config["corrupt"],
+            "seed": seed,
+            "f1": None,
+            "precision": None,
+            "recall": None,
+            **measure(x, y),
+            "suspects": str(folder.path / "suspects.csv"),
+            "cleaned": str(folder.path / "cleaned.csv"),
+            "contact_sheet": str(folder.path / "suspects.png"),
+        }
 
     steps = config["steps"]
     sizes = tuned_step_sizes("hyper-cleaning", steps, info)
@@ -74,11 +81,15 @@ def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Te
 
     suspects = [
         {
-            "rank": rank, **row(i), "predicted": names[int(predicted[i])], "weight": repr(float(weights[i])),
-            "keep": int(weights[i] >= 0.5), "corrupted": int(made.corrupted[i]),
+            "rank": rank,
+            **row(i),
+            "predicted": names[int(predicted[i])],
+            "weight": repr(float(weights[i])),
+            "keep": int(weights[i] >= 0.5),
+            "corrupted": int(made.corrupted[i]),
         }
         for rank, i in enumerate(order.tolist(), 1)
-    ]  # fmt: skip
+    ]
     kept = sorted(torch.nonzero(weights >= 0.5).flatten().tolist(), key=lambda i: int(made.judged[i]))
     folder.write_text("suspects.csv", _csv(suspects))
     folder.write_text("cleaned.csv", _csv([row(i) for i in kept]) if kept else "index,file,label\n")

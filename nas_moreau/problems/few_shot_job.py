@@ -88,6 +88,11 @@ def few_shot_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
 
 def _result(found: tuple[float, float], config: dict[str, Any]) -> dict[str, Any]:
     return {
-        "n": config["ways"], "ways": config["ways"], "shots": config["shots"], "seed": config["seed"],
-        "accuracy": found[0], "interval": found[1], "test_tasks": TEST_TASKS,
-    }  # fmt: skip
+        "n": config["ways"],
+        "ways": config["ways"],
+        "shots": config["shots"],
+        "seed": config["seed"],
+        "accuracy": found[0],
+        "interval": found[1],
+        "test_tasks": TEST_TASKS,
+    }

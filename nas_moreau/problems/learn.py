@@ -235,6 +235,9 @@ def summary(tensors: Tensors) -> dict[str, float]:
     """Returns number, mean, least, greatest and Euclidean norm of all entries."""
     flat = torch.cat([t.detach().flatten().double().cpu() for t in tensors])
     return {
-        "entries": flat.numel(), "mean": float(flat.mean()), "min": float(flat.min()), "max": float(flat.max()),
+        "entries": flat.numel(),
+        "mean": float(flat.mean()),
+        "min": float(flat.min()),
+        "max": float(flat.max()),
         "norm": float(flat.norm()),
-    }  # fmt: skip
+    }

@@ -63,9 +63,9 @@ def perturb(
         kept[cell, edge] = max(numbers, key=lambda name: tried[name])
         mixture[cell][edge] = 0
         mixture[cell][edge, numbers[kept[cell, edge]]] = 1
-        decisions.append({
-            "cell": cell, "edge": list(space.edges[edge]), "kept": kept[cell, edge], "loss_without": tried
-        })  # fmt: skip
+        decisions.append(
+            {"cell": cell, "edge": list(space.edges[edge]), "kept": kept[cell, edge], "loss_without": tried}
+        )
 
     stay = {cell: list(range(len(space.edges))) for cell in space.cells}
     limit = space.derivation.edges_per_node
@@ -80,18 +80,24 @@ def perturb(
             if place not in best_edges:
                 stay[cell].remove(edge)
                 mixture[cell][edge] = 0
-        decisions.append({
-            "cell": cell, "node": node, "kept": [list(space.edges[into[i]]) for i in sorted(best_edges)],
-            "loss_without": {f"{a}-{b}": loss for (a, b), loss in zip((space.edges[i] for i in into), found)},
-        })  # fmt: skip
+        decisions.append(
+            {
+                "cell": cell,
+                "node": node,
+                "kept": [list(space.edges[into[i]]) for i in sorted(best_edges)],
+                "loss_without": {f"{a}-{b}": loss for (a, b), loss in zip((space.edges[i] for i in into), found)},
+            }
+        )
     cells = {
         cell: Cell(tuple((kept[cell, edge], *space.edges[edge]) for edge in stay[cell]), space.concat)
         for cell in space.cells
     }
     record = {
-        "split": "architecture", "images": len(part), "decisions": decisions,
+        "split": "architecture",
+        "images": len(part),
+        "decisions": decisions,
         "note": "no training between the decisions; losses in nats, by batch statistics",
-    }  # fmt: skip
+    }
     return space.genotype(cells), record
 
 

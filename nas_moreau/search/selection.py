@@ -61,11 +61,18 @@ def select(
         if i:
             change = tried[i - 1]
             row["change"] = {
-                "cell": change.cell, "edge": list(change.edge), "from": change.former, "to": change.operation
-            }  # fmt: skip
+                "cell": change.cell,
+                "edge": list(change.edge),
+                "from": change.former,
+                "to": change.operation,
+            }
         rows.append(row)
     record = {
-        "split": "held_out", "images": len(held_out), "note": NOTE,
-        "moved": best > 0, "chosen": rows[best], "candidates": rows,
-    }  # fmt: skip
+        "split": "held_out",
+        "images": len(held_out),
+        "note": NOTE,
+        "moved": best > 0,
+        "chosen": rows[best],
+        "candidates": rows,
+    }
     return cells[best], record

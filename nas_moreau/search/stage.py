@@ -206,10 +206,14 @@ class SearchJob:
 
     def end_epoch(self) -> tuple[dict[str, Any], bool]:
         """Evaluates the supernet and the derived cell, logs and writes both."""
-        distributed.check_equal({
-            "alphas": self.x, "weights": self.y, "theta and momentum": list(tensors_in(self.state)),
-            "running statistics": self.setup.buffers(),
-        })  # fmt: skip
+        distributed.check_equal(
+            {
+                "alphas": self.x,
+                "weights": self.y,
+                "theta and momentum": list(tensors_in(self.state)),
+                "running statistics": self.setup.buffers(),
+            }
+        )
         if self.counters.step >= self.total_steps:
             self._choose_alphas()
         found = evaluate_epoch(self)

@@ -69,9 +69,14 @@ def kill(stage: str, count: int, folder: Path, seed: int = 0) -> Row:
 
 
 POINTS = (
-    "before the file is opened", "before it is written", "in the midst of writing", "before its fsync",
-    "before last.pt becomes previous.pt", "between the two renames", "before the folder's fsync",
-)  # fmt: skip
+    "before the file is opened",
+    "before it is written",
+    "in the midst of writing",
+    "before its fsync",
+    "before last.pt becomes previous.pt",
+    "between the two renames",
+    "before the folder's fsync",
+)
 
 
 def save_points(folder: Path, rounds: int = 3) -> Row:

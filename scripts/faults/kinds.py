@@ -55,13 +55,27 @@ BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 9)) for i in range(12)
 )
 YAML_FORGERIES = (
-    BOMB, b"[" * 60_000, b"{" * 60_000, b"- " * 30_000, b"? " * 30_000, b"a: " * 20_000, b"#" * 70_000,
+    BOMB,
+    b"[" * 60_000,
+    b"{" * 60_000,
+    b"- " * 30_000,
+    b"? " * 30_000,
+    b"a: " * 20_000,
+    b"#" * 70_000,
     b"x" * 10_000_000,
-    b"seed: " + b"1:" * 30_000 + b"1", b"seed: 0x" + b"f" * 60_000, b"seed: " + b"9" * 60_000, b"a: !!binary x",
-    b"".join(b"k%d: 1\n" % i for i in range(6000)), b"seed: 0001-01-01 00:00:00 +23:59", b"? [1]\n: 2",
+    b"seed: " + b"1:" * 30_000 + b"1",
+    b"seed: 0x" + b"f" * 60_000,
+    b"seed: " + b"9" * 60_000,
+    b"a: !!binary x",
+    b"".join(b"k%d: 1\n" % i for i in range(6000)),
+    b"seed: 0001-01-01 00:00:00 +23:59",
+    b"? [1]\n: 2",
     b"? {a: 1}\n: 2",
-    b"name: ../../../tmp/owned\n", b"seed: !!python/object/apply:os.system ['touch owned']", b"!!set {a, b}", b"=: =",
-)  # fmt: skip
+    b"name: ../../../tmp/owned\n",
+    b"seed: !!python/object/apply:os.system ['touch owned']",
+    b"!!set {a, b}",
+    b"=: =",
+)
 
 
 def _preset() -> bytes:
@@ -108,9 +122,13 @@ def _forged_images(folder: Path) -> list[Callable[[], None]]:
         Image.new("1", (170_000_000, 1)).save(place)
 
     return [
-        huge, long, lambda: _special(place, "/dev/zero"), lambda: os.mkfifo(gone(place)),
-        lambda: _special(place, "/etc/passwd"), lambda: _special(place, str(place)),
-    ]  # fmt: skip
+        huge,
+        long,
+        lambda: _special(place, "/dev/zero"),
+        lambda: os.mkfifo(gone(place)),
+        lambda: _special(place, "/etc/passwd"),
+        lambda: _special(place, str(place)),
+    ]
 
 
 def _npz() -> bytes:
@@ -146,15 +164,20 @@ def _forged_npz(folder: Path) -> list[Callable[[], None]]:
         path.write_bytes(bytes(data))
 
     return [
-        archive(_npy("(10737418240, 1, 1, 1)")), archive(_npy("(99999999999999999999, 9, 9, 3)")),
+        archive(_npy("(10737418240, 1, 1, 1)")),
+        archive(_npy("(99999999999999999999, 9, 9, 3)")),
         archive(_npy("(-1, 4, 4, 3)")),
         archive(_npy("(12, 4, 4, 3)", "|O", pickle.dumps([1]))),
         archive(_npy("__import__('os').system('touch owned')")),
         archive(_npy("(100000000, 1, 1, 1)", body=bytes(100_000_000)), zipfile.ZIP_DEFLATED),
-        archive(b"\x93NUMPY\x02\x00" + b"\xff" * 4), archive(_npy("(" * 2000)), archive(_npy("(" + "1," * 40 + ")")),
-        archive(b"x", name="../../../tmp/owned"), claimed, lambda: _special(path, "/dev/zero"),
+        archive(b"\x93NUMPY\x02\x00" + b"\xff" * 4),
+        archive(_npy("(" * 2000)),
+        archive(_npy("(" + "1," * 40 + ")")),
+        archive(b"x", name="../../../tmp/owned"),
+        claimed,
+        lambda: _special(path, "/dev/zero"),
         lambda: os.mkfifo(gone(path)),
-    ]  # fmt: skip
+    ]
 
 
 _IDX = (
@@ -182,10 +205,15 @@ def _forged_idx(folder: Path) -> list[Callable[[], None]]:
         return lambda: path.write_bytes(gzip.compress(struct.pack(">4I", 0x0803, count, side, side) + body, 1))
 
     return [
-        header(10_000_000, 32), header(2**32 - 1, 2**16), header(100_000, 60, bytes(100_000_000)),
+        header(10_000_000, 32),
+        header(2**32 - 1, 2**16),
+        header(100_000, 60, bytes(100_000_000)),
         header(12, 4, bytes(50_000_000)),
-        header(0, 4), header(12, 0), lambda: _special(path, "/dev/zero"), lambda: os.mkfifo(gone(path)),
-    ]  # fmt: skip
+        header(0, 4),
+        header(12, 0),
+        lambda: _special(path, "/dev/zero"),
+        lambda: os.mkfifo(gone(path)),
+    ]
 
 
 def _checkpoint(folder: Path) -> list[Path]:
@@ -226,11 +254,18 @@ def _forged_checkpoints(folder: Path) -> list[Callable[[], None]]:
         return target.getvalue()
 
     payloads = [
-        saved({"a": _Evil()}), pickle.dumps(_Evil()), saved([1]),
-        saved({"a": torch.zeros(1).expand(100_000, 100_000)}), packed(),
-        saved({"a": torch.eye(3).to_sparse()}), b"", b"PK\x05\x06" + bytes(18), pickle.dumps({"a": 1}), saved(None),
+        saved({"a": _Evil()}),
+        pickle.dumps(_Evil()),
+        saved([1]),
+        saved({"a": torch.zeros(1).expand(100_000, 100_000)}),
+        packed(),
+        saved({"a": torch.eye(3).to_sparse()}),
+        b"",
+        b"PK\x05\x06" + bytes(18),
+        pickle.dumps({"a": 1}),
+        saved(None),
         saved({"a": torch.empty(10**12, device="meta")}),
-    ]  # fmt: skip
+    ]
     writes: list[Callable[[], None]] = [lambda p=p: (folder / "last.pt").write_bytes(seal(p)) for p in payloads]
     return [*writes, lambda: (folder / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", 1, 10 << 30, 0))]
 
@@ -264,12 +299,18 @@ def kinds() -> dict[str, Kind]:
 
     deep = b'{"version":1,"space":"darts","cells":' + b"[" * 30_000
     genotypes = (
-        deep, b"|" * 60_000,
-        b"Genotype(" * 5000, b"Genotype(normal=" + b"(" * 30_000, b'{"version": 1e999}', b"x" * 10_000_000,
-        b'{"cells": {}, "version": 1, "space": "../../../tmp/owned"}', b"Genotype(normal=[('x', 9**9**9)])",
+        deep,
+        b"|" * 60_000,
+        b"Genotype(" * 5000,
+        b"Genotype(normal=" + b"(" * 30_000,
+        b'{"version": 1e999}',
+        b"x" * 10_000_000,
+        b'{"cells": {}, "version": 1, "space": "../../../tmp/owned"}',
+        b"Genotype(normal=[('x', 9**9**9)])",
         b"{" * 60_000,
-        b"Genotype(normal=range(0, 999999999999))", b'{"cells": ' + b"9" * 60_000 + b"}",
-    )  # fmt: skip
+        b"Genotype(normal=range(0, 999999999999))",
+        b'{"cells": ' + b"9" * 60_000 + b"}",
+    )
     tables = (
         b"arch,a\n" + b"|none~0|," * 10_000,
         b'"' * 100_000,
@@ -287,4 +328,4 @@ def kinds() -> dict[str, Kind]:
         "image folder": Kind(_images, _forged_images, lambda f: load_data(f"folder:{f}")),
         "checkpoint": Kind(_checkpoint, _forged_checkpoints, _read_checkpoint),
         "benchmark table": Kind(_one("t.csv", _table), _texts("t.csv", *tables), lambda f: load_table(f / "t.csv")),
-    }  # fmt: skip
+    }

@@ -84,10 +84,14 @@ def everywhere(folder: Path) -> list[Row]:
         for objective in ("F", "f"):
             count += 1
             wrong += [] if _solve(objective, place) else [f"solve: {objective}, {place}"]
-    note = f"wrong: {wrong}" if wrong else (
-        f"{len(SEARCH_PLACES)} places of search, {len(RETRAIN_PLACES)} of retraining, 6 of solve; stopped in that "
-        "step, which is named; nothing of it saved"
-    )  # fmt: skip
+    note = (
+        f"wrong: {wrong}"
+        if wrong
+        else (
+            f"{len(SEARCH_PLACES)} places of search, {len(RETRAIN_PLACES)} of retraining, 6 of solve; stopped in that "
+            "step, which is named; nothing of it saved"
+        )
+    )
     return [Row("NaN at a place", count, count - len(wrong), note, time.monotonic() - begin)]
 
 

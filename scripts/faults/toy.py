@@ -23,14 +23,28 @@ CONFIG = {
     "checkpoint": {"every_steps": 1},
     "logging": {"every_steps": 1},
     "search": {
-        "channels": 1, "layers": 2, "epochs": 3, "steps_per_epoch": 3, "batch_size": 4, "image_size": 8,
-        "augment": {"crop": 1}, "alphas": {"lr": 0.05, "lr_min": 0.05},
+        "channels": 1,
+        "layers": 2,
+        "epochs": 3,
+        "steps_per_epoch": 3,
+        "batch_size": 4,
+        "image_size": 8,
+        "augment": {"crop": 1},
+        "alphas": {"lr": 0.05, "lr_min": 0.05},
     },
     "retrain": {
-        "channels": 1, "layers": 3, "epochs": 3, "steps_per_epoch": 3, "batch_size": 8, "auxiliary": False,
-        "augment": {"crop": 1}, "ema": 0.9, "mixup": 0.2, "evaluate_every": 1,
+        "channels": 1,
+        "layers": 3,
+        "epochs": 3,
+        "steps_per_epoch": 3,
+        "batch_size": 8,
+        "auxiliary": False,
+        "augment": {"crop": 1},
+        "ema": 0.9,
+        "mixup": 0.2,
+        "evaluate_every": 1,
     },
-}  # fmt: skip
+}
 STAGES = ("search", "retrain")
 
 
@@ -137,10 +151,12 @@ def left_behind(folder: Path) -> dict[str, Any]:
     }
     alphas = folder / "alphas.csv"
     return {
-        "tensors": tensors, "metrics": metrics, "TensorBoard": curves,
+        "tensors": tensors,
+        "metrics": metrics,
+        "TensorBoard": curves,
         "alphas.csv": alphas.read_bytes() if alphas.exists() else b"",
         "genotype": (folder / "genotype.json").read_bytes(),
-    }  # fmt: skip
+    }
 
 
 def differences(folder: Path, reference: dict[str, Any]) -> list[str]:

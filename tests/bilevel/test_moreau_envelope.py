@@ -122,9 +122,11 @@ def test_limit_of_the_sine_problem_is_the_one_with_theta_detached():
 def test_terms_of_g_enter_x_and_the_prox_enters_y():
     """g = x |y| with x = 1/2, f = (y-3)^2/2: theta+ = shrink(3, 1/4) and d_x = F_x/c + |y| - |theta+|."""
     problem = Bilevel(
-        lambda x, y, b: x[0] + y[0], lambda x, y, b: 0.5 * (y[0] - 3) ** 2, g=L1(lambda x: x),
+        lambda x, y, b: x[0] + y[0],
+        lambda x, y, b: 0.5 * (y[0] - 3) ** 2,
+        g=L1(lambda x: x),
         project_x=project_box(0.0, 1.0),
-    )  # fmt: skip
+    )
     method = moreau(10.0, 0.5, 0.5, gamma=1e12, c=2.0, p=0.0)
     x, y = scalar(0.5), scalar(3)
     x_new, y_new, state, info = method.step(problem, x, y, method.init(problem, x, y))
@@ -180,10 +182,14 @@ def test_constants_may_be_functions_of_the_step():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"order": "newton"}, "order"), ({"gamma": 0.0}, "gamma"), ({"c": -1.0}, "c is"), ({"p": 0.5}, "p < 1/2"),
-        ({"theta_steps": 0}, "theta_steps"), ({"alpha": "automatic"}, "'auto'"),
+        ({"order": "newton"}, "order"),
+        ({"gamma": 0.0}, "gamma"),
+        ({"c": -1.0}, "c is"),
+        ({"p": 0.5}, "p < 1/2"),
+        ({"theta_steps": 0}, "theta_steps"),
+        ({"alpha": "automatic"}, "'auto'"),
     ],
-)  # fmt: skip
+)
 def test_constants_out_of_range_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         moreau(**(CONSTANTS | change))

@@ -135,9 +135,11 @@ def test_merit_falls_at_every_step(name):
         problem, y, lowest = merely_convex(), [tensor(0.0), tensor(0.0)], 0.0
     else:
         problem = Bilevel(
-            lambda x, y, b: 0.5 * (y[0] - 0.2) ** 2, lambda x, y, b: 0.5 * (y[0] - 1) ** 2, g=L1(lambda x: x),
+            lambda x, y, b: 0.5 * (y[0] - 0.2) ** 2,
+            lambda x, y, b: 0.5 * (y[0] - 1) ** 2,
+            g=L1(lambda x: x),
             project_x=project_box(0.0, 1.0),
-        )  # fmt: skip
+        )
         y, lowest = zero(), 0.0
     gamma = 2.0
     # eta below (1/gamma - rho) / (L_f + 1/gamma)^2 = .5 / 2.25
@@ -185,10 +187,15 @@ def test_rates(name, p):
     assert slope(gaps) <= -p + 0.05
 
 
-@pytest.mark.parametrize("given, fault", [
-    (torch.zeros(2), "x is a Tensor"), ([], "x is empty"), ([torch.zeros(2, dtype=torch.int64)], "x holds torch.int64"),
-    ([numpy.zeros(2)], "x holds ndarray"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, fault",
+    [
+        (torch.zeros(2), "x is a Tensor"),
+        ([], "x is empty"),
+        ([torch.zeros(2, dtype=torch.int64)], "x holds torch.int64"),
+        ([numpy.zeros(2)], "x holds ndarray"),
+    ],
+)
 def test_what_is_no_list_of_tensors_is_named(given, fault):
     with pytest.raises(TypeError, match=f"^{fault}; give a list"):
         solve(quadratic(), given, zero())

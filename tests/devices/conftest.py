@@ -20,9 +20,17 @@ aten = torch.ops.aten
 
 # what needs the numbers themselves to know its result's shape, or hands a number to Python
 WAITS = {
-    aten._local_scalar_dense, aten.equal, aten.nonzero, aten.masked_select, aten.unique_consecutive, aten._unique2,
-    aten.unique_dim, aten.bincount, aten.is_nonzero, aten.repeat_interleave,
-}  # fmt: skip
+    aten._local_scalar_dense,
+    aten.equal,
+    aten.nonzero,
+    aten.masked_select,
+    aten.unique_consecutive,
+    aten._unique2,
+    aten.unique_dim,
+    aten.bincount,
+    aten.is_nonzero,
+    aten.repeat_interleave,
+}
 MAY_MIX = {aten.copy_, aten._to_copy}
 
 
@@ -34,9 +42,13 @@ class Far(torch.Tensor):
     @staticmethod
     def __new__(cls, held):
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
             device=DEVICE,
-        )  # fmt: skip
+        )
 
     def __init__(self, held):
         self.held = held

@@ -10,10 +10,31 @@ import nas_moreau
 PACKAGE = Path(nas_moreau.__file__).parent
 # (from_numpy and frombuffer take no device: they read the memory of the CPU)
 FACTORIES = {
-    "arange", "as_tensor", "bartlett_window", "blackman_window", "empty", "empty_strided", "eye",
-    "full", "Generator", "hann_window", "linspace", "logspace", "normal", "ones", "rand", "randint",
-    "randn", "randperm", "range", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros",
-}  # fmt: skip
+    "arange",
+    "as_tensor",
+    "bartlett_window",
+    "blackman_window",
+    "empty",
+    "empty_strided",
+    "eye",
+    "full",
+    "Generator",
+    "hann_window",
+    "linspace",
+    "logspace",
+    "normal",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "range",
+    "scalar_tensor",
+    "tensor",
+    "tril_indices",
+    "triu_indices",
+    "zeros",
+}
 
 # file, or file:function -> why it need not say where
 EXCEPTIONS = {
@@ -59,11 +80,19 @@ def test_no_exception_is_out_of_date():
     assert set(EXCEPTIONS) <= needed and all(EXCEPTIONS.values())
 
 
-@pytest.mark.parametrize("source, count", [
-    ("torch.zeros(3)", 1), ("torch.zeros(3, device=d)", 0), ("torch.zeros_like(x)", 0), ("x.new_zeros(3)", 0),
-    ("def f():\n    return torch.Generator().manual_seed(0)", 1), ("torch.full((2,), 1.0, **more)", 0),
-    ("numpy.zeros(3)", 0), ("nn.init.ones(x)", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, count",
+    [
+        ("torch.zeros(3)", 1),
+        ("torch.zeros(3, device=d)", 0),
+        ("torch.zeros_like(x)", 0),
+        ("x.new_zeros(3)", 0),
+        ("def f():\n    return torch.Generator().manual_seed(0)", 1),
+        ("torch.full((2,), 1.0, **more)", 0),
+        ("numpy.zeros(3)", 0),
+        ("nn.init.ones(x)", 0),
+    ],
+)
 def test_what_counts_as_a_tensor_made_without_a_device(source, count):
     assert len(list(calls(source))) == count
 

@@ -84,11 +84,21 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
     assert there.genotype == here.genotype
 
 
-@pytest.mark.parametrize("overrides", [
-    [],
-    ["retrain.ema=0.9", "retrain.label_smoothing=0.1", "retrain.validation=0.2", "retrain.mixup=0.2",
-     "retrain.optimizer=adamw", "retrain.lr=0.001"],
-], ids=["published", "everything"])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [
+            "retrain.ema=0.9",
+            "retrain.label_smoothing=0.1",
+            "retrain.validation=0.2",
+            "retrain.mixup=0.2",
+            "retrain.optimizer=adamw",
+            "retrain.lr=0.001",
+        ],
+    ],
+    ids=["published", "everything"],
+)
 def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
     overrides, tmp_path, waits, tiny, tiny_data
 ):

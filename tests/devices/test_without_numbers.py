@@ -16,10 +16,17 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("overrides", [
-    [], ["retrain.mixup=0.2", "retrain.label_smoothing=0.1"], ["retrain.auxiliary=false", "retrain.optimizer=adamw"],
-    ["performance.activation_checkpointing=true"], ["performance.channels_last=false"],
-], ids=["published", "mixed", "adamw", "checkpointing", "contiguous"])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["retrain.mixup=0.2", "retrain.label_smoothing=0.1"],
+        ["retrain.auxiliary=false", "retrain.optimizer=adamw"],
+        ["performance.activation_checkpointing=true"],
+        ["performance.channels_last=false"],
+    ],
+    ids=["published", "mixed", "adamw", "checkpointing", "contiguous"],
+)
 def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_config, tiny_data):
     monkeypatch.setattr(Batches, "batch", batch_without_numbers)
     job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)

@@ -17,9 +17,14 @@ from nas_moreau.presets import preset_text
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_gpu.py"
 TINY = [
-    "space=toy", "search.channels=2", "search.layers=2", "search.batch_size=4", "retrain.channels=2",
-    "retrain.layers=2", "retrain.batch_size=4",
-]  # fmt: skip
+    "space=toy",
+    "search.channels=2",
+    "search.layers=2",
+    "search.batch_size=4",
+    "retrain.channels=2",
+    "retrain.layers=2",
+    "retrain.batch_size=4",
+]
 
 
 def row(stage, name, milliseconds, passed=True):
@@ -28,10 +33,16 @@ def row(stage, name, milliseconds, passed=True):
 
 def test_the_choice_is_the_soonest_end_of_both_stages_among_what_was_right_in_both():
     rows = [
-        row("search", "a", 10.0), row("retrain", "a", 10.0), row("search", "b", 30.0), row("retrain", "b", 4.0),
-        row("search", "wrong", 1.0), row("retrain", "wrong", 1.0, passed=False),
-        row("search", "failed", None), row("retrain", "failed", 1.0), row("retrain", "only here", 1.0),
-    ]  # fmt: skip
+        row("search", "a", 10.0),
+        row("retrain", "a", 10.0),
+        row("search", "b", 30.0),
+        row("retrain", "b", 4.0),
+        row("search", "wrong", 1.0),
+        row("retrain", "wrong", 1.0, passed=False),
+        row("search", "failed", None),
+        row("retrain", "failed", 1.0),
+        row("retrain", "only here", 1.0),
+    ]
     # a: 100 * 10 + 1000 * 10 = 11 s; b: 100 * 30 + 1000 * 4 = 7 s
     chosen, hours = bench_settings.choose(rows, {"search": 100, "retrain": 1000})
     assert chosen == {"precision": "b"} and hours == pytest.approx(7 / 3600)
@@ -101,16 +112,21 @@ def test_the_script_writes_a_configuration_that_is_the_preset_with_the_fastest_s
     output, whole = tmp_path / "gpu.yaml", tmp_path / "gpu.json"
     arguments = ["--preset", "smoke", "--device", "cpu", "--rounds", "1", "--no-compile", "--check-batch", "4"]
     monkeypatch.setattr(
-        bench_settings, "variants", lambda device, compiled, original=bench_settings.variants: [
+        bench_settings,
+        "variants",
+        lambda device, compiled, original=bench_settings.variants: [
             variant for variant in original(device, compiled) if variant["channels_last"]
         ],
-    )  # fmt: skip
+    )
     assert script.main([*arguments, "--image-size", "16", "--output", str(output), "--json", str(whole)]) == 0
     result = json.loads(whole.read_text())
     assert [(r["stage"], r["variant"]["precision"]) for r in result["rows"]] == [
-        ("search", "float32"), ("search", "bfloat16"),
-        ("retrain", "float32"), ("retrain", "bfloat16"), ("retrain", "float16"),
-    ]  # fmt: skip
+        ("search", "float32"),
+        ("search", "bfloat16"),
+        ("retrain", "float32"),
+        ("retrain", "bfloat16"),
+        ("retrain", "float16"),
+    ]
     assert all(r["n"] == 1 and r["milliseconds"] > 0 and r["fault"] is None for r in result["rows"])
     assert result["rows"][0]["passed"] and result["chosen"]["precision"] in ("float32", "bfloat16")
     command = f"nas-moreau run --config {output} --data shapes"

@@ -27,9 +27,13 @@ from nas_moreau.training.retrain import retrain
 BENCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 EMPTY = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
 TINY = [
-    "retrain.channels=4", "retrain.layers=3", "retrain.epochs=1", "retrain.steps_per_epoch=2", "retrain.batch_size=8",
+    "retrain.channels=4",
+    "retrain.layers=3",
+    "retrain.epochs=1",
+    "retrain.steps_per_epoch=2",
+    "retrain.batch_size=8",
     "retrain.augment.crop=1",
-]  # fmt: skip
+]
 
 
 def tiny_data(channels=3, size=(8, 8)):
@@ -97,9 +101,13 @@ def test_each_format_gives_the_numbers_of_the_run(form, run, tmp_path):
 
 
 CELLS = [
-    ("DARTS_V2", 5, (32, 32)), ("NASNet", 3, (9, 13)), ("AmoebaNet", 2, (8, 8)), ("GDAS_V1", 1, (8, 9)),
-    (BENCH, 2, (11, 8)), (EMPTY, 1, (8, 8)),
-]  # fmt: skip
+    ("DARTS_V2", 5, (32, 32)),
+    ("NASNet", 3, (9, 13)),
+    ("AmoebaNet", 2, (8, 8)),
+    ("GDAS_V1", 1, (8, 9)),
+    (BENCH, 2, (11, 8)),
+    (EMPTY, 1, (8, 8)),
+]
 
 
 @pytest.mark.parametrize("genotype, layers, size", CELLS, ids=[f"{cell[0][:9]}-{cell[1]}" for cell in CELLS])

@@ -58,9 +58,13 @@ def test_nan_in_solve_stops_in_its_step(objective, place):
 
 
 READERS = {
-    "c.yaml": lambda path: load_config(path=path), "s.yaml": load_space, "g.json": load_genotype, "t.csv": load_table,
-    "d.npz": lambda path: load_data(f"npz:{path}"), "last.pt": lambda path: load_checkpoint(path.parent),
-}  # fmt: skip
+    "c.yaml": lambda path: load_config(path=path),
+    "s.yaml": load_space,
+    "g.json": load_genotype,
+    "t.csv": load_table,
+    "d.npz": lambda path: load_data(f"npz:{path}"),
+    "last.pt": lambda path: load_checkpoint(path.parent),
+}
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part, max_size=3),

@@ -19,9 +19,18 @@ from nas_moreau.kernels.cell import Branch, cell_numbers
 pytestmark = pytest.mark.skipif(not kernel.available(), reason="no native operators on this machine")
 
 OPERATIONS = [
-    "none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7",
-    "dil_conv_3x3", "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3",
-]  # fmt: skip
+    "none",
+    "skip_connect",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "sep_conv_7x7",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "nor_conv_1x1",
+    "nor_conv_3x3",
+]
 
 
 def make_space(operations, nodes, concat, skeleton="darts"):
@@ -69,9 +78,15 @@ def test_random_spaces_equal_the_literal_cell_with_gradients_and_statistics():
     @settings(max_examples=25, deadline=None, derandomize=True, database=None)
     @given(
         st.lists(st.sampled_from(OPERATIONS[1:]), min_size=1, max_size=4, unique=True),
-        st.integers(1, 3), st.integers(2, 9), st.booleans(), st.integers(1, 3), st.integers(4, 9), st.integers(4, 9),
-        st.sampled_from(["darts", "nas_bench_201"]), st.integers(0, 1000),
-    )  # fmt: skip
+        st.integers(1, 3),
+        st.integers(2, 9),
+        st.booleans(),
+        st.integers(1, 3),
+        st.integers(4, 9),
+        st.integers(4, 9),
+        st.sampled_from(["darts", "nas_bench_201"]),
+        st.integers(0, 1000),
+    )
     def check(operations, nodes, channels, halves, n, height, width, skeleton, seed):
         halves = halves and skeleton == "darts"
         inputs = 2 if skeleton == "darts" else 1
@@ -150,9 +165,18 @@ def test_operators_obey_the_rules_of_torch_library():
         detached = [[x.detach() for x in group] for group in (states, weights, affine)]
         torch.library.opcheck(
             torch.ops.nas_moreau.mixed_cell_backward.default,
-            (torch.ones_like(outputs[0]), detached[0], mixture.detach(), detached[1], detached[2], keep,
-             *(x.detach() for x in outputs), numbers, wanted),
-        )  # fmt: skip
+            (
+                torch.ones_like(outputs[0]),
+                detached[0],
+                mixture.detach(),
+                detached[1],
+                detached[2],
+                keep,
+                *(x.detach() for x in outputs),
+                numbers,
+                wanted,
+            ),
+        )
 
 
 @pytest.mark.parametrize("channels", [8, 16, 20, 32, 36])

@@ -22,13 +22,19 @@ from nas_moreau.search.selection import select
 from nas_moreau.search.stage import search
 
 TOY = {
-    "version": 1, "space": "toy", "cells": {
-        "normal": {"edges": [["skip_connect", 0, 2], ["sep_conv_3x3", 1, 2],
-                             ["max_pool_3x3", 1, 3], ["skip_connect", 2, 3]], "concat": [2, 3]},
-        "reduce": {"edges": [["max_pool_3x3", 0, 2], ["max_pool_3x3", 1, 2],
-                             ["sep_conv_3x3", 0, 3], ["skip_connect", 2, 3]], "concat": [2, 3]},
+    "version": 1,
+    "space": "toy",
+    "cells": {
+        "normal": {
+            "edges": [["skip_connect", 0, 2], ["sep_conv_3x3", 1, 2], ["max_pool_3x3", 1, 3], ["skip_connect", 2, 3]],
+            "concat": [2, 3],
+        },
+        "reduce": {
+            "edges": [["max_pool_3x3", 0, 2], ["max_pool_3x3", 1, 2], ["sep_conv_3x3", 0, 3], ["skip_connect", 2, 3]],
+            "concat": [2, 3],
+        },
     },
-}  # fmt: skip
+}
 
 
 def images_of(count, seed=0):
@@ -73,15 +79,23 @@ def literal_one_hot(space, genotype):
 def test_all_neighbours_of_a_toy_cell():
     space, genotype = load_space("toy"), Genotype.from_json(TOY)
     by_hand = [
-        ("normal", (0, 2), "max_pool_3x3"), ("normal", (0, 2), "sep_conv_3x3"),
-        ("normal", (1, 2), "skip_connect"), ("normal", (1, 2), "max_pool_3x3"),
-        ("normal", (1, 3), "skip_connect"), ("normal", (1, 3), "sep_conv_3x3"),
-        ("normal", (2, 3), "max_pool_3x3"), ("normal", (2, 3), "sep_conv_3x3"),
-        ("reduce", (0, 2), "skip_connect"), ("reduce", (0, 2), "sep_conv_3x3"),
-        ("reduce", (1, 2), "skip_connect"), ("reduce", (1, 2), "sep_conv_3x3"),
-        ("reduce", (0, 3), "skip_connect"), ("reduce", (0, 3), "max_pool_3x3"),
-        ("reduce", (2, 3), "max_pool_3x3"), ("reduce", (2, 3), "sep_conv_3x3"),
-    ]  # fmt: skip
+        ("normal", (0, 2), "max_pool_3x3"),
+        ("normal", (0, 2), "sep_conv_3x3"),
+        ("normal", (1, 2), "skip_connect"),
+        ("normal", (1, 2), "max_pool_3x3"),
+        ("normal", (1, 3), "skip_connect"),
+        ("normal", (1, 3), "sep_conv_3x3"),
+        ("normal", (2, 3), "max_pool_3x3"),
+        ("normal", (2, 3), "sep_conv_3x3"),
+        ("reduce", (0, 2), "skip_connect"),
+        ("reduce", (0, 2), "sep_conv_3x3"),
+        ("reduce", (1, 2), "skip_connect"),
+        ("reduce", (1, 2), "sep_conv_3x3"),
+        ("reduce", (0, 3), "skip_connect"),
+        ("reduce", (0, 3), "max_pool_3x3"),
+        ("reduce", (2, 3), "max_pool_3x3"),
+        ("reduce", (2, 3), "sep_conv_3x3"),
+    ]
     found = neighbours(space, genotype)
     assert [(n.cell, n.edge, n.operation) for n in found] == by_hand
     for neighbour in found:

@@ -93,10 +93,16 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path, tiny_for, ti
         assert (tmp_path / "a" / name).exists(), name
 
 
-@pytest.mark.parametrize("method, stop_after", [
-    *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
-    ("gdas", 3), ("drnas+pc", 3), ("rsws", 3), ("rsws", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, stop_after",
+    [
+        *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
+        ("gdas", 3),
+        ("drnas+pc", 3),
+        ("rsws", 3),
+        ("rsws", 5),
+    ],
+)
 def test_a_stopped_and_resumed_search_gives_the_same_bytes(method, stop_after, tmp_path, tiny_for, tiny_data, stop_at):
     config = tiny_for(method)
     search(config, tmp_path / "whole", data=tiny_data)
@@ -239,8 +245,10 @@ def test_the_alphas_get_minus_the_gradient_at_theta(tiny):
         return torch.autograd.grad(function(x, weights, batch)[0], x)
 
     upper, at_y, at_theta = (
-        gradient(made.problem.F, made.y), gradient(made.problem.f, made.y), gradient(made.problem.f_theta, theta)
-    )  # fmt: skip
+        gradient(made.problem.F, made.y),
+        gradient(made.problem.f, made.y),
+        gradient(made.problem.f_theta, theta),
+    )
     expected = [a / info.c + b - c for a, b, c in zip(upper, at_y, at_theta)]
     norm = torch.sqrt(sum((t**2).sum() for t in expected))
     torch.testing.assert_close(info.norms["d_x"], norm, rtol=1e-9, atol=0)
@@ -302,10 +310,14 @@ def alphas_after(tiny, tiny_data):
     return run
 
 
-@pytest.mark.parametrize("overrides, tolerance", [
-    (["performance.channels_last=false"], 1e-4), (["performance.precision=bfloat16"], 0.05),
-    (["performance.activation_checkpointing=true"], 1e-6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, tolerance",
+    [
+        (["performance.channels_last=false"], 1e-4),
+        (["performance.precision=bfloat16"], 0.05),
+        (["performance.activation_checkpointing=true"], 1e-6),
+    ],
+)
 def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tolerance, tmp_path, alphas_after):
     plain, changed = alphas_after(tmp_path / "a"), alphas_after(tmp_path / "b", *overrides)
     torch.testing.assert_close(changed, plain, rtol=0, atol=tolerance)

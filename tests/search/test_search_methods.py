@@ -232,11 +232,24 @@ def test_a_mixing_of_your_own_takes_the_additions(tmp_path, capsys, registration
     images, labels = draw.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     words = [
-        "search", "--import", tmp_path / "my_methods.py", "search.method=test-sigmoid+beta+pc", "--data",
-        f"npz:{tmp_path / 'data.npz'}", "--output", tmp_path / "out", "--json", "space=toy", "search.channels=4",
-        "search.partial_channels=2", "search.layers=3", "search.epochs=1", "search.steps_per_epoch=1",
-        "search.batch_size=4", "search.augment.crop=1",
-    ]  # fmt: skip
+        "search",
+        "--import",
+        tmp_path / "my_methods.py",
+        "search.method=test-sigmoid+beta+pc",
+        "--data",
+        f"npz:{tmp_path / 'data.npz'}",
+        "--output",
+        tmp_path / "out",
+        "--json",
+        "space=toy",
+        "search.channels=4",
+        "search.partial_channels=2",
+        "search.layers=3",
+        "search.epochs=1",
+        "search.steps_per_epoch=1",
+        "search.batch_size=4",
+        "search.augment.crop=1",
+    ]
     with registrations_forgotten():
         assert main([str(word) for word in words]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -258,10 +271,17 @@ def test_names_of_mixings_are_checked(registrations_forgotten):
 
 
 PENALISED = [
-    "space=toy", "search.channels=2", "search.layers=3", "search.epochs=2", "search.steps_per_epoch=4",
-    "search.batch_size=4", "search.augment.crop=1", "search.alphas.lr=0.1", "search.alphas.lr_min=0.1",
+    "space=toy",
+    "search.channels=2",
+    "search.layers=3",
+    "search.epochs=2",
+    "search.steps_per_epoch=4",
+    "search.batch_size=4",
+    "search.augment.crop=1",
+    "search.alphas.lr=0.1",
+    "search.alphas.lr_min=0.1",
     "logging.tensorboard=false",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("method", ["moreau", "moreau+pc", "darts1", "darts2"])
