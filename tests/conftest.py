@@ -75,8 +75,8 @@ def stop_at():
 @pytest.fixture
 def registrations_forgotten():
     """A context manager after which operations, methods, sources and metrics registered within are unknown again."""
-    from nas_moreau.architecture.networks import operations
     from nas_moreau.architecture.networks.skeleton import BLOCKS
+    from nas_moreau.architecture.spaces.operation_table import OPERATIONS
     from nas_moreau.architecture.spaces.skeletons import SKELETONS
     from nas_moreau.bilevel import methods
     from nas_moreau.data.sources import SOURCES
@@ -86,8 +86,7 @@ def registrations_forgotten():
     @contextmanager
     def forgotten():
         registries = (
-            operations._BUILDERS,
-            operations.KNOWN_OPERATIONS,
+            OPERATIONS,
             methods.METHODS,
             mixing.MIXINGS,
             rules.RULES,

@@ -26,7 +26,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "published_cell": "spaces.zoo",
         "published_names": "spaces.zoo",
         "register_block": "networks.skeleton",
-        "register_operation": "networks.operations",
+        "register_operation": "spaces.operation_table",
         "register_skeleton": "spaces.skeletons",
         "released_names": "spaces.zoo",
         "space_names": "spaces.space",

@@ -28,9 +28,9 @@ def spaces() -> list[Row]:
 
 def operations() -> list[Row]:
     """Returns the operations that a search space may name."""
-    from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
+    from nas_moreau.architecture.spaces.operation_table import OPERATIONS
 
-    return [{"name": name} for name in KNOWN_OPERATIONS]
+    return [{"name": info.name, "kind": info.kind} for info in OPERATIONS.values()]
 
 
 def presets() -> list[Row]:

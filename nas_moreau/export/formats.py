@@ -192,14 +192,14 @@ def write_python(classifier: Classifier, path: Path) -> None:
     Raises:
         InputError: The cell holds an operation of the user's own.
     """
-    from nas_moreau.architecture.networks import operations
     from nas_moreau.architecture.networks.skeleton import BUILT_IN_BLOCKS
+    from nas_moreau.architecture.spaces.operation_table import OPERATIONS
     from nas_moreau.export import standalone
 
     genotype, structure = classifier.genotype, structure_of(classifier.network)
     names = {edge[0] for cell in genotype.cells.values() for edge in cell.edges}
     blocks = {part[0] for part in structure["parts"]} - set(genotype.cells)
-    own = [("operation", name) for name in sorted(names - set(operations.BUILT_IN))]
+    own = [("operation", name) for name in sorted(names) if OPERATIONS[name].build is not None]
     own += [("block", name) for name in sorted(blocks - set(BUILT_IN_BLOCKS))]
     if own:
         what, name = own[0]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
-from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS
+from nas_moreau.architecture.spaces.operation_table import OPERATIONS, OperationInfo
 from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
@@ -104,7 +104,7 @@ def test_the_order_of_edges_means_nothing_and_all_else_does(name, seed, shuffler
     assert other == genotype and hash(other) == hash(genotype) and other.digest() == genotype.digest()
     cell = shuffler.choice(list(data["cells"].values()))
     edge = shuffler.choice(cell["edges"])
-    edge[0] = next(op for op in KNOWN_OPERATIONS if op != edge[0])
+    edge[0] = next(op for op in OPERATIONS if op != edge[0])
     changed = Genotype.from_json(data)
     assert changed != genotype and changed.digest() != genotype.digest()
 
@@ -370,5 +370,5 @@ def test_unknown_operations_are_refused_where_they_are_read_and_all_named():
 
 def test_operations_added_at_run_time_can_be_read(monkeypatch):
     text = printed("[('my_conv', 0), ('skip_connect', 1)]")
-    monkeypatch.setitem(KNOWN_OPERATIONS, "my_conv", None)
+    monkeypatch.setitem(OPERATIONS, "my_conv", OperationInfo("my_conv", "own"))
     assert Genotype.parse(text).cells["normal"].edges[0] == ("my_conv", 0, 2)

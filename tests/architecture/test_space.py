@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nas_moreau.architecture.spaces.derivation import derive
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
-from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS, check_operations
+from nas_moreau.architecture.spaces.operation_table import OPERATIONS, OperationInfo, check_operations
 from nas_moreau.architecture.spaces.skeletons import NAS_BENCH_201
 from nas_moreau.architecture.spaces.space import Derivation, SearchSpace, load_space, space_names
 from nas_moreau.errors import InputError
@@ -271,7 +271,7 @@ def test_spaces_made_in_python_are_checked_too():
 def test_operations_added_at_run_time_are_known(tmp_path, monkeypatch):
     text = VALID.replace("sep_conv_3x3", "my_conv")
     assert "unknown operation 'my_conv'" in refusal(tmp_path, text)
-    monkeypatch.setitem(KNOWN_OPERATIONS, "my_conv", None)
+    monkeypatch.setitem(OPERATIONS, "my_conv", OperationInfo("my_conv", "own"))
     assert "my_conv" in load_text(tmp_path, text).operations
     check_operations(["my_conv", "none"], "here")
     with pytest.raises(InputError, match=r"^here: unknown operation 'my_conf' \(did you mean 'my_conv'\?\)"):

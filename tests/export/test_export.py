@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from nas_moreau.architecture import load_genotype, load_space, parameter_count, published_cell
-from nas_moreau.architecture.networks import operations
+from nas_moreau.architecture.spaces.operation_table import OPERATIONS, OperationInfo
 from nas_moreau.config import load_config
 from nas_moreau.data import Data, Images
 from nas_moreau.errors import InputError
@@ -125,7 +125,7 @@ def test_the_stand_alone_file_gives_equal_bits_in_float64(genotype, layers, size
 
 
 def test_the_stand_alone_file_knows_every_operation(tmp_path, monkeypatch):
-    names = [name for name in operations.BUILT_IN if name not in ("none", "noise")]
+    names = [name for name in OPERATIONS if name not in ("none", "noise")]
     edges = [[name, index % 2, 2 + index // 2] for index, name in enumerate(names)]
     cell = {"edges": edges, "concat": sorted({edge[2] for edge in edges})}
     genotype = json.dumps({"version": 1, "space": "all", "cells": {"normal": cell, "reduce": cell}})
@@ -184,7 +184,8 @@ def test_a_full_folder_noise_and_own_operations_are_refused(tmp_path, monkeypatc
     noisy = load_space("robust_darts_s4").random_genotype(random.Random(0)).to_json()
     with pytest.raises(InputError, match="random"):
         export(without_training(noisy, monkeypatch), "safetensors", tmp_path / "noise")
-    monkeypatch.setattr(operations, "BUILT_IN", ("skip_connect",))
+    own = OperationInfo("sep_conv_3x3", "own", build=lambda channels, stride, norm: torch.nn.Identity())
+    monkeypatch.setitem(OPERATIONS, "sep_conv_3x3", own)
     with pytest.raises(InputError, match="your own code"):
         write_python(trained, tmp_path / "model.py")
 

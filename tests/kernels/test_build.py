@@ -58,9 +58,9 @@ def test_the_key_depends_on_flags_and_compiler(monkeypatch):
 
 def test_kernels_that_are_asked_for_and_missing_are_an_error(monkeypatch):
     monkeypatch.setattr(kernel, "available", lambda: False)
-    with pytest.raises(InputError, match="cannot be used"):
+    with pytest.raises(InputError, match="not available"):
         Supernet(load_space("toy"), 2, 1, kernels="native")
-    with pytest.raises(InputError, match="names no kernels"):
+    with pytest.raises(InputError, match="portable"):
         Supernet(load_space("toy"), 2, 1, kernels="fastest")
     supernet = Supernet(load_space("toy"), 2, 1)
     assert supernet(torch.randn(2, 3, 8, 8)).shape == (2, 10)

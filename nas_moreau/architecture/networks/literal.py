@@ -61,7 +61,7 @@ class LiteralCell(nn.Module):
                 candidates[operation] = (
                     Zero(stride)
                     if operation == "none"
-                    else build_operation(operation, channels, stride, norm, space.skeleton.pools_have_norm)
+                    else build_operation(operation, channels, stride, norm, pool_norm=space.skeleton.pools_have_norm)
                 )
             self.operations.append(candidates)
 

@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nas_moreau.architecture.networks.native import NativeCell, native_cell, run_native, usable
+from nas_moreau.architecture.networks.native import CellEdge, NativeCell, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
 from nas_moreau.architecture.networks.stacked import Copies, Stack, gather_lattices, run_stack, stack_of, watched
+from nas_moreau.architecture.spaces.operation_table import OPERATIONS
 from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
-
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 # for every edge of a cell, the numbers of the operations that are computed
 Active = Sequence[Collection[int]]
@@ -63,7 +62,7 @@ class MixedCell(nn.Module):
 
     def __init__(self, space: SearchSpace, part: NetworkPart, preprocess: nn.ModuleList, kernels: str = "auto"):
         super().__init__()
-        self.name, self.halves, channels = part.name, part.stride == 2, part.channels
+        self.part, self.name, self.halves, channels = part, part.name, part.stride == 2, part.channels
         self.preprocess, self.concat = preprocess, space.concat
         self.inputs, self.nodes, self.channels = space.inputs, space.nodes, channels
         self.places = space.edges
@@ -76,10 +75,10 @@ class MixedCell(nn.Module):
             stride = self.stride(source)
             own = nn.ModuleDict()
             for name in names:
-                if name in POOLS:
+                if OPERATIONS[name].is_pool:
                     key = f"{source}_{name}"
                     if key not in self.pools:
-                        self.pools[key] = build_operation(name, channels, stride, PlainBatchNorm, pool_norm)
+                        self.pools[key] = build_operation(name, channels, stride, PlainBatchNorm, pool_norm=pool_norm)
                 elif name != "none":
                     own[name] = build_operation(name, channels, stride, PlainBatchNorm)
             self.operations.append(own)
@@ -99,7 +98,7 @@ class MixedCell(nn.Module):
             if not operations:
                 continue
             stack = None
-            if name in POOLS or operations[0].is_identity:
+            if OPERATIONS[name].is_pool or operations[0].is_identity:
                 found.shared.append(k)
             elif stack := stack_of(operations):
                 found.stacks[k] = stack
@@ -110,18 +109,18 @@ class MixedCell(nn.Module):
     def _native(self, active: Active | None = None) -> NativeCell | None:
         """Returns this cell's plan for the native operator, or None if a part of it has to stay portable."""
         edges = [
-            (source, target, edge * self.width + k, self.operation(edge, name))
+            CellEdge(source, target, edge * self.width + k, self.operation(edge, name))
             for edge, (source, target) in enumerate(self.places)
             for k, name in enumerate(self.names[edge])
             if name != "none" and (active is None or k in active[edge])
         ]
-        return native_cell(self.inputs, self.nodes, self.channels, self.halves, self.concat, edges)
+        return native_cell(self.part, self.nodes, self.concat, edges)
 
     def operation(self, edge: int, name: str) -> Operation:
         """Returns the module of candidate `name` on edge number `edge`."""
         own: Any = self.operations[edge]
         shared: Any = self.pools
-        return shared[f"{self.places[edge][0]}_{name}"] if name in POOLS else own[name]
+        return shared[f"{self.places[edge][0]}_{name}"] if OPERATIONS[name].is_pool else own[name]
 
     def stride(self, source: int) -> int:
         """Returns the stride of the edges that leave state `source`."""
@@ -189,7 +188,7 @@ class MixedCell(nn.Module):
             wide.append(gather_lattices(*apart))
         for k in leaving.shared:
             name = self.names[leaving.edges[0]][k]
-            x = self.pools[f"{source}_{name}"](state) if name in POOLS else state
+            x = self.pools[f"{source}_{name}"](state) if OPERATIONS[name].is_pool else state
             total = _add_weighted(total, x.permute(0, 2, 3, 1).unsqueeze(3), weights[k].unsqueeze(1))
         for x in wide:
             x = x.permute(0, 2, 3, 1).unflatten(3, (edges, self.channels))
@@ -231,7 +230,7 @@ class MixedCell(nn.Module):
     ) -> Tensor:
         """Returns total + weight * operation(state), computing what edges share only once (kept in `shared`)."""
         operation = self.operation(edge, name)
-        if name in POOLS:
+        if OPERATIONS[name].is_pool:
             pool = f"{source}_{name}"
             if pool not in shared:
                 shared[pool] = operation(state)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture.networks.batch_shard import draw_rows
-from nas_moreau.architecture.networks.native import NativeCell, check_kernels, native_cell, run_native, usable
+from nas_moreau.architecture.networks.native import CellEdge, NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import build_operation
 from nas_moreau.architecture.networks.skeleton import (
     AuxiliaryHead,
@@ -60,10 +60,9 @@ class DerivedCell(nn.Module):
             for name, source, _ in kept
         ]
         self.operations = nn.ModuleList(operations)
-        edges = [(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, operations))]
-        nodes = self.last_node + 1 - inputs
+        edges = [CellEdge(*place, i, operation) for i, (place, operation) in enumerate(zip(self.places, operations))]
         self.kernels = kernels
-        self.native = native_cell(inputs, nodes, channels, halves, self.concat, edges, droppable=True)
+        self.native = native_cell(part, self.last_node + 1 - inputs, self.concat, edges, droppable=True)
 
     def forward(self, inputs: list[Tensor], drop_path_rate: float = 0.0) -> Tensor:
         """Returns the concatenated nodes of the input states, all of them (n, channels, height, width)."""

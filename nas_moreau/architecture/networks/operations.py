@@ -1,4 +1,4 @@
-"""The candidate operations of an edge, and how a user adds one.
+"""The candidate operations of an edge, built from the table of operations.
 
 Every operation is kept in three parts, because the first and the last are what a supernet can share:
 
@@ -22,12 +22,14 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture.networks.batch_norm import batch_norm
 from nas_moreau.architecture.networks.batch_shard import draw_rows
-from nas_moreau.architecture.spaces.known_operations import KNOWN_OPERATIONS, check_operations
-from nas_moreau.errors import InputError
+from nas_moreau.architecture.spaces.operation_table import OPERATIONS, OperationInfo, check_operations
 
 Norm = Callable[[int], nn.Module]
-# (channels, stride, norm) -> the operation's module
-Build = Callable[[int, int, Norm], nn.Module]
+"""Number of channels -> a BatchNorm."""
+
+
+DILATION = 2
+"""Of the `dil_conv` operations."""
 
 
 class PlainBatchNorm(nn.Module):
@@ -78,17 +80,36 @@ PREPARATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 class Operation(nn.Module):
-    """One candidate of one edge; called plainly it is the operation: (n, c, h, w) -> (n, c, h/stride, w/stride)."""
+    """One candidate of one edge: (n, c, h, w) -> (n, c, h/stride, w/stride).
 
-    def __init__(self, name: str, parts: Parts, stride: int):
+    Args:
+        info: Its row in the table of operations.
+        parts: What it consists of.
+        stride: 1 or 2.
+
+    Attributes:
+        kind: As in the table, but "identity" for a skip of stride 1 and "pair" for one of stride 2.
+    """
+
+    def __init__(self, info: OperationInfo, parts: Parts, stride: int):
         super().__init__()
-        self.name, self.prepare, self.stride = name, parts.prepare, stride
+        self.name, self.prepare, self.stride, self.kernel = info.name, parts.prepare, stride, info.kernel
+        self.kind = {"skip": "identity" if stride == 1 else "pair"}.get(info.kind, info.kind)
+        self.dilation = DILATION if self.kind == "dilated" else 1
         self.body, self.norm = parts.body, parts.norm
 
     @property
     def is_identity(self) -> bool:
-        """Whether the operation passes its input on unchanged (drop-path spares it)."""
-        return self.prepare == "identity" and self.body is None and self.norm is None
+        """Whether the operation passes its input on unchanged (drop-path does not apply to it)."""
+        return self.kind == "identity"
+
+    def convolutions(self) -> tuple[nn.Conv2d, ...]:
+        """Returns the convolutions in the order in which they run (those of a pair side by side)."""
+        return tuple(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
+
+    def norms(self) -> tuple[nn.Module, ...]:
+        """Returns the BatchNorms in the order in which they run."""
+        return tuple(layer for layer in self.modules() if isinstance(layer, PlainBatchNorm | nn.BatchNorm2d))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the result for a state x (n, c, h, w)."""
@@ -145,125 +166,71 @@ def _pointwise(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 1, bias=False)
 
 
-def _separable(kernel: int) -> Callable[[int, int, Norm], Parts]:
-    def build(channels: int, stride: int, norm: Norm) -> Parts:
-        body = nn.Sequential(
-            _depthwise(channels, kernel, stride),
-            _pointwise(channels),
-            norm(channels),
-            nn.ReLU(),
-            _depthwise(channels, kernel, 1),
-            _pointwise(channels),
-        )
-        return Parts("relu", body, norm(channels))
-
-    return build
+def _separable(kernel: int, channels: int, stride: int, norm: Norm) -> Parts:
+    body = nn.Sequential(
+        _depthwise(channels, kernel, stride),
+        _pointwise(channels),
+        norm(channels),
+        nn.ReLU(),
+        _depthwise(channels, kernel, 1),
+        _pointwise(channels),
+    )
+    return Parts("relu", body, norm(channels))
 
 
-def _dilated(kernel: int) -> Callable[[int, int, Norm], Parts]:
-    def build(channels: int, stride: int, norm: Norm) -> Parts:
-        body = nn.Sequential(_depthwise(channels, kernel, stride, dilation=2), _pointwise(channels))
-        return Parts("relu", body, norm(channels))
-
-    return build
+def _dilated(kernel: int, channels: int, stride: int, norm: Norm) -> Parts:
+    body = nn.Sequential(_depthwise(channels, kernel, stride, DILATION), _pointwise(channels))
+    return Parts("relu", body, norm(channels))
 
 
-def _factorized(kernel: int) -> Callable[[int, int, Norm], Parts]:
-    def build(channels: int, stride: int, norm: Norm) -> Parts:
-        pad = kernel // 2
-        row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, pad), bias=False)
-        column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (pad, 0), bias=False)
-        return Parts("relu", nn.Sequential(row, column), norm(channels))
-
-    return build
+def _factorised(kernel: int, channels: int, stride: int, norm: Norm) -> Parts:
+    pad = kernel // 2
+    row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, pad), bias=False)
+    column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (pad, 0), bias=False)
+    return Parts("relu", nn.Sequential(row, column), norm(channels))
 
 
-def _convolution(kernel: int) -> Callable[[int, int, Norm], Parts]:
-    def build(channels: int, stride: int, norm: Norm) -> Parts:
-        return Parts("relu", nn.Conv2d(channels, channels, kernel, stride, kernel // 2, bias=False), norm(channels))
-
-    return build
+def _convolution(kernel: int, channels: int, stride: int, norm: Norm) -> Parts:
+    return Parts("relu", nn.Conv2d(channels, channels, kernel, stride, kernel // 2, bias=False), norm(channels))
 
 
-def _skip(channels: int, stride: int, norm: Norm) -> Parts:
+def _skip(kernel: int, channels: int, stride: int, norm: Norm) -> Parts:
     if stride == 1:
         return Parts("identity", None, None)
     return Parts("relu", HalvedPair(channels, channels), norm(channels))
 
 
-def _noise(channels: int, stride: int, norm: Norm) -> Parts:
-    return Parts("identity", Noise(stride), None)
-
-
-_BUILDERS: dict[str, Callable[[int, int, Norm], Parts | nn.Module]] = {
-    "skip_connect": _skip,
-    "max_pool_3x3": lambda channels, stride, norm: Parts("max_pool_3x3", None, None),
-    "avg_pool_3x3": lambda channels, stride, norm: Parts("avg_pool_3x3", None, None),
-    "sep_conv_3x3": _separable(3),
-    "sep_conv_5x5": _separable(5),
-    "sep_conv_7x7": _separable(7),
-    "dil_conv_3x3": _dilated(3),
-    "dil_conv_5x5": _dilated(5),
-    "conv_7x1_1x7": _factorized(7),
-    "conv_3x1_1x3": _factorized(3),
-    "nor_conv_1x1": _convolution(1),
-    "nor_conv_3x3": _convolution(3),
-    "noise": _noise,
+_BUILDERS: dict[str, Callable[[int, int, int, Norm], Parts]] = {
+    "skip": _skip,
+    "max_pool": lambda kernel, channels, stride, norm: Parts("max_pool_3x3", None, None),
+    "avg_pool": lambda kernel, channels, stride, norm: Parts("avg_pool_3x3", None, None),
+    "separable": _separable,
+    "dilated": _dilated,
+    "factorised": _factorised,
+    "convolution": _convolution,
+    "noise": lambda kernel, channels, stride, norm: Parts("identity", Noise(stride), None),
 }
-BUILT_IN = ("none", *_BUILDERS)
+"""Kind -> (kernel size, channels, stride, norm) -> the parts of the operation."""
 
 
-def register_operation(name: str) -> Callable[[Build], Build]:
-    """Makes an operation known by name, so that a search space can list it.
-
-    The decorated function `(channels, stride, norm) -> nn.Module` returns a module that maps (n, channels, h, w) to
-    (n, channels, h/stride, w/stride); `norm(channels)` makes the BatchNorm that fits the place (without affine
-    parameters in a supernet, with them in a network).
-
-    Raises:
-        InputError: The name is taken.
-
-    Example:
-        >>> from torch import nn
-        >>> @register_operation("doctest_conv")
-        ... def doctest_conv(channels, stride, norm):
-        ...     return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False), norm(channels))
-        >>> build_operation("doctest_conv", 4, 1, nn.BatchNorm2d).name
-        'doctest_conv'
-    """
-
-    def register(build: Build) -> Build:
-        if name in _BUILDERS or name in KNOWN_OPERATIONS:
-            raise InputError(f"An operation named '{name}' exists already.", "Choose another name.")
-        _BUILDERS[name] = build
-        KNOWN_OPERATIONS[name] = None
-        return build
-
-    return register
-
-
-def build_operation(name: str, channels: int, stride: int, norm: Norm, pool_norm: bool = False) -> Operation:
-    """Returns operation `name` for `channels` channels.
+def build_operation(name: str, channels: int, stride: int, norm: Norm, *, pool_norm: bool = False) -> Operation:
+    """Returns an operation for `channels` channels.
 
     Args:
-        name: A registered operation other than `none` (`none` contributes nothing, so nobody builds it).
+        name: An operation of the table other than `none`, which contributes nothing and has no module.
         channels: Channels in and out.
         stride: 1 or 2.
         norm: Makes a BatchNorm from a number of channels.
         pool_norm: Put a BatchNorm after pooling, as DARTS supernets do and derived networks do not.
 
     Raises:
-        InputError: The name is not registered.
+        InputError: The name is not in the table.
     """
-    if name not in _BUILDERS:
-        check_operations((name,), f"operation '{name}'")
-        raise InputError(
-            f"Operation '{name}' has a name but no code here.",
-            "Bring its module in with --import or register_operation.",
-        )
-    parts = _BUILDERS[name](channels, stride, norm)
-    if not isinstance(parts, Parts):
-        parts = Parts("identity", parts, None)
-    if pool_norm and parts.prepare.endswith("pool_3x3"):
+    check_operations((name,), f"operation '{name}'")
+    info = OPERATIONS[name]
+    if info.build is not None:
+        return Operation(info, Parts("identity", info.build(channels, stride, norm), None), stride)
+    parts = _BUILDERS[info.kind](info.kernel, channels, stride, norm)
+    if pool_norm and info.is_pool:
         parts = parts._replace(norm=norm(channels))
-    return Operation(name, parts, stride)
+    return Operation(info, parts, stride)

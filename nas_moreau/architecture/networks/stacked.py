@@ -22,17 +22,17 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture.networks.batch_norm import batch_norm
 from nas_moreau.architecture.networks.depthwise import depthwise
-from nas_moreau.architecture.networks.native import part_of
 from nas_moreau.architecture.networks.operations import Operation, PlainBatchNorm
-from nas_moreau.kernels.cell import DENSE, DOUBLE, PAIR, POINT, SINGLE
 
+STACKABLE = ("separable", "dilated", "pair", "convolution")
+"""Kinds of operations that have a wide form."""
 _LANES = 16  # a CPU's grouped 1x1 convolution is quick for groups of a multiple of so many channels
 
 
 class Stack(NamedTuple):
     """Equal operations of several edges: layer by layer, the modules of all edges."""
 
-    kind: int
+    kind: str
     stride: int
     dilation: int
     convolutions: list[tuple[nn.Conv2d, ...]]
@@ -40,19 +40,13 @@ class Stack(NamedTuple):
 
 
 def stack_of(operations: Sequence[Operation]) -> Stack | None:
-    """Returns the stack of `operations` (equal but for their weights), or None if there is no wide form of them."""
-    parts = [part_of(operation) for operation in operations]
-    first = parts[0]
-    if first is None or first.kind not in (SINGLE, DOUBLE, PAIR, POINT, DENSE):
+    """Returns the stack of `operations` (equal but for their weights), or None if their kind has no wide form."""
+    first = operations[0]
+    norms = list(zip(*(operation.norms() for operation in operations)))
+    if first.kind not in STACKABLE or not all(type(norm) is PlainBatchNorm for layer in norms for norm in layer):
         return None
-    if any(part is None or part[:3] != first[:3] or not _plain(part.norms) for part in parts):
-        return None
-    columns = [list(zip(*(getattr(part, name) for part in parts))) for name in ("convolutions", "norms")]
-    return Stack(first.kind, operations[0].stride, first.dilation, *columns)
-
-
-def _plain(norms: Sequence[nn.Module]) -> bool:
-    return all(type(norm) is PlainBatchNorm for norm in norms)
+    convolutions = list(zip(*(operation.convolutions() for operation in operations)))
+    return Stack(first.kind, first.stride, first.dilation, convolutions, norms)
 
 
 def watched(stack: Stack) -> bool:
@@ -117,7 +111,7 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
         training: Normalise by the batch, else by the running statistics.
     """
     weights = [torch.cat([conv.weight for conv in layer]) for layer in stack.convolutions]
-    if stack.kind in (SINGLE, DOUBLE):
+    if stack.kind in ("separable", "dilated"):
         step = stack.stride if stack.dilation % stack.stride == 0 else 1
         stride, dilation = stack.stride // step, stack.dilation // step
         sides = [(side + step - 1) // step for side in copies.state.shape[-2:]]
@@ -125,14 +119,14 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
         lattices = dilation if stride == 1 and all(side % dilation == 0 for side in sides) else 1
         x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices)
         x = _pointwise(x, stack.convolutions[1], weights[1])
-        if stack.kind == DOUBLE:
+        if stack.kind == "separable":
             x = _norm(x, stack.norms[0], None, training).relu_()
             if lattices > 1:
                 x, lattices = gather_lattices(x, lattices), 1
             x = _pointwise(depthwise(x, weights[2]), stack.convolutions[3], weights[3])
         return _norm(x, stack.norms[-1], scale, training), lattices
     x = copies.relu()
-    if stack.kind == PAIR:
+    if stack.kind == "pair":
         x = _pair(x, weights, copies.edges)
     else:
         size = weights[0].shape[-1]

@@ -17,7 +17,7 @@ from nas_moreau.architecture.spaces.genotype_text import (
     read_printed,
     write_nas_bench_201,
 )
-from nas_moreau.architecture.spaces.known_operations import check_operations
+from nas_moreau.architecture.spaces.operation_table import check_operations
 from nas_moreau.architecture.spaces.skeletons import (
     DARTS,
     IMPLIED,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nas_moreau.architecture.spaces.known_operations import unknown_operations
+from nas_moreau.architecture.spaces.operation_table import unknown_operations
 from nas_moreau.architecture.spaces.skeletons import Skeleton
 from nas_moreau.errors import meant, quoted
 
