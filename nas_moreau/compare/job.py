@@ -138,10 +138,11 @@ class ComparisonJob:
 
     def collect(self, failed: list[str]) -> list[str]:
         """Waits for the other processes, takes their rows, and returns the names of all runs that failed."""
-        mine: dict[str, Any] = {"rows": {name: self.rows[name] for name in self.own}, "failed": failed}
+        own = {name: [row.to_dict() for row in self.rows[name]] for name in self.own}
+        mine: dict[str, Any] = {"rows": own, "failed": failed}
         found = distributed.gather_at_end(mine, self._check_stop)
         for other in found:
-            self.rows |= other["rows"]
+            self.rows |= {name: [Row(**row) for row in rows] for name, rows in other["rows"].items()}
         return [name for other in found for name in other["failed"]]
 
     # --- its rows ---

@@ -46,7 +46,7 @@ class RunFolder:
         lock: Its lock. Without one nothing is ever written: another process writes in the folder.
     """
 
-    def __init__(self, path: Path, stage: str, lock: Lock | None, resuming: bool, finished: bool, digest: str):
+    def __init__(self, path: Path, stage: str, lock: Lock | None, *, resuming: bool, finished: bool, digest: str):
         self.path, self.stage, self.resuming, self.finished = path, stage, resuming, finished
         self.digest = digest
         self._lock = lock
@@ -109,7 +109,8 @@ class RunFolder:
             grown = _compare(read_yaml(folder / "config.yaml"), config, folder)
         state = status.get("state") if status is not None else None
         finished = state == "finished" and (folder / "result.json").exists() and not grown
-        run = cls(folder, stage, lock, resuming, finished, configuration_digest(config))
+        digest = configuration_digest(config)
+        run = cls(folder, stage, lock, resuming=resuming, finished=finished, digest=digest)
         if not finished:
             # first of all: without it a folder with other files could not be resumed
             run.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -82,8 +82,10 @@ def open_folder(output: str | PathLike[str], config: dict[str, Any], stage: str,
         opened.append(RunFolder.open(output, config, stage, resume))
         return opened[0].resuming, opened[0].finished, opened[0].digest
 
-    found = distributed.run_on_rank0(enter)
-    return opened[0] if opened else RunFolder(Path(output), stage, None, *found)
+    resuming, finished, digest = distributed.run_on_rank0(enter)
+    if opened:
+        return opened[0]
+    return RunFolder(Path(output), stage, None, resuming=resuming, finished=finished, digest=digest)
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any]:
