@@ -47,7 +47,7 @@ def methods() -> list[Row]:
         {
             "name": name,
             "evaluations": method.evaluations,
-            "additions": added if method.learns_alphas else "-",
+            "additions": added if method.learns_alphas and method.takes_steps else "-",
             "source": method.source,
         }
         for name, method in search_methods().items()

@@ -17,7 +17,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,15 @@ from nas_moreau.bilevel.exact import (
 from nas_moreau.bilevel.tensors import Tensors, add, grad_x, scalar_of, subtract
 from nas_moreau.bilevel.updates import gradient_descent
 from nas_moreau.config import SearchConfig, load_config
+from nas_moreau.diagnostics.direction_table import (
+    Check,
+    DirectionRow,
+    Directions,
+    below,
+    compared,
+    cosine_of,
+    judged,
+)
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import TinySupernet, tiny_supernet
 from nas_moreau.errors import InputError, first_line, unknown
@@ -50,90 +59,6 @@ UNIT = 0.01
 """Unit of the weights where darts2 is compared with its definition."""
 PRESET = "nas_bench_201_cpu"
 """The search with whose constants methods are measured as they run."""
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DirectionRow:
-    """A direction compared with the hypergradient, in the units of the hypergradient (with a penalty, times c_k).
-
-    Attributes:
-        part: "exact", "moreau" or "as run".
-        method: What gave the direction.
-        c: The penalty; None without one.
-        verdict: The outcome as a phrase.
-        cosine: Of the angle to the hypergradient; None, as all that follows, if there is no direction.
-        relative_error: |direction - hypergradient| / |hypergradient|.
-        norm: |direction|.
-        seconds: Time of the computation; as run the median of three steps.
-        memory_bytes: Maximum kept for backward passes at one time in a step.
-        first_order_cosine: Cosine of F_x alone at the same alphas and weights (as run).
-    """
-
-    part: str
-    method: str
-    c: float | None
-    verdict: str = ""
-    cosine: float | None = None
-    relative_error: float | None = None
-    norm: float | None = None
-    seconds: float | None = None
-    memory_bytes: int | None = None
-    first_order_cosine: float | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something that must hold: `passed` says whether `value` is on the right side of `limit`."""
-
-    name: str
-    value: float | None
-    limit: float
-    passed: bool
-
-    @property
-    def verdict(self) -> str:
-        """The outcome as a sentence."""
-        shown = "not known" if self.value is None else f"{self.value:.4g}"
-        return f"{'holds' if self.passed else 'FAILS'}: {self.name}: {shown}, limit {self.limit:g}"
-
-
-@dataclass(frozen=True)
-class Directions:
-    """The outcome of a check.
-
-    Attributes:
-        seed: Seed of the supernet and its images.
-        alphas, weights: Numbers of entries.
-        gamma: The envelope's parameter in the second part.
-        smallest_eigenvalue, largest_eigenvalue: Of f_yy at the lower level's minimiser.
-        rows: The directions.
-        checks: What must hold.
-    """
-
-    seed: int
-    alphas: int
-    weights: int
-    gamma: float
-    smallest_eigenvalue: float
-    largest_eigenvalue: float
-    rows: list[DirectionRow]
-    checks: list[Check]
-
-    @property
-    def passed(self) -> bool:
-        """Whether all checks hold."""
-        return all(check.passed for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data."""
-        checks = [asdict(check) | {"verdict": check.verdict} for check in self.checks]
-        return asdict(self) | {"checks": checks, "passed": self.passed}
-
-
-# --- the check --------------------------------------------------------------------------------------------------------
 
 
 def known_methods() -> list[str]:
@@ -199,7 +124,7 @@ def compare_oracles(tiny: TinySupernet, exact: Exact, seconds: float) -> tuple[l
     """Returns rows and checks of the three ways to the hypergradient; `seconds` is the time of the first."""
     batches = (tiny.upper_batch, tiny.lower_batch)
     reference = DirectionRow("exact", "implicit", None, "the reference: f_yy v = F_y, solved", seconds=seconds)
-    rows, checks = [_compared(reference, exact.d_x, exact.d_x)], []
+    rows, checks = [compared(reference, exact.d_x, exact.d_x)], []
     ways: dict[str, Callable[[], Tensors]] = {
         "unrolled": lambda: unrolled_hypergradient(tiny.problem, tiny.x, exact, *batches)[0],
         "differences": lambda: value_differences(tiny.problem, tiny.x, exact, *batches),
@@ -208,8 +133,8 @@ def compare_oracles(tiny: TinySupernet, exact: Exact, seconds: float) -> tuple[l
         begin = time.perf_counter()
         found = way()
         row = DirectionRow("exact", name, None, seconds=time.perf_counter() - begin)
-        row = _compared(row, found, exact.d_x)
-        check = _below(f"implicit and {name} agree", row.relative_error, 1e-6)
+        row = compared(row, found, exact.d_x)
+        check = below(f"implicit and {name} agree", row.relative_error, 1e-6)
         agrees = "agrees with the reference" if check.passed else "DIFFERS from the reference"
         rows.append(replace(row, verdict=agrees))
         checks.append(check)
@@ -233,7 +158,7 @@ def compare_penalties(
             continue
         before = (found.y, found.theta)
         row = DirectionRow("moreau", "moreau", c, seconds=time.perf_counter() - begin)
-        rows.append(_judged(_compared(row, direction, exact.d_x)))
+        rows.append(judged(compared(row, direction, exact.d_x)))
     rows.reverse()
     usable = [(row.c, row.relative_error) for row in rows if row.c is not None and row.c >= ASYMPTOTIC]
     order = fitted_order(usable)
@@ -331,7 +256,7 @@ def check_darts2(tiny: TinySupernet, exact: Exact) -> Check:
         upper = scalar_of(problem.F(leaves_x, add(leaves_u, ahead, -lr), tiny.upper_batch))
         defined = list(torch.autograd.grad(upper, leaves_x, allow_unused=True, materialize_grads=True))
     error = float((flat(directions[-1]) - flat(defined)).norm() / flat(defined).norm()) if directions else None
-    return _below("darts2 is the gradient through one step", error, 1e-6)
+    return below("darts2 is the gradient through one step", error, 1e-6)
 
 
 class Advanced(NamedTuple):
@@ -394,33 +319,5 @@ def _as_run(name: str, tiny: TinySupernet, start: TinySupernet, exact: Exact, st
         fault = f"could not be run here: {type(error).__name__}: {first_line(error)}"
         return DirectionRow("as run", name, None, fault[:200])
     row = replace(row, seconds=statistics.median(seconds), memory_bytes=memory)
-    row = _judged(_compared(row, direction, there.d_x))
-    return replace(row, first_order_cosine=_cosine(grad_x(tiny.problem.F, x, y, tiny.upper_batch), there.d_x))
-
-
-def _compared(row: DirectionRow, direction: Tensors, reference: Tensors) -> DirectionRow:
-    """Returns the row with cosine, relative error and norm of a direction."""
-    found, wanted = flat(direction), flat(reference)
-    error = float((found - wanted).norm() / wanted.norm())
-    return replace(row, cosine=_cosine(direction, reference), relative_error=error, norm=float(found.norm()))
-
-
-def _cosine(a: Tensors, b: Tensors) -> float:
-    return float(torch.cosine_similarity(flat(a), flat(b), 0))
-
-
-def _below(name: str, error: float | None, limit: float) -> Check:
-    return Check(name, error, limit, error is not None and error <= limit)
-
-
-def _judged(row: DirectionRow) -> DirectionRow:
-    """Returns the row with a verdict on its cosine."""
-    levels = {
-        0.99: "is the hypergradient's direction",
-        0.9: "close to the hypergradient's direction",
-        0.5: "leans towards the hypergradient",
-        -0.5: "has little to do with the hypergradient",
-        -2.0: "points away from the hypergradient",
-    }
-    assert row.cosine is not None
-    return replace(row, verdict=next(text for least, text in levels.items() if row.cosine >= least))
+    row = judged(compared(row, direction, there.d_x))
+    return replace(row, first_order_cosine=cosine_of(grad_x(tiny.problem.F, x, y, tiny.upper_batch), there.d_x))

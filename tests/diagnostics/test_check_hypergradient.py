@@ -12,6 +12,7 @@ from nas_moreau.bilevel.tensors import add, grad_x, grad_y, norm, subtract, valu
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
 from nas_moreau.diagnostics import check_hypergradient as stage
+from nas_moreau.diagnostics.direction_table import Check, DirectionRow, Directions
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.diagnostics.tiny_supernet import tiny_supernet
 from nas_moreau.errors import InputError
@@ -135,8 +136,8 @@ def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, mo
 
 
 def test_a_failed_check_exits_with_1_and_an_unknown_method_with_2(capsys, monkeypatch):
-    row = stage.DirectionRow("exact", "implicit", None, "in words")
-    found = stage.Directions(0, 1, 1, 10.0, 0.1, 1.0, [row], [stage.Check("a", 1.0, 0.1, False)])
+    row = DirectionRow("exact", "implicit", None, "in words")
+    found = Directions(0, 1, 1, 10.0, 0.1, 1.0, [row], [Check("a", 1.0, 0.1, False)])
     with monkeypatch.context() as patched:
         patched.setattr(stage, "check_hypergradient", lambda *args, **kwargs: found)
         assert main(["check-hypergradient"]) == 1
