@@ -20,8 +20,8 @@ from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.history import Stage
+from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
-from nas_moreau.search.restore import restore_supernet
 from nas_moreau.search.result import SearchResult
 from nas_moreau.search.stage import SearchJob, plan_search
 from nas_moreau.training.device import set_up_device, torch_settings_restored

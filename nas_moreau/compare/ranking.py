@@ -26,8 +26,8 @@ from nas_moreau.data import Data, generator_for, seed_for
 from nas_moreau.data.batches import search_parts
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
+from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.candidates import Candidate, measure, one_hot
-from nas_moreau.search.restore import restore_supernet
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import evaluate_model
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,8 +18,10 @@ from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
+from nas_moreau.errors import InputError
+from nas_moreau.runs import load_checkpoint
 from nas_moreau.search.methods import parse_method, search_supernet
-from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem
+from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem, write_back
 from nas_moreau.training.device import batchnorm_gather
 
 Macs = dict[str, Tensor]
@@ -124,6 +128,21 @@ def build_supernet(
         synchronise(supernet)
     supernet.checkpointing = config.performance.activation_checkpointing
     return supernet
+
+
+def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
+    """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode, on the device."""
+    loaded = load_checkpoint(Path(run) / "checkpoints")
+    if loaded is None:
+        raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
+    payload = loaded[0]
+    size = config.search.image_size
+    image = data.input_size if size is None else (data.channels, size, size)
+    supernet = build_supernet(config, data.num_classes, image, device)
+    write_back(supernet, payload["x"], payload["y"])
+    for name, buffer in supernet.named_buffers():
+        buffer.copy_(payload["buffers"][name])
+    return supernet.eval()
 
 
 def _pose(config: Config, supernet: Supernet, macs: Macs) -> SupernetProblem:

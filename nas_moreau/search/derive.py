@@ -19,7 +19,7 @@ from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import json_text, read_json
-from nas_moreau.search.restore import restore_supernet
+from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.rules import DataShape, Derived, Trained, derive_by_rule, named_rule
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 

@@ -99,13 +99,16 @@ def test_a_uniform_table():
     assert {w for row in AlphaTable.uniform(space).cells["cell"] for w in row.weights.values()} == {0.2}
 
 
-@pytest.mark.parametrize("change", [
-    lambda rows: rows[0].pop("weight"),
-    lambda rows: rows[0].update(weight="x"),
-    lambda rows: rows[0].update(epoch=None),
-    lambda rows: rows[0].update(edge="02"),
-    lambda rows: rows[0].update(edge=2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[0].pop("weight"),
+        lambda rows: rows[0].update(weight="x"),
+        lambda rows: rows[0].update(epoch=None),
+        lambda rows: rows[0].update(edge="02"),
+        lambda rows: rows[0].update(edge=2),
+    ],
+)
 def test_damaged_rows_are_refused(change):
     rows = AlphaTable.uniform(load_space("toy")).to_rows(4)
     change(rows)
@@ -113,12 +116,18 @@ def test_damaged_rows_are_refused(change):
         AlphaTable.from_rows(rows)
 
 
-@pytest.mark.parametrize("data", [
-    {}, {"alphas": None}, {"alphas": []}, {"alphas": {"normal": [[0.25] * 4] * 5}},
-    {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 4}},
-    {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 5}, "edge_weights": {"cell": [1.0]}},
-    {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 5}, "edge_weights": {"normal": [1.0]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"alphas": None},
+        {"alphas": []},
+        {"alphas": {"normal": [[0.25] * 4] * 5}},
+        {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 4}},
+        {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 5}, "edge_weights": {"cell": [1.0]}},
+        {"alphas": {"normal": [[0.25] * 4] * 5, "reduce": [[0.25] * 4] * 5}, "edge_weights": {"normal": [1.0]}},
+    ],
+)
 def test_what_is_no_table_of_the_space_is_refused(data):
     with pytest.raises(InputError):
         AlphaTable.from_dict(load_space("toy"), data)

@@ -123,8 +123,10 @@ def spaces_and_alphas(draw):
     rows, columns = space.alpha_shape
     # few values: ties are frequent; those that differ do so by far more than rounding
     value = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0])
-    alphas = {name: draw(st.lists(st.lists(value, min_size=columns, max_size=columns), min_size=rows, max_size=rows))
-              for name in space.cells}  # fmt: skip
+    alphas = {
+        name: draw(st.lists(st.lists(value, min_size=columns, max_size=columns), min_size=rows, max_size=rows))
+        for name in space.cells
+    }
     if draw(st.booleans()):
         for name in space.cells:
             # -2 and 3 against 0: whatever a softmax over edges weighs, no product of weights comes near another
@@ -185,24 +187,27 @@ def test_huge_logits_do_not_overflow():
     assert into(derive(space, alphas), "normal", 2)[0] == ("skip_connect", 0)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a.pop("reduce"), "alphas of cell 'reduce' are missing"),
-    (lambda a: a.update(normall=1), "'normall' is no cell"),
-    (lambda a: a.update(edge_cell=[0]), "'edge_cell' is no cell"),
-    (lambda a: a.update(normal=None), "'normal' have None where 5 are needed"),
-    (lambda a: a.update(normal=3.0), "'normal' have 3.0 where 5 are needed"),
-    (lambda a: a["normal"].pop(), "4 entries where 5 are needed"),
-    (lambda a: a["normal"][1].append(0.0), "5 entries where 4 are needed"),
-    (lambda a: a["normal"].__setitem__(0, 1.0), "have 1.0 where 4 are needed"),
-    (lambda a: a["normal"][4].__setitem__(3, math.nan), "hold nan, which is not finite"),
-    (lambda a: a["reduce"][0].__setitem__(0, math.inf), "hold inf, which is not finite"),
-    (lambda a: a["reduce"][0].__setitem__(0, "x"), "hold 'x', which is no number"),
-    (lambda a: a["reduce"][0].__setitem__(0, 10**400), "hold a huge integer, which is no number"),
-    (lambda a: a["reduce"][0].__setitem__(0, [0.0]), "hold a list, which is no number"),
-    (lambda a: a.update(edge_normal=[0.0] * 4), "'edge_normal' have 4 entries where 5 are needed"),
-    (lambda a: a.update(edge_normal=[0.0] * 4 + [-math.inf]), "'edge_normal' hold -inf"),
-    (lambda a: a.update(edge_normal=[[0.0]] * 5), "'edge_normal' hold a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("reduce"), "alphas of cell 'reduce' are missing"),
+        (lambda a: a.update(normall=1), "'normall' is no cell"),
+        (lambda a: a.update(edge_cell=[0]), "'edge_cell' is no cell"),
+        (lambda a: a.update(normal=None), "'normal' have None where 5 are needed"),
+        (lambda a: a.update(normal=3.0), "'normal' have 3.0 where 5 are needed"),
+        (lambda a: a["normal"].pop(), "4 entries where 5 are needed"),
+        (lambda a: a["normal"][1].append(0.0), "5 entries where 4 are needed"),
+        (lambda a: a["normal"].__setitem__(0, 1.0), "have 1.0 where 4 are needed"),
+        (lambda a: a["normal"][4].__setitem__(3, math.nan), "hold nan, which is not finite"),
+        (lambda a: a["reduce"][0].__setitem__(0, math.inf), "hold inf, which is not finite"),
+        (lambda a: a["reduce"][0].__setitem__(0, "x"), "hold 'x', which is no number"),
+        (lambda a: a["reduce"][0].__setitem__(0, 10**400), "hold a huge integer, which is no number"),
+        (lambda a: a["reduce"][0].__setitem__(0, [0.0]), "hold a list, which is no number"),
+        (lambda a: a.update(edge_normal=[0.0] * 4), "'edge_normal' have 4 entries where 5 are needed"),
+        (lambda a: a.update(edge_normal=[0.0] * 4 + [-math.inf]), "'edge_normal' hold -inf"),
+        (lambda a: a.update(edge_normal=[[0.0]] * 5), "'edge_normal' hold a list"),
+    ],
+)
 def test_bad_alphas_are_refused(change, message):
     space = load_space("toy")
     alphas = zeros(space)

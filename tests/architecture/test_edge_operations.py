@@ -96,18 +96,21 @@ def test_robust_darts_s1_has_the_published_lists():
     assert space.size() == (180 * 2**8) ** 2
 
 
-@pytest.mark.parametrize("change, said", [
-    (("reduce: [none, skip_connect, avg_pool_3x3]", ""), "operations.reduce is missing"),
-    (("    2-3: [avg_pool_3x3, skip_connect, noise]\n", ""), "operations.normal.2-3 is None"),
-    (("2-3: [avg", "3-2: [avg"), "operations.normal names '3-2'"),
-    (("0-3: [dil_conv_3x3]", "0-3: dil_conv_3x3"), "operations.normal.0-3 is 'dil_conv_3x3'"),
-    (("0-3: [dil_conv_3x3]", "0-3: []"), "edge 0-3 of cell normal has no operation but none"),
-    (("0-3: [dil_conv_3x3]", "0-3: [none]"), "edge 0-3 of cell normal has no operation but none"),
-    (("0-3: [dil_conv_3x3]", "0-3: [noise, noise]"), "edge 0-3 of cell normal lists an operation twice"),
-    (("exclude: [none]", "exclude: [dil_conv_3x3]"), "leaves no operation to choose on edge 0-3 of cell normal"),
-    (("dil_conv_3x3", "dil_conv3x3"), "did you mean 'dil_conv_3x3'?"),
-    (("  reduce:", "  reduced:"), "operations names 'reduced', which is no cell"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("reduce: [none, skip_connect, avg_pool_3x3]", ""), "operations.reduce is missing"),
+        (("    2-3: [avg_pool_3x3, skip_connect, noise]\n", ""), "operations.normal.2-3 is None"),
+        (("2-3: [avg", "3-2: [avg"), "operations.normal names '3-2'"),
+        (("0-3: [dil_conv_3x3]", "0-3: dil_conv_3x3"), "operations.normal.0-3 is 'dil_conv_3x3'"),
+        (("0-3: [dil_conv_3x3]", "0-3: []"), "edge 0-3 of cell normal has no operation but none"),
+        (("0-3: [dil_conv_3x3]", "0-3: [none]"), "edge 0-3 of cell normal has no operation but none"),
+        (("0-3: [dil_conv_3x3]", "0-3: [noise, noise]"), "edge 0-3 of cell normal lists an operation twice"),
+        (("exclude: [none]", "exclude: [dil_conv_3x3]"), "leaves no operation to choose on edge 0-3 of cell normal"),
+        (("dil_conv_3x3", "dil_conv3x3"), "did you mean 'dil_conv_3x3'?"),
+        (("  reduce:", "  reduced:"), "operations names 'reduced', which is no cell"),
+    ],
+)
 def test_mistakes_in_the_lists_are_named(change, said, load):
     with pytest.raises(InputError) as caught:
         load(RAGGED.replace(*change))
@@ -119,8 +122,14 @@ def test_a_list_for_a_cell_stands_for_all_its_edges(load):
     assert space.ragged and space.alpha_shape == (5, 4)
     assert {space.candidates("reduce", i) for i in range(5)} == {("none", "skip_connect", "avg_pool_3x3")}
     assert space.operations == (
-        "sep_conv_3x3", "skip_connect", "none", "max_pool_3x3", "dil_conv_3x3", "avg_pool_3x3", "sep_conv_5x5",
-    )  # fmt: skip
+        "sep_conv_3x3",
+        "skip_connect",
+        "none",
+        "max_pool_3x3",
+        "dil_conv_3x3",
+        "avg_pool_3x3",
+        "sep_conv_5x5",
+    )
     with pytest.raises(InputError, match="in the order"):
         replace(space, operations=space.operations[::-1])
 
@@ -179,11 +188,13 @@ def every_genotype(space):
         nodes = []
         for into in space.incoming():
             kept = itertools.combinations(into, min(2, len(into)))
-            nodes.append([
-                tuple((name, *space.edges[i]) for name, i in zip(names, edges))
-                for edges in kept
-                for names in itertools.product(*(space.edge_choices(cell, i) for i in edges))
-            ])  # fmt: skip
+            nodes.append(
+                [
+                    tuple((name, *space.edges[i]) for name, i in zip(names, edges))
+                    for edges in kept
+                    for names in itertools.product(*(space.edge_choices(cell, i) for i in edges))
+                ]
+            )
         cells.append([tuple(itertools.chain(*parts)) for parts in itertools.product(*nodes)])
     return cells
 

@@ -43,14 +43,32 @@ DIALECTS = {
     "quotes": f"Genotype(normal={NORMAL}, normal_concat=[2, 3, 4, 5], reduce={REDUCE}, ".replace("'", '"')
     + "reduce_concat=range(2, 6))",
     "dict": f"{{'normal': {NORMAL}, 'normal_concat': range(2, 6), 'reduce': {REDUCE}, 'reduce_concat': [2, 3, 4, 5]}}",
-    "json dict": json.dumps({
-        "normal": [["sep_conv_3x3", 0], ["sep_conv_3x3", 1], ["sep_conv_3x3", 0], ["sep_conv_3x3", 1],
-                   ["sep_conv_3x3", 1], ["skip_connect", 0], ["skip_connect", 0], ["dil_conv_3x3", 2]],
-        "normal_concat": [2, 3, 4, 5],
-        "reduce": [["max_pool_3x3", 0], ["max_pool_3x3", 1], ["skip_connect", 2], ["max_pool_3x3", 1],
-                   ["max_pool_3x3", 0], ["skip_connect", 2], ["skip_connect", 2], ["max_pool_3x3", 1]],
-        "reduce_concat": [2, 3, 4, 5],
-    }),
+    "json dict": json.dumps(
+        {
+            "normal": [
+                ["sep_conv_3x3", 0],
+                ["sep_conv_3x3", 1],
+                ["sep_conv_3x3", 0],
+                ["sep_conv_3x3", 1],
+                ["sep_conv_3x3", 1],
+                ["skip_connect", 0],
+                ["skip_connect", 0],
+                ["dil_conv_3x3", 2],
+            ],
+            "normal_concat": [2, 3, 4, 5],
+            "reduce": [
+                ["max_pool_3x3", 0],
+                ["max_pool_3x3", 1],
+                ["skip_connect", 2],
+                ["max_pool_3x3", 1],
+                ["max_pool_3x3", 0],
+                ["skip_connect", 2],
+                ["skip_connect", 2],
+                ["max_pool_3x3", 1],
+            ],
+            "reduce_concat": [2, 3, 4, 5],
+        }
+    ),
     "numpy": f"Genotype(normal={NORMAL}, normal_concat=[np.int64(2), np.int64(3), 4, numpy.int32(5)], reduce={REDUCE}, "
     "reduce_concat=range(2, 6))".replace("('dil_conv_3x3', 2)", "('dil_conv_3x3', np.int64(2))"),
     "nested tuples": "Genotype(normal=[(('sep_conv_3x3', 0), ('sep_conv_3x3', 1)), (('sep_conv_3x3', 0), "
@@ -62,7 +80,7 @@ DIALECTS = {
     "weights": "Genotype(normal=[('sep_conv_3x3', 0, 0.13), ('sep_conv_3x3', 1, 1e-05), ('sep_conv_3x3', 0, 0.5), "
     "('sep_conv_3x3', 1, 1), ('sep_conv_3x3', 1, 0.2), ('skip_connect', 0, 0.2), ('skip_connect', 0, 0.2), "
     f"('dil_conv_3x3', 2, 0.2)], normal_concat=[2, 3, 4, 5], reduce={REDUCE}, reduce_concat=[2, 3, 4, 5])",
-}  # fmt: skip
+}
 
 
 def printed(normal: str, concat: str = "[2]") -> str:
@@ -80,10 +98,13 @@ def test_the_json_contract():
 
 def test_the_digest_is_that_of_the_canonical_json():
     """Edges by (to, from, operation), keys sorted, no blanks: written out here by hand."""
-    genotype = Genotype("mine", {
-        "reduce": Cell((("skip_connect", 1, 2), ("skip_connect", 0, 2)), (2,)),
-        "normal": Cell((("max_pool_3x3", 0, 3), ("skip_connect", 0, 2), ("avg_pool_3x3", 0, 2)), (3, 2)),
-    })  # fmt: skip
+    genotype = Genotype(
+        "mine",
+        {
+            "reduce": Cell((("skip_connect", 1, 2), ("skip_connect", 0, 2)), (2,)),
+            "normal": Cell((("max_pool_3x3", 0, 3), ("skip_connect", 0, 2), ("avg_pool_3x3", 0, 2)), (3, 2)),
+        },
+    )
     canonical = (
         '{"cells":{"normal":{"concat":[2,3],"edges":[["avg_pool_3x3",0,2],["skip_connect",0,2],["max_pool_3x3",0,3]]},'
         '"reduce":{"concat":[2],"edges":[["skip_connect",0,2],["skip_connect",1,2]]}},"space":"mine","version":1}'
@@ -173,10 +194,17 @@ def test_nas_bench_201_strings():
     text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|avg_pool_3x3~1|nor_conv_1x1~2|"
     genotype = Genotype.parse(f" {text}\n")
     assert genotype.space == "nas_bench_201"
-    assert genotype.cells["cell"] == Cell((
-        ("nor_conv_3x3", 0, 1), ("nor_conv_3x3", 0, 2), ("skip_connect", 1, 2),
-        ("none", 0, 3), ("avg_pool_3x3", 1, 3), ("nor_conv_1x1", 2, 3),
-    ), (3,))  # fmt: skip
+    assert genotype.cells["cell"] == Cell(
+        (
+            ("nor_conv_3x3", 0, 1),
+            ("nor_conv_3x3", 0, 2),
+            ("skip_connect", 1, 2),
+            ("none", 0, 3),
+            ("avg_pool_3x3", 1, 3),
+            ("nor_conv_1x1", 2, 3),
+        ),
+        (3,),
+    )
     assert genotype.to_nas_bench_201() == text
     assert Genotype.parse(text.replace("|none~0|avg_pool_3x3~1|", "|avg_pool_3x3~1|none~0|")) == genotype
     load_space("nas_bench_201").check(genotype)
@@ -191,51 +219,73 @@ def test_forms_that_a_genotype_has_not():
         Genotype("mine", {"cell": Cell((("none", 0, 2),), (2,))}).to_nas_bench_201()
 
 
-@pytest.mark.parametrize("text", [
-    "|none~0", "none~0", "|none~0|+", "|none~0|+|none~0|", "|none~1|", "|none~0|+|none~0|none~0|", "|none|", "||",
-    "|none~0|none~1|", "|none~0|+|none~0|none~1|none~2|", "|no ne~0|", "|none~-0|", "|none~0x|", "|" * 60_000,
-    "+".join(["|none~0|"] * 65), "|none~" + "9" * 5000 + "|",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "|none~0",
+        "none~0",
+        "|none~0|+",
+        "|none~0|+|none~0|",
+        "|none~1|",
+        "|none~0|+|none~0|none~0|",
+        "|none|",
+        "||",
+        "|none~0|none~1|",
+        "|none~0|+|none~0|none~1|none~2|",
+        "|no ne~0|",
+        "|none~-0|",
+        "|none~0x|",
+        "|" * 60_000,
+        "+".join(["|none~0|"] * 65),
+        "|none~" + "9" * 5000 + "|",
+    ],
+)
 def test_bad_nas_bench_201_strings(text):
     with pytest.raises(InputError):
         Genotype.parse(text)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "value was expected"),
-    ("hello", "is no value"),
-    ("Genotype", "is no value"),
-    ("Genotype()", "has no normal, normal_concat"),
-    ("Genotype(normal=[], normal_concat=[2], reduce=[], reduce_concat=[2])", "normal is no list"),
-    (printed("[('skip_connect', 0)]"), "1 pairs, which are not two for each node"),
-    (printed("[('skip_connect', 0), ('skip_connect',)]"), "node 3 of normal"),
-    (printed("[('skip_connect', 0), (0, 'skip_connect')]"), "node 3 of normal"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1.0)]"), "node 3 of normal"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "2.5"), "normal_concat is no list of nodes"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "'ab'"), "normal_concat is no list of nodes"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 10**9)"), "cannot be read"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 1000000000)"), "range is not"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(-2, 6)"), "range is not"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 6, 1)"), "range is not"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "list(range(2, 6))"), "only Genotype and range"),
-    (printed("[('skip_connect', 0), ('skip_connect', 2)]"), "edge from 2 to 2"),
-    (printed("[('skip_connect', 0), ('skip_connect', -1)]"), "edge from -1 to 2"),
-    (printed("[('skip_conect', 0), ('skip_connect', 1)]"), "did you mean 'skip_connect'"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[2, 2]"), "one twice"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[1, 2]"), "concatenates 1"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[]"), "concatenates no node"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[99]"), "concatenates 99"),
-    (printed("[('skip_connect', 0) ('skip_connect', 1)]"), "comma was expected"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)"), "'normal_concat' is no value"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]") + " + 1", "cannot be read"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]") + " Genotype()", "follows its end"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]").replace("normal_concat", "normal_cat"), "did you mean"),
-    (printed("[('skip_connect', 0), ('skip_connect', 1)]").replace("normal_concat", "reduce"), "field reduce twice"),
-    (printed("[Genotype(), ('skip_connect', 1)]"), "only Genotype and range"),
-    ("{'normal': 1, 2: 3}", "stands where a field was expected"),
-    ("{}", "has no normal"),
-    ("[1, 2]", "value of another kind"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "value was expected"),
+        ("hello", "is no value"),
+        ("Genotype", "is no value"),
+        ("Genotype()", "has no normal, normal_concat"),
+        ("Genotype(normal=[], normal_concat=[2], reduce=[], reduce_concat=[2])", "normal is no list"),
+        (printed("[('skip_connect', 0)]"), "1 pairs, which are not two for each node"),
+        (printed("[('skip_connect', 0), ('skip_connect',)]"), "node 3 of normal"),
+        (printed("[('skip_connect', 0), (0, 'skip_connect')]"), "node 3 of normal"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1.0)]"), "node 3 of normal"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "2.5"), "normal_concat is no list of nodes"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "'ab'"), "normal_concat is no list of nodes"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 10**9)"), "cannot be read"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 1000000000)"), "range is not"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(-2, 6)"), "range is not"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "range(2, 6, 1)"), "range is not"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "list(range(2, 6))"), "only Genotype and range"),
+        (printed("[('skip_connect', 0), ('skip_connect', 2)]"), "edge from 2 to 2"),
+        (printed("[('skip_connect', 0), ('skip_connect', -1)]"), "edge from -1 to 2"),
+        (printed("[('skip_conect', 0), ('skip_connect', 1)]"), "did you mean 'skip_connect'"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[2, 2]"), "one twice"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[1, 2]"), "concatenates 1"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[]"), "concatenates no node"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]", "[99]"), "concatenates 99"),
+        (printed("[('skip_connect', 0) ('skip_connect', 1)]"), "comma was expected"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)"), "'normal_concat' is no value"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]") + " + 1", "cannot be read"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]") + " Genotype()", "follows its end"),
+        (printed("[('skip_connect', 0), ('skip_connect', 1)]").replace("normal_concat", "normal_cat"), "did you mean"),
+        (
+            printed("[('skip_connect', 0), ('skip_connect', 1)]").replace("normal_concat", "reduce"),
+            "field reduce twice",
+        ),
+        (printed("[Genotype(), ('skip_connect', 1)]"), "only Genotype and range"),
+        ("{'normal': 1, 2: 3}", "stands where a field was expected"),
+        ("{}", "has no normal"),
+        ("[1, 2]", "value of another kind"),
+    ],
+)
 def test_bad_printed_genotypes(text, message):
     with pytest.raises(InputError) as caught:
         Genotype.parse(text)
@@ -253,12 +303,30 @@ HOSTILE = [
     "Genotype(normal=np.load('HERE'), normal_concat=[2], reduce=[], reduce_concat=[2])",
 ]
 DEEP = [
-    "[" * 60_000, "(" * 60_000, "{'normal':" * 6_000, "Genotype(" * 6_000, "Genotype" + "()" * 30_000, "-" * 60_000,
-    "not " * 15_000, "a." * 30_000, "lambda:" * 9_000, "'" * 60_000, "9" * 60_000, "Genotype(normal=" + "[" * 60_000,
-    '{"cells":' + "[" * 60_000, '{"cells":' * 7_000, '{"cells": ' + "9" * 60_000 + "}", " " * 65_000, "a" * 65_000,
-    "Genotype(" + "1," * 30_000 + ")", "1 " * 30_000, "\x00" * 1000, "0" * 30 + " " * 60_000, "Genotype(\\\n" * 5_000,
+    "[" * 60_000,
+    "(" * 60_000,
+    "{'normal':" * 6_000,
+    "Genotype(" * 6_000,
+    "Genotype" + "()" * 30_000,
+    "-" * 60_000,
+    "not " * 15_000,
+    "a." * 30_000,
+    "lambda:" * 9_000,
+    "'" * 60_000,
+    "9" * 60_000,
+    "Genotype(normal=" + "[" * 60_000,
+    '{"cells":' + "[" * 60_000,
+    '{"cells":' * 7_000,
+    '{"cells": ' + "9" * 60_000 + "}",
+    " " * 65_000,
+    "a" * 65_000,
+    "Genotype(" + "1," * 30_000 + ")",
+    "1 " * 30_000,
+    "\x00" * 1000,
+    "0" * 30 + " " * 60_000,
+    "Genotype(\\\n" * 5_000,
     '{"cells": {"cell": {"edges": ' + "[" + "[]," * 15_000 + "[]]" + ', "concat": [1]}}, "version": 1, "space": "x"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -291,10 +359,40 @@ def test_a_megabyte_is_refused_by_its_length(read):
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from([
-    "Genotype(", "normal=", "normal_concat=", "reduce=", "reduce_concat=", "range(", "2", "6", "[", "]", "(", ")", ",",
-    "'sep_conv_3x3'", "('skip_connect', 0)", "{", "}", ":", "'normal'", "|none~0|", "+", "np.int64(", "0.5", " ", "\n",
-]), max_size=30).map("".join))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "Genotype(",
+                "normal=",
+                "normal_concat=",
+                "reduce=",
+                "reduce_concat=",
+                "range(",
+                "2",
+                "6",
+                "[",
+                "]",
+                "(",
+                ")",
+                ",",
+                "'sep_conv_3x3'",
+                "('skip_connect', 0)",
+                "{",
+                "}",
+                ":",
+                "'normal'",
+                "|none~0|",
+                "+",
+                "np.int64(",
+                "0.5",
+                " ",
+                "\n",
+            ]
+        ),
+        max_size=30,
+    ).map("".join)
+)
 def test_any_text_is_read_or_refused(text):
     try:
         genotype = Genotype.parse(text)
@@ -305,12 +403,18 @@ def test_any_text_is_read_or_refused(text):
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["none", "cell", "", "x"]),
-    lambda child: st.lists(child, max_size=3)
-    | st.dictionaries(st.sampled_from(["version", "space", "cells", "cell", "normal", "edges", "concat"]), child),
-    max_leaves=20,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["none", "cell", "", "x"]),
+        lambda child: (
+            st.lists(child, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["version", "space", "cells", "cell", "normal", "edges", "concat"]), child
+            )
+        ),
+        max_leaves=20,
+    )
+)
 def test_any_json_is_read_or_refused(data):
     with pytest.raises(InputError):
         Genotype.from_json(json.dumps(data))
@@ -328,23 +432,37 @@ def whole(**changes) -> str:
     return json.dumps(data)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"version": 2}, "version 2"), ({"version": True}, "version True"), ({"version": 1.0}, "version 1.0"),
-    ({"space": 3}, "the space is 3"), ({"space": ""}, "the space is ''"), ({"space": "s" * 101}, "the space is"),
-    ({"extra": 1}, "unknown key 'extra'"), ({"cells": []}, "no 'cells'"), ({"cells": {}}, "has the cells none"),
-    ({"cells": {"normal": {"edges": [], "concat": []}}}, "has the cells 'normal'"),
-    ({"cells": {"cell": []}}, "does not have just edges and concat"),
-    ({"cell__more": 1}, "does not have just edges and concat"), ({"cell__edges": {}}, "are not lists"),
-    ({"cell__edges": []}, "has 0 edges"), ({"cell__edges": [["none", 0, 1]] * 501}, "has 501 edges"),
-    ({"cell__edges": [["none", 0]]}, "is not [operation, from, to]"),
-    ({"cell__edges": [[7, 0, 1]]}, "is not [operation, from, to]"),
-    ({"cell__edges": [["none", False, 1]]}, "edge from False to 1"),
-    ({"cell__edges": [["none", 0, 1.0]]}, "edge from 0 to 1.0"),
-    ({"cell__edges": [["none", 1, 1]]}, "edge from 1 to 1"), ({"cell__edges": [["none", 0, 65]]}, "edge from 0 to 65"),
-    ({"cell__concat": []}, "no node"), ({"cell__concat": [1, 1]}, "one twice"),
-    ({"cell__concat": [0]}, "concatenates 0"),
-    ({"cell__concat": ["1"]}, "concatenates '1'"), ({"cell__concat": [1, 2]}, "gives 2 nodes, not one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"version": 2}, "version 2"),
+        ({"version": True}, "version True"),
+        ({"version": 1.0}, "version 1.0"),
+        ({"space": 3}, "the space is 3"),
+        ({"space": ""}, "the space is ''"),
+        ({"space": "s" * 101}, "the space is"),
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"cells": []}, "no 'cells'"),
+        ({"cells": {}}, "has the cells none"),
+        ({"cells": {"normal": {"edges": [], "concat": []}}}, "has the cells 'normal'"),
+        ({"cells": {"cell": []}}, "does not have just edges and concat"),
+        ({"cell__more": 1}, "does not have just edges and concat"),
+        ({"cell__edges": {}}, "are not lists"),
+        ({"cell__edges": []}, "has 0 edges"),
+        ({"cell__edges": [["none", 0, 1]] * 501}, "has 501 edges"),
+        ({"cell__edges": [["none", 0]]}, "is not [operation, from, to]"),
+        ({"cell__edges": [[7, 0, 1]]}, "is not [operation, from, to]"),
+        ({"cell__edges": [["none", False, 1]]}, "edge from False to 1"),
+        ({"cell__edges": [["none", 0, 1.0]]}, "edge from 0 to 1.0"),
+        ({"cell__edges": [["none", 1, 1]]}, "edge from 1 to 1"),
+        ({"cell__edges": [["none", 0, 65]]}, "edge from 0 to 65"),
+        ({"cell__concat": []}, "no node"),
+        ({"cell__concat": [1, 1]}, "one twice"),
+        ({"cell__concat": [0]}, "concatenates 0"),
+        ({"cell__concat": ["1"]}, "concatenates '1'"),
+        ({"cell__concat": [1, 2]}, "gives 2 nodes, not one"),
+    ],
+)
 def test_bad_json(changes, message):
     Genotype.from_json(whole())
     with pytest.raises(InputError) as caught:
@@ -352,10 +470,15 @@ def test_bad_json(changes, message):
     assert message in caught.value.cause and caught.value.cure
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[1]", "no 'cells'"), ("nonsense", "not valid JSON"), ('{"cells": {}, "cells": {}}', "a key twice"),
-    ('{"cells": ' + "9" * 5000 + "}", "not valid JSON|no 'cells'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1]", "no 'cells'"),
+        ("nonsense", "not valid JSON"),
+        ('{"cells": {}, "cells": {}}', "a key twice"),
+        ('{"cells": ' + "9" * 5000 + "}", "not valid JSON|no 'cells'"),
+    ],
+)
 def test_texts_that_are_no_json_of_a_genotype(text, message):
     with pytest.raises(InputError, match=message):
         Genotype.from_json(text)

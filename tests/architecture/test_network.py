@@ -9,11 +9,15 @@ from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
 
 PUBLISHED = {
-    "DARTS_V1": (3_169_414, 500_987_520), "DARTS_V2": (3_349_342, 528_359_040),
-    "PC_DARTS_cifar": (3_634_678, 556_670_592), "PDARTS": (3_433_798, 532_174_464),
-    "GDAS_V1": (3_368_782, 519_428_736), "DrNAS_cifar10": (4_099_294, 635_135_616),
-    "NASNet": (3_830_950, 603_452_448), "AmoebaNet": (3_145_078, 488_931_552),
-}  # fmt: skip
+    "DARTS_V1": (3_169_414, 500_987_520),
+    "DARTS_V2": (3_349_342, 528_359_040),
+    "PC_DARTS_cifar": (3_634_678, 556_670_592),
+    "PDARTS": (3_433_798, 532_174_464),
+    "GDAS_V1": (3_368_782, 519_428_736),
+    "DrNAS_cifar10": (4_099_294, 635_135_616),
+    "NASNet": (3_830_950, 603_452_448),
+    "AmoebaNet": (3_145_078, 488_931_552),
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -37,9 +41,13 @@ def test_counts_of_small_networks(channels, layers, count):
         assert parameter_count(Network(published_cell("DARTS_V2"), channels, layers)) == count
 
 
-@pytest.mark.parametrize("operation, parameters, macs", [
-    ("nor_conv_3x3", 1_531_546, 220_119_680), ("skip_connect", 73_306, 7_783_040),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "operation, parameters, macs",
+    [
+        ("nor_conv_3x3", 1_531_546, 220_119_680),
+        ("skip_connect", 73_306, 7_783_040),
+    ],
+)
 def test_counts_of_nas_bench_201_networks(operation, parameters, macs):
     text = f"|{operation}~0|+|{operation}~0|{operation}~1|+|{operation}~0|{operation}~1|{operation}~2|"
     with torch.device("meta"):

@@ -31,10 +31,19 @@ from nas_moreau.errors import InputError
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 
 
-@pytest.mark.parametrize("name, layers, size", [
-    ("DARTS_V2", 1, (16, 16)), ("DARTS_V2", 2, (16, 12)), ("DARTS_V2", 3, (15, 9)), ("DARTS_V2", 8, (8, 8)),
-    ("NASNet", 4, (17, 8)), ("AmoebaNet", 3, (8, 8)), (CELL, 1, (16, 16)), (CELL, 2, (15, 9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, layers, size",
+    [
+        ("DARTS_V2", 1, (16, 16)),
+        ("DARTS_V2", 2, (16, 12)),
+        ("DARTS_V2", 3, (15, 9)),
+        ("DARTS_V2", 8, (8, 8)),
+        ("NASNet", 4, (17, 8)),
+        ("AmoebaNet", 3, (8, 8)),
+        (CELL, 1, (16, 16)),
+        (CELL, 2, (15, 9)),
+    ],
+)
 def test_parts_have_the_sizes_of_the_network(name, layers, size):
     genotype = Genotype.parse(name) if name == CELL else load_genotype(name)
     network = Network(genotype, 4, layers).eval()
@@ -83,9 +92,15 @@ def pyramid_layout(widths, channels, layers):
 
 
 PYRAMID = Skeleton(
-    "pyramid", cells=("flat", "down"), inputs=1, layout=pyramid_layout, published_sizes=(8, 4), layers_unit="levels",
-    auxiliary_place=lambda layers: 2, head_norm=True,
-)  # fmt: skip
+    "pyramid",
+    cells=("flat", "down"),
+    inputs=1,
+    layout=pyramid_layout,
+    published_sizes=(8, 4),
+    layers_unit="levels",
+    auxiliary_place=lambda layers: 2,
+    head_norm=True,
+)
 SPACE = """\
 name: pyramid_space
 skeleton: pyramid
@@ -164,9 +179,15 @@ def test_a_skeleton_with_the_cells_of_darts_is_named_in_the_genotype(monkeypatch
     assert Genotype("darts", cells).skeleton == DARTS
 
 
-@pytest.mark.parametrize("change", [
-    {"name": "darts"}, {"cells": ()}, {"cells": ("a", "a")}, {"inputs": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "darts"},
+        {"cells": ()},
+        {"cells": ("a", "a")},
+        {"inputs": 0},
+    ],
+)
 def test_what_cannot_be_registered_is_refused(change):
     before = dict(SKELETONS)
     with pytest.raises(InputError):
@@ -176,16 +197,19 @@ def test_what_cannot_be_registered_is_refused(change):
         register_block("residual")
 
 
-@pytest.mark.parametrize("parts, said", [
-    ([], "stem"),
-    ([("flat", "cell", 4, 8, 1, (0,))], "stem"),
-    ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 1, (1,))], "before"),
-    ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 1, (0, 0))], "reads 2"),
-    ([("stem", "stem", 4, 4, 1, ()), ("steep", "cell", 4, 8, 1, (0,))], "not one of its cells"),
-    ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 4, 1, (0,))], "outputs"),
-    ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 3, (0,))], "stride"),
-    ([("stem", "stem", 6, 6, 1, ()), ("flat", "cell", 4, 8, 1, (0,))], "shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts, said",
+    [
+        ([], "stem"),
+        ([("flat", "cell", 4, 8, 1, (0,))], "stem"),
+        ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 1, (1,))], "before"),
+        ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 1, (0, 0))], "reads 2"),
+        ([("stem", "stem", 4, 4, 1, ()), ("steep", "cell", 4, 8, 1, (0,))], "not one of its cells"),
+        ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 4, 1, (0,))], "outputs"),
+        ([("stem", "stem", 4, 4, 1, ()), ("flat", "cell", 4, 8, 3, (0,))], "stride"),
+        ([("stem", "stem", 6, 6, 1, ()), ("flat", "cell", 4, 8, 1, (0,))], "shape"),
+    ],
+)
 def test_a_layout_that_is_no_network_is_refused(parts, said):
     bad = replace(PYRAMID, layout=lambda *sizes: [NetworkPart(*part) for part in parts], preprocesses=False)
     with pytest.raises(InputError, match=said):

@@ -61,12 +61,31 @@ def test_the_built_in_spaces():
 def test_darts_is_the_published_space():
     space = load_space("darts")
     assert space.operations == (
-        "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect",
-        "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
-    )  # fmt: skip
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    )
     assert space.edges == (
-        (0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (3, 4), (0, 5), (1, 5), (2, 5), (3, 5), (4, 5),
-    )  # fmt: skip
+        (0, 2),
+        (1, 2),
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (0, 4),
+        (1, 4),
+        (2, 4),
+        (3, 4),
+        (0, 5),
+        (1, 5),
+        (2, 5),
+        (3, 5),
+        (4, 5),
+    )
     assert (space.cells, space.inputs, space.nodes, space.concat) == (("normal", "reduce"), 2, 4, (2, 3, 4, 5))
     assert space.alpha_shape == (14, 8)
     assert space.derivation == Derivation("top_edges", 2, ("none",))
@@ -83,11 +102,14 @@ def test_nas_bench_201_is_the_published_space():
     assert "15,625" in str(space)
 
 
-@pytest.mark.parametrize("name, operations, choices", [
-    ("robust_darts_s2", ("skip_connect", "sep_conv_3x3"), 2),
-    ("robust_darts_s3", ("none", "skip_connect", "sep_conv_3x3"), 2),
-    ("robust_darts_s4", ("noise", "sep_conv_3x3"), 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, operations, choices",
+    [
+        ("robust_darts_s2", ("skip_connect", "sep_conv_3x3"), 2),
+        ("robust_darts_s3", ("none", "skip_connect", "sep_conv_3x3"), 2),
+        ("robust_darts_s4", ("noise", "sep_conv_3x3"), 2),
+    ],
+)
 def test_robust_darts_spaces_are_darts_with_fewer_operations(name, operations, choices):
     space, darts = load_space(name), load_space("darts")
     assert space.operations == operations
@@ -133,49 +155,61 @@ derivation: {rule: top_edge, edges_per_nod: 2, exclude: [max_pool_3x3]}
 """
     cause = refusal(tmp_path, text)
     for part in (
-        "name is 'bad name!'", "skeleton is 'dart'", "did you mean 'darts'?", "nodes is True",
+        "name is 'bad name!'",
+        "skeleton is 'dart'",
+        "did you mean 'darts'?",
+        "nodes is True",
         "unknown key 'operatons'",
-        "did you mean 'operations'?", "unknown operation 'sep_conv3x3' (did you mean 'sep_conv_3x3'?)",
-        "'skip_connect' is listed twice", "concat is 5", "rule is 'top_edge'", "did you mean 'top_edges'?",
-        "unknown key derivation.edges_per_nod", "did you mean 'edges_per_node'?", "exclude names 'max_pool_3x3'",
-    ):  # fmt: skip
+        "did you mean 'operations'?",
+        "unknown operation 'sep_conv3x3' (did you mean 'sep_conv_3x3'?)",
+        "'skip_connect' is listed twice",
+        "concat is 5",
+        "rule is 'top_edge'",
+        "did you mean 'top_edges'?",
+        "unknown key derivation.edges_per_nod",
+        "did you mean 'edges_per_node'?",
+        "exclude names 'max_pool_3x3'",
+    ):
         assert part in cause
 
 
-@pytest.mark.parametrize("change, message", [
-    ("name: 7", "name is 7, not a string"),
-    ("skeleton: [darts]", "skeleton is a list"),
-    ("nodes: 0", "nodes is 0"),
-    ("nodes: 33", "nodes is 33"),
-    ("nodes: 123456789123456789123456789", "nodes is a huge integer"),
-    ("nodes: 2.0", "nodes is 2.0"),
-    ("operations: []", "operations is empty"),
-    ("operations: none", "operations is 'none', not a list"),
-    ("operations: [none, on]", "operations is a list, not a list of names"),
-    ("operations: [none]", "nothing but none"),
-    ("edges: some", "edges is 'some'"),
-    ("edges: [[0, 2, 1]]", "edges is a list, not"),
-    ("edges: [[0, true]]", "edges is a list, not"),
-    ("edges: [[0, 2], [0, 2], [0, 3]]", "edge [0, 2] is listed twice"),
-    ("edges: [[0, 2]]", "no edge leads to node 3"),
-    ("edges: [[0, 2], [3, 3]]", "edge [3, 3] does not begin in an earlier state"),
-    ("edges: [[0, 2], [0, 3], [-1, 3]]", "edge [-1, 3] does not begin"),
-    ("edges: [[0, 1], [0, 2], [0, 3]]", "edge [0, 1] does not end in an intermediate node (2 to 3)"),
-    ("edges: [[0, 4], [0, 2], [0, 3]]", "edge [0, 4] does not end"),
-    ("concat: []", "concat is empty"),
-    ("concat: [1, 2]", "concat names 1, which is no intermediate node"),
-    ("concat: [2, 2]", "concat names node 2 twice"),
-    ("concat: [4]", "concat names 4"),
-    ("reduction: [1/4, 3/4]", "reduction is a list, not [1/3, 2/3]"),
-    ("derivation: top_edges", "derivation is 'top_edges', not a mapping"),
-    ("derivation: {}", "derivation.rule is None"),
-    ("derivation: {rule: top_edges, edges_per_node: 0}", "edges_per_node is 0"),
-    ("derivation: {rule: top_edges}", "edges_per_node is None"),
-    ("derivation: {rule: argmax}", "not one of top_edges, all_edges"),
-    ("derivation: {rule: all_edges, edges_per_node: 2}", "no meaning for all_edges"),
-    ("derivation: {rule: all_edges, exclude: none}", "derivation.exclude is 'none'"),
-    ("derivation: {rule: all_edges, exclude: [none, skip_connect, sep_conv_3x3]}", "leaves no operation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("name: 7", "name is 7, not a string"),
+        ("skeleton: [darts]", "skeleton is a list"),
+        ("nodes: 0", "nodes is 0"),
+        ("nodes: 33", "nodes is 33"),
+        ("nodes: 123456789123456789123456789", "nodes is a huge integer"),
+        ("nodes: 2.0", "nodes is 2.0"),
+        ("operations: []", "operations is empty"),
+        ("operations: none", "operations is 'none', not a list"),
+        ("operations: [none, on]", "operations is a list, not a list of names"),
+        ("operations: [none]", "nothing but none"),
+        ("edges: some", "edges is 'some'"),
+        ("edges: [[0, 2, 1]]", "edges is a list, not"),
+        ("edges: [[0, true]]", "edges is a list, not"),
+        ("edges: [[0, 2], [0, 2], [0, 3]]", "edge [0, 2] is listed twice"),
+        ("edges: [[0, 2]]", "no edge leads to node 3"),
+        ("edges: [[0, 2], [3, 3]]", "edge [3, 3] does not begin in an earlier state"),
+        ("edges: [[0, 2], [0, 3], [-1, 3]]", "edge [-1, 3] does not begin"),
+        ("edges: [[0, 1], [0, 2], [0, 3]]", "edge [0, 1] does not end in an intermediate node (2 to 3)"),
+        ("edges: [[0, 4], [0, 2], [0, 3]]", "edge [0, 4] does not end"),
+        ("concat: []", "concat is empty"),
+        ("concat: [1, 2]", "concat names 1, which is no intermediate node"),
+        ("concat: [2, 2]", "concat names node 2 twice"),
+        ("concat: [4]", "concat names 4"),
+        ("reduction: [1/4, 3/4]", "reduction is a list, not [1/3, 2/3]"),
+        ("derivation: top_edges", "derivation is 'top_edges', not a mapping"),
+        ("derivation: {}", "derivation.rule is None"),
+        ("derivation: {rule: top_edges, edges_per_node: 0}", "edges_per_node is 0"),
+        ("derivation: {rule: top_edges}", "edges_per_node is None"),
+        ("derivation: {rule: argmax}", "not one of top_edges, all_edges"),
+        ("derivation: {rule: all_edges, edges_per_node: 2}", "no meaning for all_edges"),
+        ("derivation: {rule: all_edges, exclude: none}", "derivation.exclude is 'none'"),
+        ("derivation: {rule: all_edges, exclude: [none, skip_connect, sep_conv_3x3]}", "leaves no operation"),
+    ],
+)
 def test_each_problem_of_a_value(tmp_path, change, message):
     key = change.split(":")[0]
     lines = [line for line in VALID.splitlines() if not line.startswith(key + ":")]
@@ -195,19 +229,22 @@ def test_the_nas_bench_201_skeleton_gives_its_last_node_and_has_no_reduction(tmp
     assert "reduction is a list" in refusal(tmp_path, text + "reduction: [1/3, 2/3]\n")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "holds None, not a mapping"),
-    ("- a\n- b\n", "holds a list, not a mapping"),
-    ("name: [unclosed\n", "is not valid YAML"),
-    ("name: a\nname: b\n", "has the key 'name' twice"),
-    ("derivation: {rule: a, rule: b}\n", "has the key 'rule' twice"),
-    ("a: &x [1]\nb: *x\n", "uses a YAML alias (*x)"),
-    ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
-    ("a: 2020-13-45\n", "is not valid YAML"),
-    ("a: " + "[" * 5000, "nested more than 8 deep"),
-    ("a: 1\n---\nb: 2\n", "is not valid YAML"),
-    ("a: \x07\n", "is not valid YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "holds None, not a mapping"),
+        ("- a\n- b\n", "holds a list, not a mapping"),
+        ("name: [unclosed\n", "is not valid YAML"),
+        ("name: a\nname: b\n", "has the key 'name' twice"),
+        ("derivation: {rule: a, rule: b}\n", "has the key 'rule' twice"),
+        ("a: &x [1]\nb: *x\n", "uses a YAML alias (*x)"),
+        ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+        ("a: 2020-13-45\n", "is not valid YAML"),
+        ("a: " + "[" * 5000, "nested more than 8 deep"),
+        ("a: 1\n---\nb: 2\n", "is not valid YAML"),
+        ("a: \x07\n", "is not valid YAML"),
+    ],
+)
 def test_yaml_that_is_refused(tmp_path, text, message):
     assert message in refusal(tmp_path, text)
 
@@ -347,8 +384,13 @@ def test_what_check_says_about_a_genotype_of_another_kind():
     with pytest.raises(InputError) as caught:
         space.check(Genotype("darts", cells))
     for part in (
-        "it is of space 'darts'", "holds 'none'", "holds 'sep_conv_5x5'", "did you mean 'sep_conv_3x3'?",
-        "an edge from 2 to 4", "node 2 of cell normal has 2 edges from 1 places", "node 3 of cell reduce has 1 edges",
+        "it is of space 'darts'",
+        "holds 'none'",
+        "holds 'sep_conv_5x5'",
+        "did you mean 'sep_conv_3x3'?",
+        "an edge from 2 to 4",
+        "node 2 of cell normal has 2 edges from 1 places",
+        "node 3 of cell reduce has 1 edges",
         "cell normal concatenates [2, 4], not [2, 3]",
-    ):  # fmt: skip
+    ):
         assert part in caught.value.cause

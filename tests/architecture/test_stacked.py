@@ -17,9 +17,18 @@ from nas_moreau.architecture.spaces.skeletons import NetworkPart, named_skeleton
 from nas_moreau.architecture.spaces.space import Derivation
 
 OPERATIONS = [
-    "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",
-    "dil_conv_5x5", "conv_3x1_1x3", "nor_conv_1x1", "nor_conv_3x3",
-]  # fmt: skip
+    "skip_connect",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "sep_conv_7x7",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "conv_3x1_1x3",
+    "nor_conv_1x1",
+    "nor_conv_3x3",
+]
 
 
 def pair_of_cells(operations, nodes, channels, halves, skeleton, seed):
@@ -56,9 +65,16 @@ def test_random_spaces_equal_the_literal_cell_with_gradients_and_statistics():
     @settings(max_examples=40, deadline=None, derandomize=True, database=None)
     @given(
         st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=4, unique=True),
-        st.integers(1, 3), st.sampled_from([2, 3, 5, 8]), st.booleans(), st.integers(1, 3), st.integers(4, 9),
-        st.integers(4, 9), st.booleans(), st.sampled_from(["darts", "nas_bench_201"]), st.integers(0, 1000),
-    )  # fmt: skip
+        st.integers(1, 3),
+        st.sampled_from([2, 3, 5, 8]),
+        st.booleans(),
+        st.integers(1, 3),
+        st.integers(4, 9),
+        st.integers(4, 9),
+        st.booleans(),
+        st.sampled_from(["darts", "nas_bench_201"]),
+        st.integers(0, 1000),
+    )
     def check(operations, nodes, channels, halves, n, height, width, last, skeleton, seed):
         halves = halves and skeleton == "darts"
         space, wide, literal = pair_of_cells(operations, nodes, channels, halves, skeleton, seed)

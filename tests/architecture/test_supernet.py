@@ -33,10 +33,15 @@ def test_outputs_gradients_and_statistics_equal_the_literal_supernet(name, size)
     assert_equal_functions(*pair(name), size)
 
 
-@pytest.mark.parametrize("name, channels, share, size", [
-    ("toy", 8, 4, (8, 8)), ("toy", 6, 3, (11, 14)), ("nas_bench_201", 8, 4, (8, 8)),
-    ("robust_darts_s2", 8, 2, (11, 14)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, channels, share, size",
+    [
+        ("toy", 8, 4, (8, 8)),
+        ("toy", 6, 3, (11, 14)),
+        ("nas_bench_201", 8, 4, (8, 8)),
+        ("robust_darts_s2", 8, 2, (11, 14)),
+    ],
+)
 def test_partial_channels_with_edge_weights_equal_the_literal_ones(name, channels, share, size):
     shared, literal = pair(name, channels, SPACES.get(name, 3), partial_channels=share)
     assert_equal_functions(shared, literal, size)
@@ -65,10 +70,15 @@ def assert_equal_functions(shared, literal, size):
     torch.testing.assert_close(shared(images), literal(images), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name, channels, layers, share, count", [
-    ("darts", 16, 8, 1, 1_930_618), ("darts", 8, 5, 1, 394_210), ("darts", 4, 3, 1, 72_854),
-    ("darts", 16, 8, 4, 299_578),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, channels, layers, share, count",
+    [
+        ("darts", 16, 8, 1, 1_930_618),
+        ("darts", 8, 5, 1, 394_210),
+        ("darts", 4, 3, 1, 72_854),
+        ("darts", 16, 8, 4, 299_578),
+    ],
+)
 def test_weights_without_alphas_have_the_published_count(name, channels, layers, share, count):
     with torch.device("meta"):
         supernet = Supernet(load_space(name), channels, layers, partial_channels=share)

@@ -18,8 +18,16 @@ from nas_moreau.architecture.spaces.zoo import (
 from nas_moreau.errors import InputError
 
 NAMES = [
-    "DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PDARTS", "DrNAS_cifar10", "GDAS_V1", "NASNet", "AmoebaNet", "MEHA",
-]  # fmt: skip
+    "DARTS_V1",
+    "DARTS_V2",
+    "PC_DARTS_cifar",
+    "PDARTS",
+    "DrNAS_cifar10",
+    "GDAS_V1",
+    "NASNet",
+    "AmoebaNet",
+    "MEHA",
+]
 
 
 def test_the_names_and_that_no_two_cells_are_one():
@@ -93,10 +101,15 @@ def test_loading_from_names_texts_files_and_runs(tmp_path):
     (tmp_path / "run" / "search" / "genotype.json").write_text(genotype.to_json() + "\n", encoding="utf-8")
     (tmp_path / "printed.txt").write_text(f"PDARTS = {genotype.to_printed()}\n", encoding="utf-8")
     places = [
-        "PDARTS", genotype.to_json(), genotype.to_printed(), "\n PDARTS = " + genotype.to_printed(),
-        tmp_path / "run", str(tmp_path / "run" / "search"), tmp_path / "run" / "search" / "genotype.json",
+        "PDARTS",
+        genotype.to_json(),
+        genotype.to_printed(),
+        "\n PDARTS = " + genotype.to_printed(),
+        tmp_path / "run",
+        str(tmp_path / "run" / "search"),
+        tmp_path / "run" / "search" / "genotype.json",
         tmp_path / "printed.txt",
-    ]  # fmt: skip
+    ]
     for place in places:
         assert load_genotype(place) == genotype
     text = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"

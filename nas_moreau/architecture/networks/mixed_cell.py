@@ -164,7 +164,7 @@ class MixedCell(nn.Module):
             for edge, k in leaving.single:
                 weight = rows[edge][k]
                 scale = weight.expand(self.channels).contiguous()
-                x = self.add(None, edge, i, self.names[edge][k], states[i], shared, weight, scale)
+                x = self.add(None, edge, k, states[i], shared, weight, scale)
                 found.append((self.places[edge][1], x))
             for target, x in found:
                 arrived[target] = arrived[target] + x if target in arrived else x
@@ -210,7 +210,7 @@ class MixedCell(nn.Module):
                     if name == "none" or (active is not None and k not in active[edge]):
                         continue
                     place = edge * self.width + k
-                    total = self.add(total, edge, source, name, states[source], shared, weights[place], scales[place])
+                    total = self.add(total, edge, k, states[source], shared, weights[place], scales[place])
             states.append(self._nothing(states[0]) if total is None else total)
 
     def _nothing(self, x: Tensor) -> Tensor:
@@ -218,17 +218,20 @@ class MixedCell(nn.Module):
         return torch.zeros_like(x[:, :, ::2, ::2] if self.halves else x)
 
     def add(
-        self,
-        total: Tensor | None,
-        edge: int,
-        source: int,
-        name: str,
-        state: Tensor,
-        shared: Shared,
-        weight: Tensor,
-        scale: Tensor,
+        self, total: Tensor | None, edge: int, k: int, state: Tensor, shared: Shared, weight: Tensor, scale: Tensor
     ) -> Tensor:
-        """Returns total + weight * operation(state), computing what edges share only once (kept in `shared`)."""
+        """Returns total + weight * operation(state), where what edges share is computed once and kept in `shared`.
+
+        Args:
+            total: The sum so far; None for none.
+            edge: Number of the edge.
+            k: Number of the operation among the candidates of the edge; not `none`.
+            state: The state that the edge leaves.
+            shared: Filled by earlier calls for the same states.
+            weight: Scalar.
+            scale: The same for every channel, (channels,), contiguous.
+        """
+        source, name = self.places[edge][0], self.names[edge][k]
         operation = self.operation(edge, name)
         if OPERATIONS[name].is_pool:
             pool = f"{source}_{name}"

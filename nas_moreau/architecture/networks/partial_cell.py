@@ -94,7 +94,7 @@ class PartialCell(nn.Module):
                     if name != "none" and (active is None or k in active[edge]):
                         place = edge * mixed.width + k
                         weight, scale = weights[place], scales[place]
-                        total = mixed.add(total, edge, source, name, front, shared, weight, scale)
+                        total = mixed.add(total, edge, k, front, shared, weight, scale)
                 if source not in passing:
                     passing[source] = passed_by(states[source], self.share, mixed.stride(source))
                 rest.append(passing[source] * shares[edge])

@@ -184,11 +184,14 @@ class AlphaTable:
             weights, _ = epochs.setdefault(epoch, {}).setdefault(cell, {}).setdefault(edge, ({}, share))
             weights[operation] = weight
         return {
-            epoch: cls({
-                cell: tuple(EdgeWeights(edge, *found) for edge, found in edges.items()) for cell, edges in cells.items()
-            })
+            epoch: cls(
+                {
+                    cell: tuple(EdgeWeights(edge, *found) for edge, found in edges.items())
+                    for cell, edges in cells.items()
+                }
+            )
             for epoch, cells in epochs.items()
-        }  # fmt: skip
+        }
 
     @classmethod
     def mean(cls, tables: Sequence[AlphaTable]) -> AlphaTable:
@@ -200,12 +203,15 @@ class AlphaTable:
         for name, edges in tables[0].cells.items():
             rows = zip(*(table.cells[name] for table in tables))
             cells[name] = tuple(
-                EdgeWeights(first.edge, {
-                    operation: math.fsum(row.strength(operation) for row in (first, *others)) / len(tables)
-                    for operation in first.weights
-                })
+                EdgeWeights(
+                    first.edge,
+                    {
+                        operation: math.fsum(row.strength(operation) for row in (first, *others)) / len(tables)
+                        for operation in first.weights
+                    },
+                )
                 for first, *others in rows
-            )  # fmt: skip
+            )
             assert len(cells[name]) == len(edges)
         return cls(cells)
 
@@ -216,9 +222,9 @@ class AlphaTable:
 
     def without_edge_weights(self) -> AlphaTable:
         """Returns the table of the operations alone."""
-        return AlphaTable({
-            name: tuple(EdgeWeights(row.edge, row.weights) for row in rows) for name, rows in self.cells.items()
-        })  # fmt: skip
+        return AlphaTable(
+            {name: tuple(EdgeWeights(row.edge, row.weights) for row in rows) for name, rows in self.cells.items()}
+        )
 
     def check(self, space: SearchSpace) -> None:
         """Raises InputError when the cells, edges or candidates are not those of `space`."""

@@ -58,12 +58,19 @@ def explain(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> list[
         kept = set(kept_edges(space, rows))
         for i, row in enumerate(rows):
             first, *others = row.ranked(exclude)
-            found.append({
-                "cell": name, "edge": f"{row.edge[0]}-{row.edge[1]}", "operation": first, "weight": row.weights[first],
-                "runner_up": others[0] if others else None, "margin": row.margin(exclude),
-                "excluded_weight": math.fsum(row.weights.get(name, 0.0) for name in exclude),
-                **({} if row.edge_weight is None else {"edge_weight": row.edge_weight}), "kept": i in kept,
-            })  # fmt: skip
+            found.append(
+                {
+                    "cell": name,
+                    "edge": f"{row.edge[0]}-{row.edge[1]}",
+                    "operation": first,
+                    "weight": row.weights[first],
+                    "runner_up": others[0] if others else None,
+                    "margin": row.margin(exclude),
+                    "excluded_weight": math.fsum(row.weights.get(name, 0.0) for name in exclude),
+                    **({} if row.edge_weight is None else {"edge_weight": row.edge_weight}),
+                    "kept": i in kept,
+                }
+            )
     return found
 
 

@@ -67,12 +67,7 @@ class SearchSpace:
     edge_operations: tuple[tuple[tuple[str, ...], ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        rule = self.derivation
-        problems = space_problems({
-            "name": self.name, "skeleton": self.skeleton, "nodes": self.nodes, "operations": self.operations,
-            "edges": self.edges, "concat": self.concat, "rule": rule.rule, "edges_per_node": rule.edges_per_node,
-            "exclude": rule.exclude, "edge_operations": self.edge_operations,
-        })  # fmt: skip
+        problems = space_problems(vars(self) | vars(self.derivation))
         if list(self.edges) != sorted(self.edges, key=lambda edge: (edge[1], edge[0])):
             problems.append("edges are not in canonical order (to ascending, then from)")
         if problems:

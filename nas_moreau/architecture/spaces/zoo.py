@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.genotype_text import Edge
@@ -13,59 +13,79 @@ from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import read_text
 
 _SHORT = {
-    "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "s7": "sep_conv_7x7", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5",
-    "mx": "max_pool_3x3", "av": "avg_pool_3x3", "sk": "skip_connect", "c71": "conv_7x1_1x7",
-}  # fmt: skip
+    "s3": "sep_conv_3x3",
+    "s5": "sep_conv_5x5",
+    "s7": "sep_conv_7x7",
+    "d3": "dil_conv_3x3",
+    "d5": "dil_conv_5x5",
+    "mx": "max_pool_3x3",
+    "av": "avg_pool_3x3",
+    "sk": "skip_connect",
+    "c71": "conv_7x1_1x7",
+}
 
-# name -> (source, normal, its concat, reduce, its concat); "s3 1, s3 0 ; ..." lists operation and source node by node
-_ALL = (2, 3, 4, 5)
-_CELLS: dict[str, tuple[str, str, tuple[int, ...], str, tuple[int, ...]]] = {
-    "DARTS_V1": (
+
+class _Published(NamedTuple):
+    """A published cell: "s3 1, s3 0 ; ..." lists operation and source, node by node."""
+
+    source: str
+    normal: str
+    reduce: str
+    normal_concat: tuple[int, ...] = (2, 3, 4, 5)
+    reduce_concat: tuple[int, ...] = (2, 3, 4, 5)
+
+
+_CELLS = {
+    "DARTS_V1": _Published(
         "Liu, Simonyan, Yang: DARTS, ICLR 2019 (first order)",
-        "s3 1, s3 0 ; sk 0, s3 1 ; sk 0, s3 1 ; s3 0, sk 2", _ALL,
-        "mx 0, mx 1 ; sk 2, mx 0 ; mx 0, sk 2 ; sk 2, av 0", _ALL,
+        "s3 1, s3 0 ; sk 0, s3 1 ; sk 0, s3 1 ; s3 0, sk 2",
+        "mx 0, mx 1 ; sk 2, mx 0 ; mx 0, sk 2 ; sk 2, av 0",
     ),
-    "DARTS_V2": (
+    "DARTS_V2": _Published(
         "Liu, Simonyan, Yang: DARTS, ICLR 2019 (second order)",
-        "s3 0, s3 1 ; s3 0, s3 1 ; s3 1, sk 0 ; sk 0, d3 2", _ALL,
-        "mx 0, mx 1 ; sk 2, mx 1 ; mx 0, sk 2 ; sk 2, mx 1", _ALL,
+        "s3 0, s3 1 ; s3 0, s3 1 ; s3 1, sk 0 ; sk 0, d3 2",
+        "mx 0, mx 1 ; sk 2, mx 1 ; mx 0, sk 2 ; sk 2, mx 1",
     ),
-    "PC_DARTS_cifar": (
+    "PC_DARTS_cifar": _Published(
         "Xu et al.: PC-DARTS, ICLR 2020",
-        "s3 1, sk 0 ; s3 0, d3 1 ; s5 0, s3 1 ; av 0, d3 1", _ALL,
-        "s5 1, mx 0 ; s5 1, s5 2 ; s3 0, s3 3 ; s3 1, s3 2", _ALL,
+        "s3 1, sk 0 ; s3 0, d3 1 ; s5 0, s3 1 ; av 0, d3 1",
+        "s5 1, mx 0 ; s5 1, s5 2 ; s3 0, s3 3 ; s3 1, s3 2",
     ),
-    "PDARTS": (
+    "PDARTS": _Published(
         "Chen et al.: Progressive DARTS, ICCV 2019",
-        "sk 0, d3 1 ; sk 0, s3 1 ; s3 1, s3 3 ; s3 0, d5 4", _ALL,
-        "av 0, s5 1 ; s3 0, d5 2 ; mx 0, d3 1 ; d3 1, d5 3", _ALL,
+        "sk 0, d3 1 ; sk 0, s3 1 ; s3 1, s3 3 ; s3 0, d5 4",
+        "av 0, s5 1 ; s3 0, d5 2 ; mx 0, d3 1 ; d3 1, d5 3",
     ),
-    "DrNAS_cifar10": (
+    "DrNAS_cifar10": _Published(
         "Chen et al.: DrNAS, ICLR 2021",
-        "s3 0, s5 1 ; s3 1, s3 2 ; sk 0, s3 1 ; s3 2, d5 3", _ALL,
-        "mx 0, s5 1 ; d5 2, s5 1 ; s5 1, d5 3 ; sk 4, s5 1", _ALL,
+        "s3 0, s5 1 ; s3 1, s3 2 ; sk 0, s3 1 ; s3 2, d5 3",
+        "mx 0, s5 1 ; d5 2, s5 1 ; s5 1, d5 3 ; sk 4, s5 1",
     ),
-    "GDAS_V1": (
+    "GDAS_V1": _Published(
         "Dong, Yang: GDAS, CVPR 2019",
-        "sk 0, sk 1 ; sk 0, s5 2 ; s3 3, sk 0 ; s5 4, s3 3", _ALL,
-        "s5 0, s3 1 ; s5 2, s5 1 ; d5 2, s3 1 ; s5 0, s5 1", _ALL,
+        "sk 0, sk 1 ; sk 0, s5 2 ; s3 3, sk 0 ; s5 4, s3 3",
+        "s5 0, s3 1 ; s5 2, s5 1 ; d5 2, s3 1 ; s5 0, s5 1",
     ),
-    "NASNet": (
+    "NASNet": _Published(
         "Zoph et al.: NASNet, CVPR 2018",
-        "s5 1, s3 0 ; s5 0, s3 0 ; av 1, sk 0 ; av 0, av 0 ; s3 1, sk 1", (2, 3, 4, 5, 6),
-        "s5 1, s7 0 ; mx 1, s7 0 ; av 1, s5 0 ; sk 3, av 2 ; s3 2, mx 1", (4, 5, 6),
+        "s5 1, s3 0 ; s5 0, s3 0 ; av 1, sk 0 ; av 0, av 0 ; s3 1, sk 1",
+        "s5 1, s7 0 ; mx 1, s7 0 ; av 1, s5 0 ; sk 3, av 2 ; s3 2, mx 1",
+        (2, 3, 4, 5, 6),
+        (4, 5, 6),
     ),
-    "AmoebaNet": (
+    "AmoebaNet": _Published(
         "Real et al.: AmoebaNet, AAAI 2019",
-        "av 0, mx 1 ; s3 0, s5 2 ; s3 0, av 3 ; s3 1, sk 1 ; sk 0, av 1", (4, 5, 6),
-        "av 0, s3 1 ; mx 0, s7 2 ; s7 0, av 1 ; mx 0, mx 1 ; c71 0, s3 5", (3, 4, 6),
+        "av 0, mx 1 ; s3 0, s5 2 ; s3 0, av 3 ; s3 1, sk 1 ; sk 0, av 1",
+        "av 0, s3 1 ; mx 0, s7 2 ; s7 0, av 1 ; mx 0, mx 1 ; c71 0, s3 5",
+        (4, 5, 6),
+        (3, 4, 6),
     ),
-    "MEHA": (
+    "MEHA": _Published(
         "Liu et al.: Moreau envelope for nonconvex bi-level optimization, ICML 2024",
-        "s3 0, d5 1 ; sk 0, s5 2 ; s3 3, s5 1 ; s5 3, s5 2", _ALL,
-        "mx 0, s3 1 ; s5 2, av 1 ; mx 0, mx 3 ; d3 0, d3 4", _ALL,
+        "s3 0, d5 1 ; sk 0, s5 2 ; s3 3, s5 1 ; s5 3, s5 2",
+        "mx 0, s3 1 ; s5 2, av 1 ; mx 0, mx 3 ; d3 0, d3 4",
     ),
-}  # fmt: skip
+}
 
 
 def _edges(text: str) -> tuple[Edge, ...]:
@@ -108,9 +128,9 @@ def published_cell(name: str) -> Genotype:
     Raises:
         InputError: There is none of that name.
     """
-    _, normal, normal_concat, reduce, reduce_concat = _entry(name)
-    cells = {"normal": Cell(_edges(normal), normal_concat), "reduce": Cell(_edges(reduce), reduce_concat)}
-    return Genotype("darts", cells)
+    found = _entry(name)
+    normal, reduce = Cell(_edges(found.normal), found.normal_concat), Cell(_edges(found.reduce), found.reduce_concat)
+    return Genotype("darts", {"normal": normal, "reduce": reduce})
 
 
 def source(name: str) -> str:
@@ -120,7 +140,7 @@ def source(name: str) -> str:
         InputError: There is no cell of that name.
     """
     released = _released()
-    return provenance(name)["source"] if name in released else _entry(name)[0]
+    return provenance(name)["source"] if name in released else _entry(name).source
 
 
 def provenance(name: str) -> dict[str, Any]:
@@ -138,7 +158,7 @@ def provenance(name: str) -> dict[str, Any]:
     return json.loads(read_text(released[name] / "provenance.json", "Provenance file"))
 
 
-def _entry(name: str) -> tuple[str, str, tuple[int, ...], str, tuple[int, ...]]:
+def _entry(name: str) -> _Published:
     if name not in _CELLS:
         raise InputError(
             f"There is no published cell {quoted(name)}{meant(name, _CELLS)}.",
