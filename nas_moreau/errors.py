@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from nas_moreau.text import printable
+
 
 class InputError(ValueError):
     """An input cannot be used; the command line prints cause and cure in one line and exits with code 2.
@@ -15,13 +17,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, cause: str, cure: str = ""):
-        self.cause, self.cure = _one_line(cause), _one_line(cure)
+        self.cause, self.cure = printable(cause), printable(cure)
         super().__init__(f"{self.cause} {self.cure}".strip())
-
-
-def _one_line(text: str) -> str:
-    """Returns the text with line ends and control characters, which an input may contain, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def nearest(name: object, known: Iterable[str]) -> str | None:

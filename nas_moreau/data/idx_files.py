@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_moreau.data.arrays import Named, labels_of
 from nas_moreau.data.images import Images, Loaded, refuse_too_large, too_dense
 from nas_moreau.errors import InputError
 
@@ -21,6 +22,7 @@ FILES = {
     ("test", "images"): "t10k-images-idx3-ubyte",
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
+"""Part and content -> name; also read: a dot before `idx`, and files in a folder of their own name."""
 _CURE = "Copy or download the file again."
 
 
@@ -34,31 +36,30 @@ def read_idx(directory: Path) -> Loaded:
         raise InputError(f"The folder {directory} does not exist.", "Check the path after idx:.")
     found = {key: _find(directory, name) for key, name in FILES.items()}
     paths = {key: path for key, path in found.items() if path is not None}
-    missing = [f"{FILES[key]}.gz" for key in FILES if key not in paths]
+    parts = ["train", "test"] if any(part == "test" for part, _ in paths) else ["train"]
+    missing = [f"{FILES[key]}.gz" for key in FILES if key[0] in parts and key not in paths]
     if missing:
         raise InputError(f"{directory} lacks {', '.join(missing)}.", "Put the four files of the data set there.")
-    parts = []
-    for part in ("train", "test"):
+    pixels, labels = {}, {}
+    for part in parts:
         image_path, label_path = paths[part, "images"], paths[part, "labels"]
-        pixels, labels = _read(image_path, 3), _read(label_path, 1)
-        if len(pixels) != len(labels) or not len(pixels):
-            raise InputError(f"{image_path} has {len(pixels)} images, {label_path} {len(labels)} labels.", _CURE)
-        parts.append(Images(pixels[:, None], labels.to(torch.int64)))
-    train, test = parts
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        pixels[part], own = _read(image_path, 3), _read(label_path, 1)
+        if len(pixels[part]) != len(own) or not len(own):
+            raise InputError(f"{image_path} has {len(pixels[part])} images, {label_path} {len(own)} labels.", _CURE)
+        labels[part] = Named(label_path.name, own.numpy())
+    if len({read.shape[1:] for read in pixels.values()}) > 1:
         raise InputError(f"Training and test images in {directory} differ in size.", "Use files of one data set.")
-    count = int(train.labels.max()) + 1
-    absent = sorted(set(range(count)) - set(torch.unique(train.labels).tolist()))
-    if absent or int(test.labels.max()) >= count:
-        cause = f"no training image has label {absent[0]}" if absent else f"test labels go beyond {count - 1}"
-        raise InputError(f"The labels in {directory} are inconsistent: {cause}.", "Use files of one data set.")
-    return Loaded(train, test, tuple(str(label) for label in range(count)))
+    numbers, classes, notes = labels_of(labels, None, str(directory))
+    images = {part: Images(pixels[part][:, None], numbers[part]) for part in parts}
+    return Loaded(images["train"], images.get("test"), classes, tuple(notes))
 
 
 def _find(directory: Path, name: str) -> Path | None:
-    for candidate in (directory / f"{name}.gz", directory / name):
-        if candidate.is_file():
-            return candidate
+    for spelling in (name, name.replace("-idx", ".idx")):
+        for place in (directory, directory / spelling):
+            for candidate in (place / f"{spelling}.gz", place / spelling):
+                if candidate.is_file():
+                    return candidate
     return None
 
 

@@ -14,8 +14,11 @@ from nas_moreau.errors import InputError
 
 MAX_BYTES = 8 << 30
 """Larger data sets are refused before any memory is allocated."""
+WHITE = 65535
+"""The value of white in an image of 16 bits a channel."""
 _DENSE = 64 << 20
 _HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
+_NARROW = 32
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,23 @@ class Loaded:
 
     Attributes:
         train: Training images.
-        test: Test images, of the same size.
+        test: Test images, of the same size; None if the source has no such part (see `parts.settle`).
         classes: Class names; label i means `classes[i]`.
-        notes: Sentences on what was done to the images.
+        notes: Sentences on what was assumed and what was done to the images.
         statistics: Mean and std to normalise with; None for those of the training pixels.
-        files: The file of each training image, in their order; empty if images have none.
+        files: The file of each training image, then of each validation image; empty if images have none.
+        validation: Validation images, of the same size; None if the source has no such part.
+        white: The value of white in images of 16 bits a channel; less than 65535 where a set uses fewer bits.
     """
 
     train: Images
-    test: Images
+    test: Images | None
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     statistics: Statistics | None = None
     files: tuple[Path, ...] = ()
+    validation: Images | None = None
+    white: int = WHITE
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Data:
         notes: Sentences on what was done to the images or is unusual about them (resizing, held-out tests,
             imbalance).
         files: The file of each training image, in their order; empty if images have none.
+        white: The value of white in images of 16 bits a channel; less than 65535 where a set uses fewer bits.
     """
 
     name: str
@@ -102,6 +110,7 @@ class Data:
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    white: int = WHITE
 
     @property
     def channels(self) -> int:
@@ -169,6 +178,34 @@ def too_dense(unpacked: int, packed: int) -> bool:
     return unpacked > _DENSE and unpacked > _HIGHEST_RATIO * packed
 
 
+def white_of(highest: int) -> int:
+    """Returns the value of white in 16-bit images whose highest value is known: that of 8, 10, 12, 14 or 16 bits."""
+    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if highest < 2**bits)
+
+
+def white_notes(highest: int, what: str) -> tuple[str, ...]:
+    """Returns one sentence if the values of 16-bit pixels are taken for fewer bits, else nothing."""
+    white = white_of(highest)
+    if white == WHITE:
+        return ()
+    bits = white.bit_length()
+    return (f"{what} go up to {highest} only: they are read as {bits} bits, {white} is white.",)
+
+
+def pixel_notes(pixels: Tensor) -> tuple[str, ...]:
+    """Returns one sentence when the pixels are all equal or span a small part of 0 to 255, else nothing."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if high - low >= _NARROW:
+        return ()
+    found = (
+        f"All training pixels are {low}" if high == low else f"Training pixels span only {low} to {high} of 0 to 255"
+    )
+    return (
+        f"{found}: check how they were stored; x.astype('uint8') of pixels from 0 to 1 makes them black, "
+        "(x * 255).round().astype('uint8') does not.",
+    )
+
+
 def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Returns one sentence when the largest class has at least 1.5 times the smallest, else nothing."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
@@ -192,4 +229,5 @@ def describe_data(data: Data) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
         "notes": list(data.notes),
+        "white": data.white,
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from nas_moreau.config import Config
-from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes
+from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes, pixel_notes
+from nas_moreau.data.parts import settle
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
 from nas_moreau.errors import InputError
+from nas_moreau.text import path_of
+
+_log = logging.getLogger(__name__)
 
 
 def load_data(
@@ -33,28 +38,35 @@ def load_data(
 
     Returns:
         Pixels, labels, class names, and per channel mean and std: published ones if the source has them, else those
-        of the training pixels. `notes` records what was done.
+        of the training pixels. `notes` records what was assumed and done; each is logged, too (logger
+        `nas_moreau.data.loading`, level INFO), which the command line prints.
 
     Raises:
         InputError: The specification is unknown, or files are missing, damaged or in another layout.
     """
     check_image_size(image_size)
     source, text = find_source(spec)
-    place = Path(text if source.place else directory).expanduser()
+    place = path_of(text if source.place else str(directory))
     try:
         loaded = source.read(Request(place, image_size, seed, download))
     except PermissionError as error:
         raise InputError(f"{error.filename} may not be read.", "Change its permissions.") from error
+    except MemoryError:
+        raise InputError(f"There is not enough memory for {spec}.", "Use fewer or smaller images.") from None
     _check(source, loaded)
+    loaded = settle(loaded, seed, spec)
     train, test, notes = loaded.train, loaded.test, loaded.notes
+    assert test is not None
     height, width = train.pixels.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         train = replace(train, pixels=fit_pixels(train.pixels, image_size))
         test = replace(test, pixels=fit_pixels(test.pixels, image_size))
         notes += (f"Images are {width}x{height}: {POLICY.format(size=image_size)}.",)
     mean, std = loaded.statistics or channel_statistics(train.pixels)
-    notes += imbalance_notes(train.labels, loaded.classes)
-    return Data(spec, loaded.classes, train, test, mean, std, notes, loaded.files)
+    notes += (*pixel_notes(train.pixels), *imbalance_notes(train.labels, loaded.classes))
+    for sentence in notes:
+        _log.info("%s", sentence)
+    return Data(spec, loaded.classes, train, test, mean, std, notes, loaded.files, loaded.white)
 
 
 def load_images(config: Config) -> Data:
@@ -72,15 +84,18 @@ def _check(source: Source, loaded: object) -> None:
     """Refuses what a reader, perhaps a user's own, must not return."""
     if not isinstance(loaded, Loaded):
         reason = f"a {type(loaded).__name__}, not Loaded"
-    elif not len(loaded.train) or not len(loaded.test):
-        reason = "a part without images"
-    elif loaded.train.pixels.shape[1:] != loaded.test.pixels.shape[1:]:
-        reason = "training and test images of different sizes"
-    elif loaded.files and len(loaded.files) != len(loaded.train):
-        reason = f"{len(loaded.files)} files for {len(loaded.train)} training images"
     else:
-        labels = torch.cat([loaded.train.labels, loaded.test.labels])
-        if int(labels.min()) >= 0 and int(labels.max()) < len(loaded.classes):
+        parts = [part for part in (loaded.train, loaded.validation, loaded.test) if part is not None]
+        labels = torch.cat([part.labels for part in parts])
+        files = sum(len(part) for part in (loaded.train, loaded.validation) if part is not None)
+        if not all(map(len, parts)):
+            reason = "a part without images"
+        elif len({part.pixels.shape[1:] for part in parts}) > 1:
+            reason = "parts with images of different sizes"
+        elif loaded.files and len(loaded.files) != files:
+            reason = f"{len(loaded.files)} files for {files} images"
+        elif int(labels.min()) < 0 or int(labels.max()) >= len(loaded.classes):
+            reason = f"labels that are not within its {len(loaded.classes)} classes"
+        else:
             return
-        reason = f"labels that are not within its {len(loaded.classes)} classes"
     raise InputError(f"The data source '{source.name}' returned {reason}.", "Correct the function that reads it.")

@@ -1,4 +1,4 @@
-"""Reads `npz:FILE`: uint8 NHWC images and integer labels, checked before any memory is allocated."""
+"""Reads `npz:FILE`: arrays of images and labels under usual names, checked before any memory is allocated."""
 
 from __future__ import annotations
 
@@ -8,76 +8,155 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 
+from nas_moreau.data.arrays import Named, labels_of, pixels_of
 from nas_moreau.data.images import MAX_BYTES, Images, Loaded, too_dense
+from nas_moreau.data.parts import PART_OF, tokens
 from nas_moreau.errors import InputError
 
-KEYS = ("x_train", "y_train", "x_test", "y_test")
+KINDS = {
+    "x": ("x", "image", "images", "img", "imgs", "pixels", "data"),
+    "y": ("y", "label", "labels", "target", "targets", "class", "classes"),
+}
+"""What an array holds -> its names, in lower case; beside it stands the part: x_train, train_images, testY."""
+CLASS_NAMES = frozenset(("classnames", "labelnames", "targetnames", "names", "categories"))
+_KIND_OF = {spelling: kind for kind, spellings in KINDS.items() for spelling in spellings}
+_FILLERS = ("set", "split", "array", "arr")
 _LONGEST_HEADER = 1 << 14
 _MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...)."
+_AGAIN = "Copy or write the file again."
 
 
 def read_npz(path: Path) -> Loaded:
-    """Returns the images of the file; class names are the labels as text.
+    """Returns the images of the file, by the rules of `arrays`.
 
     Args:
-        path: A file with `x_train y_train x_test y_test`: uint8 (n, height, width, channels) and integers
-            (n,).
+        path: A file with images and labels (`KINDS`) of a training part, and of a validation and a test part if it has
+            them (`parts.SPELLINGS`); arrays that name no part are the training part. An array of text named class_names
+            gives the classes their names.
 
     Raises:
-        InputError: The file differs from that in any way, or labels are not 0..k-1 with each present.
+        InputError: Arrays are missing, damaged, or can be read in more than one way.
     """
+    if path.is_dir():
+        inside = sorted(path.glob("*.npz"))
+        raise InputError(
+            f"{path} is a folder.", f"Write npz:{inside[0]}." if inside else f"Write folder:{path} for image files."
+        )
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.", "Check the path after npz:.")
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = _arrays(archive, path)
+            arrays, names, notes = _arrays(archive, path)
     except MemoryError:
         raise InputError(f"There is not enough memory for {path}.", "Use fewer or smaller images.") from None
     except Exception as error:  # zipfile and its decompressors have no list of what they raise
         if isinstance(error, (InputError, PermissionError)):
             raise
-        raise InputError(f"{path} cannot be read as an npz file ({error}).", "Copy or write it again.") from error
-    train = _images(arrays, "train", path)
-    test = _images(arrays, "test", path)
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise InputError(
-            f"{path}: training images are {tuple(arrays['x_train'].shape[1:])}, test images "
-            f"{tuple(arrays['x_test'].shape[1:])}.",
-            "Give both the same height, width and channels.",
-        )
-    present = torch.unique(train.labels).tolist()
-    if present != list(range(len(present))):
-        raise InputError(
-            f"{path}: y_train holds {len(present)} different labels between {present[0]} and {present[-1]}, "
-            f"not each of 0 to {len(present) - 1}.",
-            "Number the classes 0, 1, 2, ... without gaps.",
-        )
-    low, high = int(test.labels.min()), int(test.labels.max())
-    if low < 0 or high >= len(present):
-        wrong = low if low < 0 else high
-        raise InputError(
-            f"{path}: y_test holds the label {wrong}, outside 0 to {len(present) - 1} as in y_train.",
-            "Give the test images labels of training classes.",
-        )
-    return Loaded(train, test, tuple(str(label) for label in present))
+        raise _no_archive(path, error) from error
+    where = str(path)
+    x = {part: array for (kind, part), array in arrays.items() if kind == "x"}
+    y = {part: array for (kind, part), array in arrays.items() if kind == "y"}
+    for part in x:
+        images, labels = x[part], y[part]
+        if len(images.array) != max(labels.array.shape[:1], default=0) and labels.array.size != len(images.array):
+            raise InputError(
+                f"{path}: {images.name} has {len(images.array)} images, {labels.name} {len(labels.array)} labels.",
+                "Give one label an image.",
+            )
+    pixels, on_pixels, white = pixels_of(x, where)
+    labels_by_part, classes, on_labels = labels_of(y, names, where)
+    parts = {part: Images(pixels[part], labels_by_part[part]) for part in x}
+    return Loaded(
+        parts["train"],
+        parts.get("test"),
+        classes,
+        (*on_pixels, *on_labels, *notes),
+        validation=parts.get("validation"),
+        white=white,
+    )
 
 
-def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def _no_archive(path: Path, error: Exception) -> InputError:
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            return InputError(f"{path} is one array, not an npz file of several.", _MAKE_IT)
+    return InputError(f"{path} cannot be read as an npz file ({error}).", "Copy or write it again.")
+
+
+def _role(name: str) -> tuple[str, str | None] | None:
+    """Returns what an array of this name holds, and of which part; None if it is none of ours."""
+    kinds, parts = set[str](), set[str]()
+    for token in tokens(name):
+        pieces = [token] if token in _KIND_OF or token in PART_OF else _split(token)
+        if pieces is None:
+            return None
+        for piece in pieces:
+            if piece in PART_OF:
+                parts.add(PART_OF[piece])
+            elif piece in _KIND_OF:
+                kinds.add(_KIND_OF[piece])
+    return (kinds.pop(), next(iter(parts), None)) if len(kinds) == 1 and len(parts) <= 1 else None
+
+
+def _split(token: str) -> list[str] | None:
+    """Returns the two known names that a token is made of (xtrain -> x, train), [] for a filler, else None."""
+    if token in _FILLERS:
+        return []
+    for i in range(1, len(token)):
+        first, second = token[:i], token[i:]
+        if (first in PART_OF and second in _KIND_OF) or (first in _KIND_OF and second in PART_OF):
+            return [first, second]
+    return None
+
+
+def _arrays(
+    archive: zipfile.ZipFile, path: Path
+) -> tuple[dict[tuple[str, str], Named], tuple[str, ...] | None, list[str]]:
+    """Returns the arrays by kind and part, the class names, and a note on what is not read."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    missing = [key for key in KEYS if key not in members]
+    chosen: dict[tuple[str, str], str] = {}
+    for name in members:
+        role = _role(name)
+        if role is None:
+            continue
+        key = (role[0], role[1] or "train")
+        if key in chosen:
+            raise InputError(
+                f"{path} holds two arrays for the same: {chosen[key]} and {name}.", "Write the file with one of them."
+            )
+        chosen[key] = name
+    present = {part for _, part in chosen} | {"train"}
+    missing = [f"{kind}_{part}" for part in sorted(present) for kind in ("x", "y") if (kind, part) not in chosen]
     if missing:
         found = ", ".join(sorted(members)[:10]) or "nothing"
         raise InputError(f"{path} lacks {', '.join(missing)} (it holds {found}).", _MAKE_IT)
-    if sum(members[key].file_size for key in KEYS) > MAX_BYTES:
-        size = sum(members[key].file_size for key in KEYS)
+    named = [name for name in members if name.lower().replace("_", "").replace("-", "") in CLASS_NAMES]
+    size = sum(members[name].file_size for name in (*chosen.values(), *named))
+    if size > MAX_BYTES:
         raise InputError(
             f"{path} unpacks to {size / 2**30:.1f} GiB; the limit is {MAX_BYTES >> 30} GiB.",
             "Use fewer or smaller images.",
         )
-    return {key: _array(archive, members[key], key, path) for key in KEYS}
+    arrays = {key: Named(name, _array(archive, members[name], name, path)) for key, name in chosen.items()}
+    names = _class_names(_array(archive, members[named[0]], named[0], path), named[0], path) if named else None
+    unread = sorted(set(members) - set(chosen.values()) - set(named[:1]))
+    more = ", ..." if len(unread) > 10 else ""
+    notes = [f"{len(unread)} other arrays were not read: {', '.join(unread[:10])}{more}."] if unread else []
+    return arrays, names, notes
+
+
+def _class_names(array: np.ndarray, name: str, path: Path) -> tuple[str, ...]:
+    flat = array.reshape(-1)
+    if array.dtype.kind == "S":
+        flat = np.char.decode(flat, "utf-8", "backslashreplace")
+    names = tuple(map(str, flat.tolist()))
+    if array.dtype.kind not in "SU" or len(set(names)) < len(names) or not all(names):
+        raise InputError(
+            f"{path}: {name} holds no list of different names.", f"Store text: {name}=numpy.array(['cat', 'dog'])."
+        )
+    return names
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path) -> np.ndarray:
@@ -89,22 +168,24 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = reader(header)
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
-        raise InputError(f"{path}: {key} has a damaged header.", "Copy or write the file again.") from error
-    _check_kind(shape, dtype, key, path)
+        raise InputError(f"{path}: {key} has a damaged header.", _AGAIN) from error
+    if dtype.hasobject or dtype.names or dtype.itemsize == 0:
+        raise InputError(
+            f"{path}: {key} is {dtype}, not plain numbers or text: it would have to be unpickled.",
+            f"Store numbers (uint8 pixels, int64 labels) or text: {key} = numpy.array({key}.tolist()).",
+        )
+    if not shape or min(shape) <= 0:
+        raise InputError(f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class.")
     count = 1
     for length in shape:
         count *= length  # Python integers: no overflow on a forged header
     needed = count * dtype.itemsize
     if needed != info.file_size - header.tell():
         raise InputError(
-            f"{path}: {key} claims {needed} bytes by its header and holds {info.file_size - header.tell()}.",
-            "Copy or write the file again.",
+            f"{path}: {key} claims {needed} bytes by its header and holds {info.file_size - header.tell()}.", _AGAIN
         )
     if info.compress_size > path.stat().st_size:
-        raise InputError(
-            f"{path}: {key} claims {info.compress_size} bytes of a file of {path.stat().st_size}.",
-            "Copy or write the file again.",
-        )
+        raise InputError(f"{path}: {key} claims {info.compress_size} bytes of a file of {path.stat().st_size}.", _AGAIN)
     if too_dense(needed, info.compress_size):
         raise InputError(
             f"{path}: {key} unpacks to {needed // max(1, info.compress_size)} times its size, unlike photographs.",
@@ -123,37 +204,3 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path
         if stream.read(1):  # also makes zipfile verify the checksum
             raise EOFError(f"{key} is longer than in its header")
     return array.view(dtype).reshape(shape, order="F" if fortran_order else "C")
-
-
-def _check_kind(shape: tuple[int, ...], dtype: np.dtype, key: str, path: Path) -> None:
-    if key.startswith("x"):
-        if dtype != np.uint8:
-            raise InputError(f"{path}: {key} is {dtype}, not uint8.", "Store pixels as uint8 from 0 to 255.")
-        if len(shape) != 4:
-            raise InputError(
-                f"{path}: {key} has the shape {shape}, not (n, height, width, channels).",
-                "Add the missing axis; grayscale images have one channel: x[..., None].",
-            )
-        if shape[3] > 16 or (shape[1] in (1, 3) and shape[3] > 4):
-            raise InputError(
-                f"{path}: {key} has the shape {shape}, with {shape[3]} channels "
-                "if read as (n, height, width, channels).",
-                "Move the channels last: x.transpose(0, 2, 3, 1).",
-            )
-    else:
-        if dtype.kind not in "iu":
-            raise InputError(f"{path}: {key} is {dtype}, not integer.", "Store labels as integers, for example int64.")
-        if len(shape) != 1:
-            raise InputError(f"{path}: {key} has the shape {shape}, not (n,).", "Flatten it: y.reshape(-1).")
-    if min(shape) <= 0:
-        raise InputError(f"{path}: {key} is empty (shape {shape}).", "Store at least one image of each class.")
-
-
-def _images(arrays: dict[str, np.ndarray], part: str, path: Path) -> Images:
-    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    if len(x) != len(y):
-        raise InputError(f"{path}: x_{part} has {len(x)} images, y_{part} {len(y)} labels.", "Give one label an image.")
-    if y.dtype.kind == "u" and int(y.max()) > np.iinfo(np.int64).max:
-        raise InputError(f"{path}: y_{part} holds the label {int(y.max())}.", "Number the classes 0, 1, 2, ....")
-    pixels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.from_numpy(y.astype(np.int64)))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from nas_moreau.data.image_files import is_image, read_images
-from nas_moreau.data.image_folder import hold_out
 from nas_moreau.data.images import Images, Loaded
+from nas_moreau.data.layout import is_dropping
 from nas_moreau.errors import InputError
+from nas_moreau.text import name_text
 
 if TYPE_CHECKING:
     from nas_moreau.data.sources import Request
@@ -24,8 +25,8 @@ def read_omniglot(request: Request) -> Loaded:
     """Returns the drawings of a folder; class names are `Alphabet/character`, sorted.
 
     Several sets below one folder are merged: an alphabet in two of them counts once, and so does a drawing
-    (identified by its file name) that both hold. A tenth of each character's drawings is the test part; few-shot
-    learning, which holds out whole alphabets, uses both parts together.
+    (identified by its file name) that both hold. There is no test part; few-shot learning, which holds out whole
+    alphabets, uses all drawings.
 
     Args:
         request: Its place is a folder with Alphabet/character/*.png at most two folders down; images have 28 pixels
@@ -42,7 +43,7 @@ def read_omniglot(request: Request) -> Loaded:
     for folder, subfolders, names in os.walk(directory):
         here = Path(folder)
         below = len(here.parts) - depth
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if below < _DEEPEST else []
+        subfolders[:] = sorted(name for name in subfolders if not is_dropping(name)) if below < _DEEPEST else []
         if below >= 2:
             for name in sorted(names):
                 if is_image(here / name) and (here / name).is_file():
@@ -54,13 +55,12 @@ def read_omniglot(request: Request) -> Loaded:
         )
     classes = sorted(drawings)
     files = [(label, path) for label, key in enumerate(classes) for _, path in sorted(drawings[key].items())]
-    pixels, sentence = read_images([path for _, path in files], "L", request.image_size or IMAGE_SIZE)
-    images = Images(pixels, torch.tensor([label for label, _ in files], dtype=torch.int64, device="cpu"))
-    train, test = hold_out(images.labels, request.seed, str(directory))
+    read = read_images([path for _, path in files], "L", request.image_size or IMAGE_SIZE)
     return Loaded(
-        images.take(train),
-        images.take(test),
-        tuple(f"{alphabet}/{character}" for alphabet, character in classes),
-        (sentence, "A tenth of every character's drawings is held out for the test."),
-        files=tuple(files[i][1] for i in train.tolist()),
+        Images(read.pixels, torch.tensor([label for label, _ in files], dtype=torch.int64, device="cpu")),
+        None,
+        tuple(f"{name_text(alphabet)}/{name_text(character)}" for alphabet, character in classes),
+        read.notes,
+        files=tuple(path for _, path in files),
+        white=read.white,
     )

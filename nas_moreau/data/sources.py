@@ -145,14 +145,16 @@ _register_torchvision("fashion_mnist", "FashionMNIST", "FashionMNIST/raw", ((0.2
 _register_torchvision("omniglot", "Omniglot", "omniglot-py")
 
 
-@register_source("folder", place="DIR", what="train/CLASS/* and test/CLASS/*; without test a tenth is held out")
+@register_source(
+    "folder", place="DIR", what="image files: train/CLASS/* and test/CLASS/*, or CLASS/*; batches of CIFAR"
+)
 def _folder(request: Request) -> Loaded:
     from nas_moreau.data.image_folder import read_folder
 
     return read_folder(request)
 
 
-@register_source("npz", place="FILE", what="uint8 NHWC arrays x_train y_train x_test y_test")
+@register_source("npz", place="FILE", what="arrays x_train y_train x_test y_test (also Keras' and MedMNIST's names)")
 def _npz(request: Request) -> Loaded:
     from nas_moreau.data.npz_file import read_npz
 

@@ -61,19 +61,16 @@ FAULTS = [
     (["x_test"], {"x_test": None}),
     (["x_train, y_train"], {"x_train": None, "y_train": None}),
     (["x_train", "float32", "uint8"], {"x_train": np.zeros((12, 5, 4, 3), np.float32)}),
-    (["x_train", "object", "uint8"], {"x_train": np.array([None] * 12, dtype=object)}),
-    (["x_train", "(12, 5, 4)"], {"x_train": np.zeros((12, 5, 4), np.uint8)}),
-    (["x_test", "32 channels"], {"x_test": np.zeros((6, 3, 32, 32), np.uint8)}),
-    (["y_train", "float64", "integer"], {"y_train": np.zeros(12)}),
-    (["y_train", "bool", "integer"], {"y_train": np.zeros(12, bool)}),
-    (["y_train", "(12, 1)"], {"y_train": np.zeros((12, 1), int)}),
+    (["x_train", "object"], {"x_train": np.array([None] * 12, dtype=object)}),
+    (["x_train", "(5, 4)", "x_test", "(5, 4, 3)"], {"x_train": np.zeros((12, 5, 4), np.uint8)}),
+    (["x_test", "(3, 32, 32)"], {"x_test": np.zeros((6, 3, 32, 32), np.uint8)}),
+    (["y_train", "fractions"], {"y_train": np.arange(12) / 2}),
+    (["y_train", "(12, 2, 2)"], {"y_train": np.zeros((12, 2, 2), int)}),
     (["x_train", "12 images", "y_train", "11 labels"], {"y_train": np.arange(11) % 3}),
     (["x_test", "6 images", "y_test", "7 labels"], {"y_test": np.arange(7) % 3}),
     (["x_test", "empty"], {"x_test": np.zeros((0, 5, 4, 3), np.uint8), "y_test": np.zeros(0, int)}),
     (["x_train", "empty"], {"x_train": np.zeros((12, 5, 0, 3), np.uint8)}),
-    (["y_train", "between 1 and 3"], {"y_train": np.arange(12) % 3 + 1}),
     (["y_train", "between -1 and 1"], {"y_train": np.arange(12) % 3 - 1}),
-    (["y_train", "between 0 and 2"], {"y_train": np.arange(12) % 2 * 2}),
     (["y_test", "label 3", "0 to 2"], {"y_test": np.array([0, 1, 2, 3, 0, 0])}),
     (["y_test", "label -7", "0 to 2"], {"y_test": np.array([0, 1, 2, -7, 0, 0])}),
     (["label 18446744073709551615"], {"y_test": np.full(6, 2**64 - 1, np.uint64)}),
@@ -91,9 +88,10 @@ def test_faults(tmp_path, named, changes):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path / "absent.npz", tmp_path):
-        with pytest.raises(InputError, match="does not exist"):
-            load_data(f"npz:{path}")
+    with pytest.raises(InputError, match="does not exist"):
+        load_data(f"npz:{tmp_path / 'absent.npz'}")
+    with pytest.raises(InputError, match=f"folder:{tmp_path}"):
+        load_data(f"npz:{tmp_path}")
 
 
 def test_files_that_are_no_archive(tmp_path):

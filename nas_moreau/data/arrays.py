@@ -1,0 +1,300 @@
+"""What arrays of images and labels may hold: layouts, ranges and spellings that can be read in one way only.
+
+Pixels: uint8 or wider integers, floats from 0 to 1, -1 to 1 or 0 to 255, or booleans; (n, height, width), or with
+channels last or first. Labels: integers, whole floats, booleans or text, (n,) or (n, 1), or one-hot (n, classes).
+Everything else is refused with the line that converts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_moreau.data.images import WHITE, white_notes, white_of
+from nas_moreau.errors import InputError
+
+_USUAL_CHANNELS = (1, 3, 4)
+_MOST_CHANNELS = 16
+_CHUNK = 1024
+_BRIGHT = 127  # pixels from 0 to 255 go beyond it in any set of photographs
+
+
+class Named(NamedTuple):
+    """An array with the name that its file gives it."""
+
+    name: str
+    array: np.ndarray
+
+
+def channel_axis(shape: tuple[int, ...], name: str, where: str) -> int | None:
+    """Returns the axis of the channels of (n, ...) images: -1, 1, or None if there is none.
+
+    Raises:
+        InputError: The shape is none of images, or both readings are possible.
+    """
+    if len(shape) == 3:
+        return None
+    if len(shape) != 4:
+        side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
+        cure = "Give (n, height, width) or (n, height, width, channels)."
+        if side and side * side == shape[1]:
+            cure = f"Reshape it: {name} = {name}.reshape(-1, {side}, {side})."
+        elif len(shape) == 2 and shape[1] == 3072:
+            cure = f"Reshape it; if it is from CIFAR: {name} = {name}.reshape(-1, 3, 32, 32)."
+        raise InputError(f"{where}: {name} has the shape {shape}, not (n, height, width, channels).", cure)
+    _, first, middle, last = shape
+    readings = [axis for axis, count in ((-1, last), (1, first)) if count in _USUAL_CHANNELS]
+    if not readings:
+        readings = [
+            axis
+            for axis, count, height, width in ((-1, last, first, middle), (1, first, middle, last))
+            if count <= _MOST_CHANNELS and count < min(height, width)
+        ]
+    square = [axis for axis in readings if (first == middle if axis == -1 else middle == last)]
+    if len(readings) > 1 and len(square) == 1:
+        readings = square
+    if len(readings) == 1:
+        return readings[0]
+    raise InputError(
+        f"{where}: {name} has the shape {shape}; which axis holds the channels is not clear.",
+        f"Store images as (n, height, width, channels); from channels first: {name} = {name}.transpose(0, 2, 3, 1).",
+    )
+
+
+def pixels_of(parts: Mapping[str, Named], where: str) -> tuple[dict[str, Tensor], list[str], int]:
+    """Returns uint8 (n, channels, height, width) of every part, sentences on what was assumed, and the value of white.
+
+    Args:
+        parts: Part -> array; all of one layout and range.
+        where: The file, for messages.
+
+    Raises:
+        InputError: An array holds no pixels, its layout or range is not clear, or the parts differ.
+    """
+    name, first = parts["train"]
+    shapes = {part: named.array.shape for part, named in parts.items()}
+    for part, shape in shapes.items():
+        if shape[1:] != first.shape[1:] or len(shape) < 2:
+            raise InputError(
+                f"{where}: {name} has images of the shape {first.shape[1:]}, {parts[part].name} of {shape[1:]}.",
+                "Give all parts the same height, width and channels.",
+            )
+    axis = channel_axis(first.shape, name, where)
+    notes = []
+    if axis == 1:
+        notes.append(f"The arrays are read as (n, channels, height, width): {first.shape[1]} channels.")
+    elif axis == -1 and first.shape[-1] not in _USUAL_CHANNELS:
+        notes.append(f"The arrays are read as (n, height, width, channels): {first.shape[-1]} channels.")
+    scale = _scale(parts, where)
+    notes += scale.notes
+    pixels = {}
+    for part, (_, array) in parts.items():
+        values = torch.from_numpy(_to_bytes(array, scale))
+        moved = values[:, None] if axis is None else values if axis == 1 else values.permute(0, 3, 1, 2)
+        pixels[part] = moved.contiguous()
+    return pixels, notes, scale.white
+
+
+class _Scale(NamedTuple):
+    """byte = (value + offset) * factor; booleans and uint8 are not changed but for the factor."""
+
+    offset: float
+    factor: float
+    notes: tuple[str, ...]
+    white: int
+
+
+def _scale(parts: Mapping[str, Named], where: str) -> _Scale:
+    """Returns how values become bytes, from the range of all parts."""
+    kinds = {named.array.dtype.kind for named in parts.values()}
+    dtypes = {named.array.dtype for named in parts.values()}
+    name, array = parts["train"]
+    if len(kinds) > 1 or (len(dtypes) > 1 and np.dtype(np.uint8) in dtypes):
+        raise InputError(
+            f"{where}: the parts have pixels of different types, {', '.join(sorted(map(str, dtypes)))}.",
+            "Give all parts the same type, uint8 for example.",
+        )
+    kind = array.dtype.kind
+    if kind == "b":
+        return _Scale(0, 255, ("Pixels are true or false: they are read as white and black.",), WHITE)
+    if kind not in "iuf":
+        raise InputError(f"{where}: {name} is {array.dtype}, not uint8.", "Store pixels as uint8 from 0 to 255.")
+    if array.dtype == np.uint8:
+        return _Scale(0, 1, (), WHITE)
+    ranges = {part: _range(named, where) for part, named in parts.items()}
+    low, high = min(low for low, _ in ranges.values()), max(high for _, high in ranges.values())
+    scale = _of_floats(low, high, name, where) if kind == "f" else _of_integers(int(low), int(high), name, where)
+    rule = _rule(kind, low, high)
+    for part, (least, most) in ranges.items():
+        if _rule(kind, least, most) != rule:
+            raise InputError(
+                f"{where}: {parts[part].name} has pixels from {least:g} to {most:g}, other parts up to {high:g}.",
+                "Give all parts pixels of one range.",
+            )
+    return scale
+
+
+def _rule(kind: str, low: float, high: float) -> object:
+    """Returns what tells ranges apart that would be read in different ways."""
+    if kind == "f":
+        return "signed" if low < 0 else "unit" if high <= 1 else "bytes"
+    return white_of(int(high)) if 0 <= high <= WHITE else "wide"
+
+
+def _of_floats(low: float, high: float, name: str, where: str) -> _Scale:
+    if low >= 0 and high <= 1:
+        return _Scale(0, 255, ("Pixels are from 0 to 1: 1 is white.",), WHITE)
+    if low >= -1 and high <= 1:
+        return _Scale(1, 127.5, ("Pixels are from -1 to 1: -1 is black, 1 is white.",), WHITE)
+    if low >= 0 and _BRIGHT < high <= 255:
+        return _Scale(0, 1, ("Pixels are floats from 0 to 255; they are rounded.",), WHITE)
+    lowest = 0 if low >= 0 else f"{low:g}"
+    shifted = name if low >= 0 else f"({name} - ({lowest}))"
+    raise InputError(
+        f"{where}: {name} has pixels from {low:g} to {high:g}; which values are black and white is not clear.",
+        f"Store them as uint8; if {lowest} is black and {high:g} white: "
+        f"{name} = ({shifted} * (255 / {high - min(low, 0):g})).round().astype('uint8').",
+    )
+
+
+def _of_integers(low: int, high: int, name: str, where: str) -> _Scale:
+    if low < 0 or high > WHITE:
+        raise InputError(
+            f"{where}: {name} has pixels from {low} to {high}, not 0 to 255.",
+            f"Store them as uint8; if {low} is black and {high} white: "
+            f"{name} = (({name} - ({low})) * (255 / {high - low})).round().astype('uint8').",
+        )
+    white = white_of(high)
+    return _Scale(0, 255 / white, white_notes(high, "Pixels") if high > 255 else (), white if high > 255 else WHITE)
+
+
+def _range(named: Named, where: str) -> tuple[float, float]:
+    low, high = float(named.array.min()), float(named.array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(
+            f"{where}: {named.name} holds NaN or infinity.", "Remove these images, or replace their values."
+        )
+    return low, high
+
+
+def _to_bytes(array: np.ndarray, scale: _Scale) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    found = np.empty(array.shape, dtype=np.uint8)
+    for start in range(0, len(array), _CHUNK):
+        part = array[start : start + _CHUNK].astype(np.float64)
+        found[start : start + _CHUNK] = np.rint((part + scale.offset) * scale.factor).clip(0, 255)
+    return found
+
+
+def labels_of(
+    parts: Mapping[str, Named], names: Sequence[str] | None, where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...], list[str]]:
+    """Returns int64 labels of every part, the class names, and sentences on what was assumed.
+
+    The distinct training labels are the classes; their names are `names`, or else the labels as text.
+
+    Args:
+        parts: Part -> array.
+        names: Class names that the file holds, in the order of the labels; or None.
+        where: The file, for messages.
+
+    Raises:
+        InputError: An array holds no labels, or other parts have labels that training has not.
+    """
+    notes: list[str] = []
+    values = {part: _flat(named, where, notes) for part, named in parts.items()}
+    kinds = {array.dtype.kind.replace("u", "i") for array in values.values()}
+    if len(kinds) > 1:
+        raise InputError(f"{where}: labels of the parts are of different kinds.", "Give all parts the same labels.")
+    name = parts["train"].name
+    present = np.unique(values["train"]).tolist()
+    if len(present) > 20 and 2 * len(present) > len(values["train"]):
+        raise InputError(
+            f"{where}: {name} holds {len(present)} different values for {len(values['train'])} images.",
+            "Give class labels: one value for all images of a class.",
+        )
+    known, classes = _classes(present, names, name, where, notes)
+    found = {}
+    for part, array in values.items():
+        unique, inverse = np.unique(array, return_inverse=True)
+        wrong = [value for value in unique.tolist() if value not in known]
+        if wrong:
+            span = f"0 to {len(known) - 1}" if present == list(range(len(present))) else f"the labels of {name}"
+            raise InputError(
+                f"{where}: {parts[part].name} holds the label {wrong[0]!r}, which is not one of {span}.",
+                "Give all images labels of training classes.",
+            )
+        table = torch.tensor([known[value] for value in unique.tolist()], dtype=torch.int64)
+        found[part] = table[torch.from_numpy(inverse.reshape(-1).astype(np.int64))]
+    return found, classes, notes
+
+
+def _flat(named: Named, where: str, notes: list[str]) -> np.ndarray:
+    """Returns the labels of one part as integers, booleans or text (n,)."""
+    name, array = named
+    if array.dtype.kind not in "biufSU":
+        raise InputError(
+            f"{where}: {name} is {array.dtype}, not integer.", f"Store labels as integers: {name}.astype('int64')."
+        )
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or (array != np.rint(array)).any():
+            raise InputError(f"{where}: {name} holds fractions, not class labels.", "Store labels as integers.")
+        array = array.astype(np.int64)
+    if array.ndim > 1 and array.size == max(array.shape):
+        array = array.reshape(-1)
+    if array.ndim == 2 and array.dtype.kind in "biu":
+        rows = array.astype(bool)
+        if ((array != 0) & (array != 1)).any() or (rows.sum(1) != 1).any():
+            raise InputError(
+                f"{where}: {name} has the shape {array.shape} and is not one-hot: an image has one class here.",
+                f"Store one integer an image; from scores: {name} = {name}.argmax(1).",
+            )
+        notes.append(f"{name} is one-hot: the place of the 1 is the label, 0 to {array.shape[1] - 1}.")
+        return rows.argmax(1)
+    if array.ndim != 1:
+        raise InputError(f"{where}: {name} has the shape {array.shape}, not (n,).", "Give one label an image.")
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8", "backslashreplace")
+    return array
+
+
+Label = int | bool | str
+
+
+def _classes(
+    present: list[Label], names: Sequence[str] | None, name: str, where: str, notes: list[str]
+) -> tuple[dict[Label, int], tuple[str, ...]]:
+    """Returns label -> number of its class, and the class names."""
+    numbers = [value for value in present if not isinstance(value, str)]
+    if not numbers and all(str(value).isdecimal() for value in present):
+        present = sorted(present, key=lambda value: (int(value), value))
+    if numbers and min(numbers) < 0 and numbers != [-1, 1]:
+        raise InputError(
+            f"{where}: {name} holds labels between {min(numbers)} and {max(numbers)}; negative ones often mark images "
+            "without a label.",
+            f"Remove these images: keep = {name} >= 0.",
+        )
+    if names is None:
+        if numbers and not isinstance(numbers[0], bool) and numbers != list(range(len(numbers))):
+            notes.append(f"The labels {_span(numbers)} are taken as {len(numbers)} classes of these names.")
+        return {value: i for i, value in enumerate(present)}, tuple(str(value) for value in present)
+    order: list[Label] = list(range(len(names))) if numbers else list(names)
+    if numbers and max(numbers) == len(names) and min(numbers) >= 1:
+        order = list(range(1, len(names) + 1))
+        notes.append(f"Labels begin at 1: label 1 is '{names[0]}'.")
+    if any(value not in order for value in present):
+        raise InputError(
+            f"{where}: {name} holds {_span(present)}, which does not fit the {len(names)} class names of the file.",
+            "Give class_names one name for each label, in the order of the labels.",
+        )
+    return {value: i for i, value in enumerate(order)}, tuple(names)
+
+
+def _span(present: Sequence[object]) -> str:
+    shown = [str(value) for value in present]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, ..., {shown[-1]}"

@@ -1,0 +1,31 @@
+"""Names that users chose (files, classes) as text that a terminal, a message and a UTF-8 file can hold."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+
+def name_text(name: str | os.PathLike[str]) -> str:
+    r"""Returns a file name as text in NFC; bytes that are not UTF-8, as in zip files made on Windows, become \xNN."""
+    raw = os.fspath(name)
+    try:
+        raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        raw = raw.encode("utf-8", "backslashreplace").decode("utf-8")
+    return unicodedata.normalize("NFC", raw)
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """Returns text for one line of a terminal: line ends, control characters and stray bytes are escaped."""
+    text = os.fspath(text)
+    if text.isprintable():
+        return text
+    text = name_text(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def path_of(text: str) -> Path:
+    """Returns the path that UTF-8 text names, also where the system's locale is another one (LC_ALL=C)."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape"))).expanduser()
