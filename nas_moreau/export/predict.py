@@ -11,6 +11,7 @@ import torch
 
 from nas_moreau.data import Augment
 from nas_moreau.data.image_files import is_image, read_image
+from nas_moreau.data.images import WHITE
 from nas_moreau.errors import InputError
 from nas_moreau.export.classifier import Classifier
 
@@ -38,7 +39,7 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
         kept, pixels = [], []
         for path in files[start : start + BATCH]:
             try:
-                pixels.append(read_image(path, data["channels"], tuple(data["image_size"])))
+                pixels.append(read_image(path, data["channels"], tuple(data["image_size"]), data.get("white", WHITE)))
                 kept.append(path)
             except InputError as error:
                 reason = error.cause.removeprefix(f"{path} cannot be read: ")
