@@ -5,5 +5,7 @@ The package can be called: `nas_moreau.compare(...)` is `nas_moreau.compare.comp
 
 from nas_moreau import _lazy_exports, _make_callable
 
-__all__, __getattr__, __dir__ = _lazy_exports(__name__, {"compare": "protocol"})
+__all__, __getattr__, __dir__ = _lazy_exports(
+    __name__, {"Comparison": "protocol", "Protocol": "protocol", "compare": "protocol"}
+)
 _make_callable(__name__)

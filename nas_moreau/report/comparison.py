@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
-from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
+from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, ranking, spread
 from nas_moreau.report.html import definition_list, details, figure, header, page, paragraph, section, table
 from nas_moreau.report.record import configuration_section, environment_section
 from nas_moreau.runs.atomic import write_atomic
@@ -103,19 +103,35 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
     )
 
 
-def _header(result: Result, name: str) -> str:
-    rows = result["rows"]
-    facts = [f"space {result['space']}", f"data {result['data']}", f"{len(rows)} cells"]
-    facts.append(f"seeds {ranges(sorted({row['seed'] for row in rows}))}")
-    failed = result["failed"]
-    return header("comparison", name, facts, f"{len(failed)} runs failed: {'; '.join(failed)}." if failed else "")
+def outcome(result: Result) -> str:
+    """Returns in a few sentences which method is best, how many cells collapsed and which runs failed."""
+    key = next((key for key in FIGURE_NAMES if _groups(result, key)), None)
+    found = ranking(FIGURE_NAMES[key], _groups(result, key)) if key else ["There is no cell yet."]
+    if collapsed := sum(row["verdict"] == "collapsed" for row in result["rows"]):
+        found.append(f"{collapsed} of {len(result['rows'])} cells have collapsed.")
+    if failed := result["failed"]:
+        found.append(f"{len(failed)} runs failed: {'; '.join(failed)}.")
+    return " ".join(found)
 
 
-def _figure(result: Result, key: str) -> str:
+def _groups(result: Result, key: str) -> dict[str, list[float]]:
+    """Returns name -> a figure of its rows that have it."""
     groups: dict[str, list[float]] = {}
     for row in result["rows"]:
         if row[key] is not None:
             groups.setdefault(name_of(row), []).append(row[key])
+    return groups
+
+
+def _header(result: Result, name: str) -> str:
+    rows = result["rows"]
+    facts = [f"space {result['space']}", f"data {result['data']}", f"{len(rows)} cells"]
+    facts.append(f"seeds {ranges(sorted({row['seed'] for row in rows}))}")
+    return header("comparison", name, facts, outcome(result))
+
+
+def _figure(result: Result, key: str) -> str:
+    groups = _groups(result, key)
     if not groups:
         return ""
     lines = [(line["name"], line["mean"]) for line in result["baselines"]] if key == "table" else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 
 DASH = "–"
 
@@ -17,9 +18,14 @@ def cent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.2f}"
 
 
-def spread(mean: float, std: float | None) -> str:
+def spread(middle: float, std: float | None) -> str:
     """Returns mean ± standard deviation of fractions in per cent, without the sign; the mean alone for None."""
-    return cent(mean) if std is None else f"{cent(mean)} ± {cent(std)}"
+    return cent(middle) if std is None else f"{cent(middle)} ± {cent(std)}"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Returns mean ± sample standard deviation of fractions: "93.00 ± 3.61 %"."""
+    return spread(mean(values), stdev(values) if len(values) > 1 else None) + " %"
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -74,3 +80,27 @@ def ranges(numbers: Sequence[int]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Returns "a, b and c"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
+    """Returns a sentence or two on which group has the best mean, and whether it can be told from the next one.
+
+    Args:
+        what: The figure ("test accuracy after retraining").
+        groups: Name -> fractions of its runs; at least one group, none of them empty.
+    """
+    (best, values), *others = sorted(groups.items(), key=lambda group: -mean(group[1]))
+    if not others:
+        seeds = f"over {len(values)} seeds" if len(values) > 1 else "one run"
+        return [f"{best} reaches {mean_and_spread(values)} {what} ({seeds}, mean ± standard deviation)."]
+    second, theirs = others[0]
+    if min(len(values), len(theirs)) == 1:
+        certainty = "with a single run on one side, chance is not ruled out."
+    elif min(values) <= max(theirs):
+        certainty = "their ranges overlap, so more seeds are needed to tell them apart."
+    else:
+        certainty = "their ranges do not overlap."
+    return [
+        f"The best mean {what} is that of {best}: {mean_and_spread(values)} (n = {len(values)}).",
+        f"{second} follows {100 * (mean(values) - mean(theirs)):.2f} points behind; {certainty}",
+    ]

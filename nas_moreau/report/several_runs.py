@@ -17,7 +17,18 @@ from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.operation_style import label, shorten
 from nas_moreau.errors import InputError
 from nas_moreau.report.charts import Series, dot_chart
-from nas_moreau.report.format import DASH, cent, count, duration, memory, number, percent, ranges, spread
+from nas_moreau.report.format import (
+    DASH,
+    cent,
+    count,
+    duration,
+    mean_and_spread,
+    memory,
+    number,
+    percent,
+    ranges,
+    ranking,
+)
 from nas_moreau.report.html import (
     definition_list,
     details,
@@ -159,10 +170,9 @@ def _value(value: float, as_percent: bool) -> str:
 
 
 def _spread(values: Sequence[float], as_percent: bool = True) -> str:
-    deviation = stdev(values) if len(values) > 1 else None
     if as_percent:
-        return spread(mean(values), deviation) + " %"
-    return number(mean(values), ".4g") + ("" if deviation is None else f" ± {deviation:.2g}")
+        return mean_and_spread(values)
+    return number(mean(values), ".4g") + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
 def _header(groups: Sequence[Group]) -> str:
@@ -179,34 +189,15 @@ def outcome(groups: Sequence[Group]) -> str:
     key = next((key for key in FIGURES if any(figures(found, key) for found in groups)), None)
     if key is None:
         return "None of these runs has an accuracy yet."
-    found = _ranking(groups, key)
+    title = final_figures()[key]
+    known = {found.name: values for found in groups if (values := figures(found, key))}
+    found = ranking(title[0].lower() + title[1:], known)
     runs = [run for group in groups for run in group.runs]
     if collapsed := sum(run.search is not None and run.search.verdict == "collapsed" for run in runs):
         found.append(f"The cell has collapsed in {collapsed} of {len(runs)} runs.")
     if unfinished := sum(not all(stage.finished for stage in run.stages) for run in runs):
         found.append(f"{unfinished} of the runs {'is' if unfinished == 1 else 'are'} not finished.")
     return " ".join(found)
-
-
-def _ranking(groups: Sequence[Group], key: str) -> list[str]:
-    title = final_figures()[key]
-    what = title[0].lower() + title[1:]
-    known = [(found, values) for found in groups if (values := figures(found, key))]
-    (best, values), *others = sorted(known, key=lambda pair: -mean(pair[1]))
-    if len(groups) == 1:
-        seeds = f"over {len(values)} seeds" if len(values) > 1 else "one run"
-        return [f"{best.name} reaches {_spread(values)} {what} ({seeds}, mean ± standard deviation)."]
-    lines = [f"The best mean {what} is that of {best.name}: {_spread(values)} (n = {len(values)})."]
-    if others:
-        second, theirs = others[0]
-        if min(len(values), len(theirs)) == 1:
-            certainty = "with a single run on one side, chance is not ruled out."
-        elif min(values) <= max(theirs):
-            certainty = "their ranges overlap, so more seeds are needed to tell them apart."
-        else:
-            certainty = "their ranges do not overlap."
-        lines.append(f"{second.name} follows {100 * (mean(values) - mean(theirs)):.2f} points behind; {certainty}")
-    return lines
 
 
 def _figures(groups: Sequence[Group]) -> str:

@@ -42,7 +42,14 @@ def test_runs_are_listed_with_their_age(tmp_path):
     status = {"stage": "search", "state": "finished", "updated": updated}
     (tmp_path / "a" / "status.json").write_text(json.dumps(status))
     (row,) = listing.runs(tmp_path)
-    assert row["age"] == "3 h ago" and row["state"] == "finished"
+    assert row["age"] == "3 h ago" and row["state"] == "finished" and row["verdict"] == "-"
+    result = {"held_out_accuracy": 0.25, "health": {"verdict": "collapsed"}}
+    (tmp_path / "a" / "result.json").write_text(json.dumps(result))
+    (row,) = listing.runs(tmp_path)
+    assert row["accuracy"] == "25.00 %" and row["verdict"] == "collapsed"
+    (tmp_path / "a" / "result.json").write_text("{")
+    (row,) = listing.runs(tmp_path)
+    assert row["state"] == "unreadable"
 
 
 def test_a_cell_in_words_counts_every_edge():

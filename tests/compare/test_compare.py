@@ -100,21 +100,22 @@ def test_methods_may_bring_their_seeds():
 
 
 @pytest.mark.parametrize(
-    ("methods", "seeds", "said"),
+    ("methods", "seeds", "named"),
     [
-        ("moreau,moreau", "0", "named twice"),
-        ("moreu", "0", "no search method"),
-        ("moreau", "0,x", "'x' is no seed"),
-        ("moreau", "3-1", "'3-1' is no seed"),
-        ("moreau", "-1", "'-1' is no seed"),
-        ("moreau", "0,0", "hold one twice"),
-        ("random:", "0", "'' is no seed"),
-        ("", "0", "no search method"),
+        ("moreau,moreau", "0", "moreau"),
+        ("moreu", "0", "moreu"),
+        ("moreau", "0,x", "'x'"),
+        ("moreau", "3-1", "'3-1'"),
+        ("moreau", "-1", "'-1'"),
+        ("moreau", "0,0", "0,0"),
+        ("random:", "0", "''"),
+        ("", "0", "method"),
     ],
 )
-def test_words_that_say_nothing_are_refused(methods, seeds, said):
-    with pytest.raises(InputError, match=said):
+def test_methods_and_seeds_that_cannot_be_read_are_refused(methods, seeds, named):
+    with pytest.raises(InputError) as refused:
         parse_methods(methods, seeds)
+    assert named in refused.value.cause
 
 
 def test_folders_of_methods_with_any_name_are_distinct_and_stay_inside():
@@ -314,9 +315,9 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(images, table
             compare(config, methods, tmp_path / "c", protocol=how)
     with pytest.raises(InputError, match="--jobs"):
         compare(config, methods, tmp_path / "c", jobs=0)
-    with pytest.raises(InputError, match="the space is toy"):
+    with pytest.raises(InputError, match="toy"):
         compare(tiny(images, "space=toy"), methods, tmp_path / "c", protocol=Protocol(table, "acc"))
-    with pytest.raises(InputError, match="fewer than a batch"):
+    with pytest.raises(InputError, match="batch"):
         compare(tiny(images, "search.batch_size=50"), methods, tmp_path / "c", protocol=Protocol(table, "acc"))
     assert not (tmp_path / "c").exists()
 
@@ -324,13 +325,13 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(images, table
 def test_a_comparison_goes_on_only_with_its_own_configuration(images, table, here, tmp_path):
     output = tmp_path / "c"
     compare(tiny(images), {"random": (0,)}, output, protocol=Protocol(table, "acc"))
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="--resume"):
         compare(tiny(images), {"random": (0,)}, output, protocol=Protocol(table, "acc"))
     for override in ("search.epochs=3", "search.channels=3"):
         with pytest.raises(InputError, match=r"search\.epochs=2|search\.channels"):
             compare(tiny(images, override), {"random": (0,)}, output, True, protocol=Protocol(table, "acc"))
     (output / "rows.csv").write_text((output / "rows.csv").read_text().replace("nas_bench_201", "x" * 200))
-    with pytest.raises(InputError, match="line 2, is damaged"):
+    with pytest.raises(InputError, match="line 2"):
         read_rows(output / "rows.csv")
 
 

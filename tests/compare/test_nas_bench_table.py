@@ -84,7 +84,7 @@ def test_no_bytes_end_in_a_traceback(tmp_path_factory, data):
 def test_a_torn_gzip_file_and_a_missing_one_are_refused(tmp_path):
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(f"arch,acc\n{SKIP},1\n".encode())[:-12])
-    with pytest.raises(InputError, match="damaged gzip"):
+    with pytest.raises(InputError, match="gzip"):
         load_table(path)
     with pytest.raises(InputError, match="No such file"):
         load_table(tmp_path / "absent.csv")
@@ -92,7 +92,7 @@ def test_a_torn_gzip_file_and_a_missing_one_are_refused(tmp_path):
 
 def test_what_the_table_does_not_hold_is_refused(tmp_path):
     table = load_table(written(tmp_path / "t.csv", f"arch,acc\n{SKIP},54.3\n"))
-    with pytest.raises(InputError, match="does not hold the cell"):
+    with pytest.raises(InputError, match=r"\|"):
         table.look_up(Genotype.parse(THREE))
     with pytest.raises(InputError, match="of space 'toy'"):
         table.look_up(load_space("toy").random_genotype(random.Random(0)))
@@ -118,7 +118,7 @@ def test_the_column_is_named_or_plain(tmp_path):
     usual = load_table(written(tmp_path / "3.csv", f"arch,acc,c10_test_200ep\n{SKIP},1,54.3\n"))
     assert one.pick_column() == "acc" and two.pick_column("loss") == "loss"
     assert usual.pick_column() == "c10_test_200ep"
-    with pytest.raises(InputError, match="has 2 columns"):
+    with pytest.raises(InputError, match="--column"):
         two.pick_column()
     with pytest.raises(InputError, match="Did you mean 'loss'"):
         two.pick_column("los")

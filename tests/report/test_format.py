@@ -13,6 +13,7 @@ from nas_moreau.report.format import (
     p_value,
     percent,
     ranges,
+    ranking,
     spread,
 )
 
@@ -47,3 +48,12 @@ def test_texts_of_several_numbers():
     assert spread(0.5, 0.125) == "50.00 ± 12.50" and spread(0.5, None) == "50.00"
     assert ranges([0, 1, 2, 3, 7]) == "0-3, 7" and ranges([]) == ""
     assert listed(["a", "b", "c"]) == "a, b and c" and listed(["a"]) == "a"
+
+
+def test_the_ranking_names_the_best_and_whether_it_can_be_told_from_the_next():
+    (alone,) = ranking("accuracy", {"a": [0.9, 0.92, 0.97]})
+    assert "a" in alone and "93.00 ± 3.61 %" in alone and "3" in alone
+    best, second = ranking("accuracy", {"a": [0.5, 0.6], "b": [0.7, 0.8], "c": [0.1]})
+    assert best.index("b") < best.index("75.00 ± 7.07 %") and "20.00 points" in second and "not overlap" in second
+    assert "overlap" in ranking("accuracy", {"a": [0.5, 0.6], "b": [0.55, 0.8]})[1]
+    assert "overlap" not in ranking("accuracy", {"a": [0.5], "b": [0.55, 0.8]})[1]
