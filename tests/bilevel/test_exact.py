@@ -92,11 +92,11 @@ def test_hessian_of_a_linear_objective_is_zero():
 
 
 def test_what_has_no_hypergradient_is_refused():
-    with pytest.raises(ValueError, match="smooth lower level"):
+    with pytest.raises(ValueError, match="project_y"):
         exact_hypergradient(Bilevel(PROBLEM.F, PROBLEM.f, g=L1(1.0)), *AT)
     flat_one = Bilevel(PROBLEM.F, lambda x, y, b: 0.5 * (y[0].sum() - flat(x).sum()) ** 2)
-    with pytest.raises(ValueError, match="no function of x"):
+    with pytest.raises(ValueError, match="eigenvalue"):
         exact_hypergradient(flat_one, *AT)
     bottomless = Bilevel(PROBLEM.F, lambda x, y, b: flat(y).sum() * flat(x).sum())
-    with pytest.raises(ValueError, match="not solved"):
+    with pytest.raises(ValueError, match="f_y"):
         exact_hypergradient(bottomless, *AT)

@@ -65,7 +65,7 @@ def test_by_hand(g, y, step, answer):
 
 @pytest.mark.parametrize(("g", "limit"), [(SCAD(1.0, 3.0), 2.0), (MCP(1.0, 2.0), 2.0)])
 def test_steps_beyond_the_weak_convexity_are_refused(g, limit):
-    with pytest.raises(ValueError, match="not unique"):
+    with pytest.raises(ValueError, match="step"):
         g.prox([], [torch.ones(2)], limit)
 
 

@@ -25,7 +25,7 @@ def test_data_are_seeded_and_have_the_noise_asked_for():
 
 
 def test_groups_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="divide the features"):
         generate(10, 3)
 
 
