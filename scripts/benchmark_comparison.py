@@ -5,7 +5,7 @@
     python scripts/benchmark_comparison.py ... search.steps_per_epoch=2 retrain.steps_per_epoch=2    # a trial
 
 Every part is a `nas-moreau compare`, resumable: run the same command again after an interruption. The rows that the
-text quotes are copied to --results. One thread a search, on the CPU; hours in all (the text says how many).
+text quotes are copied to --results. One thread per search, on the CPU; it takes hours (the text has the number).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ DARTS_METHODS = "moreau+beta,darts1,random:0-7"
 
 
 class Part(NamedTuple):
-    """One comparison: its name, a heading, what it asks, the words of the command after `nas-moreau compare`."""
+    """One comparison: its name, heading, question, and the arguments of `nas-moreau compare`."""
 
     name: str
     heading: str
     text: str
-    words: list[str]
+    arguments: list[str]
 
 
 def parts(spaces: Path, selection: bool) -> list[Part]:
@@ -65,8 +65,8 @@ def parts(spaces: Path, selection: bool) -> list[Part]:
     ]
     for space, heading in (("darts", "DARTS space, scaled"), *((f"robust_darts_s{n}", f"S{n}") for n in (2, 3, 4))):
         text = "Found cells against eight random ones, all retrained by one short recipe."
-        words = ["--preset", "darts_cpu", "--methods", DARTS_METHODS, "--seeds", "0-2", f"space={space}"]
-        found.append(Part(space, heading, text, words))
+        arguments = ["--preset", "darts_cpu", "--methods", DARTS_METHODS, "--seeds", "0-2", f"space={space}"]
+        found.append(Part(space, heading, text, arguments))
     return found
 
 
@@ -95,10 +95,10 @@ def shuffled_space(folder: Path) -> Path:
 def run(part: Part, args: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Runs what is not done of a part; returns its command, result and environment."""
     folder = Path(args.output) / part.name
-    words = [*part.words, "--data", args.data]
-    if "--column" in part.words:
-        words += ["--table", args.table]
-    command = ["compare", *words, "--output", str(folder), "--jobs", str(args.jobs), *args.overrides]
+    arguments = [*part.arguments, "--data", args.data]
+    if "--column" in part.arguments:
+        arguments += ["--table", args.table]
+    command = ["compare", *arguments, "--output", str(folder), "--jobs", str(args.jobs), *args.overrides]
     code = subprocess.run(
         [sys.executable, "-m", "nas_moreau", *command, "--resume"], stdout=subprocess.DEVNULL
     ).returncode
@@ -110,10 +110,10 @@ def run(part: Part, args: argparse.Namespace) -> tuple[str, dict[str, Any], dict
         [
             "nas-moreau",
             "compare",
-            *words[: words.index("--data")],
+            *arguments[: arguments.index("--data")],
             "--data",
             "npz:cifar10.npz",
-            *(["--table", "nb201.csv.gz"] if "--column" in words else []),
+            *(["--table", "nb201.csv.gz"] if "--column" in arguments else []),
             *args.overrides,
         ]
     )
@@ -129,18 +129,18 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def section(part: Part, shown: str, result: dict[str, Any]) -> str:
     """Returns the text of one part."""
-    said = [f"### {part.heading}", part.text, f"    {shown}"]
+    text = [f"### {part.heading}", part.text, f"    {shown}"]
     for name, title in FIGURE_NAMES.items():
         head, rows = summary_table(result, name)
         if rows and any(row["figure"] == name for row in result["summary"]):
-            said += [f"{title[:1].upper()}{title[1:]}" + (f" (`{result['column']}`):" if name == "table" else ":")]
-            said += [markdown(head, rows)]
+            text += [f"{title[:1].upper()}{title[1:]}" + (f" (`{result['column']}`):" if name == "table" else ":")]
+            text += [markdown(head, rows)]
     if result["ranking"]:
-        said += [f"Kendall's tau of one-hot evaluations and the table, {result['ranking']['cells']} cells:"]
-        said += [markdown(*ranking_table(result))]
+        text += [f"Kendall's tau of one-hot evaluations and the table, {result['ranking']['cells']} cells:"]
+        text += [markdown(*ranking_table(result))]
     if result["failed"]:
-        said += [f"Failed: {'; '.join(result['failed'])}."]
-    return "\n\n".join(said)
+        text += [f"Failed: {'; '.join(result['failed'])}."]
+    return "\n\n".join(text)
 
 
 def cost(results: dict[str, dict[str, Any]]) -> tuple[int, float]:

@@ -34,7 +34,7 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
     wide = max(TILE, *(math.ceil(font.getlength(line)) for texts in lines for line in texts))
     columns = min(columns, len(lines))
     if wide > TILE:
-        wide += GAP  # texts need more room between them than images
+        wide += GAP  # texts need more space between them than images
         columns = max(1, min(columns, (SHEET - GAP) // (wide + GAP)))
     rows = -(-len(lines) // columns)
     sheet = Image.new("RGB", (columns * (wide + GAP) + GAP, rows * high + GAP), "white")

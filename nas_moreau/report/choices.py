@@ -36,7 +36,7 @@ class Choice:
 
     @property
     def runner_up(self) -> str | None:
-        """The operation after it; None where there is no other."""
+        """The operation with the next largest weight; None if there is no other."""
         return self.ranked[1] if len(self.ranked) > 1 else None
 
     @property
@@ -77,7 +77,7 @@ def _excluded(search: Stage) -> tuple[str, ...]:
 
 
 def search_lines(name: str) -> list[str]:
-    """Returns what the finished search in folder `name` found, as lines of text; [] where there is no finished one."""
+    """Returns what the finished search in folder `name` found, as lines of text; [] if there is none."""
     search = find_search(name)
     result = search.result if search is not None else {}
     lines = [result["verdict"]] if "verdict" in result else []

@@ -97,7 +97,7 @@ def header(kind: str, title: str, facts: Sequence[str], summary: str, inside: st
     Args:
         kind: What the page is ("report", "comparison"), above the title.
         title: The name of what it is about.
-        facts: Settings in a few words each, below the title.
+        facts: Short settings, below the title.
         summary: The outcome in a sentence or two; "" for none.
         inside: HTML after it.
         marks: Text and level ("good", "watch", "bad") of each badge.

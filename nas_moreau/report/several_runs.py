@@ -185,7 +185,7 @@ def _header(groups: Sequence[Group]) -> str:
 
 
 def outcome(groups: Sequence[Group]) -> str:
-    """Returns in a few sentences what the runs reached, whether groups can be told apart, and how many collapsed."""
+    """Returns in a few sentences what the runs reached, whether groups differ, and how many cells collapsed."""
     key = next((key for key in FIGURES if any(figures(found, key) for found in groups)), None)
     if key is None:
         return "None of these runs has an accuracy yet."

@@ -29,12 +29,12 @@ SCHEMA = 2
 """Number of the payloads' layout; it grows whenever a stage saves other keys. Other numbers are refused."""
 _MAGIC = b"NASMORCK"
 _HEADER = struct.Struct("<8sIQI")
-_CHECKED = struct.Struct("<IQ")  # what the CRC covers besides the payload
+_CHECKED = struct.Struct("<IQ")  # the fields that the CRC covers in addition to the payload
 _SCALARS = (int, float, bool, str, type(None))
 
 
 class Damaged(ValueError):
-    """A checkpoint file is not what was written; the message says in which way."""
+    """A checkpoint file is not the one that was written; the message has the reason."""
 
 
 class OtherSchema(Damaged):
@@ -55,7 +55,7 @@ def save_checkpoint(directory: str | os.PathLike[str], payload: dict[str, Any], 
 
     Raises:
         TypeError: The payload holds something else; nothing is written.
-        DiskFull: No room (an OSError); the checkpoints that were there are intact.
+        DiskFull: No space is left (an OSError); the checkpoints that were there are intact.
     """
     folder = Path(directory)
     data = encode(payload)
@@ -72,14 +72,14 @@ def save_checkpoint(directory: str | os.PathLike[str], payload: dict[str, Any], 
 
 
 def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | None:
-    """Returns the newest intact payload and a note on the file it came from; None where there is no checkpoint.
+    """Returns the newest intact payload and a note on the file it came from; None if there is no checkpoint.
 
     Raises:
         InputError: There are checkpoints, and all of them are damaged or of another schema.
     """
     folder = Path(directory)
     faults: list[str] = []
-    # last.pt.tmp is whole when the kill came between the two renames; its checksum tells.
+    # last.pt.tmp is complete if the kill came between the two renames: its checksum decides
     for name in ("last.pt", "last.pt.tmp", "previous.pt"):
         path = folder / name
         if not path.exists():
@@ -95,7 +95,7 @@ def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], 
             continue
         return payload, f"{name} is used" + (f" because {' and '.join(faults)}" if faults else "") + "."
     if not faults or all(fault.startswith("last.pt.tmp") for fault in faults):
-        return None  # a first save that never came to its end is no checkpoint
+        return None  # an incomplete first save is not a checkpoint
     raise InputError(
         f"No checkpoint in {folder} can be used: {'; '.join(faults)}.",
         "Restore one of the files from a backup, or start again in another folder.",

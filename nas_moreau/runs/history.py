@@ -37,7 +37,7 @@ class Stage:
 
     Args:
         path: The folder.
-        name: What runs in it ("search", "retrain", "solve", "run", "compare"); by default what its files say.
+        name: What runs in it ("search", "retrain", "solve", "run", "compare"); by default read from its files.
     """
 
     def __init__(self, path: Path, name: str | None = None):
@@ -132,7 +132,7 @@ class Stage:
 
     @property
     def accuracy(self) -> float | None:
-        """The accuracy that tells most: test accuracy, else that on held-out images, else what the task measures."""
+        """Test accuracy, else accuracy on held-out images, else that of a task; None if there is none."""
         keys = ("test_accuracy", "held_out_accuracy", "accuracy")
         values = (result.get(key) for key in keys for result in self.results.values())
         return next((value for value in values if isinstance(value, float)), None)
@@ -251,7 +251,7 @@ def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
     """Returns the first of the stages `names` that the folder is or holds.
 
     Raises:
-        InputError: It is no run folder, or holds none of them.
+        InputError: It is not a run folder, or holds none of them.
     """
     folder = Path(path)
     if not (folder / "status.json").is_file():
@@ -266,9 +266,9 @@ def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
 
 
 def find_search(path: str | os.PathLike[str]) -> Stage | None:
-    """Returns the search that a folder is or holds, None where it holds none (or is no folder at all)."""
+    """Returns the search that a folder is or holds, None if it holds none or is not a folder."""
     for place in (Path(path), Path(path, "search")):
-        # isdir: the text of a genotype is no possible path
+        # isdir: Path.exists() refuses the text of a genotype
         if os.path.isdir(place) and (stage := open_stage(place)) is not None and stage.name == "search":
             return stage
     return None

@@ -70,7 +70,7 @@ class Health:
     Attributes:
         cells: Cell name -> its edges.
         largest_weight: The largest softmax weight of the search, None where there are no weights (a random cell).
-        uniform_weight: The weight of an operation when all weigh the same, None likewise.
+        uniform_weight: The weight of an operation when all weigh the same; None without weights.
     """
 
     cells: dict[str, CellHealth]

@@ -29,7 +29,7 @@ def test_every_part_is_a_command_with_a_valid_configuration(script, tmp_path):
     parts = script.parts(tmp_path, selection=True)
     assert len({part.name for part in parts}) == len(parts)
     for part in parts:
-        args = parse_arguments(["compare", *part.words])
+        args = parse_arguments(["compare", *part.arguments])
         config = load_config(args.preset, None, args.overrides)
         methods = parse_methods(args.methods, args.seeds)
         assert all(seed < 100 for seeds in methods.values() for seed in seeds), "seeds from 100 up are for tuning"
