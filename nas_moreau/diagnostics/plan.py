@@ -137,9 +137,12 @@ def _fewer_epochs(
     known = None not in memory
     enough = known and (limits["memory_bytes"] is None or max(memory) <= limits["memory_bytes"])
     return {
-        "stage": "both", "change": [f"{stage}.epochs={count}" for stage, count in fewer.items()],
-        "memory_bytes": max(memory) if known else None, "hours": hours, "fits": enough and hours <= limits["hours"],
-    }  # fmt: skip
+        "stage": "both",
+        "change": [f"{stage}.epochs={count}" for stage, count in fewer.items()],
+        "memory_bytes": max(memory) if known else None,
+        "hours": hours,
+        "fits": enough and hours <= limits["hours"],
+    }
 
 
 def changed(config: Config, change: Sequence[str]) -> Config:
@@ -159,14 +162,15 @@ def _probe(stage: str, config: Config, genotype: Genotype | None, imports: Seque
         InputError: The stage refuses its configuration, or breaks for another reason.
     """
     request = {
-        "stage": stage, "config": config.to_dict(), "imports": list(imports), "seconds": SECONDS,
+        "stage": stage,
+        "config": config.to_dict(),
+        "imports": list(imports),
+        "seconds": SECONDS,
         "genotype": None if genotype is None else genotype.to_json(),
-    }  # fmt: skip
+    }
     command = [sys.executable, "-m", "nas_moreau.diagnostics.plan_probe"]
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, check=False, env=paths
-    )  # fmt: skip
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False, env=paths)
     if done.returncode == 0:
         answer = json.loads(done.stdout.splitlines()[-1])
         if "refused" in answer:
