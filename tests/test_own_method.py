@@ -74,7 +74,7 @@ def test_the_list_has_both_with_source_and_evaluations(command):
     rows = {row["name"]: row for row in command("list", "methods")}
     for name in ("toy", "toy-mixing"):
         assert (rows[name]["evaluations"], rows[name]["source"]) == (2, "a test")
-    assert rows["moreau"]["evaluations"] == 3 and "ICML 2024" in rows["moreau"]["source"]
+    assert rows["moreau"]["evaluations"] == 3 and rows["moreau"]["source"]
 
 
 def test_it_solves_a_small_problem(command):

@@ -94,33 +94,32 @@ def register_method(
 
 # --- this package's methods -------------------------------------------------------------------------------------------
 
-_MEHA = "Liu et al., ICML 2024"
-_OURS = f"{_MEHA}, Algorithm 1, with d_y at the old x"
+_MEHA = "Liu et al., ICML 2024, Algorithm 1"
+_ENVELOPE: dict[str, tuple[str, int, tuple[str, ...], str]] = {
+    # the lagged order first: one evaluation at (x, theta) on a fresh batch serves both (9) and (10), so that it is the
+    # cheapest and, under minibatches, unbiased
+    "moreau": ("lagged", 3, (), f"{_MEHA}, with d_y at the old x and theta in (10)"),
+    "moreau-lagged": ("lagged", 3, (), "the same as moreau"),
+    "moreau-auto": ("lagged", 3, ("automatic",), "moreau with automatic constants"),
+    "moreau-jacobi": ("jacobi", 4, (), f"{_MEHA}, with d_y at the old x"),
+    "moreau-gauss-seidel": ("gauss-seidel", 6, (), _MEHA),
+    "moreau-paper": ("gauss-seidel", 6, ("published",), f"{_MEHA}, with the constants printed there"),
+}
+"""Name -> order, evaluations of a step with one step of theta, needs, source."""
 
 
-def _envelope(order: str) -> Build:
+def _register_envelope(name: str, order: str, evaluations: int, needs: tuple[str, ...], source: str) -> None:
+    def count(sizes: StepSizes) -> int:
+        return evaluations + sizes.inner_steps - 1
+
+    @register_method(name, evaluations=count, source=source, needs=("envelope", *needs))
     def build(sizes: StepSizes) -> Method:
         constants = sizes._asdict()
         return moreau(order=order, theta_steps=constants.pop("inner_steps"), **constants)
 
-    return build
 
-
-def _inner(evaluations: int) -> Callable[[StepSizes], int]:
-    """Returns the evaluations of a step of the envelope, from their number with one step of theta."""
-    return lambda sizes: evaluations + sizes.inner_steps - 1
-
-
-# one evaluation at (x, theta) on a fresh batch serves both (9) and (10): cheapest, and unbiased under minibatches
-for _name, _needs in (("moreau", ()), ("moreau-lagged", ()), ("moreau-auto", ("automatic",))):
-    register_method(_name, evaluations=_inner(3), source=f"{_OURS} and theta in (10)", needs=("envelope", *_needs))(
-        _envelope("lagged")
-    )
-register_method("moreau-jacobi", evaluations=_inner(4), source=_OURS, needs=("envelope",))(_envelope("jacobi"))
-for _name, _needs in (("moreau-gauss-seidel", ()), ("moreau-paper", ("published",))):
-    register_method(_name, evaluations=_inner(6), source=f"{_MEHA}, Algorithm 1", needs=("envelope", *_needs))(
-        _envelope("gauss-seidel")
-    )
+for _name, _row in _ENVELOPE.items():
+    _register_envelope(_name, *_row)
 
 
 @register_method("darts1", evaluations=2, source="Liu et al., ICLR 2019, first order")
