@@ -73,6 +73,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "register_operation": "architecture",
         # a run: its configuration, its images, its stages
         "Config": "config",
+        "Hook": "training",
         "InputError": "errors",
         "load_config": "config",
         "load_data": "data",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.data.augmentation import Augment
 from nas_moreau.data.images import Data, Images
@@ -133,3 +134,37 @@ class Batches:
         draws = self.part.augment.draw(self.batch_size, height, width, generator)
         images = self.part.augment.apply(batch.pixels, draws[:, rows])
         return (images.contiguous(memory_format=torch.channels_last) if self.channels_last else images), batch.labels
+
+
+class RetrainImages(NamedTuple):
+    """The images of a retraining.
+
+    Attributes:
+        batches: The training images in whole batches.
+        shards: The parts of a batch that this process accumulates.
+        validation: Training images set aside by `retrain.validation`, or None.
+        test: The test images.
+    """
+
+    batches: Batches
+    shards: list[Batches]
+    validation: Part | None
+    test: Part
+
+
+def retraining_images(config: Config, data: Data) -> RetrainImages:
+    """Returns the images of a retraining, on the device of the data.
+
+    Raises:
+        InputError: There are fewer images than a batch, or a batch cannot be shared evenly.
+    """
+    settings, size, labels = config.retrain, config.retrain.batch_size, data.train.labels
+    augment = Augment(data.mean, data.std, **settings.augment.model_dump())
+    indices = {"train": torch.arange(len(labels), device=labels.device)}
+    if share := settings.validation:
+        indices = stratified_split(labels, {"train": 1 - share, "validation": share}, config.seed)
+    parts = {name: Part(data.train, found, augment) for name, found in indices.items()}
+    last = config.performance.channels_last
+    batches = Batches(parts["train"], size, config.seed, "retraining", channels_last=last)
+    shards = [batches.on(shard) for shard in distributed.own_shards(size, settings.accumulate)]
+    return RetrainImages(batches, shards, parts.get("validation"), Part.whole(data.test, augment))

@@ -1,3 +1,14 @@
-"""What search and retraining share (loop, checkpoints, signals, evaluation), and the retraining itself."""
+"""The training loop of search, retraining and hyper-parameter learning, and the retraining itself."""
 
-__all__: list[str] = []
+from nas_moreau import _lazy_exports
+
+__all__, __getattr__, __dir__ = _lazy_exports(
+    __name__,
+    {
+        "Counters": "resume",
+        "Evaluation": "evaluate",
+        "Hook": "loop",
+        "RetrainResult": "retrain",
+        "evaluate_model": "evaluate",
+    },
+)

@@ -24,9 +24,15 @@ def build_network(
     settings = config.retrain
     torch.manual_seed(seed_for(config.seed, "initial weights of the network"))
     return Network(
-        genotype, settings.channels, settings.layers, num_classes, settings.auxiliary, settings.drop_path, in_channels,
+        genotype,
+        settings.channels,
+        settings.layers,
+        num_classes,
+        settings.auxiliary,
+        settings.drop_path,
+        in_channels,
         kernels,
-    )  # fmt: skip
+    )
 
 
 def training_loss(settings: RetrainConfig, num_classes: int) -> tuple[nn.Module, Any]:
@@ -36,9 +42,11 @@ def training_loss(settings: RetrainConfig, num_classes: int) -> tuple[nn.Module,
 
     if settings.mixup or settings.cutmix:
         mixup = Mixup(
-            mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=settings.label_smoothing,
+            mixup_alpha=settings.mixup,
+            cutmix_alpha=settings.cutmix,
+            label_smoothing=settings.label_smoothing,
             num_classes=num_classes,
-        )  # fmt: skip
+        )
         return SoftTargetCrossEntropy(), mixup
     if settings.label_smoothing:
         return LabelSmoothingCrossEntropy(settings.label_smoothing), None
@@ -56,16 +64,24 @@ def build_optimizer(network: nn.Module, settings: RetrainConfig, factor: float =
 
     try:
         optimizer = create_optimizer_v2(
-            network, settings.optimizer, factor * settings.lr, settings.weight_decay, settings.momentum,
+            network,
+            settings.optimizer,
+            factor * settings.lr,
+            settings.weight_decay,
+            settings.momentum,
             filter_bias_and_bn=False,
-        )  # fmt: skip
+        )
     except (ValueError, AssertionError, KeyError) as error:
         raise InputError(
             f"timm makes no optimizer '{settings.optimizer}': {str(error).rstrip('.')}.",
             "Use momentum, sgd (Nesterov), adamw or another of timm's names.",
         ) from None
     scheduler, _ = create_scheduler_v2(
-        optimizer, settings.schedule, settings.epochs, warmup_epochs=settings.warmup_epochs, min_lr=0.0,
+        optimizer,
+        settings.schedule,
+        settings.epochs,
+        warmup_epochs=settings.warmup_epochs,
+        min_lr=0.0,
         decay_epochs=max(1, settings.epochs // 3),
-    )  # fmt: skip
+    )
     return optimizer, scheduler

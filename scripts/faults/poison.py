@@ -63,11 +63,11 @@ SEARCH_PLACES = {
     "running statistics": lambda job: _spoil([b for b in job.setup.supernet.buffers() if b.is_floating_point()]),
 }
 RETRAIN_PLACES = {
-    "a weight": lambda job: _spoil(next(job.network.parameters()).data),
-    "a gradient": lambda job: next(job.network.parameters()).register_hook(lambda gradient: gradient * NAN),
+    "a weight": lambda job: _spoil(next(job.trainer.network.parameters()).data),
+    "a gradient": lambda job: next(job.trainer.network.parameters()).register_hook(lambda gradient: gradient * NAN),
     "an image": lambda job: _poison_images(job),
-    "the moving average": lambda job: _spoil(next(job.ema.module.parameters()).data),
-    "a momentum": lambda job: _spoil(next(iter(job.optimizer.state.values()))["momentum_buffer"]),
+    "the moving average": lambda job: _spoil(next(job.trainer.ema.module.parameters()).data),
+    "a momentum": lambda job: _spoil(next(iter(job.trainer.optimizer.state.values()))["momentum_buffer"]),
 }
 
 

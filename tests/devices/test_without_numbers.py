@@ -31,9 +31,9 @@ def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_
     monkeypatch.setattr(Batches, "batch", batch_without_numbers)
     job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)
     losses = [job.train_step() for _ in range(2)]
-    written = [*job.network.parameters(), *job.network.buffers(), *job.sums.values(), *losses]
+    written = [*job.trainer.network.parameters(), *job.trainer.network.buffers(), *job.sums.values(), *losses]
     assert job.counters.step == 2 and all(t.is_meta for t in written)
-    assert all(p.grad.is_meta for p in job.network.parameters())
+    assert all(p.grad.is_meta for p in job.trainer.network.parameters())
 
 
 def batch_without_numbers(self, step):

@@ -16,11 +16,22 @@ from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
 
 TINY = [
-    "space=toy", "search.channels=2", "search.layers=3", "search.epochs=3", "search.steps_per_epoch=7",
-    "search.batch_size=8", "search.image_size=8", "search.augment.crop=1", "retrain.channels=4", "retrain.layers=3",
-    "retrain.epochs=5", "retrain.steps_per_epoch=6", "retrain.batch_size=8", "retrain.auxiliary=false",
+    "space=toy",
+    "search.channels=2",
+    "search.layers=3",
+    "search.epochs=3",
+    "search.steps_per_epoch=7",
+    "search.batch_size=8",
+    "search.image_size=8",
+    "search.augment.crop=1",
+    "retrain.channels=4",
+    "retrain.layers=3",
+    "retrain.epochs=5",
+    "retrain.steps_per_epoch=6",
+    "retrain.batch_size=8",
+    "retrain.auxiliary=false",
     "data.image_size=8",
-]  # fmt: skip
+]
 
 
 def tiny(*overrides):
@@ -30,8 +41,12 @@ def tiny(*overrides):
 def total(found):
     """The hours again, out of what they are said to come from."""
     once = found["begin_seconds"] + found["final_seconds"]
-    counted = [("steps", "step_seconds"), ("epochs", "epoch_end_seconds"), ("evaluated_images", "image_seconds"),
-               ("derived_cell_images", "derived_cell_image_seconds")]  # fmt: skip
+    counted = [
+        ("steps", "step_seconds"),
+        ("epochs", "epoch_end_seconds"),
+        ("evaluated_images", "image_seconds"),
+        ("derived_cell_images", "derived_cell_image_seconds"),
+    ]
     return (once + sum(found[count] * found[each] for count, each in counted)) / 3600
 
 
@@ -47,12 +62,15 @@ def test_a_search_is_counted_in_full():
 
 # keys, images evaluated: 1,000 test images at the end and where an epoch's end looks at them, or the validation part
 RETRAININGS = [
-    ([], 2 * 1000), (["retrain.evaluate_every=2"], 4 * 1000), (["retrain.evaluate_every=5"], 2 * 1000),
-    (["retrain.evaluate_every=0"], 2 * 1000), (["retrain.validation=0.1"], 5 * 400 + 1000),
+    ([], 2 * 1000),
+    (["retrain.evaluate_every=2"], 4 * 1000),
+    (["retrain.evaluate_every=5"], 2 * 1000),
+    (["retrain.evaluate_every=0"], 2 * 1000),
+    (["retrain.validation=0.1"], 5 * 400 + 1000),
     (["retrain.epochs=1", "retrain.evaluate_every=1"], 2 * 1000),
     # steps are tried past the last of six epochs of one step, where drop-path must stay a probability
     (["retrain.epochs=6", "retrain.steps_per_epoch=1", "retrain.drop_path=0.5", "retrain.evaluate_every=0"], 2 * 1000),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("overrides, images", RETRAININGS)
@@ -124,11 +142,14 @@ def test_too_much_memory_gives_the_mildest_changes_that_fit(monkeypatch):
     result = plan(config, memory=600_000_000)
     rows = [(row["stage"], row["change"], row["fits"]) for row in result["proposals"]]
     assert rows == [
-        ("search", ["search.batch_size=32"], True), ("search", ["search.batch_size=16"], True),
-        ("retrain", ["retrain.batch_size=48"], False), ("retrain", ["retrain.batch_size=24"], False),
+        ("search", ["search.batch_size=32"], True),
+        ("search", ["search.batch_size=16"], True),
+        ("retrain", ["retrain.batch_size=48"], False),
+        ("retrain", ["retrain.batch_size=24"], False),
         ("retrain", ["retrain.channels=18"], False),
-        ("retrain", ["retrain.channels=18", "retrain.batch_size=48"], False), ("retrain", ["retrain.layers=10"], False),
-    ]  # fmt: skip
+        ("retrain", ["retrain.channels=18", "retrain.batch_size=48"], False),
+        ("retrain", ["retrain.layers=10"], False),
+    ]
     for row in result["proposals"]:
         settings = getattr(changed(config, row["change"]), row["stage"])
         assert row["memory_bytes"] == settings.batch_size * settings.channels * 1_000_000
@@ -158,9 +179,16 @@ def test_a_machine_without_the_memory_to_try_says_so(monkeypatch):
     assert result["proposals"][0]["change"] == ["retrain.batch_size=48"] and result["proposals"][0]["fits"]
 
 
-@pytest.mark.parametrize("text, amount", [
-    ("11GB", 11 * 10**9), ("8GiB", 8 * 2**30), ("0.5 gb", 5 * 10**8), ("512MB", 512 * 10**6), ("123", 123),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, amount",
+    [
+        ("11GB", 11 * 10**9),
+        ("8GiB", 8 * 2**30),
+        ("0.5 gb", 5 * 10**8),
+        ("512MB", 512 * 10**6),
+        ("123", 123),
+    ],
+)
 def test_amounts_of_memory(text, amount):
     assert parse_memory(text) == amount
 

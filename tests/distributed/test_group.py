@@ -27,12 +27,25 @@ from nas_moreau.search.stage import search
 
 EPOCHS = 8
 KEYS = [
-    "space=toy", "device=cpu", "search.channels=2", "search.layers=2", f"search.epochs={EPOCHS}",
-    "search.steps_per_epoch=6", "search.batch_size=4", "search.augment.crop=1", "checkpoint.every_steps=4",
-    "logging.tensorboard=false", "retrain.channels=2", "retrain.layers=3", "retrain.epochs=2",
-    "retrain.steps_per_epoch=3", "retrain.batch_size=8", "retrain.accumulate=2", "retrain.auxiliary=false",
+    "space=toy",
+    "device=cpu",
+    "search.channels=2",
+    "search.layers=2",
+    f"search.epochs={EPOCHS}",
+    "search.steps_per_epoch=6",
+    "search.batch_size=4",
+    "search.augment.crop=1",
+    "checkpoint.every_steps=4",
+    "logging.tensorboard=false",
+    "retrain.channels=2",
+    "retrain.layers=3",
+    "retrain.epochs=2",
+    "retrain.steps_per_epoch=3",
+    "retrain.batch_size=8",
+    "retrain.accumulate=2",
+    "retrain.auxiliary=false",
     "retrain.augment.crop=1",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +203,10 @@ def test_a_comparison_spreads_its_cells(images, tmp_path):
     assert code == 0, err
     rows = json.loads(out)["rows"]
     assert [(row["method"], row["seed"], row["table"]) for row in rows] == [
-        ("moreau", 0, 0.5), ("random", 0, 0.5), ("random", 1, 0.5),
-    ]  # fmt: skip
+        ("moreau", 0, 0.5),
+        ("random", 0, 0.5),
+        ("random", 1, 0.5),
+    ]
     assert len(read_table(output / "rows.csv")) == 3 and (output / "compare.html").exists()
     for folder in (output / "searches").iterdir():
         assert read_json(folder / "status.json")["state"] == "finished"

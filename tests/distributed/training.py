@@ -22,7 +22,6 @@ from nas_moreau.search.build import build_search
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import SearchJob
 from nas_moreau.search.supernet_problem import supernet_problem
-from nas_moreau.training.device import average_gradients
 from nas_moreau.training.retrain import plan_retraining
 
 STEPS, FEW, BATCH = 20, 6, 8
@@ -38,13 +37,35 @@ def images() -> Data:
 
 
 def configuration(**distributed_keys: Any) -> Config:
-    search = {"channels": 4, "layers": 2, "batch_size": BATCH, "epochs": 2, "steps_per_epoch": STEPS,
-              "weights": {"lr": 0.1}, "alphas": {"lr": 0.01}, "augment": {"crop": 1, "cutout": 2}}  # fmt: skip
-    retrain = {"channels": 4, "layers": 2, "batch_size": BATCH, "epochs": 2, "steps_per_epoch": STEPS,
-               "auxiliary": False, "drop_path": 0.5, "augment": {"crop": 1, "cutout": 2}}  # fmt: skip
-    return make_config({
-        "space": "toy", "device": "cpu", "search": search, "retrain": retrain, "distributed": distributed_keys,
-    })  # fmt: skip
+    search = {
+        "channels": 4,
+        "layers": 2,
+        "batch_size": BATCH,
+        "epochs": 2,
+        "steps_per_epoch": STEPS,
+        "weights": {"lr": 0.1},
+        "alphas": {"lr": 0.01},
+        "augment": {"crop": 1, "cutout": 2},
+    }
+    retrain = {
+        "channels": 4,
+        "layers": 2,
+        "batch_size": BATCH,
+        "epochs": 2,
+        "steps_per_epoch": STEPS,
+        "auxiliary": False,
+        "drop_path": 0.5,
+        "augment": {"crop": 1, "cutout": 2},
+    }
+    return make_config(
+        {
+            "space": "toy",
+            "device": "cpu",
+            "search": search,
+            "retrain": retrain,
+            "distributed": distributed_keys,
+        }
+    )
 
 
 def in_double(augment: Augment) -> None:
@@ -76,22 +97,29 @@ def retrain_steps(norms: bool, distributed_keys: dict[str, Any] | None = None, *
     data = images()
     job = plan_retraining(config, random_cell(load_space("toy"), 0), data)
     in_double(job.images.batches.part.augment)
-    job.network.double()
+    trainer = job.trainer
+    trainer.network.double()
     if not norms:
-        for part in job.network.modules():
+        for part in trainer.network.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
-        for cell in job.network.cells:
+        for cell in trainer.network.cells:
             cell.kernels = "portable"  # native kernels do not ask the norms
-    job.forward = average_gradients(job.forward, job.network, (3, 8, 8))
+    trainer.average_gradients((3, 8, 8))
     job.epoch_steps = FEW // 2
     for _ in range(FEW):
         job.train_step()
-    distributed.check_equal({"all": job.written()})
-    averages = [] if job.ema is None else [t for t in job.ema.module.state_dict().values() if t.is_floating_point()]
-    buffers = [buffer for buffer in job.network.buffers() if buffer.is_floating_point()]
-    return {"weights": [p.detach() for p in job.network.parameters()], "buffers": buffers, "averages": averages,
-            "sums": list(job.sums.values())}  # fmt: skip
+    distributed.check_equal({"all": trainer.written()})
+    averages = (
+        [] if trainer.ema is None else [t for t in trainer.ema.module.state_dict().values() if t.is_floating_point()]
+    )
+    buffers = [buffer for buffer in trainer.network.buffers() if buffer.is_floating_point()]
+    return {
+        "weights": [p.detach() for p in trainer.network.parameters()],
+        "buffers": buffers,
+        "averages": averages,
+        "sums": list(job.sums.values()),
+    }
 
 
 CASES: dict[str, Callable[[], dict[str, list[Tensor]]]] = {

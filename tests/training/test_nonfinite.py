@@ -177,7 +177,7 @@ def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, config, tiny_da
     def poison(job):
         if job.counters.step == 3 and left[0]:
             left[0] -= 1
-            next(job.network.parameters()).data.mul_(INF)
+            next(job.trainer.network.parameters()).data.mul_(INF)
 
     settings, hooks = config(f"retrain.ema={ema}"), [Hook(before_step=poison)]
     retrain(settings, published_cell("DARTS_V2"), tmp_path / "a", data=tiny_data, hooks=hooks)

@@ -25,11 +25,18 @@ from nas_moreau.training.signals import Interrupted, NonFinite
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 CELL = published_cell("DARTS_V2")
-SMALL_CELL = Genotype.from_json(json.dumps({
-    "version": 1, "space": "darts",
-    "cells": {name: {"edges": [["sep_conv_3x3", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
-              for name in ("normal", "reduce")},
-}))  # fmt: skip
+SMALL_CELL = Genotype.from_json(
+    json.dumps(
+        {
+            "version": 1,
+            "space": "darts",
+            "cells": {
+                name: {"edges": [["sep_conv_3x3", 0, 2], ["skip_connect", 1, 2]], "concat": [2]}
+                for name in ("normal", "reduce")
+            },
+        }
+    )
+)
 SETTINGS = ["space=darts", "search.epochs=1", "retrain.drop_path=0"]
 
 
@@ -41,9 +48,15 @@ def tiny(tiny_config):
 # --- what is set -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, device, expected", [
-    ("auto", CPU, False), ("auto", ELSEWHERE, True), (True, CPU, True), (False, ELSEWHERE, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, device, expected",
+    [
+        ("auto", CPU, False),
+        ("auto", ELSEWHERE, True),
+        (True, CPU, True),
+        (False, ELSEWHERE, False),
+    ],
+)
 def test_tf32_is_auto_by_device_and_holds_for_products_and_convolutions(given, device, expected):
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
@@ -156,10 +169,10 @@ def stepped(job, steps=1):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_gives_the_losses_and_gradients_of_float32(precision, job_in):
     exact, rough = job_in("float32"), job_in(precision)
-    rough.scaler._init_scale = 1024.0  # small enough for the first step to count
+    rough.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # small enough for the first step to count
     losses = stepped(exact)[0], stepped(rough)[0]
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[0] != losses[1]
-    pairs = list(zip(exact.network.parameters(), rough.network.parameters()))
+    pairs = list(zip(exact.trainer.network.parameters(), rough.trainer.network.parameters()))
     assert all(p.dtype == p.grad.dtype == torch.float32 for pair in pairs for p in pair)
     ours, theirs = (torch.cat([pair[i].grad.flatten() for pair in pairs]) for i in (0, 1))
     assert torch.nn.functional.cosine_similarity(ours, theirs, 0) > 0.99
@@ -168,20 +181,20 @@ def test_half_precision_gives_the_losses_and_gradients_of_float32(precision, job
 
 def test_a_step_whose_scaled_gradients_overflow_changes_no_weight_and_halves_the_scale(job_in):
     job = job_in("float16")
-    job.scaler._init_scale = 2.0**40
-    before = [p.detach().clone() for p in job.network.parameters()]
+    job.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = [p.detach().clone() for p in job.trainer.network.parameters()]
     stepped(job)
-    assert all(torch.equal(a, b) for a, b in zip(before, job.network.parameters()))
-    assert job.scaler.get_scale() == 2.0**39
-    job.scaler.load_state_dict(job.scaler.state_dict() | {"scale": 256.0})
+    assert all(torch.equal(a, b) for a, b in zip(before, job.trainer.network.parameters()))
+    assert job.trainer.scaler.get_scale() == 2.0**39
+    job.trainer.scaler.load_state_dict(job.trainer.scaler.state_dict() | {"scale": 256.0})
     stepped(job)
-    assert not all(torch.equal(a, b) for a, b in zip(before, job.network.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(before, job.trainer.network.parameters()))
 
 
 def test_gradients_that_are_infinite_at_a_scale_of_one_are_a_fault(job_in):
     job = job_in("float16")
-    job.scaler._init_scale = 1.0
-    job.network.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    job.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    job.trainer.network.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFinite, match="gradient"):
         stepped(job)
 

@@ -101,12 +101,17 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
     assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change, match", [
-    ({"digests": {"configuration": "0" * 16}}, "another configuration"),
-    ({"digests": {"space": "0" * 16}}, "another space"), ({"stage": "retrain"}, "is of a retrain"),
-    ({"x": 3}, "does not fit this run"), ({"counters": {"step": None}}, "does not fit this run"),
-    ({"counters": {"steps": 2}}, "does not fit this run"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"digests": {"configuration": "0" * 16}}, "another configuration"),
+        ({"digests": {"space": "0" * 16}}, "another space"),
+        ({"stage": "retrain"}, "is of a retrain"),
+        ({"x": 3}, "does not fit this run"),
+        ({"counters": {"step": None}}, "does not fit this run"),
+        ({"counters": {"steps": 2}}, "does not fit this run"),
+    ],
+)
 def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path, config, tiny_data):
     search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]

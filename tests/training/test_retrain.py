@@ -12,16 +12,22 @@ from torch import nn
 from nas_moreau.architecture import Genotype
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.data import Data, Images
+from nas_moreau.data.batches import retraining_images
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
-from nas_moreau.training.retrain import plan_retraining, retrain, retraining_images
+from nas_moreau.training.retrain import plan_retraining, retrain
 from nas_moreau.training.signals import Interrupted, NonFinite
 
 SETTINGS = ["space=darts", "retrain.augment.cutout=4"]
 EVERYTHING = [
-    "retrain.mixup=0.2", "retrain.cutmix=0.5", "retrain.label_smoothing=0.1", "retrain.ema=0.9",
-    "retrain.validation=0.2", "retrain.drop_path=0.3", "retrain.warmup_epochs=1",
-]  # fmt: skip
+    "retrain.mixup=0.2",
+    "retrain.cutmix=0.5",
+    "retrain.label_smoothing=0.1",
+    "retrain.ema=0.9",
+    "retrain.validation=0.2",
+    "retrain.drop_path=0.3",
+    "retrain.warmup_epochs=1",
+]
 CELL = published_cell("DARTS_V2")
 
 
@@ -60,14 +66,14 @@ def test_a_stopped_and_resumed_retraining_gives_the_same_bytes(
 
 
 def test_the_published_recipe_has_plain_momentum_and_decays_every_parameter(tmp_path, tiny, tiny_data):
-    job = plan_retraining(tiny(), CELL, tiny_data)
-    assert type(job.optimizer) is torch.optim.SGD
-    assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in job.optimizer.param_groups] == [
+    trainer = plan_retraining(tiny(), CELL, tiny_data).trainer
+    assert type(trainer.optimizer) is torch.optim.SGD
+    assert [(g["nesterov"], g["momentum"], g["weight_decay"]) for g in trainer.optimizer.param_groups] == [
         (False, 0.9, 3e-4)
     ]
-    assert sum(len(g["params"]) for g in job.optimizer.param_groups) == len(list(job.network.parameters()))
-    assert job.optimizer.param_groups[0]["lr"] == 0.025
-    assert type(job.loss) is nn.CrossEntropyLoss and job.ema is None and job.mixup is None
+    assert sum(len(g["params"]) for g in trainer.optimizer.param_groups) == len(list(trainer.network.parameters()))
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.025
+    assert type(trainer.loss) is nn.CrossEntropyLoss and trainer.ema is None and trainer.mixup is None
 
 
 def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path, tiny, tiny_data):
@@ -121,9 +127,13 @@ def test_another_cell_cannot_resume_a_run(tmp_path, tiny, tiny_data):
         retrain(tiny(), published_cell("DARTS_V1"), tmp_path / "a", resume=True, data=tiny_data)
 
 
-@pytest.mark.parametrize("overrides", [
-    ["performance.precision=bfloat16"], ["performance.channels_last=false"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["performance.precision=bfloat16"],
+        ["performance.channels_last=false"],
+    ],
+)
 def test_performance_options_give_the_same_network_up_to_rounding(overrides, tmp_path, tiny, tiny_data):
     def losses(folder, *more):
         retrain(tiny("retrain.drop_path=0", *more), CELL, folder, data=tiny_data)

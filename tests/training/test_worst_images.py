@@ -45,10 +45,18 @@ def test_a_retraining_draws_them(tmp_path):
     pixels = torch.randint(0, 256, (24, 3, 8, 8), generator=draw, dtype=torch.uint8)
     both = Images(pixels, torch.arange(24, device="cpu") % 3)
     data = Data("tiny", ("a", "<b>", "\U0001f600" * 100), both, both, (0.5,) * 3, (0.25,) * 3)
-    config = load_config(overrides=[
-        "space=toy", "retrain.channels=2", "retrain.layers=3", "retrain.epochs=1", "retrain.steps_per_epoch=1",
-        "retrain.batch_size=8", "retrain.augment.crop=1", "retrain.augment.cutout=0",
-    ])  # fmt: skip
+    config = load_config(
+        overrides=[
+            "space=toy",
+            "retrain.channels=2",
+            "retrain.layers=3",
+            "retrain.epochs=1",
+            "retrain.steps_per_epoch=1",
+            "retrain.batch_size=8",
+            "retrain.augment.crop=1",
+            "retrain.augment.cutout=0",
+        ]
+    )
     result = retrain(config, published_cell("DARTS_V2"), tmp_path / "run", data=data)
     assert result.test_accuracy < 1
     picture = Image.open(io.BytesIO((tmp_path / "run" / "worst.png").read_bytes()))
