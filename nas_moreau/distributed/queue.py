@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -31,16 +31,16 @@ def gather_at_end(value: T, check_stop: Callable[[], None]) -> list[T]:
     """Returns the values of all ranks, by rank, however long the last of them takes.
 
     Args:
-        value: This rank's value, JSON data.
+        value: This rank's value, plain data or dataclasses.
         check_stop: Called while waiting; may raise.
     """
     own = group()
     if own is None:
         return [value]
-    own.store.set(f"end/{own.rank}", json.dumps(value))
+    own.store.set(f"end/{own.rank}", pickle.dumps(value).hex())
     names = [f"end/{other}" for other in range(own.size)]
     with detecting_lost_ranks():
         while not own.store.check(names):
             check_stop()
             time.sleep(0.1)
-        return [json.loads(own.store.get(name)) for name in names]
+        return [pickle.loads(bytes.fromhex(own.store.get(name).decode())) for name in names]

@@ -229,8 +229,10 @@ def _checkpoint(folder: Path) -> list[Path]:
 
 def seal(payload: bytes) -> bytes:
     """Returns a checkpoint file whose checksum is right, whatever its payload is."""
-    checksum = zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", 1, len(payload))))
-    return struct.pack("<8sIQI", b"NASMORCK", 1, len(payload), checksum) + payload
+    from nas_moreau.runs.checkpoint import SCHEMA
+
+    checksum = zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", SCHEMA, len(payload))))
+    return struct.pack("<8sIQI", b"NASMORCK", SCHEMA, len(payload), checksum) + payload
 
 
 class _Evil:
@@ -240,6 +242,8 @@ class _Evil:
 
 def _forged_checkpoints(folder: Path) -> list[Callable[[], None]]:
     import torch
+
+    from nas_moreau.runs.checkpoint import SCHEMA
 
     def saved(value: Any) -> bytes:
         file = io.BytesIO()
@@ -267,7 +271,7 @@ def _forged_checkpoints(folder: Path) -> list[Callable[[], None]]:
         saved({"a": torch.empty(10**12, device="meta")}),
     ]
     writes: list[Callable[[], None]] = [lambda p=p: (folder / "last.pt").write_bytes(seal(p)) for p in payloads]
-    return [*writes, lambda: (folder / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", 1, 10 << 30, 0))]
+    return [*writes, lambda: (folder / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", SCHEMA, 10 << 30, 0))]
 
 
 def _read_checkpoint(folder: Path) -> None:

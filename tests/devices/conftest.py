@@ -138,8 +138,12 @@ def _asked_by():
 def elsewhere(monkeypatch):
     """The device, entered; yields the mode."""
     make = torch.tensor
+
     # torch.tensor goes past the mode on its way to a device
-    monkeypatch.setattr(torch, "tensor", lambda *args, device=None, **more: make(*args, **more).to(device or CPU))
+    def there(*args, device=None, **more):
+        return make(*args, **more).to(device or torch.empty(0).device)
+
+    monkeypatch.setattr(torch, "tensor", there)
     monkeypatch.setattr(torch, "Generator", Generator)
     with Elsewhere() as mode:
         yield mode

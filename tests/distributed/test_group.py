@@ -147,12 +147,13 @@ def test_a_signal_to_one_stops_all_and_one_process_can_go_on(images, tmp_path):
     assert "torchrun --nproc-per-node=2 -m nas_moreau search" in err
     status = read_json(tmp_path / "a" / "status.json")
     assert status["state"] == "interrupted"
-    assert load_checkpoint(tmp_path / "a" / "checkpoints")[0]["step"] == status["step"] < 6 * EPOCHS
+    assert load_checkpoint(tmp_path / "a" / "checkpoints")[0]["counters"]["step"] == status["step"] < 6 * EPOCHS
     # the same batches in one process; BatchNorm is the whole batch's in both
     config = load_config(overrides=[*KEYS, key, f"data.name={images}"])
     search(config, tmp_path / "a", resume=True)
     search(config, tmp_path / "b")
-    assert "1 process in place of 2" in log(tmp_path / "a")
+    resumed = [line for line in log(tmp_path / "a").splitlines() if "resumed at step" in line]
+    assert len(resumed) == 1 and "1 process " in resumed[0] and " 2: " in resumed[0]
     found, alone = (read_table(tmp_path / name / "metrics.csv") for name in "ab")
     assert len(found) == len(alone) == EPOCHS
     for row, other in list(zip(found, alone))[:3]:  # in float32 the rounding grows to 2 % of the loss by the end
@@ -175,9 +176,7 @@ def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp
     code, out, err = torchrun(2, words("search", images, tmp_path / "a", "search.batch_size=5"))
     assert code != 0 and out == "" and not (tmp_path / "a").exists()
     assert err.count("nas-moreau: ") == 1
-    assert (
-        "A batch of 5 images cannot be shared evenly by 2 processes. Use a batch_size that is a multiple of 2." in err
-    )
+    assert "A batch of 5 images" in err and "batch_size" in err and "multiple of 2" in err
     mine = tmp_path / "mine.py"
     mine.write_text("import os\nif os.environ['RANK'] == '1':\n    raise ImportError('not here')\n", encoding="utf-8")
     code, out, err = torchrun(2, words("search", images, tmp_path / "a", "--import", str(mine)))
