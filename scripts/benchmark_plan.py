@@ -2,7 +2,7 @@
 
     python scripts/benchmark_plan.py --data npz:cifar10.npz [--only smoke,nas_bench_201_cpu] [--rounds 3]
 
-Every measurement has a process of its own, one thread; a prediction and its truth follow each other, so that both meet
+Every measurement has a separate process, one thread; a prediction and its truth follow each other, so that both meet
 the machine in the same state. On a machine that others use, CPU seconds are what can be compared: a clock on the wall
 counts the time when somebody else had the core, too. Where a stage is long (LONG below), its truth comes from two true
 runs with fewer steps an epoch and the same epochs, evaluations and ends: the difference gives the time of a step, and
@@ -73,7 +73,7 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask(**request: Any) -> dict[str, Any]:
-    """Returns the answer of a process of its own."""
+    """Returns the answer of a separate process."""
     command = [sys.executable, __file__, "--child", json.dumps(request)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(DEFAULT_METHODS))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true", help="the whole result as JSON")
-    parser.add_argument("--network", action="store_true", help="training of a derived network in place of a search")
+    parser.add_argument("--network", action="store_true", help="training of a derived network instead of a search")
     parser.add_argument("--cell", default="DARTS_V2", help="published cell of the derived network")
     given = parser.parse_args()
     if given.network:

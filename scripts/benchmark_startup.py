@@ -1,6 +1,6 @@
 """How long the command line takes to answer: python scripts/benchmark_startup.py [--n N]
 
-Each command runs N times in a process of its own, with everything read once before. The medians should be below 0.3 s
+Each command runs N times in a separate process, with everything read once before. The medians should be below 0.3 s
 for help and 0.5 s for a list. The processor's time, which other work on the machine hardly touches, stands beside them.
 """
 

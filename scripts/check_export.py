@@ -24,7 +24,7 @@ BATCH = 50
 
 
 def trained(genotype: str, config: Config, data: Data, steps: int) -> Classifier:
-    """Returns the network after so many steps of SGD on batches of 16."""
+    """Returns the network after some steps of SGD on batches of 16."""
     found = untrained(load_genotype(genotype), config)
     network, normalise = found.network.train(), Augment(data.mean, data.std)
     optimizer = torch.optim.SGD(network.parameters(), 0.025, momentum=0.9)

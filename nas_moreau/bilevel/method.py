@@ -108,7 +108,7 @@ class Info(NamedTuple):
         c_last: The value up to which an automatic c still climbs; None if it does not climb.
         eta, gamma: The step size of theta and gamma, for methods that have them.
         cosine: Cosine of the angle between F_x_over_c and the difference.
-        F_aux, f_aux: What F and f returned beside their values.
+        F_aux, f_aux: What F and f returned in addition to their values.
     """
 
     alpha: float

@@ -360,5 +360,5 @@ def _check_dependence(problem: Bilevel, at_y: Evaluated, at_theta: Evaluated) ->
         )
     if not at_y.uses_x and problem.g is None:
         raise ValueError(
-            "The lower level does not depend on x, so this is no bilevel problem. Check that f uses the x it is given."
+            "The lower level does not depend on x: this is not a bilevel problem. Check that f uses the x it is given."
         )

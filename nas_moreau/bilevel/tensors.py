@@ -17,7 +17,7 @@ class Evaluated(NamedTuple):
     Attributes:
         value: The objective's value, a 0-dim tensor.
         grad_x, grad_y: Its gradients; empty where they were not requested.
-        aux: What the objective returned beside its value.
+        aux: What the objective returned in addition to its value.
         uses_x: Whether the value depends on any tensor of x; False where grad_x was not requested.
     """
 

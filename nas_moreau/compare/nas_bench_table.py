@@ -200,7 +200,7 @@ def _check_header(header: Sequence[str], path: Any) -> None:
     if len(set(header)) < len(header) or "" in header:
         raise InputError(f"The first line of {path} has a column twice or without a name.", CURE)
     if len(header) < 2:
-        raise InputError(f"{path} has no column of numbers beside 'arch'.", CURE)
+        raise InputError(f"{path} has no column of numbers next to 'arch'.", CURE)
 
 
 def _canonical(text: str, choices: frozenset[str], where: str) -> str:

@@ -186,11 +186,11 @@ def parse_memory(text: str) -> int:
     """Returns bytes of texts such as 11GB (10^9), 8GiB (2^30) or a number.
 
     Raises:
-        InputError: It is no amount of memory.
+        InputError: It is not an amount of memory.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS or float(match[1]) <= 0:
-        raise InputError(f"'{text}' is no amount of memory.", "Write for example 11GB or 8GiB.")
+        raise InputError(f"'{text}' is not an amount of memory.", "Write for example 11GB or 8GiB.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

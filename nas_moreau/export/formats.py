@@ -236,6 +236,6 @@ def write_python(classifier: Classifier, path: Path) -> None:
 
 
 def load_python(path: Path) -> nn.Module:
-    """Returns the network of a model.py, with the weights that lie beside it."""
+    """Returns the network of a model.py, with the weights next to it."""
     network: nn.Module = module_of(path, "nas_moreau_exported_model").load(path.with_name("model.safetensors"))
     return network

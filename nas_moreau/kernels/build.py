@@ -96,7 +96,7 @@ def _key(compiler: str | None) -> str:
 
 
 def _processor() -> str:
-    """Returns what tells instruction sets apart: a home folder may be shared by unequal machines."""
+    """Returns what distinguishes instruction sets: a home folder may be shared by unequal machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -105,10 +105,10 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, library: Path) -> None:
-    """Builds in a folder of its own and moves the library into place: processes that do so at once do not meet.
+    """Builds in a separate folder and moves the library into place: processes that do so at once do not meet.
 
-    One call of the compiler: torch's extension loader needs ninja, and its lock file blocks everybody for ever if a
-    process is killed while it builds.
+    One call of the compiler: torch's extension loader needs ninja, and its lock file blocks all processes
+    indefinitely if one is killed while it builds.
     """
     source, torch_home = Path(__file__).parent / "operators.cpp", Path(torch.__file__).parent
     library.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,8 @@ class Tuned(NamedTuple):
 
     Attributes:
         x: Step size of x under Adam, whose scale does not depend on the method. The hypergradient of one sample's
-            weight or one kernel is tiny beside that of a network's first layer, so Adam acts on d_x in all methods.
+            weight or one kernel is tiny compared with that of a network's first layer, so Adam acts on d_x in every
+            method.
         y: Step size of y, and of theta under the envelope, with momentum.
         inner: Step size of plain gradient steps on the lower level.
         momentum: Momentum of y and theta.

@@ -83,7 +83,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
-    """Returns a sentence or two on which group has the best mean, and whether it can be told from the next one.
+    """Returns which group has the best mean, and whether it can be distinguished from the next one.
 
     Args:
         what: The figure ("test accuracy after retraining").
@@ -97,7 +97,7 @@ def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
     if min(len(values), len(theirs)) == 1:
         certainty = "with a single run on one side, chance is not ruled out."
     elif min(values) <= max(theirs):
-        certainty = "their ranges overlap, so more seeds are needed to tell them apart."
+        certainty = "their ranges overlap, so more seeds are needed to distinguish them."
     else:
         certainty = "their ranges do not overlap."
     return [

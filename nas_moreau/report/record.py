@@ -93,7 +93,7 @@ def _cost(run: Run) -> str:
     head = ["stage", "wall-clock time", "of it evaluations", "epochs", "steps", "peak memory"]
     note = (
         "Wall-clock times include everything that a stage does: steps, checkpoints, and evaluations on held-out, "
-        "validation or test images, which have a column of their own."
+        "validation or test images, which have a separate column."
     )
     return section("cost", "Cost", paragraph(note) + table(head, rows, numbers=range(1, 6)))
 

@@ -29,7 +29,7 @@ class Chart:
     Attributes:
         title: Above the chart.
         section: The group of charts that it belongs to; one page of TensorBoard's CUSTOM SCALARS.
-        unit: The quantity and its unit, beside the axis.
+        unit: The quantity and its unit, shown at the axis.
         percent: Whether the values are fractions that the report shows as per cent.
         log: Whether the axis is logarithmic in the report.
         note: Below the chart: how to read it.
@@ -134,7 +134,7 @@ CHARTS: dict[str, Chart] = {
         "Residual",
         _ENVELOPE,
         log=True,
-        note="Of the reformulated problem, (15) of the paper, with θ in place of the minimiser.",
+        note="Residual of the reformulated problem, (15) of the paper, with θ instead of the minimiser.",
     ),
     "learning_rates": Chart("Learning rates", _SEARCH, log=True),
     "training_losses": Chart(
@@ -242,7 +242,7 @@ def register_metric(
     Args:
         name: The column: letters, digits and underscores; not taken yet.
         title: Names the curve.
-        unit: The quantity and its unit, beside the axis.
+        unit: The quantity and its unit, shown at the axis.
         group: Key of `CHARTS`: the chart that the curve joins. A new key makes a chart of that title, which other
             metrics can join; "" makes one of this metric's title.
         percent: Whether the values are fractions to be shown as per cent.

@@ -109,7 +109,7 @@ def _number(value: float | str) -> str:
 class Display:
     """Bars for the epoch and for all steps, a line of numbers and one about the cell, redrawn in place by rich.
 
-    No thread refreshes it: it is drawn on every call, so that there is no second writer besides signals and prints.
+    No thread refreshes it: it is drawn on every call, so that signals and prints are the only other writers.
     """
 
     def __init__(self, stream: TextIO, description: str, total: int, start: int, epoch_steps: int | None):

@@ -66,7 +66,7 @@ def measure(
     """Returns each candidate's score; the supernet is left as it was, its running statistics included.
 
     Every candidate sees the same batches, of equal size to within one image, and the same draws of operations that draw
-    (noise). The batches are mixed anew from the part's order, because a batch of one class has odd statistics.
+    (noise). The batches are mixed again from the part's order, because a batch of one class has odd statistics.
 
     Args:
         supernet: With the weights to be used.

@@ -37,8 +37,7 @@ SMALLEST = 1e-6
 
 GENOTYPES, IMAGES = 100, 1000
 """Random search with weight sharing: genotypes drawn at the end, and images on which each is measured. The published
-code draws 1,000, measures them on ten batches and the best ten on the whole split; fewer keep the choice short beside
-the search."""
+code draws 1,000, measures them on ten batches and the best ten on the whole split; fewer keep the choice short."""
 
 CERTAIN = 10.0
 """Random search with weight sharing: the alpha of what was chosen, the others are 0; a softmax weight above 0.99."""

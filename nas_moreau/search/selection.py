@@ -26,7 +26,7 @@ from nas_moreau.architecture.spaces.neighbours import neighbours
 from nas_moreau.data import Part
 from nas_moreau.search.candidates import measure, one_hot
 
-NOTE = "chosen by the lowest held-out loss: these losses and accuracies are no estimate of how good the cell is"
+NOTE = "chosen by the lowest held-out loss: these losses and accuracies do not estimate how good the cell is"
 
 
 def select(

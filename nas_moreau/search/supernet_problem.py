@@ -32,7 +32,7 @@ class Batch(NamedTuple):
         images: (n, channels, height, width).
         labels: (n,).
         progress: Share of the search done, 0..1 (it ramps the beta term and temperatures).
-        seed: Of what a method draws for this batch besides: the same batch always brings the same draws.
+        seed: Seed of a method's draws for this batch: the same batch always brings the same draws.
     """
 
     images: Tensor
@@ -53,7 +53,7 @@ Mix = Callable[[SearchSpace, list[Tensor], Batch], Mixing]
 
 
 class Fit(NamedTuple):
-    """What comes beside F or f: right answers on the batch, and the cross-entropy without the other terms of F."""
+    """Auxiliary outputs of F and f: number of correct predictions, and cross-entropy without the other terms of F."""
 
     correct: Tensor
     loss: Tensor

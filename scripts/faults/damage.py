@@ -49,7 +49,7 @@ def bits(count: int, folder: Path, seed: int = 2) -> Row:
         changed, bit = bytearray(data), draw.randrange(8 * len(data))
         changed[bit // 8] ^= 1 << bit % 8
         well += _falls_back(folder / "bits", bytes(changed))
-    note = f"of {len(data):,} bytes; none loaded; previous.pt is used and the reason said"
+    note = f"of {len(data):,} bytes; none loaded; previous.pt is used and the reason logged"
     return Row("single-bit flips of last.pt", count, well, note, time.monotonic() - begin)
 
 
@@ -59,12 +59,12 @@ def truncations(count: int, folder: Path, seed: int = 3) -> Row:
     data = two_saves(folder / "cuts")
     lengths = [0, len(data) - 1, *(draw.randrange(len(data)) for _ in range(count - 2))]
     well = sum(_falls_back(folder / "cuts", data[:length]) for length in lengths)
-    note = "none loaded; previous.pt is used and the reason said"
+    note = "none loaded; previous.pt is used and the reason logged"
     return Row("truncations of last.pt", count, well, note, time.monotonic() - begin)
 
 
 def full_disk(count: int, folder: Path) -> Row:
-    """Lets the disk be full after so many bytes of a save, at `count` places from none to all but one."""
+    """Lets the disk be full after a number of bytes of a save, at `count` places from none to all but one."""
     from nas_moreau.runs import DiskFull, load_checkpoint, save_checkpoint
 
     begin, well = time.monotonic(), 0
@@ -88,7 +88,7 @@ def full_disk(count: int, folder: Path) -> Row:
 
 
 class _WriteOnly:
-    """While it is open, os.write takes so many bytes and then says that the disk is full."""
+    """While it is open, os.write accepts a number of bytes and then reports a full disk."""
 
     def __init__(self, left: int):
         self.left, self._write = left, os.write

@@ -1,4 +1,4 @@
-"""Processes that die or are told to stop at random moments, and what their resumed runs make of it."""
+"""Processes that are killed or signalled at random moments, and what their resumed runs make of it."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
 
 
 def _listens(child: int) -> bool:
-    """Returns whether a process has a handler for SIGTERM of its own (Linux)."""
+    """Returns whether a process has installed a handler for SIGTERM (Linux)."""
     for line in Path(f"/proc/{child}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)

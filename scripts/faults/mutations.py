@@ -190,7 +190,7 @@ def watch_files(folder: Path, bad: list[str], reading: list[bool]) -> None:
 
 
 def every_kind(count: int, folder: Path) -> list[Row]:
-    """Tries all kinds, each in a process of its own: a crash, a hang or a bomb is that process' end alone."""
+    """Tries all kinds, each in a separate process: a crash, a hang or a bomb is that process' end alone."""
     return [_in_process(name, count, folder / name.replace(" ", "-")) for name in kinds()]
 
 

@@ -103,7 +103,7 @@ def fork(work: Callable[[], int], log: Path) -> int:
 
 
 def start(words: list[str], output: Path, resume: bool = False) -> int:
-    """Starts a command in a process of its own; returns its id. What it prints goes to OUTPUT.log."""
+    """Starts a command in a separate process; returns its id. What it prints goes to OUTPUT.log."""
     from nas_moreau.cli import main
 
     more = ["--output", str(output), *(["--resume"] if resume else [])]

@@ -16,10 +16,10 @@ and of f in y. Increases take effect immediately; decreases are limited to 10 % 
 ten steps.
 
 alpha is left to an update rule that finds the length of its steps (`updates.distance_over_gradients`); other rules need
-it as a number. c and gamma are no step sizes and are not found: c is 1 unless given, for F and f that are losses of one
-kind and scale; it does not grow, since F would vanish within the few thousand steps of a network. gamma is 1, or 10/L
-if that is more: the pull between y and theta turns their two directions about each other, which momentum tolerates
-only while it is small beside the curvature.
+it as a number. c and gamma are not step sizes and are not found: c is 1 unless given, for F and f that are losses of
+one kind and scale; it does not grow, since F would vanish within the few thousand steps of a network. gamma is 1, or
+10/L if that is more: the pull between y and theta turns their two directions about each other, which momentum tolerates
+only while it is small compared with the curvature.
 """
 
 from __future__ import annotations
