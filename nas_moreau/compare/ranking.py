@@ -27,7 +27,8 @@ from nas_moreau.data.batches import search_parts
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.search.build import restore_supernet
-from nas_moreau.search.candidates import Candidate, measure, one_hot
+from nas_moreau.search.mixture_scores import one_hot, score_mixtures
+from nas_moreau.search.supernet_problem import Mixing
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import evaluate_model
 
@@ -79,16 +80,16 @@ def one_hot_losses(
     held_out = search_parts(config, data, device).held_out
     order = torch.randperm(len(held_out), generator=generator_for(config.seed, "images to rank by"), device="cpu")
     part = replace(held_out, indices=held_out.indices[order[:IMAGES].to(device)])
-    candidates = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
+    mixtures = [one_hot(space, cell, supernet.classifier.weight) for cell in cells]
     running = []
-    for candidate in candidates:
+    for mixing in mixtures:
         check_stop()
 
-        def forward(batch: torch.Tensor, candidate: Candidate = candidate) -> torch.Tensor:
-            return supernet(batch, candidate.mixture, candidate.active)
+        def forward(batch: torch.Tensor, mixing: Mixing = mixing) -> torch.Tensor:
+            return supernet(batch, *mixing.by_cell(space))
 
         running.append(evaluate_model(forward, part, data.num_classes).loss)
-    batch = [score.loss for score in measure(supernet, candidates, part, check_stop=check_stop)]
+    batch = [score.loss for score in score_mixtures(supernet, mixtures, part, check_stop=check_stop)]
     found = {"cells": len(cells), "images": len(part), "running": running, "batch": batch}
     write_atomic(path, json.dumps(found).encode())
     return found

@@ -16,10 +16,10 @@ from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import operations_line
 from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
-from nas_moreau.search.candidates import Score, measure, one_hot
 from nas_moreau.search.collapse import assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.methods import parse_method
+from nas_moreau.search.mixture_scores import Score, one_hot, score_mixtures
 from nas_moreau.search.supernet_problem import write_back
 from nas_moreau.training.evaluate import Evaluation, evaluate_model
 
@@ -99,8 +99,8 @@ def evaluate_held_out(job: SearchJob) -> Evaluation:
 def _evaluate_one_hot(job: SearchJob, genotype: Genotype) -> Score:
     """Returns the score of the derived operations, with the weights that `evaluate_held_out` wrote."""
     supernet, config = job.setup.supernet, job.setup.config
-    candidate = one_hot(job.setup.space, genotype, supernet.classifier.weight)
-    return measure(supernet, [candidate], job.held_out, config.performance.channels_last, job.loop.stop.check)[0]
+    mixing, last = one_hot(job.setup.space, genotype, supernet.classifier.weight), config.performance.channels_last
+    return score_mixtures(supernet, [mixing], job.held_out, last, job.loop.stop.check)[0]
 
 
 def _eigenvalue(job: SearchJob) -> float:

@@ -23,7 +23,7 @@ from torch.nn import functional as f
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.data import Part, seed_for
 from nas_moreau.errors import InputError
-from nas_moreau.search.candidates import measure, one_hot
+from nas_moreau.search.mixture_scores import one_hot, score_mixtures
 from nas_moreau.search.random_cell import RANDOM
 from nas_moreau.search.supernet_problem import Batch, Mix, Mixing
 
@@ -164,11 +164,12 @@ def best_of_many(
     drawn = {genotype.digest(): genotype for genotype in (space.random_genotype(draws) for _ in range(GENOTYPES))}
     tried: list[Genotype] = list(drawn.values())
     part = architecture.sample(IMAGES)
-    scores = measure(supernet, [one_hot(space, genotype, like) for genotype in tried], part, channels_last, check_stop)
+    mixtures = [one_hot(space, genotype, like) for genotype in tried]
+    scores = score_mixtures(supernet, mixtures, part, channels_last, check_stop)
     # a loss that is not finite is the worst
     best = min(range(len(tried)), key=lambda i: scores[i].loss if scores[i].loss == scores[i].loss else float("inf"))
     chosen = one_hot(space, tried[best], like)
-    alphas = [CERTAIN * chosen.mixture[cell] for cell in space.cells]
+    alphas = [CERTAIN * weights for weights in chosen.weights]
     for cell, rows in zip(space.cells, alphas):
         for edge in (rows.sum(-1) == 0).nonzero().flatten().tolist():
             # edges that the genotype leaves out are `none`, where that is a candidate
@@ -184,6 +185,4 @@ def best_of_many(
 @register_mixing("rsws", method="lower-only", choose=best_of_many, source="Li and Talwalkar, UAI 2019")
 def uniform_path(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:
     """Returns the one-hot weights of a genotype drawn uniformly from the space; only the shared weights are trained."""
-    drawn = one_hot(space, space.random_genotype(random.Random(batch.seed)), alphas[0])
-    active = drawn.active or {}
-    return Mixing([drawn.mixture[cell] for cell in space.cells], [active[cell] for cell in space.cells])
+    return one_hot(space, space.random_genotype(random.Random(batch.seed)), alphas[0])

@@ -1,10 +1,10 @@
-"""Perturbation-based derivation: an operation is worth what the supernet loses without it.
+"""Perturbation-based derivation: an operation is worth the loss that its removal from the supernet causes.
 
 DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021): edge by edge in random
-order, the operation whose removal hurts most is kept and the edge becomes one-hot; then each node keeps the edges whose
-removal hurts most. Two departures. The supernet is not trained on between the decisions, as it is there, so this costs
-evaluations alone. And hurt is measured by the loss, not by the accuracy, which ties often on few images. A removed
-operation leaves its share of the softmax to nobody.
+order, the operation whose removal increases the loss most is kept and the edge becomes one-hot; then each node keeps
+the edges whose removal increases it most. Two departures: the supernet is not trained between the decisions, so the
+cost is that of evaluations alone, and the loss decides, not the accuracy, which ties often on few images. The remaining
+weights are not renormalised.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.genotype import Cell
 from nas_moreau.data import Part, seed_for
-from nas_moreau.search.candidates import Candidate, measure
+from nas_moreau.search.mixture_scores import score_mixtures
+from nas_moreau.search.supernet_problem import Mixing
 
 
 def perturb(
@@ -38,7 +39,7 @@ def perturb(
         supernet: With the weights of the search.
         table: The weights of the search; the supernet applies edge weights itself.
         part: Images of the architecture split.
-        seed: Of the order of edges and nodes.
+        seed: Seed of the order of edges and nodes.
         channels_last: Memory layout of the batches.
     """
     like = supernet.classifier.weight
@@ -49,8 +50,9 @@ def perturb(
             mixture[name][i, : len(weights)] = weights
 
     def losses(cell: str, without: list[tuple[int, int | slice]]) -> list[float]:
-        removed = [Candidate({**mixture, cell: _without(mixture[cell], *place)}) for place in without]
-        return [score.loss for score in measure(supernet, removed, part, channels_last)]
+        removed = [{**mixture, cell: _without(mixture[cell], *place)} for place in without]
+        mixtures = [Mixing([tables[name] for name in space.cells]) for tables in removed]
+        return [score.loss for score in score_mixtures(supernet, mixtures, part, channels_last)]
 
     decisions: list[dict[str, Any]] = []
     kept: dict[tuple[str, int], str] = {}

@@ -1,18 +1,17 @@
-"""The selection stage: is there a better cell one change away from the derived one?
+"""Selection: the best of the derived cell and all cells that differ from it in one operation.
 
-The derived cell and all its one-change neighbours (`architecture.neighbours`) are measured one-hot in the supernet that
-was trained softly, on the images that neither level of the search has seen; the lowest loss is kept. One move only: the
-measure is how well a cell fits the trained mixture, and further moves lead away from where that is informative.
+They are scored one-hot in the supernet that was trained as a mixture, on the held-out split; the lowest loss is kept.
+One change only: the score says how well a cell fits the trained mixture, and is less informative further away.
 
-It does not measure accuracy, and prefers skips. On 25 searches by moreau+beta in NAS-Bench-201 (8 channels, 16x16
-CIFAR-10 images, 1,000 steps, seeds 100 to 104, seven settings; table's accuracy after training on half the data) one-
-hot accuracies were .07 to .27, 18 moves led to a skip, and the cells went from 89.79 to 90.03 % (14 better, 11
-worse). Where the skip went on the edge from the cell's input to its output (12) they gained: 89.73 to 90.68;
-elsewhere (13) they lost: 89.84 to 89.43. That skip put in unasked gives 90.53. Nothing of this is shown for the DARTS
-space.
+It does not estimate accuracy, and prefers skips. On 25 searches by moreau+beta in NAS-Bench-201 (8 channels, 16x16
+CIFAR-10 images, 1,000 steps, seeds 100 to 104, seven settings; the benchmark's accuracy after training on half the
+data) one-hot accuracies were .07 to .27, 18 changes led to a skip, and the cells went from 89.79 to 90.03 % (14 better,
+11 worse). Where the skip went on the edge from the cell's input to its output (12) they gained: 89.73 to 90.68;
+elsewhere (13) they lost: 89.84 to 89.43. Always putting that skip there gives 90.53. No such result is known for the
+DARTS space.
 
-These images have chosen the cell then, so no loss or accuracy on them says how good it is: the retrained network's test
-accuracy does.
+The held-out split is used up by this: no loss or accuracy on it estimates how good the cell is. The test accuracy of
+the retrained network does.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.neighbours import neighbours
 from nas_moreau.data import Part
-from nas_moreau.search.candidates import measure, one_hot
+from nas_moreau.search.mixture_scores import one_hot, score_mixtures
 
 NOTE = "chosen by the lowest held-out loss: these losses and accuracies do not estimate how good the cell is"
 
@@ -37,19 +36,19 @@ def select(
     channels_last: bool = False,
     allowed: Callable[[Genotype], bool] = lambda genotype: True,
 ) -> tuple[Genotype, dict[str, Any]]:
-    """Returns the cell to keep, and a record of what was tried: `candidates` in order, the derived cell first.
+    """Returns the chosen cell, and a record of all that were scored: `candidates`, the derived cell first.
 
     Args:
         space: The space of `genotype`.
         supernet: With the weights of the search.
-        genotype: The derived cell. Of equal losses it is kept, then the earlier neighbour.
-        held_out: The images to choose by.
+        genotype: The derived cell. Among equal losses it comes first, then the earlier neighbour.
+        held_out: The images on which they are scored.
         channels_last: Memory layout of the batches.
-        allowed: Neighbours that it refuses are not tried.
+        allowed: Whether a neighbour may be chosen (a budget, for example).
     """
     tried = [neighbour for neighbour in neighbours(space, genotype) if allowed(neighbour.genotype)]
     cells = [genotype, *(neighbour.genotype for neighbour in tried)]
-    scores = measure(
+    scores = score_mixtures(
         supernet, [one_hot(space, cell, supernet.classifier.weight) for cell in cells], held_out, channels_last
     )
     # a loss that is not finite is the worst, and result.json cannot hold it

@@ -4,8 +4,8 @@ y and theta are two lists of tensors used with one module by functional calls. E
 statistics of its batch; what differs is which running statistics move:
 
     f at y        the module's own, which evaluation uses
-    f at theta    theta's
-    F             a scratch copy that nobody reads: a pass on the architecture split leaves no trace in the weights'
+    f at theta    a copy for theta
+    F             a scratch copy that is not read: the architecture split does not influence the statistics of y
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from nas_moreau.training.device import autocast
 
 
 class Batch(NamedTuple):
-    """What a loss is evaluated on.
+    """The data on which an objective is evaluated.
 
     Attributes:
         images: (n, channels, height, width).
         labels: (n,).
-        progress: Share of the search done, 0..1 (it ramps the beta term and temperatures).
-        seed: Seed of a method's draws for this batch: the same batch always brings the same draws.
+        progress: Completed fraction of the search, 0..1 (it ramps the beta term and temperatures).
+        seed: Seed of the random draws of a method for this batch.
     """
 
     images: Tensor
@@ -42,18 +42,28 @@ class Batch(NamedTuple):
 
 
 class Mixing(NamedTuple):
-    """Mixing weights, (edges, operations) for every cell, and which operations to compute (all where None)."""
+    """The weights of the operations of a supernet.
+
+    Attributes:
+        weights: (edges, operations) for every cell, in the order of the space.
+        active: For every cell and edge the numbers of the operations to compute; None for all.
+    """
 
     weights: list[Tensor]
     active: list[Active] | None = None
 
+    def by_cell(self, space: SearchSpace) -> tuple[dict[str, Tensor], dict[str, Active] | None]:
+        """Returns both by the name of the cell, as `Supernet.forward` takes them."""
+        active = None if self.active is None else dict(zip(space.cells, self.active))
+        return dict(zip(space.cells, self.weights)), active
+
 
 Mix = Callable[[SearchSpace, list[Tensor], Batch], Mixing]
-"""From the logits of every cell to what takes the place of their softmax on this batch."""
+"""(space, logits of every cell, batch) -> the mixing weights on this batch, in place of the softmax."""
 
 
-class Fit(NamedTuple):
-    """Auxiliary outputs of F and f: number of correct predictions, and cross-entropy without the other terms of F."""
+class BatchStats(NamedTuple):
+    """Auxiliary outputs of F and f: number of correct predictions, and cross-entropy without regularisation."""
 
     correct: Tensor
     loss: Tensor
@@ -74,7 +84,7 @@ def beta_term(alphas: list[Tensor]) -> Tensor:
 
 
 def correct_count(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns how many of a batch are classified rightly, on the device (no synchronisation)."""
+    """Returns the number of correct predictions, as a tensor on the device (no synchronisation)."""
     return (logits.argmax(-1) == labels).sum()
 
 
@@ -92,12 +102,11 @@ def supernet_problem(
         supernet: Its alphas are x, its other parameters y (both as detached lists); its buffers follow f at y.
         beta: Weight of the beta-DARTS term in F, reached linearly at the end of the search.
         precision: "float32" or "bfloat16" (autocast).
-        transform: Applied to the forward function (torch.compile, for example); not where `mix` names the operations
-            to compute, for each choice would be another function.
-        mix: How the alphas become mixing weights; their softmax where there is none.
+        transform: Applied to the forward function (torch.compile, for example), but not where `mix` chooses the
+            operations to compute: each choice would be compiled separately.
+        mix: Computes the mixing weights from the alphas; None for their softmax.
         penalty: Added to F: a function of the logits of every cell.
     """
-    cells = supernet.space.cells
     alpha_names = [f"alphas.{name}" for name in supernet.alphas]
     weight_names = list(supernet.named_weights())
     own = dict(supernet.named_buffers())
@@ -110,57 +119,57 @@ def supernet_problem(
     forward = transform(plain)
     device_type = supernet.classifier.weight.device.type
 
-    def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, Fit]:
+    def loss(x: list[Tensor], y: list[Tensor], batch: Batch, buffers: dict[str, Tensor]) -> tuple[Tensor, BatchStats]:
         tensors = {**dict(zip(alpha_names, x)), **dict(zip(weight_names, y)), **buffers}
         with autocast(device_type, precision):
             if mix is None:
                 logits = forward(tensors, batch.images)
             else:
-                weights, active = mix(supernet.space, supernet.operation_logits(x), batch)
-                run = forward if active is None else plain
-                logits = run(tensors, batch.images, dict(zip(cells, weights)), active and dict(zip(cells, active)))
+                mixing = mix(supernet.space, supernet.operation_logits(x), batch)
+                run = forward if mixing.active is None else plain
+                logits = run(tensors, batch.images, *mixing.by_cell(supernet.space))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         value = f.cross_entropy(logits, batch.labels)
-        return value, Fit(correct_count(logits, batch.labels), value)
+        return value, BatchStats(correct_count(logits, batch.labels), value)
 
-    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
-        value, fit = loss(x, y, batch, scratch)
+    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
+        value, stats = loss(x, y, batch, scratch)
         if beta:
             value = value + beta * batch.progress * beta_term(supernet.operation_logits(x))
         if penalty is not None:
             value = value + penalty(supernet.operation_logits(x))
-        return value, fit
+        return value, stats
 
-    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
+    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
         return loss(x, y, batch, own)
 
-    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, Fit]:
+    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
         return loss(x, theta, batch, theta_buffers)
 
     return SupernetProblem(
-        Bilevel(_shared(upper, {}), _shared(lower, own), f_theta=_shared(lower_at_theta, theta_buffers)),
+        Bilevel(_sharded(upper, {}), _sharded(lower, own), f_theta=_sharded(lower_at_theta, theta_buffers)),
         [p.detach().clone() for p in supernet.alphas.values()],
         [p.detach().clone(memory_format=torch.preserve_format) for p in supernet.weights()],
         theta_buffers,
     )
 
 
-def _shared(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
-    """Returns a loss on this process's share of a batch as one on the whole: a mean, its count of right answers a sum.
+def _sharded(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
+    """Returns the objective on the whole batch from one on this process's shard: means, and the sum of the counts.
 
-    One flat all-reduce an evaluation. The running statistics in `moved` become the means of those of all processes.
+    One flat all-reduce per evaluation. The running statistics in `moved` become their means over all processes.
     """
     if distributed.world_size() == 1:
         return objective
     buffers = [buffer for buffer in moved.values() if buffer.is_floating_point()]
 
-    def reduce(value: Tensor, gradients: list[Tensor], fit: Fit) -> tuple[Tensor, list[Tensor], Fit]:
-        numbers = [value, fit.loss, fit.correct.to(value.dtype)]
+    def reduce(value: Tensor, gradients: list[Tensor], stats: BatchStats) -> tuple[Tensor, list[Tensor], BatchStats]:
+        numbers = [value, stats.loss, stats.correct.to(value.dtype)]
         value, loss, count, *rest = distributed.all_reduce_mean([*numbers, *gradients, *buffers])
         if buffers:
             torch._foreach_copy_(buffers, rest[len(gradients) :])
-        count = (count * distributed.world_size()).round().to(fit.correct.dtype)
-        return value, rest[: len(gradients)], Fit(count, loss)
+        count = (count * distributed.world_size()).round().to(stats.correct.dtype)
+        return value, rest[: len(gradients)], BatchStats(count, loss)
 
     return Sharded(objective, reduce)
 

@@ -196,7 +196,7 @@ derivation: {rule: top_edge, edges_per_nod: 2, exclude: [max_pool_3x3]}
         ("edges: [[0, 1], [0, 2], [0, 3]]", "edge [0, 1] does not end in an intermediate node (2 to 3)"),
         ("edges: [[0, 4], [0, 2], [0, 3]]", "edge [0, 4] does not end"),
         ("concat: []", "concat is empty"),
-        ("concat: [1, 2]", "concat names 1, which is no intermediate node"),
+        ("concat: [1, 2]", "concat names 1"),
         ("concat: [2, 2]", "concat names node 2 twice"),
         ("concat: [4]", "concat names 4"),
         ("reduction: [1/4, 3/4]", "reduction is a list, not [1/3, 2/3]"),

@@ -1,7 +1,7 @@
-"""BatchNorm by the statistics of all processes' parts of a batch, on any device and backend.
+"""BatchNorm with the statistics of all processes' shards, on any device and backend.
 
-torch's own SyncBatchNorm needs an accelerator. Here a process sends its mean and variance of every channel, and in the
-backward pass two means more: two small exchanges for each norm.
+torch's SyncBatchNorm needs an accelerator. Here a process sends mean and variance of every channel, and two further
+means in the backward pass: two small exchanges for each norm.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _AXES = (0, 2, 3)
 class _Synchronised(torch.autograd.Function):
     """(x, scale, bias) -> scale * (x - mean) / std + bias, with mean and variance over all processes' x.
 
-    All parts have one size. As with torch's SyncBatchNorm the gradient in x is that of the sum of all processes'
-    losses, those in scale and bias are this process's part of it: averaging over the processes makes both those of the
-    mean.
+    All shards have the same size. As with torch's SyncBatchNorm the gradient in x is that of the sum of all processes'
+    losses, those in scale and bias are this process's part of it: the mean over the processes gives both for the mean
+    loss.
     """
 
     @staticmethod
@@ -31,7 +31,7 @@ class _Synchronised(torch.autograd.Function):
         own_variance, own_mean = torch.var_mean(z, _AXES, correction=0)
         means, variances = gather(torch.stack([own_mean, own_variance])).unbind(1)
         mean = means.mean(0)
-        # of the whole: the mean of the parts' variances, and the variance of their means
+        # variance of the whole batch: the mean of the shards' variances, and the variance of their means
         variance = variances.mean(0) + (means - mean).square().mean(0)
         inverse = (variance + eps).rsqrt()
         hat = (z - _wide(mean)) * _wide(inverse)

@@ -1,9 +1,9 @@
 """The best genotype whose network costs no more than allowed: the strongest weights under a budget.
 
-The cost of a network is the sum of what its operations cost, so the choice is a knapsack: edges or nodes are decided
-one after the other, and of the partial cells only those are carried on that no other one equals or beats in weight,
-parameters and multiply-adds alike. That is exact. Where more than `WIDTH` of them are left, the strongest are carried
-on (a beam), and the answer says so.
+The cost of a network is the sum of the costs of its operations, so the choice is a knapsack: edges or nodes are decided
+one after the other, and a partial cell is dropped if another one is at least as good in weight, parameters and
+multiply-adds. That is exact. If more than `WIDTH` partial cells are left, the strongest are kept (a beam), and the
+result says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nas_moreau.architecture.spaces.space import SearchSpace
 from nas_moreau.errors import InputError
 
 WIDTH = 20_000
-"""Partial cells that are carried on."""
+"""Largest number of partial cells that are kept."""
 SMALLEST = 1e-300
 """Weights below this count as this, so that the logarithm of a weight that vanished is finite."""
 
@@ -102,14 +102,14 @@ class Budget:
 
         Args:
             table: The weights of the search.
-            width: Largest number of partial cells that are carried on.
+            width: Largest number of partial cells that are kept.
 
         Raises:
             InputError: No genotype of the space fits.
         """
         space, limits = self.space, self._limits()
         stages = [options for cell in space.cells for options in self._options(cell, table.cells[cell])]
-        # the least that the nodes still to come must cost
+        # the least cost of the decisions that are left
         least = [(0, 0)]
         for options in reversed(stages):
             parameters, macs = (min(option.cost[i] for option in options) for i in (0, 1))
@@ -189,9 +189,9 @@ def _joined(a: Partial, b: Partial) -> Partial:
 
 
 def _pruned(partials: list[Partial], limits: Limits, room: Limits = (math.inf, math.inf)) -> list[Partial]:
-    """Returns those that have room and that none before them beats, the strongest first.
+    """Returns those within `room` that no stronger one dominates in cost, the strongest first.
 
-    What has no limit does not count.
+    A cost without a limit is ignored.
     """
     front: list[tuple[float, float]] = []  # (parameters ascending, macs descending) of what is kept, undominated
     kept = []

@@ -1,4 +1,4 @@
-"""Activation checkpointing cell by cell: a cell's activations are computed anew in the backward pass, not kept."""
+"""Activation checkpointing cell by cell: activations are computed again in the backward pass instead of kept."""
 
 from __future__ import annotations
 

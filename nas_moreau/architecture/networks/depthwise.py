@@ -1,8 +1,8 @@
-"""Depthwise convolution with a weight gradient that the CPU's library is quick at.
+"""Depthwise convolution with a faster weight gradient on CPUs.
 
 On a CPU the library's weight gradient of a depthwise convolution runs ten to thirty times slower for kernels wider than
 three columns than for narrower ones. A wide kernel is several narrow ones side by side, each over the image shifted to
-the right, so its gradient is put together from theirs. The sums are the same, in the same order for each tap.
+the right, so its gradient is assembled from theirs. The sums are the same, in the same order for each tap.
 """
 
 from __future__ import annotations

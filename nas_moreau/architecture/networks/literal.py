@@ -1,9 +1,8 @@
-"""The supernet written plainly, a separate module for every candidate of every edge: the oracle of `supernet.Supernet`.
+"""The supernet without sharing, a separate module for every candidate of every edge: the oracle of `supernet.Supernet`.
 
-It follows the published description word for word (ReLU in each operation, BatchNorm after each pool, weights
-multiplied after the operation, `none` as zeros) and shares no computation. Slow on purpose: tests and the benchmark use
-it, nothing else does. Parameters bear the names they have in `Supernet`, so one state dict serves both
-(`matching_state`).
+It follows the published description literally (ReLU in each operation, BatchNorm after each pool, weights multiplied
+after the operation, `none` as zeros). Slow on purpose: only tests and the benchmark use it. Parameters have the same
+names as in `Supernet`, so one state dict serves both (`matching_state`).
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 What is shared, and why the result is exact:
 
 * Edges that leave one state apply the same parameter-free work to it: one ReLU, one max pool and one average pool for
-  each (state, stride) in place of one for each edge. The affine-free BatchNorm after a pool is the same for every edge,
+  each (state, stride) instead of one for each edge. The affine-free BatchNorm after a pool is the same for every edge,
   too.
-* alpha * BN(z) is BN(z) with weight alpha, so the mixture costs no pass of its own.
-* `none` contributes nothing: it takes its share of the softmax and is never computed.
+* alpha * BN(z) is BN(z) with weight alpha, so the mixture needs no separate pass.
+* `none` contributes nothing: it has its weight in the softmax and is never computed.
 * Equal candidates on the edges that leave one state run as one wide operation (`stacked.py`).
 * A caller who knows which candidates have weight can name them (`active`); the others are not computed either.
 """
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 from nas_moreau.architecture.networks.native import CellEdge, NativeCell, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
-from nas_moreau.architecture.networks.stacked import Copies, Stack, gather_lattices, run_stack, stack_of, watched
+from nas_moreau.architecture.networks.stacked import Copies, Stack, gather_lattices, has_hooks, run_stack, stack_of
 from nas_moreau.architecture.spaces.operation_table import OPERATIONS
 from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
 
-# for every edge of a cell, the numbers of the operations that are computed
 Active = Sequence[Collection[int]]
-# what edges have in common, computed when first asked for: pools by name, preparations by state and name
+"""For every edge of a cell, the numbers of the operations that are computed."""
 Shared = dict[str | tuple[int, str], Tensor]
+"""Results that edges have in common, computed at first use: pools by name, preparations by state and name."""
 
 
 class Leaving(NamedTuple):
@@ -69,7 +69,7 @@ class MixedCell(nn.Module):
         self.names = [space.candidates(part.name, edge) for edge in range(len(space.edges))]
         self.width = space.alpha_shape[1]  # columns of the mixture
         pool_norm = space.skeleton.pools_have_norm
-        self.operations = nn.ModuleList()  # one ModuleDict an edge: what has parameters of its own
+        self.operations = nn.ModuleList()  # for every edge a ModuleDict of the operations that it does not share
         self.pools = nn.ModuleDict()  # "state_pool": what edges that leave one state share
         for (source, _), names in zip(self.places, self.names):
             stride = self.stride(source)
@@ -133,15 +133,16 @@ class MixedCell(nn.Module):
             inputs: The input states.
             mixture: (edges, operations), the weight of every candidate, in the order of the space.
             active: The candidates to compute, edge by edge (all by default); the others contribute nothing, whatever
-                their weight, and their running statistics stay as they are.
+                their weight, and their running statistics do not move.
         """
         if len(self.preprocess):
             inputs = [module(x) for module, x in zip(self.preprocess, inputs)]
         if self.native is not None and usable(self.native, self.kernels, inputs, self.training):
             plan = self.native if active is None else self._native(active)
-            assert plan is not None, "a part of what is known whole"
+            assert plan is not None, "the whole cell has a plan, so a part of it has one"
             return run_native(plan, inputs, mixture.reshape(-1), self.training)
-        by_stacks = active is None and not any(watched(s) for leaving in self.leaving for s in leaving.stacks.values())
+        stacks = [stack for leaving in self.leaving for stack in leaving.stacks.values()]
+        by_stacks = active is None and not any(map(has_hooks, stacks))
         states = list(inputs)
         if by_stacks:
             self._sum_wide(states, mixture)

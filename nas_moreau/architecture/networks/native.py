@@ -134,10 +134,10 @@ def native_cell(
 
 
 def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool) -> bool:
-    """Whether the native operator can take this call.
+    """Returns whether the native operator can run this call.
 
-    It can on a CPU in float32 or float64, unless something looks into the modules it passes over (autocast, a compiler,
-    an exporter, hooks), or a gradient is wanted with fixed statistics.
+    It can on a CPU in float32 or float64, unless the modules that it bypasses are needed (by autocast, a compiler, an
+    exporter, hooks), or a gradient with fixed statistics is.
     """
     x = states[0]
     if kernels == "portable" or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
@@ -147,9 +147,9 @@ def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool)
     if not training and torch.is_grad_enabled():
         return False
     if gatherer() is not None and training:
-        return False  # it normalises within one process
+        return False  # the operator normalises within one process
     if x.shape[0] * x.shape[2] * x.shape[3] < 8 or any(conv._forward_hooks for conv in cell.convolutions):
-        return False  # (a norm over a single pixel is an error that torch words better)
+        return False  # (a norm over a single pixel is an error, for which torch has the better message)
     return kernel.available()
 
 

@@ -30,7 +30,7 @@ def _kept(x: Tensor, rate: float) -> Tensor:
 
     def draw(rows: int) -> Tensor:
         if torch.compiler.is_compiling():
-            # bernoulli_ would make the rate a constant of the compiled code, to be compiled anew at every epoch
+            # bernoulli_ would make the rate a constant of the compiled code, to be compiled again in every epoch
             return (torch.rand((rows, 1, 1, 1), device=x.device) >= rate).to(x.dtype)
         return torch.empty((rows, 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
 
@@ -109,12 +109,12 @@ class Network(nn.Module):
         layers: Number of cells, in the unit of the skeleton (DARTS: 20 in all, NAS-Bench-201: 5 in each of 3 stages).
         num_classes: Classes; 0 leaves the classifier out, and the pooled features are the output.
         auxiliary: Add the auxiliary classifier, where the skeleton has a place for it (DARTS: after cell 2*layers//3).
-        drop_path: Probability that an edge is dropped for a sample in training; `network.drop_path` may be set anew.
+        drop_path: Probability that an edge is dropped for a sample in training; `network.drop_path` can be changed.
         in_channels: Channels of the images.
         kernels: "auto", "portable" or "native", as for `Supernet`.
 
     Raises:
-        InputError: A size is not positive, or the auxiliary head was asked for where the skeleton has none.
+        InputError: A size is not positive, or an auxiliary head is requested and the skeleton has none.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ DILATION = 2
 
 
 class PlainBatchNorm(nn.Module):
-    """Batch normalisation without affine parameters whose call may bring a per-channel scale.
+    """Batch normalisation without affine parameters; a call can pass a per-channel scale.
 
     alpha * BN(z) equals BN(z) with weight alpha, so an edge's architecture weight costs no extra pass over the tensor.
 

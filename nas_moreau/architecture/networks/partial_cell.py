@@ -1,13 +1,13 @@
-"""Partial channels (PC-DARTS, Xu et al., ICLR 2020): only a share of every state's channels goes through candidates.
+"""Partial channels (PC-DARTS, Xu et al., ICLR 2020): only some of every state's channels go through candidates.
 
-Along an edge the first 1/k of a state's channels is mixed as ever, and the others pass by (halved by 2x2 max pooling
-where the edge has stride 2); then the channels are shuffled, so that the next edge finds others in front. Because so
-few channels make an edge's mixture noisy, edges have weights of their own: a softmax over the edges into a node. What
-passes by is the same for all edges that leave a state, and the shuffle is linear: it is done once for each state and
-each node, not for each edge.
+Along an edge the first 1/k of a state's channels is mixed as usual, and the others bypass it (halved by 2x2 max pooling
+where the edge has stride 2); then the channels are shuffled, so that other channels are mixed on the next edge. Few
+channels make an edge's mixture noisy, so edges have weights: a softmax over the edges into a node. The channels that
+bypass the candidates are the same for all edges that leave a state, and the shuffle is linear: it is done once for each
+state and each node, not for each edge.
 
-Not used of the paper: the first 15 epochs in which the alphas rest, and its larger batches and step sizes, which are
-the configuration's.
+Not used of the paper: the first 15 epochs without steps of the alphas, and its larger batches and step sizes, which are
+settings of the configuration.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from nas_moreau.errors import InputError
 
 
 def check_share(channels: int, share: int) -> None:
-    """Raises InputError where 1/share of `channels` is no whole number of at least two channels."""
+    """Raises InputError unless 1/share of `channels` is an integer of at least two channels."""
     if share < 1 or channels % share or (share > 1 and channels < 2 * share):
         raise InputError(
-            f"One in {share} of {channels} channels is no whole number of at least two.",
-            f"Give channels a multiple of {2 * share}, or set partial_channels to a divisor of half of them.",
+            f"One in {share} of {channels} channels is not an integer of at least two.",
+            f"Set channels to a multiple of {2 * share}, or partial_channels to a divisor of half of them.",
         )
 
 
@@ -58,7 +58,7 @@ class PartialCell(nn.Module):
     Args:
         mixed: The cell of all candidates, 1/share as wide and without preprocessing.
         preprocess: One module for each input, or none at all.
-        share: One in so many channels goes through the candidates.
+        share: One in `share` channels goes through the candidates.
     """
 
     def __init__(self, mixed: MixedCell, preprocess: nn.ModuleList, share: int):

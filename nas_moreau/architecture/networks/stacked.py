@@ -1,14 +1,14 @@
 """All candidates of one kind on all edges that leave one state, as one wide operation.
 
 The edges that leave a state start from the same tensor. Its copies side by side, as channels, go through one depthwise
-convolution, one grouped 1x1 convolution and one BatchNorm for all edges; every channel sees what it would see alone.
-So a cell's calls grow with its states, not with its edges, and each has more to do.
+convolution, one grouped 1x1 convolution and one BatchNorm for all edges; every channel is computed as it would be
+alone. So a cell's calls grow with its states, not with its edges, and each has more to do.
 
-Dilated convolutions are carried out as plain ones, which libraries are quicker at:
+Dilated convolutions are computed as plain ones, which are faster in libraries:
 
 * Stride 2 and dilation 2 read every second pixel only: a plain convolution of the image without the others.
-* Dilation d and stride 1 treat the d x d sublattices of the image apart from each other: a plain convolution of d x d
-  smaller images, which are put together again after the norm.
+* Dilation d and stride 1 treat the d x d sublattices of the image separately: a plain convolution of d x d smaller
+  images, which are put together again after the norm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nas_moreau.architecture.networks.operations import Operation, PlainBatchNor
 
 STACKABLE = ("separable", "dilated", "pair", "convolution")
 """Kinds of operations that have a wide form."""
-_LANES = 16  # a CPU's grouped 1x1 convolution is quick for groups of a multiple of so many channels
+_LANES = 16  # a CPU's grouped 1x1 convolution is fast if the channels of a group are a multiple of this
 
 
 class Stack(NamedTuple):
@@ -49,13 +49,13 @@ def stack_of(operations: Sequence[Operation]) -> Stack | None:
     return Stack(first.kind, first.stride, first.dilation, convolutions, norms)
 
 
-def watched(stack: Stack) -> bool:
-    """Whether somebody has hooks on the stack's convolutions and so wants to see each of them called."""
+def has_hooks(stack: Stack) -> bool:
+    """Whether a convolution of the stack has forward hooks, so that each must be called by itself."""
     return any(conv._forward_hooks for layer in stack.convolutions for conv in layer)
 
 
 class Copies:
-    """The ReLU of one state, side by side for `edges` edges, made when first asked for and shared by all stacks.
+    """The ReLU of one state, side by side for `edges` edges, made at first use and shared by all stacks.
 
     Args:
         state: (n, channels, height, width).
@@ -74,7 +74,7 @@ class Copies:
         return self._relu
 
     def wide(self, step: int, lattices: int) -> Tensor:
-        """Returns every `step`-th pixel of the copies, each sublattice as an image of its own."""
+        """Returns every `step`-th pixel of the copies, each sublattice as a separate image."""
         key = (step, lattices)
         if key not in self._wide:
             x = self.relu()[:, :, ::step, ::step]
@@ -94,7 +94,7 @@ def _spread(x: Tensor, edges: int, lattices: int) -> Tensor:
 
 
 def gather_lattices(x: Tensor, lattices: int) -> Tensor:
-    """Returns the images whose sublattices `Copies.wide` set apart."""
+    """Returns the images from their sublattices, as `Copies.wide` separated them."""
     d = lattices
     n, channels, height, width = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(d, d, n // (d * d), height, width, channels).permute(2, 3, 0, 4, 1, 5)
@@ -102,11 +102,11 @@ def gather_lattices(x: Tensor, lattices: int) -> Tensor:
 
 
 def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tuple[Tensor, int]:
-    """Returns the stack's output, edges side by side as channels, and how many sublattices lie apart in it (1: none).
+    """Returns the stack's output, edges side by side as channels, and the number of its separate sublattices (1: none).
 
     Args:
         stack: From `stack_of`.
-        copies: Of the state it leaves.
+        copies: The copies of the state that its edges leave.
         scale: (edges * channels,), the weight of each edge for each of its channels.
         training: Normalise by the batch, else by the running statistics.
     """
@@ -115,7 +115,7 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
         step = stack.stride if stack.dilation % stack.stride == 0 else 1
         stride, dilation = stack.stride // step, stack.dilation // step
         sides = [(side + step - 1) // step for side in copies.state.shape[-2:]]
-        # (in place of a stride above 1 nothing is won)
+        # (with a stride above 1 sublattices save nothing)
         lattices = dilation if stride == 1 and all(side % dilation == 0 for side in sides) else 1
         x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices)
         x = _pointwise(x, stack.convolutions[1], weights[1])
@@ -135,7 +135,7 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
 
 
 def _pointwise(x: Tensor, layer: tuple[nn.Conv2d, ...], weight: Tensor) -> Tensor:
-    """Returns the 1x1 convolutions of all edges, each of its own channels."""
+    """Returns the 1x1 convolutions of all edges, each on its channels."""
     edges, channels = len(layer), weight.shape[1]
     if edges > 1 and x.device.type == "cpu" and channels % _LANES and channels < _LANES:
         return f.conv2d(x, torch.block_diag(*weight.flatten(1).split(channels))[:, :, None, None])
@@ -152,7 +152,7 @@ def _pair(x: Tensor, weights: list[Tensor], edges: int) -> Tensor:
 
 
 def _norm(x: Tensor, norms: tuple[PlainBatchNorm, ...], scale: Tensor | None, training: bool) -> Tensor:
-    """Returns one BatchNorm over all edges' channels; the running statistics of each edge move as its own would."""
+    """Returns one BatchNorm over all edges' channels; the running statistics of each edge are updated as if alone."""
     means, variances = ([getattr(norm, name) for norm in norms] for name in ("running_mean", "running_var"))
     mean, variance = torch.cat(means), torch.cat(variances)
     x = batch_norm(x, mean, variance, scale, None, training)

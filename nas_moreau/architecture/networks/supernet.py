@@ -1,7 +1,7 @@
 """The supernet: every candidate on every edge, mixed by softmax weights.
 
-`mixed_cell` says what is computed once for several edges; `literal` spells the same function out without sharing, and
-tests hold the two together.
+`mixed_cell` computes once what several edges share; `literal` computes the same function without sharing, and tests
+compare the two.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Supernet(nn.Module):
         num_classes: Classes.
         in_channels: Channels of the images.
         alpha_scale: Standard deviation of the initial logits.
-        kernels: "auto" takes the native operator for cells where it can (CPU, float32 or float64), "portable" never;
+        kernels: "auto" uses the native operator for cells where it can (CPU, float32 or float64), "portable" never;
             "native" is "auto" that fails where there is no compiled operator.
-        partial_channels: One in so many channels goes through the candidates (`architecture.partial_cell`, always
-            portable); 1 for the plain supernet without edge weights.
+        partial_channels: One in `partial_channels` channels goes through the candidates (`networks.partial_cell`,
+            always portable); 1 for the plain supernet without edge weights.
 
     Raises:
-        InputError: A size is not positive, or the channels cannot be shared out so.
+        InputError: A size is not positive, or the channels cannot be divided by `partial_channels`.
     """
 
     classifier: nn.Linear
@@ -128,10 +128,10 @@ class Supernet(nn.Module):
 
         Args:
             images: (n, in_channels, height, width).
-            mixture: Cell name -> (edges, operations) weights, in place of the softmax of the alphas. (The weights of
-                edges, with partial channels, come on top of both.)
-            active: Cell name -> for every edge the numbers of the operations to compute; by default all are. For
-                sparse mixtures: the work of the active ones alone. The weights of the others get no gradient.
+            mixture: Cell name -> (edges, operations) weights; by default the softmax of the alphas. (With partial
+                channels, both are multiplied by the weights of the edges.)
+            active: Cell name -> for every edge the numbers of the operations to compute; all by default. The other
+                operations cost nothing and their weights get no gradient.
         """
         mixture = self.mixture() if mixture is None else mixture
         chosen = active or {}

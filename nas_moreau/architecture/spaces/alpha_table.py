@@ -256,7 +256,7 @@ def _check_names(space: SearchSpace, alphas: Mapping[str, Any]) -> None:
     unknown = [key for key in given if key.removeprefix("edge_") not in space.cells]
     if missing or unknown:
         problems = [f"alphas of cell '{name}' are missing" for name in missing]
-        problems += [f"{quoted(key)} is no cell" for key in unknown]
+        problems += [f"{quoted(key)} is not a cell" for key in unknown]
         raise InputError(f"For the search space '{space.name}', {'; '.join(problems)}.", CURE)
 
 
@@ -267,7 +267,7 @@ def _numbers(value: Any, shape: tuple[int, ...], name: str) -> Any:
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"The alphas '{name}' hold {quoted(value)}, which is no number.", CURE) from None
+            raise InputError(f"The alphas '{name}' hold {quoted(value)}, not a number.", CURE) from None
         if not math.isfinite(number):
             raise InputError(
                 f"The alphas '{name}' hold {number}, which is not finite.", "Search again with smaller step sizes."

@@ -13,7 +13,7 @@ from nas_moreau.errors import InputError
 
 
 def derive(space: SearchSpace, alphas: AlphaTable | Mapping[str, Any]) -> Genotype:
-    """Returns the genotype that the alphas stand for.
+    """Returns the genotype with the strongest weights, by the rule of the space.
 
     Softmax is taken over all operations of an edge, `none` included, in float64; excluded operations are passed over
     afterwards. Rule "top_edges" (DARTS, section 2.4): each node keeps the edges whose strongest operation is strongest,

@@ -82,7 +82,9 @@ class Genotype:
         if not isinstance(self.space, str) or not 0 < len(self.space) <= 100:
             problems.append(f"the space is {quoted(self.space)}, not a name")
         if problems:
-            raise InputError(f"The genotype makes no network: {'; '.join(problems[:10])}.", "Correct its cells.")
+            raise InputError(
+                f"The genotype does not describe a network: {'; '.join(problems[:10])}.", "Correct its cells."
+            )
         cells = {
             name: Cell(tuple((op, a, b) for op, a, b in self.cells[name].edges), tuple(sorted(self.cells[name].concat)))
             for name in skeleton.cells
@@ -135,7 +137,7 @@ class Genotype:
         """Returns the genotype of a JSON text, or of the plain data it holds.
 
         Raises:
-            InputError: It is no genotype.
+            InputError: The text or data is not a genotype.
         """
         data: Any = _load_json(text) if isinstance(text, str) else text
         if not isinstance(data, Mapping) or not isinstance(data.get("cells"), Mapping):
@@ -161,7 +163,7 @@ class Genotype:
             raise InputError(f"The genotype's JSON is wrong: {'; '.join(problems[:10])}.", "Correct it.")
         space: Any = data.get("space")
         skeleton = named_skeleton(str(data["skeleton"])) if "skeleton" in data else None
-        return cls(space, cells, skeleton)  # type: ignore[arg-type]  # which refuses a space that is no name
+        return cls(space, cells, skeleton)  # type: ignore[arg-type]  # which refuses a space that is not a name
 
     @classmethod
     def parse(cls, text: str, space: str | None = None) -> Genotype:
@@ -247,7 +249,7 @@ def register_drawing(draw: Draw) -> Draw:
 
 def _check_length(text: str) -> None:
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
-        kind = f"has {len(text):,} characters" if isinstance(text, str) else f"is a {type(text).__name__}, no text"
+        kind = f"has {len(text):,} characters" if isinstance(text, str) else f"is a {type(text).__name__}, not text"
         raise InputError(f"The genotype {kind}; it can have {MAX_CHARACTERS:,}.", CURE)
 
 
@@ -296,7 +298,7 @@ def _listed(cells: Mapping[str, Any]) -> str:
 
 
 def _cell_problems(name: str, cell: Cell, skeleton: Skeleton) -> list[str]:
-    """Returns why a cell is no directed graph from its inputs to its concatenated nodes."""
+    """Returns why a cell is not a directed graph from its inputs to its concatenated nodes."""
     inputs = skeleton.inputs
     if not 1 <= len(cell.edges) <= MAX_EDGES:
         return [f"cell {name} has {len(cell.edges)} edges, not 1 to {MAX_EDGES}"]
@@ -313,7 +315,7 @@ def _cell_problems(name: str, cell: Cell, skeleton: Skeleton) -> list[str]:
             )
     for node in cell.concat:
         if not is_whole(node) or not inputs <= node <= last:
-            problems.append(f"cell {name} concatenates {quoted(node)}, which is no node ({inputs} to {last})")
+            problems.append(f"cell {name} concatenates {quoted(node)}, not a node ({inputs} to {last})")
     if not problems and (not cell.concat or len(set(cell.concat)) != len(cell.concat)):
         problems.append(f"cell {name} concatenates no node, or one twice")
     if not skeleton.concatenates and len(cell.concat) > 1:

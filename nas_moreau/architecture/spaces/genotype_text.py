@@ -110,7 +110,7 @@ class _Reader:
 
     def call(self, name: str, depth: int) -> Any:
         if not self.follows("("):
-            raise _refused(f"{quoted(name)} is no value")
+            raise _refused(f"{quoted(name)} is not a value")
         self.take("(")
         if name == "Genotype" and depth == 0:
             return self.pairs(")", "=", depth)
@@ -137,7 +137,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _refused(why: str) -> InputError:
-    return InputError(f"The text is no genotype: {why}.", CURE)
+    return InputError(f"The text is not a genotype: {why}.", CURE)
 
 
 def is_whole(value: object) -> bool:
@@ -165,7 +165,7 @@ def read_printed(text: str) -> dict[str, tuple[list[Edge], list[int]]]:
         concat = fields[f"{name}_concat"]
         concat = [concat] if is_whole(concat) else concat
         if not isinstance(concat, list) or not all(is_whole(node) for node in concat):
-            raise _refused(f"{name}_concat is no list of nodes")
+            raise _refused(f"{name}_concat is not a list of nodes")
         cells[name] = (_edges(fields[name], name), concat)
     return cells
 
@@ -173,7 +173,7 @@ def read_printed(text: str) -> dict[str, tuple[list[Edge], list[int]]]:
 def _edges(value: Any, name: str) -> list[Edge]:
     """Returns the edges of a flat list (two pairs for each node) or of one with a list of pairs for each node."""
     if not isinstance(value, list) or not value:
-        raise _refused(f"{name} is no list of (operation, from) pairs")
+        raise _refused(f"{name} is not a list of (operation, from) pairs")
     if all(_is_pair(item) for item in value):
         if len(value) % 2:
             raise _refused(f"{name} lists {len(value)} pairs, which are not two for each node")
@@ -185,7 +185,7 @@ def _edges(value: Any, name: str) -> list[Edge]:
         # `(('skip_connect', 0))` is how a node of one edge comes out when the comma is forgotten
         group = [group] if _is_pair(group) else group
         if not isinstance(group, list) or not all(_is_pair(pair) for pair in group):
-            raise _refused(f"node {node} of {name} is no list of (operation, from) pairs")
+            raise _refused(f"node {node} of {name} is not a list of (operation, from) pairs")
         edges += [(pair[0], pair[1], node) for pair in group]
     return edges
 
@@ -225,5 +225,5 @@ def read_nas_bench_201(text: str) -> tuple[list[Edge], list[int]]:
 
 
 def write_nas_bench_201(by_place: Mapping[tuple[int, int], str], nodes: int) -> str:
-    """Returns the string of a cell of so many nodes, given the operation of every edge (from, to)."""
+    """Returns the string of a cell with `nodes` nodes, given the operation of every edge (from, to)."""
     return "+".join("|" + "".join(f"{by_place[a, b]}~{a}|" for a in range(b)) for b in range(1, nodes + 1))

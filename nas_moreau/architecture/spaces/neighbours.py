@@ -1,4 +1,4 @@
-"""Genotypes one change away, and which candidates of a supernet a genotype stands for. Imports no torch."""
+"""Genotypes that differ in one operation, and the candidates of a supernet that a genotype uses. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from nas_moreau.architecture.spaces.genotype import Cell, Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace
 
-# cell name -> for every edge of the space, the numbers of its operations
 Chosen = dict[str, list[tuple[int, ...]]]
+"""Cell name -> for every edge of the space the numbers of the chosen candidates."""
 
 
 class Neighbour(NamedTuple):
-    """A genotype and the one change that leads to it: on `edge` of `cell`, `operation` in place of `former`."""
+    """A genotype and its difference from another: on `edge` of `cell` it has `operation` instead of `former`."""
 
     cell: str
     edge: tuple[int, int]
@@ -24,11 +24,11 @@ class Neighbour(NamedTuple):
 def neighbours(space: SearchSpace, genotype: Genotype) -> list[Neighbour]:
     """Returns every genotype that differs in the operation of one edge.
 
-    The edges stay. Operations that the derivation excludes are not tried, nor is `none`, which would take an edge away.
+    The edges stay. Operations that the derivation excludes are left out, as is `none`, which would remove an edge.
 
     Args:
         space: The space of `genotype`.
-        genotype: Where the changes begin.
+        genotype: The genotype that is changed.
     """
     found = []
     for name, cell in genotype.cells.items():
@@ -47,7 +47,7 @@ def chosen_operations(space: SearchSpace, genotype: Genotype) -> Chosen:
 
     Args:
         space: The space of `genotype`.
-        genotype: What is kept.
+        genotype: The genotype.
 
     Raises:
         InputError: The genotype is not of this space.

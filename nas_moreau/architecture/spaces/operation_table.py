@@ -88,7 +88,7 @@ def register_operation(name: str) -> Callable[[Build], Build]:
 
 
 def unknown_operations(names: Iterable[str]) -> list[str]:
-    """Returns one problem, with the nearest known name, for each name that is no known operation."""
+    """Returns one problem, with the nearest known name, for each name that is not in the table."""
     return [
         f"unknown operation {quoted(name)}{meant(name, OPERATIONS)}"
         for name in dict.fromkeys(names)
@@ -97,7 +97,7 @@ def unknown_operations(names: Iterable[str]) -> list[str]:
 
 
 def check_operations(names: Iterable[str], where: str) -> None:
-    """Raises InputError, beginning with `where`, when a name is no known operation."""
+    """Raises InputError, beginning with `where`, when a name is not in the table."""
     if problems := unknown_operations(names):
         raise InputError(
             f"{where}: {'; '.join(problems)}.",

@@ -94,11 +94,11 @@ class Skeleton:
             layers: Number of cells, in the unit `layers_unit`.
 
         Raises:
-            InputError: The layout is no network: its author's mistake.
+            InputError: The layout is not a network.
         """
         parts = tuple(self.layout(widths, channels, layers))
         if problems := _layout_problems(self, widths, parts):
-            raise InputError(f"The skeleton '{self.name}' lays out no network: {problems[0]}.", "Correct its layout.")
+            raise InputError(f"The skeleton '{self.name}' has an invalid layout: {problems[0]}.", "Correct its layout.")
         return parts
 
     def halves(self, cell: str) -> bool:
@@ -242,4 +242,4 @@ NAS_BENCH_201 = register_skeleton(
     )
 )
 IMPLIED = {frozenset(skeleton.cells): skeleton for skeleton in (DARTS, NAS_BENCH_201)}
-"""Set of cell names -> the skeleton of a genotype whose JSON names none."""
+"""Set of cell names -> the skeleton of a genotype without the key `skeleton`."""

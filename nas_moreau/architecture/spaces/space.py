@@ -39,10 +39,10 @@ class Derivation:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be found. States are numbered: the cell's inputs first, then its intermediate nodes.
+    """The cells that may be found. States are numbered: the cell's inputs first, then its intermediate nodes.
 
     Args:
-        name: Stands in the genotypes found here.
+        name: Name of the space, which its genotypes contain.
         skeleton: The network around the cells; it fixes their names and the number of their input states.
         nodes: Intermediate nodes of a cell.
         operations: Candidates of every edge, in the order of the alphas' columns. Where edges differ
@@ -252,21 +252,21 @@ def load_space(name_or_path: str | PathLike[str]) -> SearchSpace:
         name_or_path: A name such as "darts", or the path of a file ending in .yaml or .yml.
 
     Raises:
-        InputError: There is no such space, or the file is wrong: all its problems are listed together.
+        InputError: The name is unknown, or the file is invalid: all its problems are listed together.
     """
     built_in, name = _built_in(), str(name_or_path)
     if name in built_in:
         return _space_from(read_text(built_in[name], "Search space"), f"Search space {name}")
     if not name.endswith((".yaml", ".yml")):
         raise InputError(
-            f"There is no search space {quoted(name)}{meant(name, built_in)}.",
-            f"Name one of {', '.join(built_in)}, or the path of a file that ends in .yaml.",
+            f"Unknown search space {quoted(name)}{meant(name, built_in)}.",
+            f"Give one of {', '.join(built_in)}, or the path of a file that ends in .yaml.",
         )
     space = _space_from(read_text(Path(name), "Search space"), f"Search space {name}")
-    # a genotype carries only the space's name, so one name must not stand for two spaces
+    # a genotype contains only the name of its space, so two spaces must not have the same name
     if space.name in built_in and space != load_space(space.name):
         raise InputError(
-            f"Search space {name} bears the name '{space.name}' of a built-in space and differs from it.",
-            "Give it a name of its own.",
+            f"Search space {name} has the name '{space.name}' of a built-in space and differs from it.",
+            "Give it another name.",
         )
     return space

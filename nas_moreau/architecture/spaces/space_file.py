@@ -19,7 +19,7 @@ def parse_space(text: str, where: str) -> dict[Any, Any]:
     """Returns the mapping that a space's YAML text holds.
 
     Raises:
-        InputError: The text is no YAML mapping, or is larger, deeper or more tangled than a space can be.
+        InputError: The text is not a YAML mapping, or is larger or deeper than a space can be.
     """
     data = parse_yaml(text, where, CURE)
     if not isinstance(data, dict):
@@ -40,7 +40,7 @@ def space_fields(data: dict[Any, Any], where: str) -> dict[str, Any]:
         InputError: Lists every problem of the mapping.
     """
     skeleton = SKELETONS.get(data["skeleton"]) if isinstance(data.get("skeleton"), str) else None
-    # what some skeleton fixes is no unknown key, but is wrong for the others
+    # a constant of some skeleton is a known key, but invalid for the other skeletons
     constants = {key for known in SKELETONS.values() for key, _ in known.constants}
     known = (*KEYS, *constants)
     problems = [f"unknown key {quoted(key)}{meant(key, known)}" for key in data if key not in known]
@@ -99,7 +99,7 @@ def _operations(data: dict[Any, Any], fields: dict[str, Any], problems: list[str
     if skeleton is None or edges is None:
         return None, None
     names = [f"{a}-{b}" for a, b in edges]
-    found = [f"operations names {quoted(key)}, which is no cell" for key in given if key not in skeleton.cells]
+    found = [f"operations names {quoted(key)}, not a cell" for key in given if key not in skeleton.cells]
     tables: dict[str, dict[str, Any]] = {}
     for cell in skeleton.cells:
         rows, where = given.get(cell, {}), f"operations.{cell}"
@@ -108,7 +108,7 @@ def _operations(data: dict[Any, Any], fields: dict[str, Any], problems: list[str
             found.append(f"{where} is missing")
         for key in rows:
             if key not in names:
-                found.append(f"{where} names {quoted(key)}, which is no edge{meant(key, names)}")
+                found.append(f"{where} names {quoted(key)}, not an edge of the cell{meant(key, names)}")
         for name in names if cell in given else ():
             if not _is_list(rows.get(name), str):
                 found.append(f"{where}.{name} is {quoted(rows.get(name))}, not a list of names")

@@ -96,7 +96,7 @@ def concat_problems(concat: Sequence[int], skeleton: Skeleton, nodes: int) -> li
     problems = [] if concat else ["concat is empty"]
     for node in dict.fromkeys(concat):
         if not inputs <= node <= last:
-            problems.append(f"concat names {node}, which is no intermediate node ({inputs} to {last})")
+            problems.append(f"concat names {node}, not an intermediate node ({inputs} to {last})")
         if list(concat).count(node) > 1:
             problems.append(f"concat names node {node} twice")
     return problems

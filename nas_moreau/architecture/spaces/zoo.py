@@ -1,4 +1,4 @@
-"""Published and released cells by name, and genotypes from wherever they lie. Imports no torch."""
+"""Published and released cells by name, and genotypes from files, run folders and text. Imports no torch."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def cell_names() -> list[str]:
 
 
 def published_cell(name: str) -> Genotype:
-    """Returns a published genotype. All bear the space "darts", whose topology they have or (NASNet, AmoebaNet) extend.
+    """Returns a published genotype. All have the space "darts", whose topology they have or (NASNet, AmoebaNet) extend.
 
     Raises:
         InputError: There is none of that name.
@@ -134,10 +134,10 @@ def published_cell(name: str) -> Genotype:
 
 
 def source(name: str) -> str:
-    """Returns where a cell comes from: authors, paper, venue and year, or what search of this project found it.
+    """Returns the source of a cell: authors, paper, venue and year, or the search of this project that found it.
 
     Raises:
-        InputError: There is no cell of that name.
+        InputError: The name is unknown.
     """
     released = _released()
     return provenance(name)["source"] if name in released else _entry(name).source
@@ -152,8 +152,8 @@ def provenance(name: str) -> dict[str, Any]:
     released = _released()
     if name not in released:
         raise InputError(
-            f"There is no released cell {quoted(name)}{meant(name, released)}.",
-            f"Name one of {', '.join(released)}.",
+            f"Unknown released cell {quoted(name)}{meant(name, released)}.",
+            f"Known are {', '.join(released)}.",
         )
     return json.loads(read_text(released[name] / "provenance.json", "Provenance file"))
 
@@ -161,8 +161,8 @@ def provenance(name: str) -> dict[str, Any]:
 def _entry(name: str) -> _Published:
     if name not in _CELLS:
         raise InputError(
-            f"There is no published cell {quoted(name)}{meant(name, _CELLS)}.",
-            f"Name one of {', '.join(_CELLS)}.",
+            f"Unknown published cell {quoted(name)}{meant(name, _CELLS)}.",
+            f"Known are {', '.join(_CELLS)}.",
         )
     return _CELLS[name]
 
@@ -195,7 +195,7 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
         path = released[text] / "genotype.json"
     elif not exists:
         raise InputError(
-            f"There is no genotype {quoted(text, 200)}{meant(text, cell_names())}.",
+            f"{quoted(text, 200)} is not a genotype, a file or the name of a cell{meant(text, cell_names())}.",
             "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
         )
     try:

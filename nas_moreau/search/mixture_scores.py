@@ -1,7 +1,7 @@
-"""Several mixtures of one supernet, measured on the same images: what selection, perturbation and the monitor compare.
+"""Several mixtures of one supernet, scored on the same images: for selection, perturbation and one-hot evaluation.
 
 BatchNorm uses the statistics of each batch, as in training. The running statistics belong to the soft mixture: with one
-operation an edge the states have another scale. Seen on three searches in NAS-Bench-201 (2,000 images each): with
+operation an edge the states have another scale. Observed on three searches in NAS-Bench-201 (2,000 images each): with
 running statistics every one-hot cell stays at chance (accuracy .06 to .15, losses up to 16), by batch statistics they
 reach .09 to .26 and differ.
 """
@@ -9,7 +9,7 @@ reach .09 to .26 and differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,17 +18,12 @@ from torch.func import functional_call
 from torch.nn import functional as f
 
 from nas_moreau.architecture import Genotype, SearchSpace, Supernet
-from nas_moreau.architecture.spaces.neighbours import Chosen, chosen_operations
+from nas_moreau.architecture.spaces.neighbours import chosen_operations
 from nas_moreau.data import Part, seed_for
+from nas_moreau.search.supernet_problem import Mixing
 
 BATCH = 250
-
-
-class Candidate(NamedTuple):
-    """Mixing weights by cell name, (edges, operations), and the operations to compute (None: all)."""
-
-    mixture: Mapping[str, Tensor]
-    active: Chosen | None = None
+"""Images per batch, at most."""
 
 
 class Score(NamedTuple):
@@ -38,39 +33,39 @@ class Score(NamedTuple):
     accuracy: float
 
 
-def one_hot(space: SearchSpace, genotype: Genotype, like: Tensor) -> Candidate:
-    """Returns the mixture that gives a genotype's operations the weight 1 and the others none.
+def one_hot(space: SearchSpace, genotype: Genotype, like: Tensor) -> Mixing:
+    """Returns the mixing weights 1 for a genotype's operations and 0 for all others.
 
     Args:
         space: The space of `genotype`.
-        genotype: What is kept.
+        genotype: The operations to keep.
         like: Gives the type and the device.
     """
     active = chosen_operations(space, genotype)
-    mixture = {name: torch.zeros(space.alpha_shape, dtype=like.dtype, device=like.device) for name in active}
-    for name, rows in active.items():
-        for edge, numbers in enumerate(rows):
+    weights = [torch.zeros(space.alpha_shape, dtype=like.dtype, device=like.device) for _ in space.cells]
+    for table, cell in zip(weights, space.cells):
+        for edge, numbers in enumerate(active[cell]):
             for number in numbers:
-                mixture[name][edge, number] = 1
-    return Candidate(mixture, active)
+                table[edge, number] = 1
+    return Mixing(weights, [active[cell] for cell in space.cells])
 
 
 @torch.no_grad()
-def measure(
+def score_mixtures(
     supernet: Supernet,
-    candidates: Sequence[Candidate],
+    mixtures: Sequence[Mixing],
     part: Part,
     channels_last: bool = False,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Score]:
-    """Returns each candidate's score; the supernet is left as it was, its running statistics included.
+    """Returns the score of every mixture; the supernet is left unchanged, its running statistics included.
 
-    Every candidate sees the same batches, of equal size to within one image, and the same draws of operations that draw
-    (noise). The batches are mixed again from the part's order, because a batch of one class has odd statistics.
+    Every mixture is evaluated on the same batches, of equal size to within one image, with the same random draws inside
+    the network (noise). The batches are shuffled, because a batch of one class has atypical statistics.
 
     Args:
-        supernet: With the weights to be used.
-        candidates: What to measure.
+        supernet: With the weights to use.
+        mixtures: Mixing weights for every cell.
         part: The images.
         channels_last: Memory layout of the batches.
         check_stop: Called before every batch; may raise to end the work.
@@ -78,7 +73,7 @@ def measure(
     order = part.shuffled()
     batches = order.tensor_split(math.ceil(len(order) / BATCH))
     scratch = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
-    sums = torch.zeros((len(candidates), 2), dtype=torch.float64, device=order.device)
+    sums = torch.zeros((len(mixtures), 2), dtype=torch.float64, device=order.device)
     training = supernet.training
     supernet.train()
     try:
@@ -87,9 +82,9 @@ def measure(
             batch = part.images.take(indices)
             x = part.augment(batch.pixels).to(supernet.classifier.weight.dtype)
             x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-            for i, candidate in enumerate(candidates):
+            for i, mixing in enumerate(mixtures):
                 torch.manual_seed(seed_for(0, "draws while candidates are measured", number))
-                logits = functional_call(supernet, scratch, (x, candidate.mixture, candidate.active))
+                logits = functional_call(supernet, scratch, (x, *mixing.by_cell(supernet.space)))
                 sums[i, 0] += f.cross_entropy(logits, batch.labels, reduction="sum")
                 sums[i, 1] += (logits.argmax(-1) == batch.labels).sum()
     finally:
