@@ -46,7 +46,7 @@ class EpochTable:
         Numbers are written by `repr`, so that they read back exactly; 0-dim tensors as their number; None as "".
 
         Raises:
-            ValueError: A row has other columns than the first one.
+            InputError: A row has other columns than those of the file.
         """
         lines: list[list[str]] = []
         for row in rows:
@@ -56,8 +56,14 @@ class EpochTable:
                 self.columns = tuple(row)
                 lines.append(list(self.columns))
             if set(row) != set(self.columns):
-                odd = sorted(set(row) ^ set(self.columns))
-                raise ValueError(f"{self.path.name} has fixed columns; these are missing or new: {', '.join(odd)}.")
+                missing, new = sorted(set(self.columns) - set(row)), sorted(set(row) - set(self.columns))
+                found = [f"missing are {', '.join(missing)}"] * bool(missing) + [f"new are {', '.join(new)}"] * bool(
+                    new
+                )
+                raise InputError(
+                    f"A row of {self.path} has other columns than the first one: {', '.join(found)}.",
+                    "Resume the run with the same --import files as before, which register its metrics.",
+                )
             lines.append([_cell(row[name]) for name in self.columns])
         if not lines:
             return

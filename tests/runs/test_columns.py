@@ -180,3 +180,15 @@ def test_a_metric_from_a_file_of_the_user_is_in_the_table_the_board_and_the_repo
     assert "<h3>half the skips</h3>" in compared
     # where the file is not imported the column is shown by its name
     assert "<h3>half_skips</h3>" in write_report(whole).read_text()
+
+
+def test_resuming_without_the_file_of_a_metric_is_refused(
+    registrations_forgotten, tmp_path, monkeypatch, tiny_config, tiny_data
+):
+    (tmp_path / "mine.py").write_text(METRIC)
+    monkeypatch.setenv("STOP_AFTER", "0")
+    with registrations_forgotten(), pytest.raises(Interrupted):
+        import_modules([str(tmp_path / "mine.py")])
+        search(tiny_config(), tmp_path / "run", data=tiny_data)
+    with pytest.raises(InputError, match=r"half_skips.*--import"):
+        search(tiny_config(), tmp_path / "run", resume=True, data=tiny_data)

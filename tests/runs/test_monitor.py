@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights
+from nas_moreau.errors import InputError
 from nas_moreau.runs.monitor import Monitor
 from nas_moreau.runs.progress import Progress
 from nas_moreau.runs.tables import EpochTable, read_table
@@ -44,7 +45,7 @@ def test_rows_are_exact_and_in_order(tmp_path):
 def test_other_columns_are_refused(tmp_path):
     with Monitor(tmp_path) as monitor:
         monitor.epoch(row(0))
-        with pytest.raises(ValueError, match="extra, k"):
+        with pytest.raises(InputError, match=r"k.*extra"):
             monitor.epoch({"epoch": 1, "loss": 1.0, "note": 1, "extra": 1, "wall_seconds": 1})
 
 
