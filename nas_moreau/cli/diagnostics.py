@@ -33,25 +33,25 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     if args.hours is not None and not args.hours > 0:
         raise InputError(f"--hours is {args.hours:g}.", "Give a positive number of hours.")
     genotype = None if args.genotype is None else load_genotype(args.genotype)
-    result = estimate(configuration(args), genotype, memory, args.hours, args.imports, note)
+    found = estimate(configuration(args), genotype, memory, args.hours, args.imports, note)
     if not args.json:
-        rows = [(stage, "", result[stage]) for stage in ("search", "retrain")]
-        rows += [
-            (p["stage"], f"{' '.join(p['change'])}{'' if p['fits'] else '  (too much)'}", p)
-            for p in result["proposals"]
-        ]
-        print_rows([("stage", "memory", "time", "with"), *((s, _memory(r), _time(r), text) for s, text, r in rows)])
+        costs = {"search": found.search, "retrain": found.retrain}
+        rows = [("stage", "memory", "time", "with")]
+        rows += [(name, _memory(cost.memory_bytes), _time(cost.hours), "") for name, cost in costs.items()]
+        for proposal in found.proposals:
+            change = " ".join(proposal.change) + ("" if proposal.fits else "  (too much)")
+            rows.append((proposal.stage, _memory(proposal.memory_bytes), _time(proposal.hours), change))
+        print_rows(rows)
         if genotype is None:
             note("The retraining is that of a random cell of the space; --genotype chooses another one.")
-    return result
+    return found.to_dict()
 
 
-def _memory(row: dict[str, Any]) -> str:
-    return "more than available" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e9:.2f} GB"
+def _memory(count: int | None) -> str:
+    return "more than available" if count is None else f"{count / 1e9:.2f} GB"
 
 
-def _time(row: dict[str, Any]) -> str:
-    hours = row["hours"]
+def _time(hours: float | None) -> str:
     if hours is None:
         return "?"
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

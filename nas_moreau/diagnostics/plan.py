@@ -1,4 +1,4 @@
-"""What a run will take, measured before it begins, and changes that make it fit. Imports no torch."""
+"""Memory and time of a run, estimated from a few measured steps, and changes that make it fit. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,99 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.config import Config, make_config
 from nas_moreau.errors import InputError
 
-SECONDS = 4.0  # how long the steps of a stage are measured
-ENOUGH = 2  # proposals for a stage that does not fit
+SECONDS = 4.0
+"""How long the steps of a stage are measured: some tens of steps of the `cpu` preset."""
+ENOUGH = 2
+"""Proposals that fit, for a stage that does not: the mildest and one that leaves some room."""
+STAGES = ("search", "retrain")
 UNITS = {"": 1, "B": 1, **{f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}}
 UNITS |= {f"{p}IB": 1024 ** (i + 1) for i, p in enumerate("KMGT")}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes.
+
+    Attributes:
+        memory_bytes: The most that the process holds: all of it on a CPU, what torch's allocator took on an
+            accelerator; None if this machine has too little memory to measure it.
+        hours: Wall-clock time; None if unknown.
+        measured: The numbers that these come from (`plan_probe.probe`).
+    """
+
+    memory_bytes: int | None
+    hours: float | None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return {"memory_bytes": self.memory_bytes, "hours": self.hours, **self.measured}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Available memory, and time for both stages together; None: not limited."""
+
+    memory_bytes: int | None
+    hours: float | None
+
+    def allow_memory(self, cost: Cost) -> bool:
+        """Returns whether the memory of a stage is available."""
+        if cost.memory_bytes is None:
+            return False
+        return self.memory_bytes is None or cost.memory_bytes <= self.memory_bytes
+
+    def allow(self, cost: Cost, other_hours: float) -> bool:
+        """Returns whether a stage fits, together with the hours of the other one."""
+        in_time = self.hours is None or (cost.hours or 0.0) + other_hours <= self.hours
+        return self.allow_memory(cost) and in_time
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change of the configuration.
+
+    Attributes:
+        stage: "search", "retrain" or "both".
+        change: key=value texts.
+        memory_bytes, hours: What the stage then takes.
+        fits: Whether the run is then within the limits.
+    """
+
+    stage: str
+    change: list[str]
+    memory_bytes: int | None
+    hours: float | None
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What search and retraining take, and proposals if that is too much."""
+
+    search: Cost
+    retrain: Cost
+    proposals: list[Proposal]
+    limits: Limits
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data: `search retrain proposals limits`."""
+        return {
+            "search": self.search.to_dict(),
+            "retrain": self.retrain.to_dict(),
+            "proposals": [asdict(proposal) for proposal in self.proposals],
+            "limits": asdict(self.limits),
+        }
+
+
+Measure = Callable[[str, Config], Cost]
 
 
 def plan(
@@ -27,82 +110,62 @@ def plan(
     hours: float | None = None,
     imports: Sequence[str] = (),
     note: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Returns what search and retraining take, and proposals where that is too much.
+) -> Plan:
+    """Returns what search and retraining take, and proposals if that is too much.
 
     Args:
         config: The whole configuration.
-        genotype: The cell to retrain; by default a random one of the space, whose costs stand for the one to be found.
-        memory: Bytes that there are; by default what this machine has (on a CPU).
-        hours: Hours that there are for both stages together.
+        genotype: The cell to retrain; by default a random one of the space, of about the same cost.
+        memory: Available bytes; by default this machine's memory (on a CPU).
+        hours: Available time for both stages together.
         imports: The user's modules, imported by name or path before anything is built.
         note: Called with a line before each measurement.
-
-    Returns:
-        `search` and `retrain`, each memory_bytes, hours and what they come from; `proposals`, each stage, change
-        (key=value texts), memory_bytes, hours, fits; `limits`. Memory is the most that the process holds: all of it on
-        a CPU, what torch's allocator took on an accelerator.
 
     Raises:
         InputError: The configuration cannot be run as it is.
     """
-    limits = {"memory_bytes": _machine_memory(config) if memory is None else memory, "hours": hours}
+    limits = Limits(_machine_memory(config) if memory is None else memory, hours)
 
-    def measure(stage: str, changed: Config) -> dict[str, Any] | None:
-        return _probe(stage, changed, genotype, imports)
+    def measure(stage: str, changed: Config) -> Cost:
+        return measure_stage(stage, changed, genotype, imports)
 
-    base: dict[str, dict[str, Any]] = {}
-    for stage in ("search", "retrain"):
+    costs: dict[str, Cost] = {}
+    for stage in STAGES:
         note(f"measuring a few steps of {stage}")
-        found = measure(stage, config)
-        base[stage] = {"memory_bytes": None, "hours": None} if found is None else found
-    return {**base, "proposals": _proposals(config, base, limits, measure, note), "limits": limits}
+        costs[stage] = measure(stage, config)
+    return Plan(costs["search"], costs["retrain"], _proposals(config, costs, limits, measure, note), limits)
 
 
 def _proposals(
-    config: Config,
-    base: dict[str, dict[str, Any]],
-    limits: dict[str, Any],
-    measure: Callable[[str, Config], dict[str, Any] | None],
-    note: Callable[[str], None],
-) -> list[dict[str, Any]]:
+    config: Config, costs: dict[str, Cost], limits: Limits, measure: Measure, note: Callable[[str], None]
+) -> list[Proposal]:
     proposals = []
-    total = sum(found["hours"] or 0.0 for found in base.values())
-    late = limits["hours"] is not None and total > limits["hours"]
-    for stage, found in base.items():
-        rest = total - (found["hours"] or 0.0)
-        if not late and _fits(found, limits, rest):
+    total = sum(cost.hours or 0.0 for cost in costs.values())
+    late = limits.hours is not None and total > limits.hours
+    for stage, cost in costs.items():
+        rest, fitting = total - (cost.hours or 0.0), 0
+        if not late and limits.allow(cost, rest):
             continue
-        fitting = 0
-        for change in candidates(stage, config, late and _fits(found, limits, rest, hours=False)):
+        for change in candidates(stage, config, late and limits.allow_memory(cost)):
             note(f"measuring {stage} with {' '.join(change)}")
             try:
-                row = measure(stage, changed(config, change))
-            except InputError:  # not every method goes with every space
+                found = measure(stage, changed(config, change))
+            except InputError:  # not every method can search every space
                 continue
-            if row is None:
+            if found.memory_bytes is None:
                 continue
-            fits = _fits(row, limits, rest)
-            kept = {key: row[key] for key in ("memory_bytes", "hours")}
-            proposals.append({"stage": stage, "change": change, **kept, "fits": fits})
+            fits = limits.allow(found, rest)
+            proposals.append(Proposal(stage, change, found.memory_bytes, found.hours, fits))
             fitting += fits
             if fitting == ENOUGH:
                 break
     if late:
-        proposals.append(_fewer_epochs(config, base, limits, total))
+        proposals.append(_fewer_epochs(config, costs, limits, total))
     return proposals
 
 
-def _fits(found: dict[str, Any], limits: dict[str, Any], rest: float, hours: bool = True) -> bool:
-    """Whether a stage's memory fits, and its hours together with the `rest` of the run."""
-    if found["memory_bytes"] is None:
-        return False
-    enough = limits["memory_bytes"] is None or found["memory_bytes"] <= limits["memory_bytes"]
-    return enough and (not hours or limits["hours"] is None or found["hours"] + rest <= limits["hours"])
-
-
 def candidates(stage: str, config: Config, faster: bool) -> Iterator[list[str]]:
-    """Yields changes of a stage to try, the mildest first; `faster`: for want of time, else for want of memory."""
+    """Yields changes of a stage to try, the mildest first, that save time (`faster`) or memory."""
     settings = config.search if stage == "search" else config.retrain
     batch, channels = settings.batch_size, settings.channels
     method, plus, terms = config.search.method.partition("+")
@@ -125,28 +188,21 @@ def candidates(stage: str, config: Config, faster: bool) -> Iterator[list[str]]:
         yield [f"{stage}.layers={settings.layers // 2}"]
 
 
-def _fewer_epochs(
-    config: Config, base: dict[str, dict[str, Any]], limits: dict[str, Any], total: float
-) -> dict[str, Any]:
-    """Returns the same run with as many epochs as there is time for: reckoned, since time grows with them."""
-    share = limits["hours"] / total
+def _fewer_epochs(config: Config, costs: dict[str, Cost], limits: Limits, total: float) -> Proposal:
+    """Returns the same run with as many epochs as there is time for, extrapolated: time is proportional to them."""
+    available = limits.hours or 0.0
     epochs = {"search": config.search.epochs, "retrain": config.retrain.epochs}
-    fewer = {stage: max(1, int(count * share)) for stage, count in epochs.items()}
-    hours = sum((base[stage]["hours"] or 0.0) * fewer[stage] / epochs[stage] for stage in epochs)
-    memory = [found["memory_bytes"] for found in base.values()]
-    known = None not in memory
-    enough = known and (limits["memory_bytes"] is None or max(memory) <= limits["memory_bytes"])
-    return {
-        "stage": "both",
-        "change": [f"{stage}.epochs={count}" for stage, count in fewer.items()],
-        "memory_bytes": max(memory) if known else None,
-        "hours": hours,
-        "fits": enough and hours <= limits["hours"],
-    }
+    fewer = {stage: max(1, int(count * available / total)) for stage, count in epochs.items()}
+    hours = sum((costs[stage].hours or 0.0) * fewer[stage] / epochs[stage] for stage in epochs)
+    change = [f"{stage}.epochs={count}" for stage, count in fewer.items()]
+    memory = [cost.memory_bytes for cost in costs.values() if cost.memory_bytes is not None]
+    enough = all(limits.allow_memory(cost) for cost in costs.values())
+    largest = max(memory) if len(memory) == len(costs) else None
+    return Proposal("both", change, largest, hours, enough and hours <= available)
 
 
 def changed(config: Config, change: Sequence[str]) -> Config:
-    """Returns the configuration with texts of the form section.key=value put in."""
+    """Returns the configuration with section.key=value texts applied."""
     data = config.to_dict()
     for text in change:
         key, _, value = text.partition("=")
@@ -155,11 +211,11 @@ def changed(config: Config, change: Sequence[str]) -> Config:
     return make_config(data)
 
 
-def _probe(stage: str, config: Config, genotype: Genotype | None, imports: Sequence[str]) -> dict[str, Any] | None:
-    """Returns what a stage takes, or None where this machine has not the memory to try it.
+def measure_stage(stage: str, config: Config, genotype: Genotype | None, imports: Sequence[str]) -> Cost:
+    """Returns what a stage takes, measured in a child process.
 
     Raises:
-        InputError: The stage refuses its configuration, or breaks for another reason.
+        InputError: The stage refuses its configuration, or fails for another reason than memory.
     """
     request = {
         "stage": stage,
@@ -175,27 +231,27 @@ def _probe(stage: str, config: Config, genotype: Genotype | None, imports: Seque
         answer = json.loads(done.stdout.splitlines()[-1])
         if "refused" in answer:
             raise InputError(*answer["refused"])
-        return answer
+        return Cost(answer.pop("memory_bytes"), answer.pop("hours"), answer)
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     if done.returncode == -9 or "out of memory" in last.lower() or "can't allocate memory" in last.lower():
-        return None
-    raise InputError(f"The {stage} could not be tried: {last[:300]}", "Run it with -v to see where it breaks.")
+        return Cost(None, None)
+    raise InputError(f"The {stage} cannot be measured: {last[:300]}", f"Run nas-moreau {stage} -v for a traceback.")
 
 
 def parse_memory(text: str) -> int:
-    """Returns bytes of texts such as 11GB (10^9), 8GiB (2^30) or a number.
+    """Returns the bytes of a text such as 11GB (10^9), 8GiB (2^30) or a number.
 
     Raises:
-        InputError: It is not an amount of memory.
+        InputError: The text is not an amount of memory.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS or float(match[1]) <= 0:
-        raise InputError(f"'{text}' is not an amount of memory.", "Write for example 11GB or 8GiB.")
+        raise InputError(f"Invalid amount of memory '{text}'.", "Write for example 11GB or 8GiB.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _machine_memory(config: Config) -> int | None:
-    """Returns the machine's memory where the CPU does the work (an accelerator's is known once torch is loaded)."""
+    """Returns the machine's memory for a run on the CPU (an accelerator's is known only when torch is loaded)."""
     if config.device not in ("auto", "cpu") or not hasattr(os, "sysconf"):
         return None
     try:

@@ -27,9 +27,12 @@ from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import RetrainJob, plan_retraining
 
-WARM_STEPS = 3  # the first steps meet empty caches
+WARM_STEPS = 3
+"""Steps before the measured ones: the first fill caches and may compile."""
 MIN_STEPS, MAX_STEPS = 4, 100
-MAX_IMAGES = 500  # evaluated; the time of more is extrapolated from these
+"""Measured steps: enough for a mean, few enough for fast networks to end."""
+MAX_IMAGES = 500
+"""Images to evaluate: two batches of `evaluate_model`; the time of more is extrapolated."""
 
 
 def now(device: torch.device) -> float:
@@ -113,7 +116,7 @@ class StageTimer:
 
 
 def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float) -> dict[str, Any]:
-    """Returns what `stage` takes: memory_bytes and hours, and the numbers these come from.
+    """Returns memory_bytes and hours of `stage`, and the numbers these come from.
 
     A derivation by another rule than the space's, at the end of a search, is not counted.
 
@@ -177,7 +180,7 @@ def _first(part: Part) -> Part:
 
 
 def _evaluated_in_retraining(config: Config, data: Data, validation: Part | None) -> int:
-    """Returns how many images a retraining evaluates."""
+    """Returns the number of images that a retraining evaluates."""
     settings = config.retrain
     if validation is not None:
         return settings.epochs * len(validation) + len(data.test)

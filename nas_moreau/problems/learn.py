@@ -136,7 +136,7 @@ class LearningJob:
         return self.task.batches(k) if self.task.batches else (None, None)
 
     def start(self, loop: Loop) -> None:
-        """Begins or goes on in a run folder."""
+        """Begins or resumes in a run folder."""
         self.loop = loop
 
     def done(self) -> bool:
@@ -164,7 +164,7 @@ class LearningJob:
         """Nothing is logged between two measurements."""
 
     def replay_log(self) -> None:
-        """There is nothing besides the counters' `logged`."""
+        """Logs nothing: the counters' `logged` is all."""
 
     def end_epoch(self) -> tuple[dict[str, Any], bool]:
         """Measures, and writes a row of metrics.csv and TensorBoard's curves."""

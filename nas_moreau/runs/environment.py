@@ -33,7 +33,7 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
             accelerator = f"{torch.accelerator.device_count()} x {name} ({device.type})"
     found: dict[str, Any] = {
         "nas_moreau": nas_moreau.__version__,
-        "commit": _commit(),
+        "commit": current_commit(),
         "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
@@ -71,7 +71,7 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """Returns the commit of the checkout of this package ("+" if files were changed), or None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

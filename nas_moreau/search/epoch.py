@@ -54,7 +54,7 @@ def step_numbers(info: Any) -> dict[str, Tensor]:
             named |= {f"{level}_loss": stats.loss, f"{level}_accuracy": stats.correct}
     named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
     if "distance" in named and info.c is not None:
-        # R_k of the paper's (15) on this step's batches, theta in place of the proximal minimiser
+        # R_k of the paper's (15) on this step's batches, theta instead of the proximal minimiser
         named["residual"] = info.c * torch.hypot(named["d_x"], named["d_y"])
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 

@@ -31,7 +31,7 @@ class RandomSearchJob:
         self.config, self.space = config, space
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> SearchResult:
-        """Draws the cell into the run folder and returns the result; there is no step that a hook could see."""
+        """Draws the cell into the run folder and returns the result; hooks are not called: there are no steps."""
         with open_folder(output, self.config.to_dict(), "search", resume) as folder:
             if folder.finished:
                 return SearchResult.from_dict(finished_result(folder), self.space)

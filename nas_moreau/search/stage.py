@@ -146,7 +146,7 @@ class SearchJob:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def start(self, loop: Loop) -> None:
-        """Begins or goes on in a run folder."""
+        """Begins or resumes in a run folder."""
         self.loop = loop
 
     def done(self) -> bool:
@@ -201,7 +201,7 @@ class SearchJob:
         return {name: self.sums[key].item() / count for name, key in names.items() if key in self.sums}
 
     def steps_of_epoch(self) -> int:
-        """Returns how many steps of the present epoch are done."""
+        """Returns the number of steps done in the present epoch."""
         return (self.counters.step - 1) % self.epoch_steps + 1
 
     def end_epoch(self) -> tuple[dict[str, Any], bool]:

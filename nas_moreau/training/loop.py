@@ -52,7 +52,7 @@ class LoopSettings:
     """How a stage is saved and logged.
 
     Attributes:
-        save_every: Steps between two checkpoints besides those of the epochs' ends; 0 for none.
+        save_every: Steps between two checkpoints within an epoch; 0 for none.
         tensorboard: Whether to write TensorBoard's events.
         rollback: Whether a number that is not finite sends the stage back to its last checkpoint.
     """
@@ -74,7 +74,7 @@ class Job(Resumable, Protocol):
     Attributes:
         loop_settings: How it is saved and logged.
         total_steps, epoch_steps: Steps altogether, and of an epoch.
-        guard: What looks for NaN and infinity; it is read before anything is saved.
+        guard: Detects NaN and infinity; it is read before anything is saved.
     """
 
     loop_settings: LoopSettings
@@ -84,22 +84,22 @@ class Job(Resumable, Protocol):
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """Description of the images, for data.json; None if there is none."""
+        """Description of the images for data.json, or None."""
 
     def start(self, loop: Loop) -> None:
-        """Begins or goes on in a run folder, with the monitor and terminal of `loop`."""
+        """Begins or resumes in a run folder, with the monitor and terminal of `loop`."""
 
     def done(self) -> bool:
         """Returns whether no step is to follow."""
 
     def train_step(self) -> Any:
-        """Does one step and returns what there is to log of it."""
+        """Does one step and returns its info, for `log_step` and hooks."""
 
     def log_step(self, info: Any, seconds: float) -> None:
         """Logs a step that took `seconds`."""
 
     def replay_log(self) -> None:
-        """Logs again what a resumed run has dropped of its last step, besides the counters' `logged`."""
+        """Logs what a resumed run has dropped of its last step again, except the counters' `logged`."""
 
     def end_epoch(self) -> tuple[dict[str, Any], bool]:
         """Evaluates and writes an epoch; returns its row of metrics.csv, and whether it is the best so far.

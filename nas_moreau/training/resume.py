@@ -23,6 +23,7 @@ from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
 from nas_moreau.training.signals import NonFinite
 
 MAX_ROLLBACKS = 3
+"""Going back that often divides the step sizes by 8 (our choice)."""
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Resumable(Protocol):
         """Its search space, None if it has none."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state besides the counters: tensors and plain values."""
+        """Returns the state without the counters: tensors and plain values."""
 
     def load_state_dict(self, payload: dict[str, Any]) -> None:
         """Restores the state; `counters` are restored already."""
@@ -133,7 +134,7 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
     """Restores the job from the newest intact checkpoint of a resumed run.
 
     Returns:
-        A sentence on what was resumed; None where there is no checkpoint, and the stage begins.
+        A sentence on what was resumed; None if there is no checkpoint.
 
     Raises:
         InputError: All checkpoints are damaged, or they belong to another configuration, space or network.
@@ -196,7 +197,7 @@ def _fitting(folder: RunFolder) -> Iterator[None]:
 def roll_back(job: Resumable, folder: RunFolder, error: NonFinite, allowed: bool) -> None:
     """Prepares the folder for another attempt from its last checkpoint, with the step sizes halved.
 
-    The checkpoint keeps the count, so that a resumed run goes on with the same step sizes.
+    The checkpoint keeps the count, so that a resumed run continues with the same step sizes.
 
     Raises:
         NonFinite: It is not allowed, there is no checkpoint, or the stage went back `MAX_ROLLBACKS` times already.

@@ -182,7 +182,7 @@ class RetrainJob:
         return run(self, "retrain", config, output, resume, hooks, RetrainResult.from_dict)
 
     def start(self, loop: Loop) -> None:
-        """Begins or goes on in a run folder: draws the network, and averages gradients over the processes."""
+        """Begins or resumes in a run folder: draws the network, and averages gradients over the processes."""
         self.loop, settings = loop, self.settings
         self.trainer.average_gradients(self.data.input_size)
         loop.folder.write_files(genotype_files(self.genotype))
@@ -224,7 +224,7 @@ class RetrainJob:
             self.loop.log(self, {"step/train_loss": read["step/train_loss"], "step/lr": self.trainer.lr})
 
     def replay_log(self) -> None:
-        """There is nothing besides the counters' `logged`."""
+        """Logs nothing: the counters' `logged` is all."""
 
     def end_epoch(self) -> tuple[dict[str, Any], bool]:
         """Evaluates if that is due, writes the epoch's row, and moves the schedule."""

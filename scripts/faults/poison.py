@@ -76,14 +76,14 @@ def everywhere(folder: Path) -> list[Row]:
     begin, wrong, count = time.monotonic(), [], 0
     for name, place in SEARCH_PLACES.items():
         count += 1
-        wrong += [] if _search(folder / f"s{count}", place) else [f"search: {name}"]
+        wrong += [] if search_stops(folder / f"s{count}", place) else [f"search: {name}"]
     for name, place in RETRAIN_PLACES.items():
         count += 1
-        wrong += [] if _retrain(folder / f"r{count}", place) else [f"retrain: {name}"]
+        wrong += [] if retrain_stops(folder / f"r{count}", place) else [f"retrain: {name}"]
     for place in ("value", "x", "y"):
         for objective in ("F", "f"):
             count += 1
-            wrong += [] if _solve(objective, place) else [f"solve: {objective}, {place}"]
+            wrong += [] if solve_stops(objective, place) else [f"solve: {objective}, {place}"]
     note = (
         f"wrong: {wrong}"
         if wrong
@@ -105,7 +105,8 @@ def _sound(folder: Path, status: str) -> bool:
     return finite and found[0]["counters"]["step"] == STEP - 1 and f"at step {STEP} " in status
 
 
-def _search(folder: Path, place: Any) -> bool:
+def search_stops(folder: Path, place: Any) -> bool:
+    """Returns whether a search poisoned at a place stops in that step and leaves a sound checkpoint."""
     from nas_moreau.config import load_config
     from nas_moreau.search.stage import search
     from nas_moreau.training.loop import Hook
@@ -148,7 +149,8 @@ def _poison_images(job: Any) -> None:
     job.images = job.images._replace(shards=[_PoisonedBatches(batches) for batches in job.images.shards])
 
 
-def _retrain(folder: Path, place: Callable[[Any], Any]) -> bool:
+def retrain_stops(folder: Path, place: Callable[[Any], Any]) -> bool:
+    """Returns whether a retraining poisoned at a place stops in that step and leaves a sound checkpoint."""
     from nas_moreau.architecture.spaces.zoo import published_cell
     from nas_moreau.config import load_config
     from nas_moreau.training.loop import Hook
@@ -170,7 +172,8 @@ def _retrain(folder: Path, place: Callable[[Any], Any]) -> bool:
         return _sound(folder / "run", str(error))
 
 
-def _solve(objective: str, place: str) -> bool:
+def solve_stops(objective: str, place: str) -> bool:
+    """Returns whether a solve with a poisoned objective stops in that step with finite iterates."""
     from nas_moreau.bilevel import Bilevel, moreau, solve
 
     step, seen = 7, [0]

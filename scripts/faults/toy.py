@@ -81,8 +81,8 @@ def import_everything() -> None:
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # which says at every purge that it purges
     torch.set_num_threads(1)
-    commit = environment._commit()
-    environment._commit = lambda: commit  # asking git takes longer than the rest of such a run
+    commit = environment.current_commit()
+    environment.current_commit = lambda: commit  # asking git takes longer than the rest of such a run
 
 
 def fork(work: Callable[[], int], log: Path) -> int:

@@ -9,7 +9,7 @@ from nas_moreau.architecture import load_genotype, load_space
 from nas_moreau.config import load_config
 from nas_moreau.diagnostics import plan as stage
 from nas_moreau.diagnostics import plan_probe
-from nas_moreau.diagnostics.plan import changed, parse_memory, plan
+from nas_moreau.diagnostics.plan import Cost, changed, parse_memory, plan
 from nas_moreau.errors import InputError
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.training.loop import Hook
@@ -104,10 +104,10 @@ def test_random_search_takes_nothing_and_random_cells_stand_for_unknown_ones():
 def test_a_process_of_its_own_answers_and_what_the_stage_refuses_is_refused(monkeypatch):
     monkeypatch.setattr(stage, "SECONDS", 0.0)
     result = plan(tiny(), load_genotype("DARTS_V2"))
-    assert result["proposals"] == [] and result["search"]["steps"] == 21
+    assert result.proposals == [] and result.search.measured["steps"] == 21
     # its memory is its own: this process holds the same libraries and more
-    assert 100e6 < result["search"]["memory_bytes"] < 4e9
-    with pytest.raises(InputError, match="too small"):
+    assert 100e6 < result.search.memory_bytes < 4e9
+    with pytest.raises(InputError, match="small"):
         plan(tiny("search.image_size=4"))
 
 
@@ -118,9 +118,9 @@ def fake(monkeypatch, cost):
     def probe(which, config, genotype, imports):
         tried.append(which)
         found = cost(which, config)
-        return None if found is None else {"memory_bytes": found[0], "hours": found[1]}
+        return Cost(None, None) if found is None else Cost(*found)
 
-    monkeypatch.setattr(stage, "_probe", probe)
+    monkeypatch.setattr(stage, "measure_stage", probe)
     return tried
 
 
@@ -133,14 +133,14 @@ def by_size(which, config):
 def test_what_fits_needs_no_proposals(monkeypatch):
     tried = fake(monkeypatch, by_size)
     result = plan(load_config(), memory=10**10, hours=1e6)
-    assert result["proposals"] == [] and tried == ["search", "retrain"]
+    assert result.proposals == [] and tried == ["search", "retrain"]
 
 
 def test_too_much_memory_gives_the_mildest_changes_that_fit(monkeypatch):
     fake(monkeypatch, by_size)
     config = load_config()  # search: batch 64, 16 channels; retrain: batch 96, 36 channels
     result = plan(config, memory=600_000_000)
-    rows = [(row["stage"], row["change"], row["fits"]) for row in result["proposals"]]
+    rows = [(row.stage, row.change, row.fits) for row in result.proposals]
     assert rows == [
         ("search", ["search.batch_size=32"], True),
         ("search", ["search.batch_size=16"], True),
@@ -150,24 +150,24 @@ def test_too_much_memory_gives_the_mildest_changes_that_fit(monkeypatch):
         ("retrain", ["retrain.channels=18", "retrain.batch_size=48"], False),
         ("retrain", ["retrain.layers=10"], False),
     ]
-    for row in result["proposals"]:
-        settings = getattr(changed(config, row["change"]), row["stage"])
-        assert row["memory_bytes"] == settings.batch_size * settings.channels * 1_000_000
-        assert row["fits"] == (row["memory_bytes"] <= 600_000_000)
+    for row in result.proposals:
+        settings = getattr(changed(config, row.change), row.stage)
+        assert row.memory_bytes == settings.batch_size * settings.channels * 1_000_000
+        assert row.fits == (row.memory_bytes <= 600_000_000)
 
 
 def test_too_many_hours_give_a_cheaper_order_fewer_channels_and_fewer_epochs(monkeypatch):
     fake(monkeypatch, by_size)
     config = load_config(overrides=["search.method=moreau-gauss-seidel"])
     base = plan(config)
-    hours = base["search"]["hours"] + base["retrain"]["hours"]
+    hours = base.search.hours + base.retrain.hours
     result = plan(config, hours=0.601 * hours)
-    changes = {row["change"][0]: row for row in result["proposals"]}
-    assert "search.method=moreau" in changes and not changes["search.method=moreau"]["fits"]
-    assert changes["retrain.channels=18"]["fits"]
-    last = result["proposals"][-1]
-    assert last["change"] == ["search.epochs=30", "retrain.epochs=360"] and last["fits"]
-    assert last["hours"] == pytest.approx(0.6 * hours)
+    changes = {row.change[0]: row for row in result.proposals}
+    assert "search.method=moreau" in changes and not changes["search.method=moreau"].fits
+    assert changes["retrain.channels=18"].fits
+    last = result.proposals[-1]
+    assert last.change == ["search.epochs=30", "retrain.epochs=360"] and last.fits
+    assert last.hours == pytest.approx(0.6 * hours)
 
 
 def test_a_machine_without_the_memory_to_try_says_so(monkeypatch):
@@ -175,8 +175,8 @@ def test_a_machine_without_the_memory_to_try_says_so(monkeypatch):
         monkeypatch, lambda which, config: None if config.retrain.batch_size == 96 and which == "retrain" else (1, 1.0)
     )
     result = plan(load_config())
-    assert result["retrain"] == {"memory_bytes": None, "hours": None}
-    assert result["proposals"][0]["change"] == ["retrain.batch_size=48"] and result["proposals"][0]["fits"]
+    assert result.to_dict()["retrain"] == {"memory_bytes": None, "hours": None}
+    assert result.proposals[0].change == ["retrain.batch_size=48"] and result.proposals[0].fits
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_amounts_of_memory(text, amount):
 
 @pytest.mark.parametrize("text", ["", "GB", "11XB", "-1GB", "0", "1e3", "nan"])
 def test_what_is_no_amount_is_refused(text):
-    with pytest.raises(InputError, match="no amount of memory"):
+    with pytest.raises(InputError, match="memory"):
         parse_memory(text)
 
 

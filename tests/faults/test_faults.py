@@ -43,18 +43,18 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["f, y", "F, value", "theta", "running statistics"])
 def test_nan_in_a_search_stops_in_its_step(name, tmp_path):
-    assert poison._search(tmp_path / "a", poison.SEARCH_PLACES[name])
+    assert poison.search_stops(tmp_path / "a", poison.SEARCH_PLACES[name])
 
 
 @pytest.mark.parametrize("name", ["a gradient", "the moving average"])
 def test_nan_in_a_retraining_stops_in_its_step(name, tmp_path):
-    assert poison._retrain(tmp_path / "a", poison.RETRAIN_PLACES[name])
+    assert poison.retrain_stops(tmp_path / "a", poison.RETRAIN_PLACES[name])
 
 
 @pytest.mark.parametrize("objective", ["F", "f"])
 @pytest.mark.parametrize("place", ["value", "x", "y"])
 def test_nan_in_solve_stops_in_its_step(objective, place):
-    assert poison._solve(objective, place)
+    assert poison.solve_stops(objective, place)
 
 
 READERS = {
