@@ -4,7 +4,7 @@
     timm.create_model("nas_moreau", genotype="checkpoints/first", num_classes=10)   # run, file, JSON, or name of a cell
     timm.create_model("PC_DARTS_cifar", num_classes=10)                             # each published or released cell
 
-timm's training script takes them too: `train.py DIR --device-modules nas_moreau.timm_models --model PC_DARTS_cifar`, or
+timm's training script accepts them: `train.py DIR --device-modules nas_moreau.timm_models --model PC_DARTS_cifar`, or
 `--model nas_moreau --model-kwargs genotype=checkpoints/first channels=16 layers=8`.
 """
 
@@ -27,29 +27,31 @@ from nas_moreau.architecture.networks.skeleton import run_cells
 from nas_moreau.architecture.spaces.skeletons import reductions
 
 DEFAULT_GENOTYPE = "DARTS_V2"
-MATCH_PREVIOUS = (99999,)  # timm's mark for parameters that belong to the group before them
+MATCH_PREVIOUS = (99999,)  # timm's marker: these parameters belong to the group before them
 
 # a cell looks at the device and shape of its input, which a symbolic trace does not know
 register_notrace_module(DerivedCell)
 
 
 class NetworkOfCells(nn.Module):
-    """`Network` under timm's protocol, with the same parameter names: weights go from one to the other as they are.
+    """`Network` under timm's protocol, with the same parameter names: a state dict of one fits the other.
+
+    The arguments are those by which timm's `create_model` and training script call a model.
 
     Args:
-        genotype: What was found: a run folder, a file, JSON, its plain data, or the name of a cell.
-        channels: Channels of the first cell's nodes; by default the published ones (36, or 16 for NAS-Bench-201).
-        layers: Cells in all, or cells a stage for NAS-Bench-201; by default the published ones (20, 5).
-        num_classes: Classes; 0 leaves the classifier out.
+        genotype: A run folder, a file, JSON, its plain data, or the name of a cell.
+        channels: Channels of the first cell's nodes; by default those of the skeleton's published networks.
+        layers: Number of cells, in the unit of the skeleton; by default that of the skeleton's published networks.
+        num_classes: Number of classes; 0 leaves the classifier out.
         in_chans: Channels of the images.
-        global_pool: timm's name of the pooling; "" hands the feature map on.
+        global_pool: timm's name of the pooling; "" returns the feature map.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Probability with which an edge is dropped for a sample in training, the same in every epoch.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        InputError: The genotype cannot be read, or a size is none.
+        InputError: The genotype cannot be read, or a size is invalid.
     """
 
     global_pool: Any
@@ -103,7 +105,7 @@ class NetworkOfCells(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier (0: none) and, where `global_pool` is given, another pooling in place."""
+        """Replaces the classifier (0 classes: none) and, if `global_pool` is given, the pooling."""
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         like = next(self.stem.parameters())
@@ -195,7 +197,7 @@ def _levels(parts: Sequence[NetworkPart]) -> list[dict[str, Any]]:
 
 
 def read_genotype(genotype: str | PathLike[str] | Mapping[str, Any] | Genotype) -> Genotype:
-    """Returns a genotype from any form that `load_genotype` takes, from its plain data, or as it is."""
+    """Returns a genotype from any input of `load_genotype`, from its plain data, or unchanged."""
     if isinstance(genotype, Genotype):
         return genotype
     return Genotype.from_json(genotype) if isinstance(genotype, Mapping) else load_genotype(genotype)
@@ -208,7 +210,7 @@ def sizes_of(genotype: Genotype, channels: int | None, layers: int | None) -> tu
 
 
 def _without_auxiliary(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Returns the weights of a retraining without its auxiliary head, which nothing but training needs."""
+    """Returns the weights of a retraining without its auxiliary head, which only training uses."""
     return {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
 
 

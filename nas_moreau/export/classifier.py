@@ -1,4 +1,4 @@
-"""Networks with what is needed to use them: out of a retraining, out of an exported folder, or untrained."""
+"""Networks with everything needed to use them: from a retraining, from an exported folder, or untrained."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nas_moreau.training.resume import load_weights
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network and what belongs to it.
+    """A network and the description of its images and training.
 
     Attributes:
         network: On the CPU, in evaluation mode, without auxiliary head, on portable kernels.
         channels: Channels of its first cell.
-        layers: Its cells, in all or (NAS-Bench-201) in each stage.
-        data: What `describe_data` gave for the images it was trained on.
-        record: result, environment and configuration of its training; empty where there was none.
+        layers: Number of its cells, in the unit of the skeleton.
+        data: The result of `describe_data` for the images it was trained on.
+        record: result, environment and configuration of its training; empty if it was not trained.
     """
 
     network: Network
@@ -122,7 +122,7 @@ def from_export(folder: str | PathLike[str]) -> Classifier:
 
 
 def timm_configuration(classifier: Classifier) -> dict[str, Any]:
-    """Returns config.json of an exported folder: what timm needs to rebuild the network, and what we add."""
+    """Returns config.json of an exported folder: timm's description of the network, and ours."""
     from nas_moreau.timm_models import CONFIGURATION
 
     channels, height, width = classifier.input_size

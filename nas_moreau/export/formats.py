@@ -1,4 +1,4 @@
-"""The export stage: a trained network as files that other programs load, each compared by its numbers.
+"""The export stage: a trained network as files for other programs, each verified by comparing outputs.
 
 Every exported folder holds model.safetensors and config.json, from which timm loads it, and a model card, README.md.
 The formats onnx, torch-export and python add model.onnx, model.pt2 and model.py.
@@ -30,13 +30,13 @@ FILES = {"safetensors": "model.safetensors", "onnx": "model.onnx", "torch-export
 
 
 class ExportFailed(RuntimeError):
-    """What was exported does not compute what the network computes."""
+    """The outputs of an exported file differ from those of the network."""
 
 
 def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> dict[str, Any]:
     """Writes the folder `output` and returns format, output, files, digest, parameters, macs, trained and checks.
 
-    Nothing is at `output` before all of it is verified: a failure leaves the place as it was.
+    `output` appears only after everything is verified: a failure leaves nothing behind.
 
     Args:
         classifier: The network.
@@ -44,8 +44,8 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
         output: A missing or empty folder.
 
     Raises:
-        InputError: The folder holds something, the network cannot be exported, or a package is missing.
-        ExportFailed: The numbers differ.
+        InputError: The folder is not empty, the network cannot be exported, or a package is missing.
+        ExportFailed: Outputs differ by more than the tolerance.
     """
     if any(edge[0] == "noise" for cell in classifier.genotype.cells.values() for edge in cell.edges):
         raise InputError("The cell holds noise: its outputs are random.", "Export a cell of another space.")
@@ -109,7 +109,7 @@ def _compare(what: str, run: Callable[[Tensor], Tensor], classifier: Classifier)
         limit = TOLERANCE * max(1.0, wanted.abs().max().item())
         if not difference <= limit:
             raise ExportFailed(
-                f"{what} gives other numbers than the network: {difference:.2g} apart with a batch of {count}, "
+                f"The outputs of {what} differ from the network's by {difference:.2g} with a batch of {count}; "
                 f"{limit:.2g} is allowed. Nothing was exported."
             )
         rows.append({"what": what, "batch": count, "largest_difference": difference})
@@ -128,8 +128,8 @@ def _timm(folder: Path) -> nn.Module:
 
 
 def _example(classifier: Classifier) -> tuple[Tensor, dict[str, Any]]:
-    """Returns images to export with, and torch.export's mark that their number is free."""
-    # torch.export takes a size of 0 or 1 for a constant
+    """Returns images to export with, and torch.export's declaration that their number is variable."""
+    # torch.export treats a size of 0 or 1 as a constant
     return torch.zeros(2, *classifier.input_size, device="cpu"), {"images": {0: torch.export.Dim("batch", min=1)}}
 
 
@@ -190,7 +190,7 @@ def write_python(classifier: Classifier, path: Path) -> None:
     """Writes model.py: the network in one file that needs torch alone.
 
     Raises:
-        InputError: The cell holds an operation of the user's own.
+        InputError: An operation or block is registered by the user's code.
     """
     from nas_moreau.architecture.networks.skeleton import BUILT_IN_BLOCKS
     from nas_moreau.architecture.spaces.operation_table import OPERATIONS

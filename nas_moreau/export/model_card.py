@@ -1,4 +1,4 @@
-"""The model card of an exported network, in Markdown: what it is, how it was made, how to use it."""
+"""The model card of an exported network, in Markdown: description, training, use."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
         "---",
         f"# Network of the cell {classifier.genotype.digest()}",
         "",
-        f"An image classifier whose cells came out of an architecture search (space {classifier.genotype.space}).",
+        f"An image classifier with cells found by an architecture search (space {classifier.genotype.space}).",
         "",
         "| | |",
         "|---|---|",
@@ -63,11 +63,11 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
         f"| normalised | (pixels / 255 - mean) / std, mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
         f"| trained on | {data['name']}: {sum(data['train']):,} training and {sum(data['test']):,} test images |",
         "",
-        "## How good it is",
+        "## Quality",
         "",
         *_quality(classifier),
         "",
-        "## How to use it",
+        "## Use",
         "",
     ]
     for part in dict.fromkeys((form if form in USAGE else "timm", "timm")):
@@ -89,7 +89,7 @@ def _numbers(values: list[float]) -> str:
 
 def _quality(classifier: Classifier) -> list[str]:
     if not classifier.record:
-        return ["**Its weights are random**: it was exported without training."]
+        return ["**The weights are random**: the network was exported without training."]
     result, environment = classifier.record["result"], classifier.record["environment"]
     settings, versions = classifier.record["config"]["retrain"], environment.get("packages", {})
     return [

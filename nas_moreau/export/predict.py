@@ -1,4 +1,4 @@
-"""The predict stage: what a trained network takes image files for."""
+"""Classifying image files with a trained network."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
 
     Args:
         classifier: The network with the class names, size and statistics of the images it was trained on.
-        paths: Image files, and folders, which stand for the images in and below them. What cannot be read is listed;
-            the rest is done.
+        paths: Image files, and folders: all images in and below them. Unreadable files are listed in the result.
 
     Raises:
-        InputError: There is no image that can be read.
+        InputError: No image can be read.
     """
     data = classifier.data
     augment = Augment(tuple(data["mean"]), tuple(data["std"]))

@@ -1,7 +1,7 @@
 """The network of a found cell, complete in this one file: it needs torch and nothing else.
 
 from model import load, normalise
-network = load("model.safetensors")                # the weights that lie beside this file
+network = load("model.safetensors")                # the weights in the same folder
 logits = network(normalise(pixels))                # pixels: uint8 (n, channels, height, width)
 label = CLASSES[logits[0].argmax()]
 """

@@ -1,11 +1,11 @@
 """Compiles the native operators at first use and keeps the result for the next time.
 
-Nothing happens at import. `load()` returns whether the operators are there; the first call of a process looks for a
-compiled library in the cache and else compiles one (half a minute). Where that is not possible it says so in one line
-and the portable path does the work. Environment variables:
+Nothing happens at import. `load()` returns whether the operators are available; the first call of a process looks for
+a compiled library in the cache, else compiles one (half a minute). If that is not possible, it prints one line and the
+portable path is used. Environment variables:
 
     NAS_MOREAU_NATIVE=0        never use native operators
-    NAS_MOREAU_CACHE=DIR       where compiled libraries live (default: the user's cache folder)
+    NAS_MOREAU_CACHE=DIR       folder of compiled libraries (default: the user's cache folder)
     NAS_MOREAU_CXXFLAGS=...    further compiler flags (a sanitizer, for example)
     CXX                        the compiler (default: c++, g++ or clang++)
 """
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,21 +27,14 @@ import torch
 SOURCES = ("loops.h", "pooling.h", "plan.h", "cell.h", "memory.h", "gradient.h", "operators.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++20")
 
-_state: dict[str, bool] = {}
-
-
-def load() -> bool:
-    """Returns whether the native operators are usable, compiling them if this is their first use on this machine."""
-    if "usable" not in _state:
-        _state["usable"] = _load()
-    return _state["usable"]
-
 
 def _notice(text: str) -> None:
     print(f"nas-moreau: {text}", file=sys.stderr, flush=True)
 
 
-def _load() -> bool:
+@cache
+def load() -> bool:
+    """Returns whether the native operators are usable, compiling them at their first use on this machine."""
     if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
         return False
     compiler, library = find_compiler(), library_path()
@@ -71,12 +65,12 @@ def cache_directory() -> Path:
 
 
 def library_path() -> Path:
-    """Returns where the library compiled for this machine lies, or will lie."""
+    """Returns the path of the library for this machine, compiler and flags, whether it exists or not."""
     return cache_directory() / f"operators-{_key(find_compiler())}.so"
 
 
 def find_compiler() -> str | None:
-    """Returns the path of the C++ compiler, None where there is none."""
+    """Returns the path of the C++ compiler, None if there is none."""
     candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"]
     return next((path for path in map(shutil.which, candidates) if path), None)
 
@@ -86,7 +80,7 @@ def _flags() -> list[str]:
 
 
 def _key(compiler: str | None) -> str:
-    """Returns a hash of all a compiled library depends on."""
+    """Returns a hash of everything that a compiled library depends on."""
     here = Path(__file__).parent
     parts = [str(compiler), torch.__version__, platform.python_version(), platform.platform(), _processor(), *_flags()]
     digest = hashlib.sha256("\n".join(parts).encode())

@@ -1,7 +1,7 @@
-"""A whole cell as one native operator: what supernets and derived networks call on a CPU.
+"""A whole cell as one native operator: the path of supernets and derived networks on a CPU.
 
 `nas_moreau::mixed_cell` runs all branches of a cell (an operation on an edge is a branch) in C++ and adds them up in
-the nodes; `cell.h` and `gradient.h` hold the mathematics. This file gives the operator its gradient and its shape rule.
+the nodes; `cell.h` and `gradient.h` contain the mathematics. This file adds the operator's gradient and its shape rule.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Branch(NamedTuple):
 
 
 def available() -> bool:
-    """Returns whether native operators can be used here, compiling them if need be."""
+    """Returns whether native operators can be used on this machine, compiling them at first use."""
     return _register()
 
 
