@@ -229,7 +229,7 @@ def labels_of(
                 f"{where}: {parts[part].name} holds the label {wrong[0]!r}, which is not one of {span}.",
                 "Give all images labels of training classes.",
             )
-        table = torch.tensor([known[value] for value in unique.tolist()], dtype=torch.int64)
+        table = torch.tensor([known[value] for value in unique.tolist()], dtype=torch.int64, device="cpu")
         found[part] = table[torch.from_numpy(inverse.reshape(-1).astype(np.int64))]
     return found, classes, notes
 

@@ -23,6 +23,10 @@ class Shard(NamedTuple):
 def own_shards(batch_size: int, parts: int = 1) -> list[Shard]:
     """Returns this rank's shard of a batch, in `parts` pieces of equal size.
 
+    Args:
+        batch_size: Images in the batch, over all ranks.
+        parts: Pieces in which this rank passes its shard through the network.
+
     Raises:
         InputError: The batch cannot be divided evenly.
     """

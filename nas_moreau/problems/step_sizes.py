@@ -66,6 +66,10 @@ def _inner_steps(info: MethodInfo, usual: int) -> int:
 def method_for(name: str, case: Case) -> Method:
     """Returns the method of that name with step sizes for a small problem.
 
+    Args:
+        name: A name of the table of methods.
+        case: The problem with its curvatures.
+
     Raises:
         KeyError: There is no such method.
         ValueError: There are no step sizes for it.
