@@ -95,8 +95,8 @@ def exact_hypergradient(
     lowest, highest = float(eigenvalues[0]), float(eigenvalues[-1])
     if not lowest > 0:
         raise ValueError(
-            f"The Hessian of f has the eigenvalue {lowest:.1e} where f_y vanishes, so the lower solution is no "
-            "function of x there. Add a ridge to f, or start from another y."
+            f"The Hessian of f has the eigenvalue {lowest:.1e} where f_y vanishes, so the lower solution is not "
+            "a function of x there. Add a ridge to f, or start from another y."
         )
     upper = value_and_grads(problem.F, x, y, upper_batch)
     v = shaped(torch.linalg.solve(curvature, flat(upper.grad_y)), y)

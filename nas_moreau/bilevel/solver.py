@@ -101,7 +101,7 @@ def solve(
         watch: Called after every step with (k, x, y, info); True ends the run.
 
     Raises:
-        TypeError: x or y is no list of floating-point tensors.
+        TypeError: x or y is not a list of floating-point tensors.
         ValueError: `debias` with a method that has no penalty, or with `batches`; automatic constants where F or f is
             not finite at the start.
     """
@@ -196,7 +196,7 @@ def _extrapolated(found: list[Tensors], levels: list[float], count: int) -> tupl
 
 
 def _checked(name: str, given: Any) -> Tensors:
-    """Returns the tensors, detached; raises TypeError where it is no list of tensors that can be moved."""
+    """Returns the tensors, detached; raises TypeError where it is not a list of tensors that can be moved."""
     if not isinstance(given, (list, tuple)):
         fault = f"is a {type(given).__name__}"
     elif not given:

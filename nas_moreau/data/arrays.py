@@ -139,7 +139,7 @@ def _scale(parts: Mapping[str, Named], where: str) -> _Scale:
 
 
 def _rule(kind: str, low: float, high: float) -> object:
-    """Returns what tells ranges apart that would be read in different ways."""
+    """Returns a key that differs where ranges are read in different ways."""
     if kind == "f":
         return "signed" if low < 0 else "unit" if high <= 1 else "bytes"
     return white_of(int(high)) if 0 <= high <= WHITE else "wide"

@@ -22,7 +22,7 @@ FILES = {
     ("test", "images"): "t10k-images-idx3-ubyte",
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
-"""Part and content -> name; also read: a dot before `idx`, and files in a folder of their own name."""
+"""Part and content -> name; also read: a dot before `idx`, and files in a folder with the name of the file."""
 _CURE = "Copy or download the file again."
 
 

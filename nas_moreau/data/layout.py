@@ -128,7 +128,7 @@ class _Reader:
         return name_text(path.relative_to(self.root)) if path != self.root else "."
 
     def _only_folder(self, here: _Folder) -> Path | None:
-        """Returns the one folder that holds all the images, if it is no class folder itself."""
+        """Returns the one folder that holds all the images, if it is not a class folder itself."""
         filled = [folder for folder in here.folders if _holds_images(folder)]
         if here.images or len(filled) != 1 or len(filled[0].relative_to(self.root).parts) > _DEEPEST:
             return None

@@ -21,7 +21,7 @@ def draw_heat_map(rows: Sequence[EdgeWeights], chosen: Iterable[tuple[str, int, 
     """Returns the softmax weights of a cell as a picture, uint8 (height, width, 3): blue above uniform, orange below.
 
     Args:
-        rows: The edges of the cell. An operation that is no candidate of an edge leaves a gap there.
+        rows: The edges of the cell. An operation that an edge does not have leaves a gap there.
         chosen: (operation, from, to) in the derived cell; they get a frame.
     """
     operations = list(dict.fromkeys(name for row in rows for name in row.weights))

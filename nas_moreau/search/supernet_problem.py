@@ -59,7 +59,7 @@ class Mixing(NamedTuple):
 
 
 Mix = Callable[[SearchSpace, list[Tensor], Batch], Mixing]
-"""(space, logits of every cell, batch) -> the mixing weights on this batch, in place of the softmax."""
+"""(space, logits of every cell, batch) -> the mixing weights on this batch, instead of the softmax."""
 
 
 class BatchStats(NamedTuple):

@@ -127,7 +127,7 @@ def relative_macs(space: SearchSpace, build: BuildNetwork, input_size: tuple[int
 def expected_macs(logits: Sequence[Tensor], costs: Mapping[str, Tensor]) -> Tensor:
     """Returns the mean cost, a scalar, of cells whose operations are drawn edge by edge by softmax(logits).
 
-    Linear in the weights, so the sum over the edges of their own means is the mean over all cells of the space.
+    Linear in the weights, so the sum of the means of the edges is the mean over all cells of the space.
 
     Args:
         logits: (edges, operations) for every cell, in the order of `costs`.

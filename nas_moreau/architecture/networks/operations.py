@@ -29,7 +29,7 @@ Norm = Callable[[int], nn.Module]
 
 
 DILATION = 2
-"""Of the `dil_conv` operations."""
+"""Dilation of the `dil_conv` operations."""
 
 
 class PlainBatchNorm(nn.Module):

@@ -217,7 +217,7 @@ class AlphaTable:
 
     @property
     def has_edge_weights(self) -> bool:
-        """Whether edges have weights of their own (partial channels)."""
+        """Whether there are edge weights (partial channels)."""
         return any(row.edge_weight is not None for rows in self.cells.values() for row in rows)
 
     def without_edge_weights(self) -> AlphaTable:

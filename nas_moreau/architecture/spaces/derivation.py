@@ -111,7 +111,7 @@ def edge_normalised(space: SearchSpace, table: AlphaTable) -> AlphaTable:
     """Returns the table whose weights are a softmax over all pairs of edge and operation that enter a node.
 
     The softmax of one edge compares its operations and discards how large its logits are. Here edges compete too, as by
-    the edge normalisation of PC-DARTS (Xu et al., ICLR 2020, section 3.3) but without weights of their own; where a
+    the edge normalisation of PC-DARTS (Xu et al., ICLR 2020, section 3.3) but without edge weights; where a
     search has those, their logits are added. The operations of one edge rank as in `table`, so that a rule which keeps
     every edge chooses the same.
 

@@ -35,7 +35,7 @@ class OperationInfo:
 
     @property
     def is_pool(self) -> bool:
-        """Whether it has no convolution and no parameters of its own: what it computes is the same for many edges."""
+        """Whether it has no convolution and no parameters: what it computes is the same for many edges."""
         return self.kind in ("max_pool", "avg_pool")
 
 
