@@ -156,3 +156,9 @@ def test_missing_unreadable_and_unknown(tmp_path):
 
 def test_defaults_need_no_file():
     assert load_config() == Config()
+
+
+def test_a_file_of_thousands_of_unknown_keys_is_described_in_part():
+    with pytest.raises(InputError) as error:
+        make_config({f"k{i}": 1 for i in range(6000)})
+    assert "'k19'" in error.value.cause and "'k20'" not in error.value.cause and "5,980" in error.value.cause

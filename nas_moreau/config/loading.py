@@ -16,6 +16,8 @@ from nas_moreau.presets import preset_text
 from nas_moreau.yaml_files import parse_yaml, read_text
 
 S = TypeVar("S", bound=Section)
+MAX_PROBLEMS = 20
+"""Problems that one message describes; a file with more of them is no configuration."""
 
 
 def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -72,8 +74,10 @@ def make_section(section: type[S], data: Any, origin: str, cure: str) -> S:
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, section) for problem in error.errors(include_url=False)]
-        raise InputError(f"In {origin}: {'; '.join(problems)}.", cure) from None
+        found, known = error.errors(include_url=False), [*section_meanings(section), *config_keys(section)]
+        problems = [_describe(problem, known) for problem in found[:MAX_PROBLEMS]]
+        more = [f"and {len(found) - MAX_PROBLEMS:,} more"] * (len(found) > MAX_PROBLEMS)
+        raise InputError(f"In {origin}: {'; '.join([*problems, *more])}.", cure) from None
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -102,11 +106,11 @@ def _set(data: dict[str, Any], override: str) -> None:
         place[parts[-1]] = value
 
 
-def _describe(problem: Any, section: type[Section]) -> str:
-    """Returns one problem of pydantic's list as a part of a sentence."""
+def _describe(problem: Any, known: Sequence[str]) -> str:
+    """Returns one problem of pydantic's list as a part of a sentence; `known` are the keys and sections there are."""
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        near = nearest_keys(key, [*section_meanings(section), *config_keys(section)])
+        near = nearest_keys(key, known)
         return f"unknown key '{key}'" + (f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else "")
     message = problem["msg"].removeprefix("Value error, ")
     return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message

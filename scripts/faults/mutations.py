@@ -16,7 +16,7 @@ from typing import Any
 from faults.kinds import gone, kinds
 from faults.toy import Row, fork, wait
 
-SLOW = 1.0  # seconds of the processor for one file
+SLOW = 30.0  # seconds of the processor for one file: a bomb takes longer, a sound file on a busy machine does not
 TOKENS = [
     b"&a ",
     b"*a",
