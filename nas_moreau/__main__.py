@@ -1,6 +1,10 @@
 """`python -m nas_moreau`: the command line."""
 
+import os
 import sys
+
+if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [os.getcwd()]:
+    del sys.path[0]  # `python -m` puts the working folder first: its files must not stand in for installed modules
 
 from nas_moreau.cli import main
 

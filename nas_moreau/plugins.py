@@ -1,15 +1,19 @@
-"""Modules of the user, imported because a command names them (--import), which register things by name."""
+"""Which modules Python finds: those of the user that a command names (--import), none else of the working folder."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from nas_moreau.errors import InputError
+
+_IMPORTED: set[str] = set()
+"""Names of modules that were imported for a user; another file may replace one of them."""
 
 
 def module_of(path: str | Path, name: str, keep: bool = False) -> ModuleType:
@@ -34,17 +38,24 @@ def module_of(path: str | Path, name: str, keep: bool = False) -> ModuleType:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules of the user: by name, with the working folder on the path, or by the path of a .py file.
+    """Imports modules of the user: by name, also from the working folder, or by the path of a .py file.
 
-    A file is imported under its name without .py. What the modules register (operations, methods, mixings, rules, data
-    sources, metrics) is known afterwards; processes that a command starts import the same modules.
+    A file is imported under its name without .py, and its folder may hold further modules that it imports. These
+    folders come last on the search path, so that nothing in them stands in for an installed module. What the modules
+    register (operations, methods, mixings, rules, data sources, metrics) is known afterwards; processes that a command
+    starts import the same modules.
 
     Raises:
-        InputError: A module cannot be imported, or registers something that is refused.
+        InputError: A module cannot be imported, has the name of an installed one, or registers something that is
+            refused.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     for name in names:
+        file = Path(name) if name.endswith(".py") else _in_working_folder(name)
+        if file is not None:
+            _IMPORTED.add(_refuse_taken_name(name, file))
+            folder = str((file.parent.parent if file.name == "__init__.py" else file.parent).resolve())
+            if folder not in sys.path:
+                sys.path.append(folder)
         try:
             if name.endswith(".py"):
                 module_of(name, Path(name).stem, keep=True)
@@ -56,3 +67,32 @@ def import_modules(names: Sequence[str]) -> None:
             raise InputError(
                 f"--import {name} failed: {type(error).__name__}: {error}.", "Correct that module."
             ) from error
+
+
+def _in_working_folder(name: str) -> Path | None:
+    """Returns the file in the working folder that a module's name, or that of its package, may mean; None if none."""
+    root = name.partition(".")[0]
+    return next((path for path in (Path(f"{root}.py"), Path(root, "__init__.py")) if path.is_file()), None)
+
+
+def _refuse_taken_name(name: str, file: Path) -> str:
+    """Returns the name of a user's module; InputError if it means another one already, which it would hide."""
+    module = file.parent.name if file.name == "__init__.py" else file.stem
+    if module in _IMPORTED:
+        return module
+    if module in sys.modules:
+        origin = getattr(sys.modules[module], "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):  # a name with dots, of no package
+            spec = None
+        if spec is None:
+            return module
+        origin = spec.origin
+    if origin and os.path.exists(origin) and os.path.samefile(origin, file):
+        return module
+    raise InputError(
+        f"--import {name}: {file} has the name of another module, {module} ({origin or 'built in'}).",
+        f"Rename it, for example my_{module}.py.",
+    )

@@ -17,6 +17,15 @@ def name_text(name: str | os.PathLike[str]) -> str:
     return unicodedata.normalize("NFC", raw)
 
 
+def is_utf8(name: str | os.PathLike[str]) -> bool:
+    """Returns whether the bytes of a file name are UTF-8."""
+    try:
+        os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
 def printable(text: str | os.PathLike[str]) -> str:
     """Returns text for one line of a terminal: line ends, control characters and stray bytes are escaped."""
     text = os.fspath(text)
@@ -29,3 +38,8 @@ def printable(text: str | os.PathLike[str]) -> str:
 def path_of(text: str) -> Path:
     """Returns the path that UTF-8 text names, also where the system's locale is another one (LC_ALL=C)."""
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape"))).expanduser()
+
+
+def spreadsheet_text(text: str) -> str:
+    """Returns text for a CSV file; a leading ' keeps spreadsheets from taking it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -5,6 +5,7 @@ All that could make a small file large or slow is refused while it is read piece
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,20 @@ from nas_moreau.errors import InputError
 MAX_BYTES, MAX_DEPTH = 64 * 1024, 8
 _MAX_DIGITS = 400  # of one number: Python is slow on longer ones
 # libyaml's parser is ten times faster; it recurses on deep files, which is why the depth is known before it builds
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
+class _Loader(_PARSER):  # type: ignore[misc]
+    """Reads 1e-3 and 1.5e2, which are text in YAML 1.1, as numbers."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, [*"-+.0123456789"])
+_NUMBER = re.compile(
+    r"[-+]?(0|[1-9][0-9]*|[0-9]+[eE][-+]?[0-9]+|[0-9]*\.[0-9]*([eE][-+]?[0-9]+)?|\.(inf|Inf|INF|nan|NaN|NAN))$"
+)
+"""Numbers as everybody reads them; YAML 1.1 has 010 (eight), 0x10, 1_000 and 1:30 (ninety) too."""
 
 
 def read_text(path: Path, what: str) -> str:
@@ -59,13 +73,13 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
     try:
         depth = 0
         # events come one by one and build nothing, so that depth and aliases are known before anything is made of them
-        for event in yaml.parse(text, _LOADER):
+        for event in yaml.parse(text, _Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise InputError(f"{where} is nested more than {MAX_DEPTH} deep.", cure)
             if isinstance(event, yaml.AliasEvent):
                 raise InputError(f"{where} uses a YAML alias (*{event.anchor}).", "Write the value out.")
-        loader = _LOADER(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             _check_numbers(node, where, cure)
@@ -88,10 +102,15 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
 
 
 def _check_numbers(node: Any, where: str, cure: str) -> None:
-    """Refuses numbers of absurd length (1:1:1:... is a number, too)."""
+    """Refuses numbers of absurd length, and those that are not what they look like (010, 1:30)."""
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > _MAX_DIGITS and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
             raise InputError(f"{where} holds a number of {len(node.value):,} characters.", cure)
+        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and not _NUMBER.match(node.value):
+            raise InputError(
+                f"{where} holds the number {node.value}, which YAML reads in its own way.",
+                "Write it in plain digits without leading zeros, or in quotes if it is text.",
+            )
     elif node is not None:
         for child in node.value:
             for part in child if isinstance(child, tuple) else (child,):

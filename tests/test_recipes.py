@@ -37,7 +37,7 @@ SMALLER = {
     "random:0-7": "random:0",
     "--rank 150": "--rank 5",
     "--memory 11GB --hours 48": "--hours 48",
-    "--corrupt 0": "--corrupt 0 --steps 2",
+    "hyper-cleaning": "hyper-cleaning --steps 2",
 }
 
 

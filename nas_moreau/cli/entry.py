@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau import __version__, distributed
+from nas_moreau.cli.listing import KINDS
 from nas_moreau.cli.options import COMMON
-from nas_moreau.cli.output import note, print_json
+from nas_moreau.cli.output import note, print_json, printing_notes
 from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, unknown
 from nas_moreau.plugins import import_modules
+from nas_moreau.presets import preset_names
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
 MODULES = ("stages", "compare", "solve", "listing", "configuration", "inspect", "watch", "export", "diagnostics")
@@ -76,7 +78,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if first is not None and first not in VERBS:
-        raise unknown("command", first, VERBS)
+        raise _unknown_verb(first)
     args, rest = build_parser().parse_known_args(arguments)
     # argparse gives up on key=value arguments that follow options; nothing else may be left
     wrong = [text for text in rest if "=" not in text or text.startswith("-") or not hasattr(args, "overrides")]
@@ -87,9 +89,47 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+OTHER_NAMES = {
+    "help": "nas-moreau --help",
+    "version": "nas-moreau --version",
+    "train": "nas-moreau run or nas-moreau retrain",
+    "fit": "nas-moreau run or nas-moreau retrain",
+    "eval": "nas-moreau evaluate",
+    "test": "nas-moreau evaluate",
+    "validate": "nas-moreau check",
+    "infer": "nas-moreau predict",
+    "classify": "nas-moreau predict",
+    "resume": "nas-moreau run --output DIR --resume",
+    "tensorboard": "nas-moreau watch",
+    "ls": "nas-moreau list",
+}
+"""What other programs call their commands -> ours."""
+
+
+def _unknown_verb(name: str) -> InputError:
+    if name.lower() in OTHER_NAMES:
+        meant = OTHER_NAMES[name.lower()]
+    elif name in KINDS:
+        meant = f"nas-moreau list {name}"
+    elif name in preset_names():
+        meant = f"nas-moreau run --preset {name}"
+    elif nearest(name, VERBS) is None and name.endswith((".yaml", ".yml")):
+        meant = f"nas-moreau run --config {name}"
+    else:
+        return unknown("command", name, VERBS)
+    return InputError(f"Unknown command '{name}'.", f"Did you mean {meant}?")
+
+
 def _unknown_option(text: str, verb: Verb) -> InputError:
     known = [name for option in [*COMMON, *verb.options] for name in option.names if name.startswith("-")]
     cure = did_you_mean(text, known) if nearest(text, known) else f"See nas-moreau {verb.name} --help."
+    if text.startswith("-") and "overrides" in {name for option in verb.options for name in option.names}:
+        from nas_moreau.config import config_keys
+
+        name = text.lstrip("-").partition("=")[0].replace("-", "_")
+        keys = [key for key in config_keys() if name in (key, key.rpartition(".")[2])]
+        if keys:
+            cure = f"Write {' or '.join(f'{key}=VALUE' for key in keys)}."
     return InputError(f"Unknown {'option' if text.startswith('-') else 'argument'} '{text}' of {verb.name}.", cure)
 
 
@@ -110,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args: argparse.Namespace | None = None
     stop = StopRequest(immediate=True)
     try:
-        with stop:
+        with stop, printing_notes():
             args = parse_arguments(arguments)
             if distributed.launched() and not VERBS[args.verb].distributed:
                 several = ", ".join(verb.name for verb in VERBS.values() if verb.distributed)
@@ -124,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return DONE
         if args.json and result is not None:
             print_json(result)
-        # the results of `doctor` and `check-hypergradient` state whether their checks passed
-        found_wrong = isinstance(result, dict) and (result.get("usable") is False or result.get("passed") is False)
+        # the results of `doctor` and `check-hypergradient` state whether their checks passed, `predict` what it missed
+        found_wrong = isinstance(result, dict) and (
+            result.get("usable") is False or result.get("passed") is False or bool(result.get("unreadable"))
+        )
         return FAILURE if found_wrong else DONE
     except BrokenPipeError:
         return FAILURE

@@ -126,15 +126,19 @@ def kind_of(file: str) -> str:
     """
     from nas_moreau.architecture.spaces.space import load_space
     from nas_moreau.architecture.spaces.zoo import load_genotype
-    from nas_moreau.config import load_config
-    from nas_moreau.yaml_files import read_text
+    from nas_moreau.config import Config, load_config
+    from nas_moreau.yaml_files import parse_yaml, read_text
 
-    if Path(file).suffix in (".yaml", ".yml"):
-        if any(line.startswith("operations:") for line in read_text(Path(file), "The file").splitlines()):
+    if Path(file).suffix in (".yaml", ".yml", ".json"):
+        text = read_text(Path(file), "The file")
+        found = parse_yaml(text, file, "Correct that line.")
+        keys = set(found) if isinstance(found, dict) else set()
+        if "operations" in keys:
             load_space(file)
             return "search space"
-        load_config(None, file)
-        return "configuration"
+        if keys & set(Config.model_fields) or Path(file).suffix != ".json":
+            load_config(None, file)
+            return "configuration"
     return f"genotype of {load_genotype(file).space}"
 
 

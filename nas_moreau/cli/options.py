@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from nas_moreau import distributed
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option
 from nas_moreau.data.sources import SOURCES
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, nearest
 from nas_moreau.presets import preset_names
+from nas_moreau.text import is_utf8, name_text, path_of
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config
@@ -80,7 +82,7 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
     overrides = [*defaults, *args.overrides]
     for key, value in (("data.name", args.data), ("data.directory", args.data_dir), ("device", args.device)):
         if value is not None:
-            overrides.append(f"{key}={json.dumps(value)}")
+            overrides.append(f"{key}={json.dumps(as_text(value, key))}")
     if args.seed is not None:
         overrides.append(f"seed={args.seed}")
     if args.download:
@@ -109,10 +111,19 @@ def stage_folder(run: str, *stages: str) -> Path:
     return find_stage(run, *stages).path
 
 
+def as_text(argument: str, what: str) -> str:
+    """Returns an argument that is stored in files as UTF-8 text; InputError if it is none."""
+    if not is_utf8(argument):
+        raise InputError(
+            f"{what} {name_text(argument)} is not UTF-8 text.", "Rename it, or give a link to it: ln -s OLD NEW."
+        )
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+
+
 def new_folder(args: argparse.Namespace, stem: str) -> Path:
     """Returns --output, or else a new folder under checkpoints/."""
     if args.output:
-        return Path(args.output)
+        return path_of(as_text(args.output, "--output"))
     if args.resume:
         raise InputError("--resume needs the folder of the run.", "Name it with --output.")
     number = 1
@@ -131,20 +142,56 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
     """
 
     def agree() -> tuple[Config, Path]:
-        resumed = Path(args.output) if args.resume and args.output else None
-        config = configuration(args, resumed if resumed is not None and (resumed / "config.yaml").exists() else base)
+        start = base
+        if args.resume and args.output and (Path(args.output) / "config.yaml").exists():
+            start = Path(args.output)
+        elif start is None and not args.preset and not args.config:
+            raise _nothing_to_begin_with(args, name)
+        config = configuration(args, start)
         preset = args.preset or Path(args.config or "default").stem
         return config, new_folder(args, f"{name}-{preset}-seed{config.seed}")
 
     return distributed.run_on_rank0(agree)
 
 
+def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
+    """Returns the error for a run without a configuration: nobody trains with the published sizes by accident."""
+    begin = "give --preset smoke (a minute), cpu or cifar10 (list presets), or --config FILE"
+    if args.resume and not args.output:
+        return InputError("--resume needs the folder of the run.", "Name it with --output.")
+    if not args.resume:
+        return InputError(f"{name} has no configuration to begin with.", f"{begin[0].upper()}{begin[1:]}.")
+    output = Path(args.output)
+    runs = {status.parent.name: status.parent for status in output.absolute().parent.glob("*/status.json")}
+    near = nearest(output.name, runs)
+    found = f"Did you mean {output.parent / near}? " if near else ""
+    return InputError(f"{output} holds no run that could be resumed.", f"{found}To begin one there, {begin}.")
+
+
+class _Opened(logging.Handler):
+    """Prints where a run is written, once its folder has been made."""
+
+    def __init__(self, output: Path):
+        super().__init__(logging.DEBUG)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints the folder if it is the one of this command."""
+        if getattr(record, "run_folder", None) == self._output and not distributed.rank():
+            quoted = shlex.quote(str(self._output))
+            note(f"run folder: {self._output}   (curves: nas-moreau watch {quoted})")
+
+
 @contextmanager
 def working_in(output: Path) -> Iterator[None]:
-    """Prints the run folder; an exception that leaves the context carries it, for the command that resumes the run."""
-    note(f"run folder: {output}   (curves: nas-moreau watch {shlex.quote(str(output))})")
+    """Prints the run folder when it is made; an exception that leaves the context carries it, for resuming."""
+    logger, handler = logging.getLogger("nas_moreau.runs.folder"), _Opened(output)
+    logger.addHandler(handler)
     try:
         yield
     except BaseException as error:
-        error.run_folder = str(output)  # type: ignore[attr-defined]
+        if output.exists():
+            error.run_folder = str(output)  # type: ignore[attr-defined]
         raise
+    finally:
+        logger.removeHandler(handler)

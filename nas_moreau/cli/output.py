@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from nas_moreau import distributed
+from nas_moreau.text import printable
+
+_UNBOUNDED = 1 << 16
 
 
 def note(text: str = "") -> None:
     """Prints a message on standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+class _Notes(logging.Handler):
+    """Prints what the package logs, each message once, in rank 0 alone."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a message that was not printed yet."""
+        text = record.getMessage()
+        if text not in self._printed and not distributed.rank():
+            self._printed.add(text)
+            note(text)
+
+
+@contextmanager
+def printing_notes() -> Iterator[None]:
+    """Within this context, what the package logs (notes on the images, the run folder) is printed."""
+    logger, handler = logging.getLogger("nas_moreau"), _Notes()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks letters of a name shows escapes
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def print_json(result: Any) -> None:
@@ -20,6 +59,7 @@ def print_json(result: Any) -> None:
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of texts as columns; the last text of a row may have any length."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(len(row) for row in rows) - 1)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip())
@@ -28,7 +68,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, left: Sequence[str] = ()
 ) -> None:
-    """Prints a table with borders, as wide as the terminal, or 200 columns where there is none.
+    """Prints a table with borders, at most as wide as the terminal; where there is none, no text is folded.
 
     Args:
         columns: Headings.
@@ -43,5 +83,6 @@ def print_table(
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i == 0 or name in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*map(printable, row))
+    width = None if sys.stdout.isatty() else _UNBOUNDED
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)

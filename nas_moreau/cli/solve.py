@@ -22,8 +22,8 @@ NETWORKS = "hyper-cleaning and few-shot"
         "solve sine --n 100",
         "solve quadratic --method bome --json",
         "list tasks",
-        "solve hyper-cleaning --data folder:photos --corrupt 0     # which of my own labels are wrong?",
-        "solve hyper-cleaning --data fashion_mnist --download --output checkpoints/clean",
+        "solve hyper-cleaning --data folder:photos                 # which of my own labels are wrong?",
+        "solve hyper-cleaning --data fashion_mnist --download --corrupt 0.5 --output checkpoints/clean",
         "solve few-shot --data omniglot:DIR --ways 5 --shots 1",
     ],
     options=[
@@ -40,7 +40,7 @@ NETWORKS = "hyper-cleaning and few-shot"
             type=float,
             metavar="RATE",
             group=NETWORKS,
-            help="share of labels to change; 0 judges your own labels (default 0.5)",
+            help="share of labels to change for a demonstration (default 0; 0.5 for shapes)",
         ),
         option("--ways", type=int, group=NETWORKS, help="few-shot: classes of a task (default 5)"),
         option("--shots", type=int, group=NETWORKS, help="few-shot: training images of each class (default 1)"),
@@ -70,7 +70,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options that the command line names."""
     names = ("n", "method", "steps", "seed", "device", "corrupt", "ways", "shots")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    data = {"name": args.data, "directory": args.data_dir, "download": args.download or None}
+    data = {"name": args.data and options.as_text(args.data, "--data"), "directory": args.data_dir}
+    data["download"] = args.download or None
     data = {name: value for name, value in data.items() if value is not None}
     return (
         given
@@ -82,9 +83,10 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _print_learning(task: str, result: dict[str, Any]) -> None:
     spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
+    images = f" of {result['test_images']:,} images" if "test_images" in result else ""
     rows = [
         ("method", f"{result['method']}, {result['steps']} steps, {result['evaluations']} gradient evaluations"),
-        ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %"),
+        ("test accuracy", f"{100 * result['accuracy']:.2f}{spread} %{images}"),
         ("time", f"{result['seconds']:.1f} s, at most {result['peak_memory_bytes'] / 2**20:.0f} MiB"),
     ]
     if task == "hyper-cleaning":

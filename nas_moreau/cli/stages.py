@@ -47,8 +47,11 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         rows = [
             ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
             ("verdict", found.verdict or "drawn at random"),
-            ("supernet, held-out accuracy", percent(found.held_out_accuracy)),
-            ("retrained, test accuracy", f"{percent(trained.test_accuracy)}  ({trained.wall_seconds:.0f} s)"),
+            ("supernet, held-out accuracy", _of_images(found.held_out_accuracy, _held_out(output / "search", config))),
+            (
+                "retrained, test accuracy",
+                f"{_of_images(trained.test_accuracy, _tests(output / 'retrain'))}, {trained.wall_seconds:.0f} s",
+            ),
             ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
             ("report", result.report),
         ]
@@ -79,7 +82,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
             *([] if before is None else [("cell by the space's rule", before.digest())]),
             ("cell", result.digest),
             ("verdict", result.verdict or "drawn at random"),
-            ("supernet, held-out accuracy", percent(result.held_out_accuracy)),
+            ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, _held_out(output, config))),
             ("genotype", str(output / "genotype.json")),
             ("next", f"nas-moreau retrain {shlex.quote(str(output))}"),
         ]
@@ -213,7 +216,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.json:
         rows = [
             ("cell", result.digest),
-            ("test accuracy", percent(result.test_accuracy)),
+            ("test accuracy", _of_images(result.test_accuracy, _tests(output))),
             ("network", f"{result.parameters:,} parameters, {result.macs:,} multiply-adds"),
         ]
         print_rows(rows)
@@ -245,6 +248,32 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
+
+
+def _of_images(accuracy: float | None, count: int) -> str:
+    """Returns an accuracy with the number of images that it was measured on."""
+    return percent(accuracy) if accuracy is None or not count else f"{percent(accuracy)} of {count:,} images"
+
+
+def _tests(folder: Path) -> int:
+    """Returns the number of test images of a run folder."""
+    from nas_moreau.runs.history import Stage
+
+    return sum(Stage(folder).data.get("test", ()))
+
+
+def _held_out(folder: Path, config: Config) -> int:
+    """Returns the number of held-out images of a search folder."""
+    import torch
+
+    from nas_moreau.data import stratified_split
+    from nas_moreau.runs.history import Stage
+
+    counts = Stage(folder).data.get("train", ())
+    if not counts:
+        return 0
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return len(stratified_split(labels, config.search.split.model_dump(), config.seed)["held_out"])
 
 
 def _described(config: Config, output: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.python_command import python_command
 
 
 @verb(
@@ -49,7 +49,7 @@ def gather(runs: Sequence[Path], place: Path) -> Path:
 
 
 def _serve(logs: Path, port: int) -> None:
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", "--host=127.0.0.1", f"--port={port}"]
+    command = python_command("tensorboard.main", f"--logdir={logs}", "--host=127.0.0.1", f"--port={port}")
     note(f"TensorBoard: http://127.0.0.1:{port or '(see below)'}   (Ctrl-C ends it)")
     process = subprocess.Popen(command)
     try:

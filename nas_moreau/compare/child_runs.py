@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 from nas_moreau import distributed
 from nas_moreau.errors import InputError
+from nas_moreau.python_command import python_command
 from nas_moreau.training.signals import Interrupted, StopRequest
 
 _USAGE = 2
@@ -103,7 +104,7 @@ def _start(command: Command, quiet: bool) -> subprocess.Popen[bytes]:
         messages = open(command.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below, the child has its own
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "nas_moreau", *command.arguments],
+            python_command("nas_moreau", *command.arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=messages,

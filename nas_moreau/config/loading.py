@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from nas_moreau.config.keys import config_keys, nearest_keys, section_meanings
 from nas_moreau.config.sections import Config, Section
 from nas_moreau.errors import InputError
-from nas_moreau.presets import preset_text
+from nas_moreau.presets import preset_names, preset_text
 from nas_moreau.yaml_files import parse_yaml, read_text
 
 S = TypeVar("S", bound=Section)
@@ -93,7 +93,8 @@ def _set(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise InputError(f"'{override}' is not of the form key.sub=value.", "Write for example search.epochs=10.")
+        cure = f"Write --preset {override}." if override in preset_names() else "Write for example search.epochs=10."
+        raise InputError(f"'{override}' is not of the form key.sub=value.", cure)
     value = _parse(f"value: {text}", f"'{override}'").get("value")
     place = data
     for part in parts[:-1]:
@@ -112,5 +113,15 @@ def _describe(problem: Any, known: Sequence[str]) -> str:
     if problem["type"] == "extra_forbidden":
         near = nearest_keys(key, known)
         return f"unknown key '{key}'" + (f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else "")
+    known = config_keys(section)
+    if key in known and problem["type"] != "value_error":
+        return f"'{key}' is {problem['input']!r}; it takes {known[key].type}"[:300]
+    if key in section_meanings(section) and problem["type"] != "value_error":
+        return f"'{key}' is {problem['input']!r}, but it is a section: set {_first_keys(key, known)}"[:300]
     message = problem["msg"].removeprefix("Value error, ")
     return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message
+
+
+def _first_keys(section: str, known: Iterable[str]) -> str:
+    keys = [key for key in known if key.startswith(f"{section}.")]
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

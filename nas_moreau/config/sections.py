@@ -18,9 +18,9 @@ Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys, NaN and infinity are refused."""
+    """A part of the configuration: unknown keys, NaN, infinity and values of another type are refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
 
 class DataConfig(Section):
@@ -83,7 +83,9 @@ class AlphasConfig(Section):
 
     lr: Positive = Field(default=3e-4, description="Initial learning rate; a cosine schedule, one step an epoch.")
     lr_min: NotNegative = Field(default=3e-4, description="Learning rate at the end of the schedule.")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.5, 0.999), description="Decay rates of Adam's two averages.")
+    betas: tuple[Fraction, Fraction] = Field(
+        default=(0.5, 0.999), strict=False, description="Decay rates of Adam's two averages."
+    )
     weight_decay: NotNegative = Field(default=1e-3, description="Weight decay, added to the gradient.")
     init_scale: NotNegative = Field(default=1e-3, description="Standard deviation of the initial alphas.")
 

@@ -85,6 +85,7 @@ class Batches:
         shard: The rows of every batch to give; None for whole batches. Draws are made for the whole batch, so they do
             not depend on the number of shards.
         channels_last: Memory layout of the images.
+        setting: Key of the batch size, for messages.
 
     Raises:
         InputError: The part holds fewer images than one batch.
@@ -98,15 +99,16 @@ class Batches:
         purpose: str,
         shard: Shard | None = None,
         channels_last: bool = False,
+        setting: str = "batch_size",
     ):
         if len(part) < batch_size:
             raise InputError(
                 f"The part '{purpose}' holds {len(part)} images, fewer than a batch of {batch_size}.",
-                "Use more images or a smaller batch_size.",
+                f"Use more images, or a smaller {setting}: {setting}={max(1, len(part) // 2 * 2)}.",
             )
         self.part, self.batch_size, self.seed, self.purpose = part, batch_size, seed, purpose
         self.shard = shard or Shard(0, batch_size, batch_size)
-        self.channels_last = channels_last
+        self.channels_last, self.setting = channels_last, setting
         self._pass, self._order = -1, part.indices
 
     def __len__(self) -> int:
@@ -115,7 +117,7 @@ class Batches:
 
     def on(self, shard: Shard | None) -> Batches:
         """Returns the same batches with other rows of them given; None for whole batches."""
-        return Batches(self.part, self.batch_size, self.seed, self.purpose, shard, self.channels_last)
+        return Batches(self.part, self.batch_size, self.seed, self.purpose, shard, self.channels_last, self.setting)
 
     def indices(self, step: int) -> Tensor:
         """Returns the indices of the images in the whole batch of a step."""
@@ -165,6 +167,6 @@ def retraining_images(config: Config, data: Data) -> RetrainImages:
         indices = stratified_split(labels, {"train": 1 - share, "validation": share}, config.seed)
     parts = {name: Part(data.train, found, augment) for name, found in indices.items()}
     last = config.performance.channels_last
-    batches = Batches(parts["train"], size, config.seed, "retraining", channels_last=last)
+    batches = Batches(parts["train"], size, config.seed, "retraining", channels_last=last, setting="retrain.batch_size")
     shards = [batches.on(shard) for shard in distributed.own_shards(size, settings.accumulate)]
     return RetrainImages(batches, shards, parts.get("validation"), Part.whole(data.test, augment))

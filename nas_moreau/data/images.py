@@ -169,7 +169,7 @@ def refuse_too_large(count: int, channels: int, height: int, width: int, what: s
         raise InputError(
             f"{what} would take {needed / 2**30:.1f} GiB of memory ({count} images of {height}x{width}); "
             f"the limit is {MAX_BYTES >> 30} GiB.",
-            "Use fewer or smaller images (image_size).",
+            "Use fewer or smaller images (data.image_size).",
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from nas_moreau.data.image_files import is_image
 from nas_moreau.data.parts import SPELLINGS, part_of
 from nas_moreau.errors import InputError, nearest
-from nas_moreau.text import name_text
+from nas_moreau.text import is_utf8, name_text
 
 _DROPPINGS = frozenset(
     (
@@ -201,7 +201,7 @@ class _Reader:
             if name in found:
                 raise InputError(f"Two class folders in {folder.parent} are named '{name}'.", "Rename one of them.")
             found[name] = self._images(folder)
-            if name != folder.name and not folder.name.isprintable():
+            if not is_utf8(folder.name):
                 self.notes.append(f"The name of the folder of '{name}' is not UTF-8; stray bytes are written as \\xNN.")
             if not found[name]:
                 empty.append(folder)

@@ -141,6 +141,7 @@ def _register_torchvision(
 
 _register_torchvision("cifar10", "CIFAR10", "cifar-10-batches-py", ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
 _register_torchvision("cifar100", "CIFAR100", "cifar-100-python", ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)))
+_register_torchvision("mnist", "MNIST", "MNIST/raw", ((0.1307,), (0.3081,)))
 _register_torchvision("fashion_mnist", "FashionMNIST", "FashionMNIST/raw", ((0.2860,), (0.3530,)))
 _register_torchvision("omniglot", "Omniglot", "omniglot-py")
 

@@ -77,7 +77,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) 
         if value > 0 and size == 0:
             raise InputError(
                 f"The part '{name}' ({value:g} of {seen} images) would be empty.",
-                "Use more images or a larger fraction.",
+                "Use more images, or a larger fraction (search.split, retrain.validation).",
             )
     empty = torch.empty(0, dtype=torch.int64, device=on_cpu.device)
     return {name: torch.cat([empty, *part]).sort().values.to(labels.device) for name, part in zip(fractions, parts)}

@@ -28,6 +28,7 @@ from nas_moreau.diagnostics.bench_cases import (
 )
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
 from nas_moreau.plugins import import_modules
+from nas_moreau.python_command import python_command
 from nas_moreau.runs.environment import processor_name
 from nas_moreau.training.device import peak_memory_bytes
 
@@ -108,7 +109,7 @@ def read_memory(case: Case, threads: int, imports: Sequence[str] = ()) -> int | 
         imports: The user's modules, which the process imports first.
     """
     given = {**case._asdict(), "device": "cpu", "threads": threads, "imports": list(imports)}
-    command = [sys.executable, "-m", "nas_moreau.diagnostics.bench_measures", json.dumps(given)]
+    command = python_command("nas_moreau.diagnostics.bench_measures", json.dumps(given))
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -14,6 +14,7 @@ from typing import Any
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.config import Config, make_config
 from nas_moreau.errors import InputError
+from nas_moreau.python_command import python_command
 
 SECONDS = 4.0
 """How long the steps of a stage are measured: some tens of steps of the `cpu` preset."""
@@ -224,7 +225,7 @@ def measure_stage(stage: str, config: Config, genotype: Genotype | None, imports
         "seconds": SECONDS,
         "genotype": None if genotype is None else genotype.to_json(),
     }
-    command = [sys.executable, "-m", "nas_moreau.diagnostics.plan_probe"]
+    command = python_command("nas_moreau.diagnostics.plan_probe")
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False, env=paths)
     if done.returncode == 0:

@@ -14,6 +14,7 @@ from nas_moreau.data.image_files import is_image, read_image
 from nas_moreau.data.images import WHITE
 from nas_moreau.errors import InputError
 from nas_moreau.export.classifier import Classifier
+from nas_moreau.text import name_text
 
 BATCH = 64
 
@@ -41,15 +42,15 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
                 pixels.append(read_image(path, data["channels"], tuple(data["image_size"]), data.get("white", WHITE)))
                 kept.append(path)
             except InputError as error:
-                reason = error.cause.removeprefix(f"{path} cannot be read: ")
-                unreadable.append({"file": str(path), "reason": reason})
+                reason = error.cause.partition(" cannot be read: ")[2] or error.cause
+                unreadable.append({"file": name_text(path), "reason": reason})
         if kept:
             logits = classifier.network(augment(torch.stack(pixels)))
             for path, row in zip(kept, logits.double().softmax(-1).tolist()):
                 best = max(range(len(row)), key=row.__getitem__)
                 rows.append(
                     {
-                        "file": str(path),
+                        "file": name_text(path),
                         "class": data["classes"][best],
                         "probability": row[best],
                         "probabilities": dict(zip(data["classes"], row)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.tables import csv_text
+from nas_moreau.text import name_text, spreadsheet_text
+
+_log = logging.getLogger(__name__)
 
 SHOWN = 60
 """Suspects on the contact sheet."""
@@ -29,6 +33,10 @@ def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
     """
     n, seed = config["n"] or TRAIN, config["seed"]
     made = hyper_cleaning(data, config["corrupt"], seed, (n, n, TEST), device=device)
+    changed = int(made.corrupted.sum())
+    sentence = f"{changed} of {len(made.judged)} training labels were changed for the demonstration (--corrupt)."
+    if changed:
+        _log.info("%s", sentence)
 
     def measure(x: Tensors, y: Tensors) -> dict[str, float]:
         flagged = made.weights(x).cpu() < 0.5
@@ -38,6 +46,8 @@ def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
         return row
 
     def finish(folder: RunFolder, x: Tensors, y: Tensors) -> dict[str, Any]:
+        if changed:
+            folder.log(sentence)
         write_lists(folder, made, data, x, y)
         return {
             "n": len(made.judged),
@@ -46,6 +56,7 @@ def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
             "f1": None,
             "precision": None,
             "recall": None,
+            "test_images": len(made.test.labels),
             **measure(x, y),
             "suspects": str(folder.path / "suspects.csv"),
             "cleaned": str(folder.path / "cleaned.csv"),
@@ -70,20 +81,28 @@ def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: t
 
 
 def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Tensors) -> None:
-    """Writes suspects.csv (all judged samples, least weight first), cleaned.csv (those to keep) and suspects.png."""
+    """Writes suspects.csv (all judged samples, least weight first), cleaned.csv (those to keep) and suspects.png.
+
+    Labels are those of the data; `judged_as` in suspects.csv is the label that a demonstration gave a sample.
+    """
     weights, predicted = made.weights(x).cpu(), made.predicted(y).cpu()
     order = torch.argsort(weights, stable=True)
     names, files = data.classes, data.files
 
+    def label(i: int) -> str:
+        return spreadsheet_text(names[i])
+
     def row(i: int) -> dict[str, Any]:
         index = int(made.judged[i])
-        return {"index": index, "file": str(files[index]) if files else "", "label": names[int(made.labels[i])]}
+        file = name_text(files[index]) if files else ""
+        return {"index": index, "file": spreadsheet_text(file), "label": label(int(data.train.labels[index]))}
 
     suspects = [
         {
             "rank": rank,
             **row(i),
-            "predicted": names[int(predicted[i])],
+            "judged_as": label(int(made.labels[i])),
+            "predicted": label(int(predicted[i])),
             "weight": repr(float(weights[i])),
             "keep": int(weights[i] >= 0.5),
             "corrupted": int(made.corrupted[i]),
@@ -94,7 +113,7 @@ def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Te
     folder.write_text("suspects.csv", _csv(suspects))
     folder.write_text("cleaned.csv", _csv([row(i) for i in kept]) if kept else "index,file,label\n")
     worst = order[:SHOWN]
-    captions = [f"{line['label']}\n? {line['predicted']}\n{float(line['weight']):.3f}" for line in suspects[:SHOWN]]
+    captions = [f"{line['judged_as']}\n? {line['predicted']}\n{float(line['weight']):.3f}" for line in suspects[:SHOWN]]
     picture = contact_sheet(data.train.pixels[made.judged[worst]], captions)
     write_atomic(folder.path / "suspects.png", picture)
 

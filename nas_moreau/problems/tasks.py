@@ -61,9 +61,22 @@ class CleaningConfig(DataTaskConfig):
     n: AtLeastTwo | None = Field(
         default=None, description="Training samples, and as many for validation. Default: 5000; all where corrupt is 0."
     )
-    corrupt: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="Fraction of the training labels to change; 0 judges the labels as they are."
+    corrupt: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Fraction of the training labels to change, for a demonstration; 0 judges the labels as they are. "
+        "Default: 0; 0.5 for the generated images (shapes).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_of_users_stay(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("corrupt") is not None:
+            return values
+        data = values.get("data", DataConfig())
+        name = (
+            data.name if isinstance(data, DataConfig) else data.get("name", "shapes") if isinstance(data, dict) else ""
+        )
+        return {**values, "corrupt": 0.5 if name == "shapes" else 0.0}
 
     @model_validator(mode="after")
     def _all_are_judged(self) -> CleaningConfig:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.text import name_text
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "tensorboard", "pydantic", "matplotlib")
 
 
@@ -34,7 +36,7 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
     found: dict[str, Any] = {
         "nas_moreau": nas_moreau.__version__,
         "commit": current_commit(),
-        "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
+        "command": name_text(" ".join([_program(), *map(shlex.quote, sys.argv[1:])])),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
         "system": platform.platform(),

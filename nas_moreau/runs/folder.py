@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -23,6 +24,8 @@ from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.environment import describe_environment
 from nas_moreau.runs.lock import LOCK_NAME, Lock
 from nas_moreau.runs.plain_files import json_text, read_json, read_yaml
+
+_log = logging.getLogger(__name__)
 
 WORST_FILE = "worst.png"
 """In the folder of a retraining: the test images with the most confident wrong predictions."""
@@ -78,10 +81,12 @@ class RunFolder:
                 f"The output folder {folder} cannot be written to ({reason}).", "Choose another one with --output."
             ) from error
         try:
-            return cls._enter(folder, config, stage, resume, lock)
+            run = cls._enter(folder, config, stage, resume, lock)
         except BaseException:
             lock.release()
             raise
+        _log.debug("run folder: %s", folder, extra={"run_folder": folder})
+        return run
 
     @classmethod
     def _enter(cls, folder: Path, config: dict[str, Any], stage: str, resume: bool, lock: Lock) -> RunFolder:
@@ -129,7 +134,7 @@ class RunFolder:
         """Appends a line with the time (UTC) to log.txt."""
         if self.silent:
             return
-        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+        with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{_now()} {text}\n")
 
     def status(self, state: str, **fields: Any) -> None:

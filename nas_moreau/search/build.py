@@ -77,7 +77,7 @@ def build_search(config: Config, data: Data, device: torch.device) -> SearchSetu
     parts = search_parts(config, data, device)
     (shard,) = distributed.own_shards(settings.batch_size)
     lower, upper = (
-        Batches(part, settings.batch_size, config.seed, purpose, shard, last)
+        Batches(part, settings.batch_size, config.seed, purpose, shard, last, "search.batch_size")
         for part, purpose in ((parts.weights, "weights"), (parts.architecture, "architecture"))
     )
     height, width = parts.weights.images.pixels.shape[-2:]

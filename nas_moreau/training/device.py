@@ -43,7 +43,11 @@ def pick_device(name: str) -> torch.device:
         return _tried(torch.device(name))
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = first_line(error).rstrip(".")
-        raise InputError(f"Device '{name}' cannot be used: {reason}.", "Use --device auto or --device cpu.") from None
+        if reason.startswith("Expected one of"):  # torch lists every kind of device that it has ever known
+            reason = "torch knows no device of that name"
+        raise InputError(
+            f"Device '{name}' cannot be used: {reason}.", "Use --device auto (the accelerator of this machine) or cpu."
+        ) from None
 
 
 def _tried(device: torch.device) -> torch.device:

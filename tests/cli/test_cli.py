@@ -71,7 +71,8 @@ def test_run_evaluate_derive_report_show_and_list(tiny, tmp_path, capsys):
     Image.fromarray(np.zeros((9, 7, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     for source in (run, run / "retrain", exported):
         code, out, err = call(capsys, "predict", source, tmp_path / "photo.png", tmp_path / "none.png", "--json")
-        assert code == 0 and json.loads(out)["images"][0]["class"] in ("0", "1") and "none.png: No such" in err
+        # a file that cannot be read shows in the exit code
+        assert code == 1 and json.loads(out)["images"][0]["class"] in ("0", "1") and "none.png: No such" in err
     code, out, _ = call(capsys, "predict", exported, tmp_path / "photo.png")
     assert code == 0 and "photo" in out and "probability" in out and "..." not in out
     code, out, _ = call(capsys, "show", run)
@@ -106,7 +107,8 @@ def test_dry_run_says_the_sizes_and_writes_nothing(tiny, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_your_own_operation_and_space(tiny, tmp_path, capsys):
+def test_your_own_operation_and_space(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "from nas_moreau.architecture import register_operation\n"

@@ -1,6 +1,7 @@
 """A user's file given by --import: what it registers is known to every verb, in child processes too."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
     (tmp_path / "tiny.yaml").write_text(TINY.format(space=tmp_path / "space.yaml"))
     (tmp_path / "pyramid.yaml").write_text(PYRAMID)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def run(*words):
         capsys.readouterr()
@@ -166,7 +168,7 @@ def test_a_skeleton_goes_all_the_way(call, tmp_path):
 
 
 def test_solve_reads_the_source(call):
-    words = ("--data", "brightness:count.txt", "--n", "20", "--steps", "2", "--output", "cleaned")
+    words = ("--data", "brightness:count.txt", "--corrupt", "0.5", "--n", "20", "--steps", "2", "--output", "cleaned")
     assert call("solve", "hyper-cleaning", *words)["n"] == 20
 
 

@@ -52,7 +52,7 @@ def small(tmp_path):
         )
         arrays[f"y_{part}"] = labels
     np.savez(tmp_path / "small.npz", **arrays)
-    return ["--data", f"npz:{tmp_path}/small.npz", "--n", "40", "--steps", "6"]
+    return ["--data", f"npz:{tmp_path}/small.npz", "--corrupt", "0.5", "--n", "40", "--steps", "6"]
 
 
 def rows_of(folder):

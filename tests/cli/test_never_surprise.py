@@ -1,0 +1,271 @@
+"""Commands as people mistype them, files with names as people have them: the right cure, nothing lost, no surprise."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas_moreau.cli import main
+from nas_moreau.config import load_config
+from nas_moreau.errors import InputError
+from nas_moreau.plugins import import_modules
+from nas_moreau.runs.tables import read_table
+from nas_moreau.text import name_text, printable, spreadsheet_text
+from nas_moreau.yaml_files import parse_yaml
+
+TINY = """
+space: toy
+search: {channels: 2, layers: 3, epochs: 1, steps_per_epoch: 2, batch_size: 4, augment: {crop: 1}}
+retrain: {channels: 2, layers: 3, epochs: 1, steps_per_epoch: 2, batch_size: 4, auxiliary: false, drop_path: 0.0}
+logging: {tensorboard: false}
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfd):
+    """A function that runs a command in an empty folder and returns exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def run(*words):
+        capfd.readouterr()
+        code = main([os.fspath(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def photos(root, classes=("cat", "dog"), count=20):
+    draw = np.random.default_rng(0)
+    for name in classes:
+        folder = os.path.join(os.fsencode(root), b"train", os.fsencode(name))
+        os.makedirs(folder)
+        for index in range(count):
+            image = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            image.save(os.fsdecode(os.path.join(folder, b"%03d.png" % index)))
+    return root
+
+
+# (command, what the sentence must name)
+MISTYPED = [
+    (["run"], ["--preset smoke", "--config"]),
+    (["run", "--data", "shapes"], ["--preset smoke"]),
+    (["search", "search.epochs=1"], ["--preset smoke"]),
+    (["retrain", "DARTS_V2"], ["--preset smoke"]),
+    (["compare", "--methods", "darts1"], ["--preset smoke"]),
+    (["search", "--output", "typo", "--resume"], ["typo", "--preset"]),
+    (["run", "--preset", "smoke", "seed=1e3"], ["'seed'", "1000", "integer"]),
+    (["run", "--preset", "smoke", "seed=true"], ["'seed'", "True", "integer"]),
+    (["run", "--preset", "smoke", "search.epochs=3.0"], ["'search.epochs'", "3.0", "integer"]),
+    (["run", "--preset", "smoke", "search.epochs=010"], ["010", "plain"]),
+    (["run", "--preset", "smoke", "search.epochs=1:30"], ["1:30", "plain"]),
+    (["run", "--preset", "smoke", "search.epochs=0x10"], ["0x10", "plain"]),
+    (["run", "--preset", "smoke", "search.epochs=1_0"], ["1_0", "plain"]),
+    (["run", "--preset", "smoke", "search.epochs=many"], ["'search.epochs'", "many", "integer >= 1"]),
+    (["run", "--preset", "smoke", "search.epochs=0"], ["'search.epochs'", "integer >= 1"]),
+    (["run", "--preset", "smoke", "data=folder:photos"], ["section", "data.name"]),
+    (["run", "--preset", "smoke", "search=3"], ["section", "search.method"]),
+    (["run", "--preset", "smoke", "batch_size=8"], ["search.batch_size", "retrain.batch_size"]),
+    (["run", "--preset", "smoke", "epochs=3"], ["search.epochs", "retrain.epochs"]),
+    (["run", "--preset", "smoke", "search.epoch=3"], ["search.epochs"]),
+    (["run", "--preset", "smoke", "--epochs", "3"], ["search.epochs=", "retrain.epochs="]),
+    (["run", "--preset", "smoke", "--batch-size=8"], ["search.batch_size=", "retrain.batch_size="]),
+    (["run", "--preset", "smoke", "--search.epochs", "8"], ["search.epochs="]),
+    (["run", "smoke"], ["--preset smoke"]),
+    (["run", "--preset", "smoke", "--data", "mnsit"], ["mnist"]),
+    (["run", "--preset", "smoke", "--device", "gpu"], ["gpu", "--device auto"]),
+    (["serch"], ["'serch'", "search"]),
+    (["train"], ["retrain", "run"]),
+    (["help"], ["--help"]),
+    (["eval"], ["evaluate"]),
+    (["presets"], ["list presets"]),
+    (["smoke"], ["run --preset smoke"]),
+    (["mine.yaml"], ["--config mine.yaml"]),
+]
+
+
+@pytest.mark.parametrize("words, named", MISTYPED, ids=[" ".join(words) for words, _ in MISTYPED])
+def test_mistyped_commands(call, tmp_path, words, named):
+    code, out, err = call(*words)
+    assert code == 2 and not out and all(text in err for text in named), err
+    assert err.count("\n") == 1 and "run folder" not in err and len(err) < 600
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_device_lists_nothing_of_torchs(call):
+    err = call("run", "--preset", "smoke", "--device", "gpu")[2]
+    assert "mkldnn" not in err and "privateuseone" not in err
+
+
+def test_resume_of_a_mistyped_folder_names_the_near_run(call, tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "status.json").write_text("{}")
+    assert "first" in call("search", "--output", tmp_path / "frist", "--resume")[2]
+    assert not (tmp_path / "frist").exists()
+
+
+def test_numbers_and_text_in_yaml():
+    assert parse_yaml("a: 1e-3\nb: 3e+4\nc: 1.5e2\nd: .5\ne: -0.0\nf: 0\ng: .inf", "a test", "") == {
+        "a": 1e-3,
+        "b": 3e4,
+        "c": 150.0,
+        "d": 0.5,
+        "e": 0.0,
+        "f": 0,
+        "g": float("inf"),
+    }
+    assert load_config(overrides=["search.alphas.lr=3e-4"]).search.alphas.lr == 3e-4
+    assert load_config(overrides=["retrain.lr=1"]).retrain.lr == 1
+    for text in ("010", "0o10", "0x1F", "1_000", "1:30", "0b11", "1_0.5", "190:20:30.15"):
+        if isinstance(parse_yaml(f"'{text}'", "a test", ""), str) and text != "0o10":
+            with pytest.raises(InputError, match=text):
+                parse_yaml(f"a: {text}", "a test", "")
+
+
+def test_too_few_images_name_the_key_and_no_folder_is_announced(call, tmp_path):
+    photos(tmp_path / "photos")
+    words = ["search", "--config", "tiny.yaml", "--data", f"folder:{tmp_path / 'photos'}", "--output", "run"]
+    code, _, err = call(*words, "search.batch_size=32")
+    assert code == 2 and "search.batch_size=" in err and "run folder" not in err and not (tmp_path / "run").exists()
+    code, _, err = call("retrain", "DARTS_V2", *words[1:], "retrain.batch_size=64")
+    assert code == 2 and "retrain.batch_size=" in err and "run folder" not in err
+
+
+def test_check_knows_a_configuration_by_its_content(call, tmp_path):
+    (tmp_path / "conf.json").write_text(json.dumps(load_config("smoke").to_dict()))
+    code, out, _ = call("check", "conf.json")
+    assert code == 0 and "configuration" in out
+    (tmp_path / "conf.json").write_text('{"search": {"epoch": 3}}')
+    code, _, err = call("check", "conf.json")
+    assert code == 2 and "search.epochs" in err
+
+
+NAMES = [b"K\xe4se", "K\u00e4se".encode(), b"[b]", b"\x1b[31mred", b"=cmd|' C calc'!A1", b'a,b "c"', b"two\nlines"]
+
+
+def test_class_names_of_every_kind_go_through_a_whole_run(call, tmp_path):
+    photos(tmp_path / "photos", NAMES, count=10)
+    words = ["--config", "tiny.yaml", "--data", f"folder:{tmp_path / 'photos'}"]
+    code, out, err = call("run", *words, "--output", "run")
+    assert code == 0, err
+    assert "\x1b" not in out + err and "run folder" in err and "UTF-8" in err
+    names = json.loads((tmp_path / "run/retrain/data.json").read_text(encoding="utf-8"))["classes"]
+    assert set(names) == {name_text(os.fsdecode(name)) for name in NAMES} and "K\\xe4se" in names
+    picture = os.fsencode(tmp_path / "pics") + b"/[/bold]\x1b\xe4.png"
+    os.makedirs(tmp_path / "pics" / "[")
+    Image.new("RGB", (8, 8)).save(os.fsdecode(picture))
+    code, out, err = call("predict", "run", os.fsdecode(picture))
+    assert code == 0 and "[/bold]" in out and "\x1b" not in out + err, err
+    code, out, _ = call("predict", "run", "pics", "--json")
+    assert code == 0 and json.loads(out)["images"][0]["file"].encode("utf-8")
+
+
+def test_predict_reports_unread_files_by_its_exit_code_and_keeps_names_whole(call, tmp_path):
+    photos(tmp_path / "photos")
+    assert call("run", "--config", "tiny.yaml", "--data", "folder:photos", "--output", "run")[0] == 0
+    long = "x" * 150 + ".png"
+    os.mkdir("a" * 100)
+    Image.new("RGB", (8, 8)).save(os.path.join("a" * 100, long))
+    code, out, _ = call("predict", "run", "a" * 100)
+    assert code == 0 and f"{'a' * 100}/{long}" in out
+    (tmp_path / "bad.png").write_bytes(b"x")
+    code, out, err = call("predict", "run", "a" * 100, "bad.png")
+    assert code == 1 and long in out and "bad.png" in err
+
+
+def test_accuracies_come_with_the_number_of_images(call, tmp_path):
+    photos(tmp_path / "photos")
+    code, out, err = call("run", "--config", "tiny.yaml", "--data", "folder:photos", "--output", "run")
+    assert code == 0 and "of 4 images" in out, out  # a tenth of 40
+    assert "one of them is 25 points" in err
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {}])
+def test_names_under_any_locale(tmp_path, locale):
+    photos(tmp_path / "Br\u00f6tchen", ["K\u00e4se".encode(), b"dog"])
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    words = ["run", "--config", "tiny.yaml", "--data", "folder:Br\u00f6tchen", "--output", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nas_moreau", *words], cwd=tmp_path, env=os.environ | locale, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "run/retrain/data.json").read_text(encoding="utf-8"))
+    assert data["classes"] == ["K\u00e4se", "dog"] and data["name"] == "folder:Br\u00f6tchen"
+
+
+def test_a_data_folder_that_is_not_utf8_is_refused_before_anything_is_written(call, tmp_path):
+    code, _, err = call("run", "--config", "tiny.yaml", "--data", os.fsdecode(b"folder:K\xe4se"), "--output", "run")
+    assert code == 2 and "K\\xe4se" in err and "ln -s" in err and not (tmp_path / "run").exists()
+
+
+# -- hyper-cleaning ----------------------------------------------------------------------------------------------------
+
+
+def test_hyper_cleaning_leaves_the_labels_of_users_alone(call, tmp_path):
+    photos(tmp_path / "photos", ["=cat", "dog"])
+    code, out, err = call("solve", "hyper-cleaning", "--data", "folder:photos", "--steps", "3", "--output", "own")
+    assert code == 0 and "changed" not in err and "of 4 images" in out
+    rows = read_table(tmp_path / "own" / "suspects.csv")
+    assert len(rows) == 36 and all(row["label"] == row["judged_as"] and row["corrupted"] == "0" for row in rows)
+    assert all(row["label"] == ("'=cat" if "=cat" in row["file"] else "dog") for row in rows)
+    words = ["--corrupt", "0.5", "--steps", "3", "--output", "shown"]
+    code, _, err = call("solve", "hyper-cleaning", "--data", "folder:photos", *words)
+    assert code == 0 and "labels were changed" in err
+    assert "labels were changed" in (tmp_path / "shown" / "log.txt").read_text()
+    rows = read_table(tmp_path / "shown" / "suspects.csv")
+    assert any(row["label"] != row["judged_as"] for row in rows)
+    for row in [*rows, *read_table(tmp_path / "shown" / "cleaned.csv")]:
+        assert row["label"] == ("'=cat" if "=cat" in row["file"] else "dog")  # the label that the user gave
+
+
+def test_the_demonstration_is_for_generated_images():
+    from nas_moreau.problems.tasks import solve_options
+
+    assert solve_options("hyper-cleaning", {}).model_dump()["corrupt"] == 0.5
+    for name in ("folder:photos", "npz:a.npz", "cifar10"):
+        assert solve_options("hyper-cleaning", {"data": {"name": name}}).model_dump()["corrupt"] == 0
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_working_folder_stand_in_for_nothing(tmp_path):
+    photos(tmp_path / "photos")
+    for name in ("PIL", "yaml", "numpy", "torch", "rich"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nraise RuntimeError\n")
+    for words in (["list", "presets"], ["run", "--preset", "smoke", "--data", "folder:photos", "--dry-run"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "nas_moreau", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    (tmp_path / "mine.py").write_text("import sibling\n")
+    (tmp_path / "sibling.py").write_text("")
+    for name in ("mine", "mine.py"):
+        words = ["list", "presets", "--import", name]
+        done = subprocess.run(
+            [sys.executable, "-m", "nas_moreau", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["random.py", "random", "yaml.py", "json", "PIL.py", "nas_moreau.py"])
+def test_an_import_hides_no_installed_module(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{name.removesuffix('.py')}.py").write_text("raise RuntimeError")
+    with pytest.raises(InputError) as caught:
+        import_modules([name])
+    assert "my_" in caught.value.cure and str(tmp_path) not in sys.path
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def test_text_of_names():
+    assert name_text(os.fsdecode(b"K\xe4se")) == "K\\xe4se" and name_text("Ka\u0308se") == "K\u00e4se"
+    assert name_text("\ud800") == "\\ud800" and printable("a\x1b[1m\nb") == "a\\x1b[1m\\nb"
+    assert [spreadsheet_text(text) for text in ("=1", "@a", "-b", "cat", "")] == ["'=1", "'@a", "'-b", "cat", ""]
