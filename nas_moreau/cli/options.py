@@ -145,7 +145,7 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         start = base
         if args.resume and args.output and (Path(args.output) / "config.yaml").exists():
             start = Path(args.output)
-        elif start is None and not args.preset and not args.config:
+        elif start is None and not args.preset and not args.config and not _length_given(args, name):
             raise _nothing_to_begin_with(args, name)
         config = configuration(args, start)
         preset = args.preset or Path(args.config or "default").stem
@@ -154,9 +154,19 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
     return distributed.run_on_rank0(agree)
 
 
+def _length(name: str) -> str:
+    """Returns the key of a verb's number of epochs."""
+    return "retrain.epochs" if name == "retrain" else "search.epochs"
+
+
+def _length_given(args: argparse.Namespace, name: str) -> bool:
+    """Returns whether the command line has the number of epochs: then the settings were chosen, not forgotten."""
+    return any(override.partition("=")[0].strip() == _length(name) for override in args.overrides)
+
+
 def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
     """Returns the error for a run without a configuration: nobody trains with the published sizes by accident."""
-    begin = "give --preset smoke (a minute), cpu or cifar10 (list presets), or --config FILE"
+    begin = f"give --preset smoke (a minute), cpu or cifar10 (list presets), --config FILE, or {_length(name)}=N"
     if args.resume and not args.output:
         return InputError("--resume needs the folder of the run.", "Name it with --output.")
     if not args.resume:

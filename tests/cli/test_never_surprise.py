@@ -54,8 +54,8 @@ def photos(root, classes=("cat", "dog"), count=20):
 MISTYPED = [
     (["run"], ["--preset smoke", "--config"]),
     (["run", "--data", "shapes"], ["--preset smoke"]),
-    (["search", "search.epochs=1"], ["--preset smoke"]),
-    (["retrain", "DARTS_V2"], ["--preset smoke"]),
+    (["search", "search.channels=4"], ["--preset smoke", "search.epochs="]),
+    (["retrain", "DARTS_V2", "search.epochs=1"], ["--preset smoke", "retrain.epochs="]),
     (["compare", "--methods", "darts1"], ["--preset smoke"]),
     (["search", "--output", "typo", "--resume"], ["typo", "--preset"]),
     (["run", "--preset", "smoke", "seed=1e3"], ["'seed'", "1000", "integer"]),
