@@ -96,3 +96,13 @@ def _refuse_taken_name(name: str, file: Path) -> str:
         f"--import {name}: {file} has the name of another module, {module} ({origin or 'built in'}).",
         f"Rename it, for example my_{module}.py.",
     )
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Returns `python -P -m module arguments`; -P keeps files of the working folder from hiding installed modules.
+
+    -P is left out where the package itself is imported from the working folder, and before Python 3.11.
+    """
+    from_here = Path(__file__).resolve().parent.parent == Path.cwd().resolve()
+    safe = [] if from_here or sys.version_info < (3, 11) else ["-P"]
+    return [sys.executable, *safe, "-m", module, *arguments]

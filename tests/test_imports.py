@@ -24,7 +24,6 @@ PACKAGES = ["nas_moreau"] + [
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "text": set(),
-    "python_command": set(),
     "errors": {"text"},
     "distributed": {"errors"},
     "bilevel": set(),

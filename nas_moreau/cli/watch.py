@@ -13,7 +13,7 @@ from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
-from nas_moreau.python_command import python_command
+from nas_moreau.plugins import python_command
 
 
 @verb(

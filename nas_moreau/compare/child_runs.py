@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from nas_moreau import distributed
 from nas_moreau.errors import InputError
-from nas_moreau.python_command import python_command
+from nas_moreau.plugins import python_command
 from nas_moreau.training.signals import Interrupted, StopRequest
 
 _USAGE = 2

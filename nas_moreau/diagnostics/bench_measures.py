@@ -27,8 +27,7 @@ from nas_moreau.diagnostics.bench_cases import (
     evaluate,
 )
 from nas_moreau.diagnostics.saved_memory import peak_saved_bytes
-from nas_moreau.plugins import import_modules
-from nas_moreau.python_command import python_command
+from nas_moreau.plugins import import_modules, python_command
 from nas_moreau.runs.environment import processor_name
 from nas_moreau.training.device import peak_memory_bytes
 

@@ -14,7 +14,7 @@ from typing import Any
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.config import Config, make_config
 from nas_moreau.errors import InputError
-from nas_moreau.python_command import python_command
+from nas_moreau.plugins import python_command
 
 SECONDS = 4.0
 """How long the steps of a stage are measured: some tens of steps of the `cpu` preset."""
