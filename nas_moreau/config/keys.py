@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -83,15 +84,36 @@ def _type(schema: Mapping[str, Any]) -> str:
     return name if low is None else f"{name} {'>=' if 'minimum' in schema else '>'} {low}"
 
 
+OTHER_NAMES = {"learning_rate": "lr", "wd": "weight_decay", "dataset": "name"}
+"""Last parts of keys that other programs use -> ours."""
+_CLOSE = 0.75
+
+
 def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
-    """Returns the full names that an unknown key may stand for: equal last parts, or else the nearest spelling."""
-    known = list(known)
-    last = key.rpartition(".")[2]
-    same = [name for name in known if name.rpartition(".")[2] == last]
-    if not same:
-        found = nearest(key, known)
-        same = [found] if found else []
-    return same
+    """Returns the full names that an unknown key may stand for.
+
+    These are the names with the same last part, or else with the last part that is spelled most like it, or else the
+    name that is spelled most like the whole key. Of several, those in the section that the key names.
+
+    Args:
+        key: The unknown key, with or without its section.
+        known: Full names of keys and sections.
+    """
+    by_last: dict[str, list[str]] = {}
+    for name in known:
+        by_last.setdefault(name.rpartition(".")[2], []).append(name)
+    section, _, last = key[:200].lower().replace("-", "_").rpartition(".")
+    last = OTHER_NAMES.get(last, last) if last not in by_last else last
+    close = difflib.get_close_matches(last, by_last, 1, _CLOSE)
+    if not close:
+        found = nearest(key, [name for names in by_last.values() for name in names])
+        return [found] if found else []
+    same = by_last[close[0]]
+    if not section or f"{section}.{close[0]}" in same:
+        return [f"{section}.{close[0]}"] if section else same
+    below = [name for name in same if name.startswith(f"{section}.")]
+    near = nearest(section, {name.rpartition(".")[0] for name in same} - {""})
+    return below or [name for name in same if near and name == f"{near}.{close[0]}"] or same
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

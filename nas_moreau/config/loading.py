@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from nas_moreau.config.keys import config_keys, nearest_keys, section_meanings
+from nas_moreau.config.keys import Key, config_keys, nearest_keys, section_meanings
 from nas_moreau.config.sections import Config, Section
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
@@ -74,8 +74,8 @@ def make_section(section: type[S], data: Any, origin: str, cure: str) -> S:
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        found, known = error.errors(include_url=False), [*section_meanings(section), *config_keys(section)]
-        problems = [_describe(problem, known) for problem in found[:MAX_PROBLEMS]]
+        found, keys, sections = error.errors(include_url=False), config_keys(section), section_meanings(section)
+        problems = [_describe(problem, keys, sections) for problem in found[:MAX_PROBLEMS]]
         more = [f"and {len(found) - MAX_PROBLEMS:,} more"] * (len(found) > MAX_PROBLEMS)
         raise InputError(f"In {origin}: {'; '.join([*problems, *more])}.", cure) from None
 
@@ -107,17 +107,16 @@ def _set(data: dict[str, Any], override: str) -> None:
         place[parts[-1]] = value
 
 
-def _describe(problem: Any, known: Sequence[str]) -> str:
-    """Returns one problem of pydantic's list as a part of a sentence; `known` are the keys and sections there are."""
+def _describe(problem: Any, keys: Mapping[str, Key], sections: Mapping[str, str]) -> str:
+    """Returns one problem of pydantic's list as a part of a sentence."""
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        near = nearest_keys(key, known)
+        near = nearest_keys(key, [*sections, *keys])
         return f"unknown key '{key}'" + (f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else "")
-    known = config_keys(section)
-    if key in known and problem["type"] != "value_error":
-        return f"'{key}' is {problem['input']!r}; it takes {known[key].type}"[:300]
-    if key in section_meanings(section) and problem["type"] != "value_error":
-        return f"'{key}' is {problem['input']!r}, but it is a section: set {_first_keys(key, known)}"[:300]
+    if key in keys and problem["type"] != "value_error":
+        return f"'{key}' is {problem['input']!r}; it takes {keys[key].type}"[:300]
+    if key in sections and problem["type"] != "value_error":
+        return f"'{key}' is {problem['input']!r}, but it is a section: set {_first_keys(key, keys)}"[:300]
     message = problem["msg"].removeprefix("Value error, ")
     return f"'{key}' is {problem['input']!r}: {message[:1].lower()}{message[1:]}"[:300] if key else message
 

@@ -72,6 +72,9 @@ MISTYPED = [
     (["run", "--preset", "smoke", "batch_size=8"], ["search.batch_size", "retrain.batch_size"]),
     (["run", "--preset", "smoke", "epochs=3"], ["search.epochs", "retrain.epochs"]),
     (["run", "--preset", "smoke", "search.epoch=3"], ["search.epochs"]),
+    (["config", "search.gama"], ["search.moreau.gamma"]),
+    (["run", "--preset", "smoke", "search.lr=1"], ["search.weights.lr", "search.alphas.lr"]),
+    (["run", "--preset", "smoke", "learning_rate=1"], ["search.weights.lr", "retrain.lr"]),
     (["run", "--preset", "smoke", "--epochs", "3"], ["search.epochs=", "retrain.epochs="]),
     (["run", "--preset", "smoke", "--batch-size=8"], ["search.batch_size=", "retrain.batch_size="]),
     (["run", "--preset", "smoke", "--search.epochs", "8"], ["search.epochs="]),
@@ -164,9 +167,11 @@ def test_class_names_of_every_kind_go_through_a_whole_run(call, tmp_path):
     assert code == 0 and json.loads(out)["images"][0]["file"].encode("utf-8")
 
 
-def test_predict_reports_unread_files_by_its_exit_code_and_keeps_names_whole(call, tmp_path):
+def test_accuracies_have_a_number_of_images_and_predict_an_exit_code_for_unread_files(call, tmp_path):
     photos(tmp_path / "photos")
-    assert call("run", "--config", "tiny.yaml", "--data", "folder:photos", "--output", "run")[0] == 0
+    code, out, err = call("run", "--config", "tiny.yaml", "--data", "folder:photos", "--output", "run")
+    assert code == 0 and "of 4 images" in out, out  # a tenth of 40
+    assert "one of them is 25 points" in err
     long = "x" * 150 + ".png"
     os.mkdir("a" * 100)
     Image.new("RGB", (8, 8)).save(os.path.join("a" * 100, long))
@@ -177,23 +182,16 @@ def test_predict_reports_unread_files_by_its_exit_code_and_keeps_names_whole(cal
     assert code == 1 and long in out and "bad.png" in err
 
 
-def test_accuracies_come_with_the_number_of_images(call, tmp_path):
-    photos(tmp_path / "photos")
-    code, out, err = call("run", "--config", "tiny.yaml", "--data", "folder:photos", "--output", "run")
-    assert code == 0 and "of 4 images" in out, out  # a tenth of 40
-    assert "one of them is 25 points" in err
-
-
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {}])
-def test_names_under_any_locale(tmp_path, locale):
+def test_names_under_a_locale_that_lacks_their_letters(tmp_path):
     photos(tmp_path / "Br\u00f6tchen", ["K\u00e4se".encode(), b"dog"])
     (tmp_path / "tiny.yaml").write_text(TINY)
-    words = ["run", "--config", "tiny.yaml", "--data", "folder:Br\u00f6tchen", "--output", "run"]
+    words = ["retrain", "DARTS_V2", "--config", "tiny.yaml", "--data", "folder:Br\u00f6tchen", "--output", "run"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "nas_moreau", *words], cwd=tmp_path, env=os.environ | locale, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    data = json.loads((tmp_path / "run/retrain/data.json").read_text(encoding="utf-8"))
+    data = json.loads((tmp_path / "run/data.json").read_text(encoding="utf-8"))
     assert data["classes"] == ["K\u00e4se", "dog"] and data["name"] == "folder:Br\u00f6tchen"
 
 
