@@ -6,4 +6,4 @@ set -eu
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare "$([ -n "${COVER:-}" ] && echo check || echo test)"
 echo "== Tests" >&2
-exec .venv/bin/python -m pytest -n auto --maxprocesses 4 ${COVER:+--cov --cov-report=} "$@"
+exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile ${COVER:+--cov --cov-report=} "$@"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from nas_moreau.bilevel.method import Method, StepSizes, at
 from nas_moreau.bilevel.moreau_envelope import moreau
-from nas_moreau.bilevel.rivals.darts import darts1, darts2, y_alone
+from nas_moreau.bilevel.rivals.darts import darts1, darts2, joint, y_alone
 from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
 
@@ -27,13 +27,14 @@ NEEDS = {
     "barrier": "alpha and beta are those of F + lambda (f - v), lambda of order 1",
     "envelope": "beta is that of F/c_k + f, and eta acts under update_theta",
     "gradient penalty": "alpha and beta are those of F + c/2 |grad_y f|^2",
+    "joint": "beta is that of F/c_k + f",
     "hessian": "second derivatives of f: no nonsmooth lower level, no native kernels, one process",
     "inner loop": "inner_steps is more than 1",
     "penalty": "alpha and beta are those of F + c (f - v)",
     "published": "the constants that the paper prints for the problem",
 }
-"""What a method can need of its step sizes and of the problem. Without "barrier", "envelope" or a penalty alpha is that
-of the hypergradient and beta that of f."""
+"""What a method can need of its step sizes and of the problem. Without "barrier", "envelope", "joint" or a penalty,
+alpha is that of the hypergradient and beta that of f."""
 
 TRUNCATION = 4
 """`rhg-truncated` differentiates the last quarter of its inner steps."""
@@ -216,6 +217,14 @@ def _v_pbgd(sizes: StepSizes) -> Method:
 def _fixed_penalty(sizes: StepSizes) -> Method:
     alpha, beta, c = _given(sizes.alpha), _given(sizes.beta), at(_given(sizes.c), 0)
     return fixed_penalty(alpha, beta, c, sizes.update_x, sizes.update_y)
+
+
+@register_method(
+    "joint", evaluations=2, source="reference: moreau without the envelope; x follows F, y F/c + f", needs=("joint",)
+)
+def _joint(sizes: StepSizes) -> Method:
+    steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.c)
+    return joint(*steps, sizes.p, update_x=sizes.update_x, update_y=sizes.update_y)
 
 
 @register_method("lower-only", evaluations=1, source="reference: y is trained on f, x stays where it is")

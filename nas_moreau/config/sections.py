@@ -79,14 +79,23 @@ class WeightsConfig(Section):
 
 
 class AlphasConfig(Section):
-    """Adam on the alphas x."""
+    """The update rule of the alphas x."""
 
-    lr: Positive = Field(default=3e-4, description="Initial learning rate; a cosine schedule, one step an epoch.")
-    lr_min: NotNegative = Field(default=3e-4, description="Learning rate at the end of the schedule.")
+    rule: Literal["adam", "mirror", "projected"] = Field(
+        default="adam",
+        description="adam: Adam on the logits. mirror: a mirror step with the entropy (exponentiated gradient) on "
+        "their softmax weights. projected: a gradient step on the softmax weights, projected onto the simplex. A "
+        "method whose weights are not the softmax of the alphas (drnas) always takes adam, moreau-auto its own rule.",
+    )
+    step: Positive = Field(default=0.1, description="Step size of the rules mirror and projected; constant.")
+    lr: Positive = Field(
+        default=3e-4, description="Adam's initial learning rate; a cosine schedule, one step an epoch."
+    )
+    lr_min: NotNegative = Field(default=3e-4, description="Adam's learning rate at the end of the schedule.")
     betas: tuple[Fraction, Fraction] = Field(
         default=(0.5, 0.999), strict=False, description="Decay rates of Adam's two averages."
     )
-    weight_decay: NotNegative = Field(default=1e-3, description="Weight decay, added to the gradient.")
+    weight_decay: NotNegative = Field(default=1e-3, description="Adam's weight decay, added to the gradient.")
     init_scale: NotNegative = Field(default=1e-3, description="Standard deviation of the initial alphas.")
 
 
@@ -132,7 +141,7 @@ class SearchConfig(Section):
     split: SplitConfig = Field(default=SplitConfig(), description="Parts of the training images.")
     augment: AugmentConfig = Field(default=AugmentConfig(), description="Augmentation in the search.")
     weights: WeightsConfig = Field(default=WeightsConfig(), description="SGD on the supernet's weights y and on theta.")
-    alphas: AlphasConfig = Field(default=AlphasConfig(), description="Adam on the alphas x.")
+    alphas: AlphasConfig = Field(default=AlphasConfig(), description="Update rule of the alphas x.")
     moreau: MoreauConfig = Field(default=MoreauConfig(), description="Constants of the Moreau-envelope method.")
     beta: NotNegative = Field(
         default=10.0, description="Weight, in F, of the Beta-DARTS regularisation that +beta adds."

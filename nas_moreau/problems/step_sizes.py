@@ -49,6 +49,8 @@ def curvature_step_sizes(case: Case, info: MethodInfo) -> StepSizes:
     elif "gradient penalty" in info.needs:
         c = c / f_yy
         alpha = beta = SAFETY / (L.F + c * L.phi**2)
+    elif "joint" in info.needs:
+        alpha, beta = SAFETY / max(L.F_xx, 1e-12), SAFETY / (L.F_yy / c + f_yy)
     elif "barrier" in info.needs:
         alpha = beta = SAFETY / (L.F + L.phi)
     else:  # the hypergradient, with |dy*/dx| taken as phi_xy / f_yy

@@ -12,6 +12,7 @@ from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.bilevel import Method, StepSizes
 from nas_moreau.bilevel.methods import METHODS, MethodInfo
+from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config, SearchConfig
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.search.mixing import MIXINGS, Choose, MixingInfo
@@ -79,6 +80,11 @@ class SearchMethod:
     def is_automatic(self) -> bool:
         """Whether it finds constants by itself, on the first batches."""
         return self.info is not None and "automatic" in self.info.needs
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether the mixing weights are, in the mean, the softmax of the alphas."""
+        return self.mixing is None or self.mixing.softmax
 
     @property
     def learns_alphas(self) -> bool:
@@ -208,8 +214,17 @@ def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, 
     )
 
 
-def build_method(search: SearchConfig, steps_per_epoch: int) -> tuple[Method, Schedules]:
-    """Returns the bilevel method that the configuration names, ready to run, and the schedules it was built with."""
-    info, schedules = parse_method(search.method).info, build_schedules(search, steps_per_epoch)
-    assert info is not None, "the method `random` takes no steps"
-    return info.build(search_step_sizes(search, schedules, info)), schedules
+def build_method(search: SearchConfig, steps_per_epoch: int, groups: Groups | None = None) -> tuple[Method, Schedules]:
+    """Returns the bilevel method that the configuration names, ready to run, and the schedules it was built with.
+
+    Args:
+        search: The configuration.
+        steps_per_epoch: Steps of an epoch.
+        groups: `Supernet.alpha_groups()`, which the rules that step on simplices need.
+    """
+    method = parse_method(search.method)
+    assert method.info is not None, "the method `random` takes no steps"
+    if not method.is_softmax:
+        search = search.model_copy(update={"alphas": search.alphas.model_copy(update={"rule": "adam"})})
+    schedules = build_schedules(search, steps_per_epoch, groups)
+    return method.info.build(search_step_sizes(search, schedules, method.info)), schedules

@@ -51,6 +51,7 @@ class MixingInfo(NamedTuple):
     method: str
     choose: Choose | None
     source: str
+    softmax: bool
 
 
 MIXINGS: dict[str, MixingInfo] = {}
@@ -58,7 +59,7 @@ MIXINGS: dict[str, MixingInfo] = {}
 
 
 def register_mixing(
-    name: str, method: str = "darts1", choose: Choose | None = None, source: str = ""
+    name: str, method: str = "darts1", choose: Choose | None = None, source: str = "", *, softmax: bool = False
 ) -> Callable[[Mix], Mix]:
     """Makes a search method of a bilevel method and the decorated function from logits to mixing weights.
 
@@ -72,6 +73,8 @@ def register_mixing(
             architecture split, seed, channels_last, check_stop); returns (logits of every cell, sentence for the log).
             check_stop() is to be called between batches and may raise. No addition can follow such a method.
         source: Where it is published.
+        softmax: Whether the weights are, in the mean, the softmax of the alphas. Only then `search.alphas.rule` can be
+            a step on simplices; other alphas are moved by Adam.
 
     Raises:
         InputError: The name is taken or contains '+'.
@@ -80,13 +83,13 @@ def register_mixing(
     def register(mix: Mix) -> Mix:
         if name in (*MIXINGS, RANDOM) or "+" in name:
             raise InputError(f"A mixing cannot be named '{name}'.", "Choose a free name without '+'.")
-        MIXINGS[name] = MixingInfo(name, mix, method, choose, source)
+        MIXINGS[name] = MixingInfo(name, mix, method, choose, source, softmax)
         return mix
 
     return register
 
 
-@register_mixing("gdas", source="Dong and Yang, CVPR 2019")
+@register_mixing("gdas", source="Dong and Yang, CVPR 2019", softmax=True)
 def gumbel_paths(space: SearchSpace, alphas: list[Tensor], batch: Batch) -> Mixing:
     """Returns one-hot weights drawn with probabilities softmax(alphas), and the paths they stand for.
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nas_moreau.bilevel import StepSizes, adam, distance_over_gradients, sgd
+from nas_moreau.bilevel import StepSizes, adam, distance_over_gradients, mirror, projected, sgd
 from nas_moreau.bilevel.methods import MethodInfo
+from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig
+from nas_moreau.config.sections import AlphasConfig
 from nas_moreau.errors import InputError
 
 MOREAU_LRS = {"weights_lr", "theta_lr"}
@@ -23,8 +25,8 @@ class Schedules(NamedTuple):
 
     weights_lr: Callable[[int], float]
     alphas_lr: Callable[[int], float]
-    update_weights: Update
     update_alphas: Update
+    update_weights: Update
 
 
 def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
@@ -36,15 +38,31 @@ def cosine(start: float, end: float, epochs: int, steps_per_epoch: int) -> Calla
     return at
 
 
-def build_schedules(search: SearchConfig, steps_per_epoch: int) -> Schedules:
-    """Returns the published schedules and update rules with the configuration's numbers."""
+def build_schedules(search: SearchConfig, steps_per_epoch: int, groups: Groups | None = None) -> Schedules:
+    """Returns the schedules and update rules of a configuration.
+
+    Args:
+        search: The configuration.
+        steps_per_epoch: Steps of an epoch.
+        groups: The alphas of which each softmax makes one simplex (`Supernet.alpha_groups`), for the rules that step
+            on simplices.
+    """
     weights, alphas = search.weights, search.alphas
     return Schedules(
         cosine(weights.lr, weights.lr_min, search.epochs, steps_per_epoch),
-        cosine(alphas.lr, alphas.lr_min, search.epochs, steps_per_epoch),
+        *_alphas_rule(alphas, search.epochs, steps_per_epoch, groups),
         sgd(weights.momentum, weights.weight_decay, clip=weights.clip),
-        adam(alphas.betas, weight_decay=alphas.weight_decay),
     )
+
+
+def _alphas_rule(
+    alphas: AlphasConfig, epochs: int, steps_per_epoch: int, groups: Groups | None
+) -> tuple[Callable[[int], float], Update]:
+    """Returns the step size of the alphas, as a function of the step, and their update rule."""
+    if alphas.rule == "adam":
+        rule = adam(alphas.betas, weight_decay=alphas.weight_decay)
+        return cosine(alphas.lr, alphas.lr_min, epochs, steps_per_epoch), rule
+    return lambda k: alphas.step, {"mirror": mirror, "projected": projected}[alphas.rule](groups)
 
 
 def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodInfo) -> StepSizes:
@@ -71,7 +89,9 @@ def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodIn
     if "automatic" in info.needs:
         return StepSizes(update_x=distance_over_gradients(), **rules)
     share = theta_share = 1.0
-    if "envelope" in info.needs:
+    if "joint" in info.needs:
+        share = moreau.c / (1 + moreau.c)
+    elif "envelope" in info.needs:
         share = moreau.weights_lr / search.weights.lr if moreau.weights_lr else moreau.c / (1 + moreau.c)
         theta_share = moreau.theta_lr / search.weights.lr if moreau.theta_lr else share
     elif info.needs & {"penalty", "gradient penalty"}:
@@ -100,7 +120,9 @@ def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:
     return settings.model_copy(
         update={
             "weights": weights.model_copy(update={"lr": factor * weights.lr, "lr_min": factor * weights.lr_min}),
-            "alphas": alphas.model_copy(update={"lr": factor * alphas.lr, "lr_min": factor * alphas.lr_min}),
+            "alphas": alphas.model_copy(
+                update={name: factor * getattr(alphas, name) for name in ("lr", "lr_min", "step")}
+            ),
             "moreau": settings.moreau.model_copy(update={name: lr and factor * lr for name, lr in moreau_lrs.items()}),
         }
     )

@@ -135,7 +135,7 @@ class SearchJob:
     def _build_method(self) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""
         settings = smaller_steps(self.setup.config.search, 0.5**self.counters.rollbacks)
-        self.method, self.schedules = build_method(settings, self.epoch_steps)
+        self.method, self.schedules = build_method(settings, self.epoch_steps, self.setup.supernet.alpha_groups())
         self.guard = FiniteGuard(self.name, self.setup.device, self.schedules.weights_lr)
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> SearchResult:
@@ -148,6 +148,12 @@ class SearchJob:
     def start(self, loop: Loop) -> None:
         """Begins or resumes in a run folder."""
         self.loop = loop
+        search = self.setup.config.search
+        if search.alphas.rule != "adam" and not parse_method(search.method).is_softmax:
+            loop.folder.log(
+                f"search: the weights of {search.method} are not the softmax of its alphas, so that Adam moves them, "
+                f"not search.alphas.rule={search.alphas.rule}"
+            )
 
     def done(self) -> bool:
         """Returns whether all steps are done, or the collapse guard ends the search."""

@@ -10,7 +10,7 @@ from nas_moreau.bilevel import Bilevel, StepSizes, sgd
 from nas_moreau.bilevel.method import Iterate
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.bilevel.prox import L1
-from nas_moreau.bilevel.rivals.darts import darts1, darts2
+from nas_moreau.bilevel.rivals.darts import darts1, darts2, joint
 from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
 
@@ -51,6 +51,19 @@ def test_darts1():
     x, y, _ = one_step(darts1(0.1, 0.2))
     torch.testing.assert_close(x, X - 0.1 * (X - P))
     torch.testing.assert_close(y, Y - 0.2 * lower_gradient(x, Y))
+
+
+def test_joint():
+    """Both at the old point; c_k = 4 (k+1)^.5 falls in d_y alone."""
+    method = joint(0.1, 0.2, c=4.0, p=0.5)
+    x, y, state = [X], [Y], method.init(PROBLEM, [X], [Y])
+    for c in (4.0, 4.0 * 2**0.5):
+        expected_x = x[0] - 0.1 * (x[0] - P)
+        expected_y = y[0] - 0.2 * (lower_gradient(x[0], y[0]) + (y[0] - Q) / c)
+        x, y, state, info = method.step(PROBLEM, x, y, state)
+        torch.testing.assert_close(x[0], expected_x)
+        torch.testing.assert_close(y[0], expected_y)
+        assert info.c == pytest.approx(c)
 
 
 @pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.1)])

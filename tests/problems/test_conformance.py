@@ -33,6 +33,7 @@ TABLE = {
     "moreau-auto": ("converges", "converges", "converges", "converges"),
     "lower-only": ("wrong", "wrong", "wrong", "wrong"),
     "upper-only": ("wrong", "wrong", "wrong", "wrong"),
+    "joint": ("wrong", "wrong", "wrong", "wrong"),
 }
 N = 10
 

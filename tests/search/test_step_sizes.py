@@ -32,10 +32,17 @@ def test_under_the_envelope_y_learns_as_fast_as_under_other_methods(overrides, o
 
 @pytest.mark.parametrize(
     ("name", "of_y", "inner_steps"),
-    [("darts1", 1, 1), ("rhg", 1, 10), ("v-pbgd", 1 / 4, 1), ("bome", 1 / 2, 10), ("lower-only", 1, 1)],
+    [
+        ("darts1", 1, 1),
+        ("rhg", 1, 10),
+        ("v-pbgd", 1 / 4, 1),
+        ("bome", 1 / 2, 10),
+        ("joint", 3 / 4, 1),
+        ("lower-only", 1, 1),
+    ],
 )
 def test_a_penalty_c_is_made_up_for(name, of_y, inner_steps):
-    """F + c (f - v) is 1 + c times as steep in y as f."""
+    """F + c (f - v) is 1 + c times as steep in y as f, F/c + f (1 + c)/c times."""
     sizes = sizes_of(name, "search.moreau.c=3.0")
     assert sizes.beta(0) == pytest.approx(of_y * 0.05) and sizes.eta(0) == pytest.approx(0.05)
     assert sizes.inner_steps == inner_steps and sizes.update_x is not None

@@ -108,6 +108,21 @@ class Supernet(nn.Module):
             self._unused[key] = mask.to(device)
         return self._unused[key]
 
+    def alpha_groups(self) -> list[list[list[int]]]:
+        """Returns, for every tensor of `alphas`, the positions of the entries that each softmax takes.
+
+        For operations one softmax an edge, over its candidates; for edges one a node.
+        """
+        columns = self.space.alpha_shape[1]
+
+        def of(name: str) -> list[list[int]]:
+            if name not in self.space.cells:
+                return self.space.incoming()
+            counts = [len(self.space.candidates(name, edge)) for edge in range(len(self.space.edges))]
+            return [[edge * columns + k for k in range(count)] for edge, count in enumerate(counts)]
+
+        return [of(name) for name in self.alphas]
+
     def mixture(self) -> dict[str, Tensor]:
         """Returns the softmax of the alphas by cell name, each (edges, operations)."""
         logits = self.operation_logits(list(self.alphas.values()))

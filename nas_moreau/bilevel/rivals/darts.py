@@ -1,6 +1,6 @@
-"""DARTS in both orders, and the two references that leave x alone.
+"""DARTS in both orders, and three references: two leave x alone, `joint` has no lower level.
 
-All move x along some direction and then y along a gradient at the new x: `alternating`.
+DARTS moves x along some direction and then y along a gradient at the new x: `alternating`.
 """
 
 from __future__ import annotations
@@ -130,6 +130,50 @@ def darts2(
         return Direction(d_x, found, {"F_x": norm(found.grad_x), "correction": norm(correction)})
 
     return alternating(alpha, beta, direction, update_x, update_y)
+
+
+def joint(
+    alpha: StepSize,
+    beta: StepSize,
+    c: StepSize = 1.0,
+    p: float = 0.0,
+    update_x: Update | None = None,
+    update_y: Update | None = None,
+) -> Method:
+    """Returns the reference that is left of `moreau` without the envelope: x follows F alone, y follows F/c_k + f.
+
+    Two evaluations a step, both at the old (x, y). A claim for the envelope is a claim over this method: y is trained
+    on both objectives here too, but nothing corrects x's direction for the dependence of y on x. (In architecture
+    search: single-level search on both halves of the data, as Li et al., ICLR 2021, compare it.)
+
+    Args:
+        alpha: Step size of x.
+        beta: Step size of y.
+        c, p: The penalty c_k = c (k+1)^p, or c_k itself as a function of k.
+        update_x, update_y: Update rules; default params - step * direction.
+    """
+    rule_x, rule_y = update_x or gradient_descent(), update_y or gradient_descent()
+
+    def init(problem: Bilevel, x: Tensors, y: Tensors, batches: Batches) -> State:
+        return State(x_rule=rule_x.init(x), y_rule=rule_y.init(y))
+
+    def step(
+        problem: Bilevel, x: Tensors, y: Tensors, state: State, batches: Batches
+    ) -> tuple[Tensors, Tensors, State, Info]:
+        a, b = at(alpha, state.k), at(beta, state.k)
+        c_k = c(state.k) if callable(c) else c * (state.k + 1) ** p
+        upper = value_and_grads(problem.F, x, y, batches.upper)
+        lower = value_and_grads(problem.f, x, y, batches.lower, wrt="y")
+        d_y = add(lower.grad_y, upper.grad_y, 1 / c_k)
+        new_x, x_rule = rule_x.apply(upper.grad_x, a, x, state.x_rule)
+        new_x = problem.onto_x(new_x)
+        new_y, y_rule = rule_y.apply(d_y, b, y, state.y_rule)
+        new_y = problem.prox_y(new_x, new_y, b)
+        norms = {"d_x": norm(upper.grad_x), "d_y": norm(d_y)}
+        info = Info(a, b, norms, F=upper.value, f=lower.value, c=c_k, F_aux=upper.aux, f_aux=lower.aux)
+        return new_x, new_y, State(state.k + 1, x_rule, y_rule), info
+
+    return make_method(init, step)
 
 
 def y_alone(beta: StepSize, update_y: Update | None = None, on: str = "f") -> Method:
