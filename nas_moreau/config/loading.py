@@ -17,7 +17,7 @@ from nas_moreau.yaml_files import parse_yaml, read_text
 
 S = TypeVar("S", bound=Section)
 MAX_PROBLEMS = 20
-"""Problems that one message describes; a file with more of them is no configuration."""
+"""Problems that one message describes; a file with more of them is not a configuration."""
 
 
 def load_config(preset: str | None = None, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
