@@ -89,7 +89,7 @@ def show(title: str, rows: list[Row]) -> None:
 def debiased(case: Case, steps: int) -> Row:
     """Returns error and CPU seconds of `solve` with the bias removed and the lower level polished."""
     begin = time.process_time()
-    found = solve(case.problem, case.x, case.y, steps=steps, debias=True, polish=True)
+    found = solve(case.problem, case.x, case.y, moreau(), steps=steps, debias=True, polish=True)
     seconds = time.process_time() - begin
     y_error = relative_error(found.y, case.y_of(found.x)) if case.y_of else None
     return {"error": case.error(found.x), "y_error": y_error, "seconds": seconds, "steps": found.steps}
@@ -141,7 +141,7 @@ def sizes_table(repeats: int) -> dict[str, Any]:
             case = sine(n)
             for debias, times in ((False, plain), (True, better)):
                 begin = time.process_time()
-                found = solve(case.problem, case.x, case.y, steps=800, debias=debias)
+                found = solve(case.problem, case.x, case.y, moreau(), steps=800, debias=debias)
                 times.append((case.error(found.x), time.process_time() - begin))
         seconds = [statistics.median(t for _, t in times) for times in (plain, better)]
         print(f"| {n} | {plain[0][0]:.1e} | {seconds[0]:.2f} | {better[0][0]:.1e} | {seconds[1]:.2f} |")
@@ -282,8 +282,8 @@ def draws(per_n: int) -> dict[str, Any]:
         for _ in range(per_n):
             a, c = (8 * torch.rand(2, generator=generator, dtype=torch.float64) - 4).tolist()
             case = sine(n, a, c)
-            plain = solve(case.problem, case.x, case.y, steps=600)
-            better = solve(case.problem, case.x, case.y, steps=600, debias=True)
+            plain = solve(case.problem, case.x, case.y, moreau(), steps=600)
+            better = solve(case.problem, case.x, case.y, moreau(), steps=600, debias=True)
             # wrong valleys have x at least 2 pi n / (1+n) away
             apart = abs(float(plain.x[0] - case.x_exact[0]))
             rows.append((a, c, apart, case.error(plain.x), case.error(better.x)))

@@ -25,6 +25,7 @@ OTHER_LENGTH: dict[str, str] = {}
 MANY_ARGUMENTS: dict[str, str] = {
     "bilevel/moreau_envelope.py:moreau": "the constants and update rules of the algorithm, each by name",
     "bilevel/solver.py:solve": "the one entry point of the solver; all but the problem and the start are keywords",
+    "bilevel/stationarity.py:lower_solution": "the lower level, the proximal term and the limits, each by name",
     "bilevel/stationarity.py:merit": "the quantities of equation (16), each by name",
     "kernels/cell.py:_fake_backward": "the signature of the C++ operator",
     "timm_models.py:__init__": "the arguments that timm passes to a model, by timm's names",
@@ -33,10 +34,11 @@ MANY_ARGUMENTS: dict[str, str] = {
 
 def room(name: str) -> str:
     """`architecture/spaces/space.py` -> `architecture/spaces`; a module at the top is a room of its name."""
+    divided = ("architecture", "bilevel")
     parts = Path(name).parts
     if len(parts) == 1:
         return parts[0].removesuffix(".py")
-    return "/".join(parts[:2]) if parts[0] == "architecture" and len(parts) > 2 else parts[0]
+    return "/".join(parts[:2]) if parts[0] in divided and len(parts) > 2 else parts[0]
 
 
 def test_no_room_is_a_warehouse():

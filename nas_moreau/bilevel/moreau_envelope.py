@@ -137,7 +137,7 @@ def moreau(
         ValueError: A constant is out of its range.
     """
     constants = {"alpha": alpha, "beta": beta, "eta": eta, "gamma": gamma, "c": c}
-    _check(constants, p, order, theta_steps, update_x)
+    _check(constants, p, order, theta_steps, {"x": update_x, "y": update_y, "theta": update_theta})
     rule: AutoRule | None = None
     if any(isinstance(constant, str) for constant in constants.values()):
         rule = MEASURED if update_x is None else TRACKED
@@ -199,7 +199,7 @@ def moreau(
 
 
 def _check(
-    constants: dict[str, StepSize | str], p: float, order: str, theta_steps: int, update_x: Update | None
+    constants: dict[str, StepSize | str], p: float, order: str, theta_steps: int, updates: dict[str, Update | None]
 ) -> None:
     """Raises ValueError where an argument of `moreau` is out of its range."""
     if order not in ORDERS:
@@ -214,10 +214,15 @@ def _check(
         raise ValueError(f"p is {p}; the theory needs 0 <= p < 1/2.")
     if theta_steps < 1:
         raise ValueError(f"theta_steps is {theta_steps}; at least one step of theta is needed.")
+    update_x = updates["x"]
     if update_x is not None and constants["alpha"] == "auto" and not update_x.finds_length:
         raise ValueError(
             "alpha is 'auto', but an update rule of x has its own scale. Give a number, or distance_over_gradients()."
         )
+    for name, size in (("y", "beta"), ("theta", "eta")):
+        rule = updates[name]
+        if rule is not None and rule.rescales and constants[size] == "auto":
+            raise ValueError(f"{size} is 'auto', but the update rule of {name} has its own scale. Give a number.")
 
 
 def _relative_movement(info: Info, before: Iterate, after: Iterate) -> Tensor:

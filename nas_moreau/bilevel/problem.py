@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -41,7 +43,7 @@ class Sharded:
 
 @dataclass(frozen=True)
 class Bilevel:
-    """min F(x, y) subject to x in X, y in argmin over y' in Y of f(x, y') + g(x, y').
+    """min F(x, y) subject to x in X, y in argmin over y' in Y, h(x, y') <= 0, of f(x, y') + g(x, y').
 
     Args:
         F: Upper objective (x, y, batch) -> scalar, or (scalar, aux). x and y are lists of tensors; batch is whatever
@@ -49,21 +51,32 @@ class Bilevel:
         f: Smooth part of the lower objective, of the same form.
         g: Nonsmooth part (`value` and `prox`), or None.
         project_x: Projection onto X, list of tensors -> list of tensors, or None for the whole space.
-        project_y: Projection onto Y, in the same form. With g it is applied after g's prox; the two together are the
-            prox of g plus the indicator of Y where g and Y are separable in the same coordinates.
+        project_y: Projection onto Y, of the same form; for a Y that changes with x a function of (x, y). With g it is
+            applied after g's prox; the two together are the prox of g plus the indicator of Y where g and Y are
+            separable in the same coordinates.
         f_theta: f as it is evaluated at theta; default f. (Networks: BatchNorm that leaves y's statistics alone.)
         together: (x, y, theta, upper_batch, lower_batch) -> (F(x, y), f(x, y), f_theta(x, theta)), the same three
-            scalars from one computation, for problems where they share work (a backbone for the features of both y and
-            theta). The order "lagged" then needs a single backward pass. The values must equal F, f and f_theta.
+            scalars from one computation, for problems where they share work (a backbone whose features y and theta
+            both use). The order "lagged" then needs a single backward pass. It must equal F, f and f_theta.
+        constraint: h (x, y) -> tensor or list of tensors, of which every entry is <= 0 in the lower level. It couples
+            the levels, so it has multipliers, which `solve` without a method finds; methods refuse it.
+
+    Raises:
+        ValueError: `constraint` together with g or `project_y`; write those as entries of h.
     """
 
     F: Objective
     f: Objective
     g: Nonsmooth | None = None
     project_x: Callable[[Tensors], Tensors] | None = None
-    project_y: Callable[[Tensors], Tensors] | None = None
+    project_y: Callable[..., Tensors] | None = None
     f_theta: Objective | None = None
     together: Callable[[Tensors, Tensors, Tensors, Any, Any], tuple[Tensor, Tensor, Tensor]] | None = None
+    constraint: Callable[[Tensors, Tensors], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.constraint is not None and (self.g is not None or self.project_y is not None):
+            raise ValueError("constraint excludes g and project_y. Write the bounds on y as further entries of h.")
 
     @property
     def at_theta(self) -> Objective:
@@ -74,8 +87,30 @@ class Bilevel:
         """Returns Prox of `step` times g(x, .) and the indicator of Y."""
         if self.g is not None:
             y = self.g.prox(x, y, step)
-        return y if self.project_y is None else self.project_y(y)
+        if self.project_y is None:
+            return y
+        return self.project_y(x, y) if self.moving_set else self.project_y(y)
 
     def onto_x(self, x: Tensors) -> Tensors:
         """Returns the projection of x onto X."""
         return x if self.project_x is None else self.project_x(x)
+
+    @cached_property
+    def moving_set(self) -> bool:
+        """Whether Y changes with x: `project_y` has two arguments."""
+        if self.project_y is None:
+            return False
+        arguments = inspect.signature(self.project_y).parameters.values()
+        return (
+            sum(a.default is a.empty and a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in arguments) > 1
+        )
+
+    @property
+    def coupled(self) -> bool:
+        """Whether x enters the lower level's constraints, so that they have multipliers."""
+        return self.constraint is not None or self.moving_set
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes evaluate the objectives."""
+        return any(isinstance(part, Sharded) for part in (self.F, self.f, self.f_theta))

@@ -1,79 +1,47 @@
-"""The loop around a method: stopping, a check for NaN, a history; and what can be done with a solution afterwards."""
+"""`solve`: a bilevel problem, by the solver's own choice or by a given method."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
-import torch
-
-from nas_moreau.bilevel.method import Info, Iterate, Method
+from nas_moreau.bilevel.afterwards import debiased, judged, polished
+from nas_moreau.bilevel.counting import counted
+from nas_moreau.bilevel.iteration import Limits, MakeBatches, Watch, iterate
+from nas_moreau.bilevel.method import Iterate, Method
 from nas_moreau.bilevel.moreau_envelope import moreau
 from nas_moreau.bilevel.problem import Bilevel
-from nas_moreau.bilevel.stationarity import lower_solution
-from nas_moreau.bilevel.tensors import Tensors, add, largest, norm, scale, subtract
+from nas_moreau.bilevel.refusals import refusal
+from nas_moreau.bilevel.second_order.driver import solve_by_itself
+from nas_moreau.bilevel.second_order.trail import Memory
+from nas_moreau.bilevel.solution import SavedState, Solution, restored
+from nas_moreau.bilevel.stochastic import soba
+from nas_moreau.bilevel.structures import Structure, on_lists
+from nas_moreau.bilevel.tensors import Tensors
+from nas_moreau.bilevel.updates import distance_over_gradients
 
-CHECK_EVERY = 10
-"""Steps between two checks of the stopping rule; each waits for the device, as the check for NaN does every step."""
-
-LEVELS = 4
-"""Penalties c, 2c, 4c, ... from which the bias is extrapolated."""
-
-Status = Literal["solved", "out-of-steps", "stopped", "diverged"]
-"""How a run ended: the stopping rule was met; all steps were done; `watch` ended it; a number was not finite."""
-
-Watch = Callable[[int, Tensors, Tensors, Any], bool | None]
-MakeBatches = Callable[[int], tuple[Any, Any]]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What `solve` found.
-
-    Attributes:
-        x, y: The last iterate; after a divergence the last finite one.
-        state: The method's; pass it to `method.step` to continue.
-        status: How the run ended, see `Status`.
-        message: Why it ended, and how the automatic constants were chosen; for people, not for programs.
-        history: Name -> list of floats, one for each step: F, f, f_theta, c, gamma, and the norms of `Info`.
-        steps: Number of steps done, those of the bias removal included.
-        movement: What the stopping rule compared with `tolerance` at the last check; NaN after a divergence.
-        info: The last step's.
-    """
-
-    x: Tensors
-    y: Tensors
-    state: Any
-    status: Status
-    message: str
-    history: dict[str, list[float]] = field(repr=False)
-    steps: int
-    movement: float
-    info: Info | None = field(default=None, repr=False)
-
-    @property
-    def converged(self) -> bool:
-        """Whether the stopping rule was met."""
-        return self.status == "solved"
+Batches = MakeBatches | tuple[Iterable[Any], Iterable[Any]]
 
 
 def solve(
     problem: Bilevel,
-    x: Tensors,
-    y: Tensors,
+    x: Any,
+    y: Any,
     method: Method | None = None,
     *,
     steps: int = 2000,
-    batches: MakeBatches | None = None,
+    batches: Batches | None = None,
     polish: bool = False,
     debias: bool = False,
     tolerance: float = 1e-8,
     watch: Watch | None = None,
+    state: Any = None,
 ) -> Solution:
-    """Runs a method on a bilevel problem; a divergence is reported in the solution, not raised.
+    """Solves a bilevel problem; how the run ended stands in the solution, divergence included.
+
+    Without a method the solver chooses by itself: second order where the problem allows it, the Moreau envelope to find
+    the basin and for the rest, a stochastic method with minibatches.
 
     Example:
         >>> import torch
@@ -83,200 +51,139 @@ def solve(
         ...     f=lambda x, y, batch: 0.5 * y[0] ** 2 - x[0] * y[0],
         ... )
         >>> start = [torch.zeros((), dtype=torch.float64)]
-        >>> solution = solve(problem, start, start, debias=True)
-        >>> round(float(solution.x[0]), 5), round(float(solution.y[0]), 5)
-        (0.5, 0.5)
+        >>> solution = solve(problem, start, start)
+        >>> solution.status, round(float(solution.x[0]), 8), round(float(solution.y[0]), 8)
+        ('solved', 0.5, 0.5)
 
     Args:
-        problem: F, f, g and the projections.
-        x: Start, list of tensors.
-        y: Start, list of tensors.
-        method: `moreau(...)` or another method; default `moreau()` with automatic constants.
-        steps: Maximum number of steps; the removal of bias may take as many again at each of its four penalties.
-        batches: k -> (upper_batch, lower_batch). With it there is no stopping rule: minibatch gradients never vanish.
-        polish: Solve the lower level to 1e-10 at the final x, from y (see `polished`).
-        debias: Remove the penalty's bias (see `debiased`).
-        tolerance: Stop when the method's `residual` is below it; for `moreau` that is
-            c_k (|dx|/alpha + |dy|/beta) + |dtheta|/eta, relative to 1 + |grad F|.
-        watch: Called after every step with (k, x, y, info); True ends the run.
+        problem: F, f, g, the projections, the constraint.
+        x: Start, a list or dict of tensors. F, f, the constraint and the solution have the same form; g and the
+            projections get lists, in the order of the dict.
+        y: Start, in the same forms.
+        method: `moreau(...)` or another method; None for the solver's own choice.
+        steps: Maximum number of steps (without a method: of line searches of x and steps of the envelope); the removal
+            of bias may take as many again at each of its four penalties.
+        batches: k -> (upper_batch, lower_batch), or a pair of iterables such as DataLoaders, begun again when they end.
+            With it there is no stopping rule: minibatch gradients never vanish.
+        polish: After a method: solve the lower level to 1e-10 at the final x, from y (see `polished`).
+        debias: After a method: remove the penalty's bias (see `debiased`).
+        tolerance: Of the certificate, relative: units of x and F do not matter. A method stops when its own `residual`
+            is below it; for `moreau` that is c_k (|dx|/alpha + |dy|/beta) + |dtheta|/eta, relative to 1 + |grad F|.
+        watch: Called after every step with (k, x, y, info); True ends the run. info is None without a method.
+        state: Of a solution with the same method, to continue from its x and y.
 
     Raises:
-        TypeError: x or y is not a list of floating-point tensors.
-        ValueError: `debias` with a method that has no penalty, or with `batches`; automatic constants where F or f is
-            not finite at the start.
+        TypeError: x or y is not a list or dict of floating-point tensors.
+        ValueError: `steps` is not positive; `debias` with a method that has no penalty, or with `batches`; automatic
+            constants of a given method where F or f is not finite at the start.
     """
-    x, y = _checked("x", x), _checked("y", y)
-    method = moreau() if method is None else method
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least one step is needed.")
+    given_x, given_y = Structure("x", x), Structure("y", y)
+    make_batches = None if batches is None else _batch_function(batches)
+    posed, spent = counted(on_lists(problem, given_x, given_y))
+    seen = _arranged(watch, given_x, given_y)
+    begin = given_x.tensors, given_y.tensors
+    reason = refusal(posed, *begin, method, make_batches is not None)
+    if reason is not None:
+        return Solution(x, y, None, "refused", reason, {}, 0, float("nan"), evaluations=spent())
+    if method is None and make_batches is None:
+        found = _by_itself(posed, *begin, steps, tolerance, seen, state)
+    else:
+        chosen = _for_minibatches(posed) if method is None else method
+        limits = Limits(steps, tolerance, make_batches, seen)
+        found = _by_method(posed, begin, chosen, limits, state, spent, debias=debias, polish=polish)
+    evaluations = max(found.evaluations, spent())
+    return replace(found, x=given_x.arrange(found.x), y=given_y.arrange(found.y), evaluations=evaluations)
+
+
+def _by_itself(
+    problem: Bilevel, x: Tensors, y: Tensors, steps: int, tolerance: float, watch: Watch | None, state: Any
+) -> Solution:
+    """Solves by the solver's own choice."""
+
+    def envelope(x: Tensors, y: Tensors, steps: int, debias: bool = False) -> Solution:
+        same, spent = counted(problem)
+        method = moreau(order="lagged")
+        begin = Iterate(x, y, method.init(same, x, y))
+        found = iterate(same, begin, method, Limits(steps, tolerance, watch=watch))
+        if debias:
+            found = judged(same, debiased(same, found, method, steps, watch), tolerance, spent)
+        return replace(found, evaluations=spent())
+
+    memory = restored(state, Memory(0, ()))
+    if not isinstance(memory, Memory | None):
+        raise ValueError("state belongs to a run with a method. Give that method, or leave the state out.")
+    return solve_by_itself(problem, x, y, envelope, steps=steps, tolerance=tolerance, watch=watch, state=memory)
+
+
+def _by_method(
+    problem: Bilevel,
+    begin: tuple[Tensors, Tensors],
+    method: Method,
+    limits: Limits,
+    state: Any,
+    spent: Callable[[], int],
+    *,
+    debias: bool,
+    polish: bool,
+) -> Solution:
+    """Solves by a given method."""
+    batches, watch, steps = limits.batches, limits.watch, limits.steps
     if debias and (method.at_penalty is None or batches is not None):
         raise ValueError("debias needs a method with a penalty c and no minibatches. Use moreau(...) and batches=None.")
-    first = batches(0) if batches else (None, None)
-    state = method.init(problem, x, y, *first)
-    found = _run(problem, Iterate(x, y, state), method, steps, tolerance, batches, watch)
+    if isinstance(state, Memory):
+        raise ValueError("state belongs to a run without a method. Leave the method or the state out.")
+    first = batches(getattr(state, "k", 0)) if batches else (None, None)
+    if state is None or isinstance(state, SavedState):
+        fresh = method.init(problem, *begin, *first)
+        state = fresh if state is None else restored(state, fresh)
+    limits = limits._replace(first=getattr(state, "k", 0))
+    found = iterate(problem, Iterate(*begin, state), method, limits)
     if method.explain is not None:
         found = replace(found, message=f"{found.message} Automatic constants: {method.explain(found.state)}.")
     if debias:
-        found = debiased(problem, found, method, steps)
-    return polished(problem, found, first[1]) if polish else found
+        found = debiased(problem, found, method, steps, watch)
+    if polish:
+        found = polished(problem, found, first[1], watch)
+    return found if batches else judged(problem, found, limits.tolerance, spent)
 
 
-def polished(problem: Bilevel, solution: Solution, batch: Any = None) -> Solution:
-    """Returns the solution with the lower level solved to 1e-10 at its x, starting from its y.
-
-    Args:
-        problem: The problem that was solved.
-        solution: What `solve` returned; a diverged one is returned as it is.
-        batch: On which f is evaluated.
-    """
-    if solution.status == "diverged":
-        return solution
-    lower = lower_solution(problem, solution.x, solution.y, batch)
-    message = f"{solution.message} Polished: the lower level is solved to {lower.residual:.1e} at this x."
-    return replace(solution, y=lower.point, message=message)
+def _for_minibatches(problem: Bilevel) -> Method:
+    """Returns the method for minibatches: implicit steps where f is smooth, else the lagged envelope."""
+    smooth = problem.g is None and problem.project_y is None and not problem.sharded
+    return soba() if smooth else moreau(order="lagged", update_x=distance_over_gradients())
 
 
-def debiased(problem: Bilevel, solution: Solution, method: Method, steps: int = 2000) -> Solution:
-    """Returns the solution with the penalty's bias removed; the paper does not do this.
-
-    At fixed c the method converges to the stationary point z(1/c) of the penalised problem, smooth in t = 1/c where the
-    lower level's solution is; the bias is z(t) - z(0) = O(t). From z at c, 2c, 4c, 8c the polynomial of degree 3
-    through them gives z(0) with error O(t^4) (Richardson). Where successive differences do not halve as that expansion
-    says (a solution set, a kink), the point of the largest c is kept.
-
-    Args:
-        problem: The problem that was solved.
-        solution: What `solve` returned; a diverged one is returned as it is.
-        method: With which it was found; it has `at_penalty`.
-        steps: Maximum number of steps at each of the penalties.
-    """
-    info = solution.info
-    if solution.status == "diverged" or info is None or info.c is None:
-        return solution
-    assert method.at_penalty is not None
-    lowest = info.c if info.c_last is None else info.c_last / 16
-    levels, found, taken = [lowest * 2**i for i in range(LEVELS)], [], solution.steps
-    count, x, y, state = len(solution.x), solution.x, solution.y, solution.state
-    for c in levels:
-        fixed = method.at_penalty(c)
-        run = _run(problem, Iterate(x, y, fixed.restart(state, y)), fixed, steps, tolerance=1e-11)
-        taken += run.steps
-        if run.status == "diverged":
-            message = f"{solution.message} The bias was not removed: at c = {c:.3g} the method diverged."
-            return replace(solution, message=message, steps=taken)
-        found.append([*run.x, *run.y])
-        x, y, state = run.x, run.y, run.state
-        if len(found) > 1:
-            guess = add(found[-1], subtract(found[-1], found[-2]), 0.5)
-            x, y = problem.onto_x(guess[:count]), guess[count:]
-    point, sentence = _extrapolated(found, levels, count)
-    message = f"{solution.message} {sentence}"
-    return replace(solution, x=problem.onto_x(point[:count]), y=point[count:], message=message, steps=taken)
+def _arranged(watch: Watch | None, x: Structure, y: Structure) -> Watch | None:
+    """Returns `watch` on lists of tensors."""
+    if watch is None or (x.keys is None and y.keys is None):
+        return watch
+    return lambda k, a, b, info: watch(k, x.arrange(a), y.arrange(b), info)
 
 
-def _extrapolated(found: list[Tensors], levels: list[float], count: int) -> tuple[Tensors, str]:
-    """Returns the limit of points found at growing penalties, and a sentence on how it was obtained.
+def _batch_function(batches: Batches) -> MakeBatches:
+    """Returns k -> (upper batch, lower batch) of a function or of a pair of iterables."""
+    if callable(batches):
+        return batches
+    upper, lower = (_endless(part) for part in batches)
+    latest: dict[int, tuple[Any, Any]] = {}
 
-    Args:
-        found: One point for each penalty, x and y in one list.
-        levels: The penalties.
-        count: Number of tensors of x.
-    """
-    apart = [float(norm(subtract(after, before)[:count])) for before, after in pairwise(found)]
-    if apart[-1] <= 1e-9 * (1 + float(norm(found[-1][:count]))):
-        return found[-1], "There was no bias to remove."
-    ratios = [after / before for before, after in pairwise(apart) if before > 0]
-    if len(ratios) < 2 or not all(0.3 < ratio < 0.75 for ratio in ratios):
-        return found[-1], f"The bias was not extrapolated: its differences fall by {ratios}, not by 1/2."
-    total = [torch.zeros_like(t) for t in found[0]]
-    for i, point in enumerate(found):
-        weight = math.prod(levels[i] / (levels[i] - c) for j, c in enumerate(levels) if j != i)
-        total = add(total, scale(point, weight))
-    return total, (
-        f"Bias removed: extrapolated from c = {levels[0]:.3g} to {levels[-1]:.3g}; the last step was {apart[-1]:.1e}."
-    )
+    def next_pair(k: int) -> tuple[Any, Any]:
+        if k not in latest:  # the same pair for the same k: constants are chosen on the first one
+            latest.clear()
+            latest[k] = next(upper), next(lower)
+        return latest[k]
+
+    return next_pair
 
 
-def _checked(name: str, given: Any) -> Tensors:
-    """Returns the tensors, detached; raises TypeError where it is not a list of tensors that can be moved."""
-    if not isinstance(given, (list, tuple)):
-        fault = f"is a {type(given).__name__}"
-    elif not given:
-        fault = "is empty"
-    else:
-        wrong = [t for t in given if not isinstance(t, torch.Tensor) or not t.is_floating_point()]
-        if not wrong:
-            return [t.detach() for t in given]
-        fault = f"holds {wrong[0].dtype if isinstance(wrong[0], torch.Tensor) else type(wrong[0]).__name__}"
-    raise TypeError(f"{name} {fault}; give a list of floating-point tensors, such as [torch.zeros(3)].")
-
-
-def _run(
-    problem: Bilevel,
-    at: Iterate,
-    method: Method,
-    steps: int,
-    tolerance: float,
-    batches: MakeBatches | None = None,
-    watch: Watch | None = None,
-) -> Solution:
-    """Takes steps until the residual is small, `watch` returns True, a number is not finite, or `steps` are done."""
-    rows: list[dict[str, Any]] = []
-    status: Status = "out-of-steps"
-    message = (
-        f"Took {steps} steps on minibatches."
-        if batches
-        else f"Stopped after {steps} steps without meeting the tolerance {tolerance:.0e}."
-    )
-    movement, k, info = math.inf, -1, None
-    for k in range(steps):
-        batch = batches(k) if batches else (None, None)
-        *point, info = method.step(problem, *at, *batch)
-        after = Iterate(*point)
-        rows.append({"F": info.F, "f": info.f, "f_theta": info.f_theta, "c": info.c, "gamma": info.gamma, **info.norms})
-        check = (k + 1) % CHECK_EVERY == 0 or k + 1 == steps
-        bad = _not_finite(info, after)
-        if check and not bad:
-            movement = float(method.residual(info, at, after))
-            bad = [] if math.isfinite(movement) else ["the movement"]
-        if bad:
-            status, movement = "diverged", math.nan
-            message = (
-                f"Diverged at step {k + 1} (step sizes {info.alpha:.3g} and {info.beta:.3g}): {', '.join(bad[:3])} "
-                "not finite; the last finite iterate is returned. Use smaller step sizes, or 'auto'."
-            )
-            break
-        at = after
-        if check and batches is None and movement <= tolerance and not info.climbs:
-            status, message = "solved", f"Converged in {k + 1} steps: the movement is {movement:.1e}."
-            break
-        if watch is not None and watch(k, at.x, at.y, info):
-            status, message = "stopped", f"Stopped by the caller after {k + 1} steps."
-            break
-    return Solution(*at, status, message, _history(rows), k + 1, movement, info)
-
-
-def _not_finite(info: Info, after: Iterate) -> list[str]:
-    """Returns the names of the terms of a step, and of the iterates it gave, that are not finite (a single wait)."""
-    named: dict[str, Any] = {"F": info.F, "f": info.f, "f at theta": info.f_theta, **info.norms}
-    named |= {"x": largest(after.x), "y": largest(after.y), "the method's state": largest(_tensors_in(after.state))}
-    values = {name: found for name, found in named.items() if isinstance(found, torch.Tensor)}
-    numbers = torch.stack(list(values.values())).tolist()
-    return [name for name, number in zip(values, numbers) if not math.isfinite(number)]
-
-
-def _tensors_in(state: Any) -> Tensors:
-    """Returns the tensors of a nested NamedTuple state."""
-    if isinstance(state, torch.Tensor):
-        return [state]
-    return [tensor for part in state for tensor in _tensors_in(part)] if isinstance(state, (tuple, list)) else []
-
-
-def _history(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Returns one list for each name that has a value; a single transfer from the device for each."""
-    history = {}
-    for name in rows[0] if rows else ():
-        column = [row[name] for row in rows]
-        if isinstance(column[0], torch.Tensor):
-            history[name] = torch.stack(column).tolist()
-        elif column[0] is not None:
-            history[name] = column
-    return history
+def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the batches again and again."""
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("batches holds an empty iterable.")

@@ -7,6 +7,7 @@ These evaluate v_gamma and so cost an inner loop; the quantities that a step com
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +29,21 @@ from nas_moreau.bilevel.tensors import (
 
 
 class Minimum(NamedTuple):
-    """An inner problem's minimiser, its value, the length of the last step over the step size, and the steps taken."""
+    """An inner problem's minimiser.
+
+    Attributes:
+        point: It.
+        value: Of the inner problem there.
+        residual: Length of the last step over the step size.
+        steps: Steps taken.
+        stopped: Whether `stop` ended the search.
+    """
 
     point: Tensors
     value: Tensor
     residual: float
     steps: int
+    stopped: bool = False
 
 
 class Residual(NamedTuple):
@@ -64,6 +74,7 @@ def lower_solution(
     center: Tensors | None = None,
     tolerance: float = 1e-10,
     steps: int = 10_000,
+    stop: Callable[[int, Tensors], bool] | None = None,
 ) -> Minimum:
     """Returns argmin over u in Y of phi(x, u) + |u - center|^2 / (2 gamma), found near y.
 
@@ -79,6 +90,7 @@ def lower_solution(
         center: Centre of the proximal term; default y.
         tolerance: Bound on |u - u_next| / step.
         steps: Maximum number of steps.
+        stop: Called after every step with (k, point); True ends the search.
     """
     center = y if center is None else center
 
@@ -91,7 +103,7 @@ def lower_solution(
         apart = subtract(u, center)
         return found.value + dot(apart, apart) / (2 * gamma), add(found.grad_y, apart, 1 / gamma)
 
-    point, previous, step, weight, residual, taken = y, y, 1.0, 1.0, math.inf, 0
+    point, previous, step, weight, residual, taken, stopped = y, y, 1.0, 1.0, math.inf, 0, False
     for _ in range(steps):
         taken += 1
         next_weight = 0.5 * (1 + math.sqrt(1 + 4 * weight**2))
@@ -111,12 +123,13 @@ def lower_solution(
         previous, point, weight = point, new, next_weight
         if uphill:
             previous, weight = point, 1.0
-        if residual <= tolerance or not math.isfinite(residual):
+        stopped = stop is not None and stop(taken - 1, point)
+        if stopped or residual <= tolerance or not math.isfinite(residual):
             break
     value = smooth(point)
     if problem.g is not None:
         value = value + problem.g.value(x, point)
-    return Minimum([t.detach() for t in point], value.detach(), residual, taken)
+    return Minimum([t.detach() for t in point], value.detach(), residual, taken, stopped)
 
 
 def phi(problem: Bilevel, x: Tensors, y: Tensors, batch: Any = None) -> Tensor:

@@ -50,6 +50,8 @@ class Update(NamedTuple):
     Attributes:
         init, apply: The two functions.
         finds_length: Whether the rule finds the length of its steps; `step` is then a factor, 1 if nothing is known.
+        rescales: Whether the length of a step does not follow that of the direction, so that no step size can be
+            derived from a curvature (Adam).
         transforms: Of a `chain`: those before the final step, in order.
     """
 
@@ -57,6 +59,7 @@ class Update(NamedTuple):
     apply: Callable[[Tensors, float, Tensors, Any], tuple[Tensors, Any]]
     finds_length: bool = False
     transforms: tuple[Transform, ...] = ()
+    rescales: bool = False
 
     def part(self, name: str, state: Any) -> Part | None:
         """Returns the first transform of that name, with its state within `state`; None if there is none.
@@ -112,7 +115,7 @@ def chain(*parts: Transform | Update) -> Update:
         params, last = final.apply(direction, step, params, state.final)
         return params, ChainState(tuple(states), last)
 
-    return Update(init, apply, final.finds_length, transforms)
+    return Update(init, apply, final.finds_length, transforms, final.rescales)
 
 
 # --- transforms -------------------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
         moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**steps))
         return list(moved), AdamState(first, second, steps)
 
-    return chain(*_transforms(0.0, weight_decay), Update(init, apply))
+    return chain(*_transforms(0.0, weight_decay), Update(init, apply, rescales=True))
 
 
 class DistanceState(NamedTuple):

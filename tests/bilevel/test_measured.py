@@ -116,9 +116,9 @@ def test_a_lower_level_that_grows_steeper_on_the_way_is_followed():
     """f = e^x y^2/2 - y, so y* = e^-x and f_yy = e^x; F = (y - .3)^2/2, so x* = log(1/.3)."""
     problem = Bilevel(lambda x, y, b: 0.5 * (y[0] - 0.3) ** 2, lambda x, y, b: 0.5 * x[0].exp() * y[0] ** 2 - y[0])
     best = math.log(1 / 0.3)
-    from_below = solve(problem, [tensor(-1.0)], [tensor(1.0)], steps=2000)
+    from_below = solve(problem, [tensor(-1.0)], [tensor(1.0)], moreau(), steps=2000)
     assert -1 < best - 0.5 < float(from_below.x[0]) < best + 0.1
-    from_above = solve(problem, [tensor(2.0)], [tensor(1.0)], steps=2000)
+    from_above = solve(problem, [tensor(2.0)], [tensor(1.0)], moreau(), steps=2000)
     assert float(from_above.x[0]) == pytest.approx(best, abs=1e-4)
 
 

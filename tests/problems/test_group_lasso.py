@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_moreau.bilevel import lower_solution, solve
+from nas_moreau.bilevel import lower_solution, moreau, solve
 from nas_moreau.problems.group_lasso import (
     generate,
     grid_search,
@@ -58,11 +58,11 @@ def test_tpe():
 
 def test_moreau_beats_the_grid():
     case = group_lasso(n=24, seed=1)
-    found = solve(case.problem, case.x, case.y, steps=600, polish=True)
+    found = solve(case.problem, case.x, case.y, moreau(), steps=600, polish=True)
     assert float(case.problem.F(found.x, found.y, None)) < grid_search(case, 20).objective
 
 
 def test_moreau_finds_the_closed_form():
     case = orthogonal_case()
-    assert case.error(solve(case.problem, case.x, case.y, steps=600).x) < 1e-3
-    assert case.error(solve(case.problem, case.x, case.y, steps=600, debias=True).x) < 1e-6
+    assert case.error(solve(case.problem, case.x, case.y, moreau(), steps=600).x) < 1e-3
+    assert case.error(solve(case.problem, case.x, case.y, moreau(), steps=600, debias=True).x) < 1e-6

@@ -162,7 +162,7 @@ def worst(found: list[Curvature]) -> Curvature:
 
 
 def secant(old: Tensors, new: Tensors, before: Tensors, after: Tensors) -> float:
-    """Returns |after - before| / |new - old|, 0 where nothing moved."""
+    """Returns |after - before| / |new - old|, 0 where nothing moved, infinite where a number is not finite."""
     apart = float(norm(subtract(new, old)))
     value = float(norm(subtract(after, before))) / apart if apart > 0 else 0.0
-    return value if math.isfinite(value) else 0.0
+    return value if math.isfinite(value) else math.inf

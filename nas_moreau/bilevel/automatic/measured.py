@@ -77,6 +77,9 @@ ENVELOPE, ENVELOPE_NONCONVEX = 10.0, 200.0
 CLOCK = 100
 """Steps in which (k+1)^p of the theory advances by one; faster growth freezes x before it has arrived."""
 
+BACK = 30.0
+"""Factor on a curvature after a step to where a gradient is not finite."""
+
 CHECK_EVERY = 10
 """Steps between two checks of whether the iteration has settled, and half-way between them of its secants."""
 
@@ -156,7 +159,8 @@ def begin(
     # a convex lower level has no valley to be missed, so curvatures far from the iterates need not shorten the steps
     convex = rho < 0.01 * worst(measured).f_yy
     L = worst(measured[: 1 + ON_THE_WAY] if convex else measured)._replace(rho=rho)
-    if not L.phi > 0:
+    unbent = L.f_yy == 0 and problem.g is None and problem.project_y is None
+    if not L.phi > 0 or unbent:
         raise ValueError(
             "No curvature was found in the lower level, so its step sizes cannot be chosen. "
             "Give alpha, beta, eta, gamma and c."
@@ -235,6 +239,9 @@ def _shorter(problem: Bilevel, taken: StepRecord) -> Tuning | None:
     L = tuning.curvature
     if bend_theta <= 1.1 * L.f_yy and bend_x <= 1.1 * SAFETY / taken.used.alpha:
         return None
+    # a step that left the domain says nothing but that it was too long
+    bend_theta = bend_theta if math.isfinite(bend_theta) else BACK * L.f_yy
+    bend_x = bend_x if math.isfinite(bend_x) else BACK * SAFETY / taken.used.alpha
     return tuning._replace(curvature=L._replace(f_yy=max(L.f_yy, 1.5 * bend_theta), f_xx=max(L.f_xx, 1.5 * bend_x)))
 
 

@@ -1,0 +1,165 @@
+"""Ways to state a problem: a differentiable argmin, a module as y, several upper objectives; a progress line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from nas_moreau.bilevel.problem import Bilevel, Objective
+from nas_moreau.bilevel.second_order.flat import FlatProblem
+from nas_moreau.bilevel.second_order.implicit import solve_lower
+from nas_moreau.bilevel.second_order.lower import Adjoint
+from nas_moreau.bilevel.structures import Structure, on_lists
+from nas_moreau.bilevel.tensors import Tensors, scalar_of
+
+ACCURATE = 1e-6
+"""Largest lower residual of a minimiser that is handed out."""
+
+
+def argmin(f: Callable[..., Tensor], y0: Any, **parts: Any) -> Callable[[Any], Any]:
+    """Returns x -> the minimiser of f(x, .) near y0, differentiable in x by the implicit function theorem.
+
+    Its backward pass costs one linear solve with f_yy and one product with f_xy; it cannot be differentiated again.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+        >>> y = argmin(lambda x, y: (y.exp() - x * y).sum(), torch.zeros(2, dtype=torch.float64))(x)   # y = log x
+        >>> y.sum().backward()
+        >>> x.grad
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+
+    Args:
+        f: (x, y) -> scalar; x and y have the forms that they are given in: a tensor, or a list or dict of tensors.
+        y0: Where the search starts; it chooses the basin.
+        **parts: `g`, `project_y` or `constraint` of `Bilevel`, for a lower level that is not smooth; g and the
+            projection get lists of tensors.
+
+    Returns:
+        A function that raises ArithmeticError where no isolated minimiser is found.
+    """
+    single_y = isinstance(y0, Tensor)
+    begin = [y0] if single_y else y0
+
+    def minimiser(x: Any) -> Any:
+        single_x = isinstance(x, Tensor)
+        form_x, form_y = Structure("x", [x] if single_x else x), Structure("y", begin)
+
+        def objective(a: Any, b: Any, batch: Any) -> Any:
+            return f(a[0] if single_x else a, b[0] if single_y else b)
+
+        problem = on_lists(Bilevel(F=objective, f=objective, **parts), form_x, form_y)
+        given = [x] if single_x else form_x.listed(x)
+        found = list(_Argmin.apply(problem, form_y.tensors, *given))
+        return found[0] if single_y else form_y.arrange(found)
+
+    return minimiser
+
+
+class _Argmin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, problem: Bilevel, y0: Tensors, *x: Tensor) -> tuple[Tensor, ...]:
+        flat = FlatProblem(problem, [t.detach() for t in x], y0)
+        u, w = flat.start()
+        lower = solve_lower(flat, u, w)
+        if not lower.residual <= ACCURATE or (flat.smooth and not lower.definite):
+            raise ArithmeticError(
+                f"No isolated minimiser was found from y0 (residual {lower.residual:.1e}, smallest curvature "
+                f"{lower.curvature:.1e} of the largest). Start elsewhere, or add curvature to f."
+            )
+        ctx.adjoint, ctx.flat = lower.adjoint, flat
+        return tuple(flat.lists(u, lower.w.detach())[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        flat: FlatProblem = ctx.flat
+        adjoint: Adjoint = ctx.adjoint
+        corrections, _ = flat.lists(adjoint(flat.flatten(list(grads))), flat.start()[1])
+        return None, None, *corrections
+
+
+def from_module(module: torch.nn.Module) -> tuple[dict[str, Tensor], Callable[..., Any]]:
+    """Returns a module's parameters as a y for `solve`, and a call of the module with other parameters.
+
+    Example:
+        >>> import torch
+        >>> y, call = from_module(torch.nn.Linear(2, 1))
+        >>> sorted(y), call(y, torch.zeros(3, 2)).shape
+        (['bias', 'weight'], torch.Size([3, 1]))
+
+    Args:
+        module: Its buffers are used as they are; a module that changes them (BatchNorm in training) is not a
+            function of its parameters.
+
+    Returns:
+        A dict of detached copies, and (y, *args, **kwargs) -> the module's output.
+    """
+
+    def call(y: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(module, y, args, kwargs)
+
+    return {name: p.detach().clone() for name, p in module.named_parameters()}, call
+
+
+def tchebycheff(
+    objectives: Sequence[Objective],
+    weights: Sequence[float] | None = None,
+    mu: float = 10.0,
+    ideal: Sequence[float] | None = None,
+) -> Objective:
+    """Returns one upper objective of several: (1/mu) log sum_i exp( mu w_i (F_i - z_i) ), a smooth maximum.
+
+    The smooth Tchebycheff scalarisation (Lin et al., ICML 2024), used for several upper objectives by MOMEHA (arXiv
+    2608.12704). Different weights lead to different Pareto-optimal points, also where the front is not convex.
+
+    Args:
+        objectives: F_i, each (x, y, batch) -> scalar, or (scalar, aux).
+        weights: w_i > 0; default 1 / number of objectives.
+        mu: Sharpness; the maximum itself for mu to infinity, at most log(number) / mu below it.
+        ideal: z_i, the least value of each objective; default 0.
+
+    Raises:
+        ValueError: The numbers of objectives, weights and ideals differ, or one of the constants is not positive.
+    """
+    count = len(objectives)
+    weights = [1 / count] * count if weights is None else weights
+    ideal = [0.0] * count if ideal is None else ideal
+    if not count == len(weights) == len(ideal):
+        raise ValueError(f"There are {count} objectives, {len(weights)} weights and {len(ideal)} ideal values.")
+    if not mu > 0 or not all(w > 0 for w in weights):
+        raise ValueError("mu and the weights must be positive.")
+
+    def F(x: Any, y: Any, batch: Any) -> Tensor:
+        terms = [w * (scalar_of(part(x, y, batch)) - z) for part, w, z in zip(objectives, weights, ideal)]
+        return torch.logsumexp(mu * torch.stack(terms), 0) / mu
+
+    return F
+
+
+def show_progress(steps: int | None = None, stream: TextIO | None = None, every: float = 0.5) -> Callable[..., None]:
+    """Returns a `watch` for `solve` that writes one line: steps, F where it is known, seconds.
+
+    Args:
+        steps: Number of steps, shown beside the present one.
+        stream: Where to write; default standard error.
+        every: Seconds between two updates.
+    """
+    out, begun = sys.stderr if stream is None else stream, time.monotonic()
+    latest = [begun - every]
+
+    def watch(k: int, x: Any, y: Any, info: Any) -> None:
+        now = time.monotonic()
+        if now - latest[0] < every and k + 1 != steps:
+            return
+        latest[0] = now
+        total = "" if steps is None else f"/{steps}"
+        value = "" if info is None or info.F is None else f"  F {float(info.F):.6g}"
+        print(f"\rstep {k + 1}{total}{value}  {now - begun:.1f} s", end="", file=out, flush=True)
+
+    return watch
