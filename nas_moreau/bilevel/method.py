@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -109,6 +110,8 @@ class Info(NamedTuple):
         eta, gamma: The step size of theta and gamma, for methods that have them.
         cosine: Cosine of the angle between F_x_over_c and the difference.
         F_aux, f_aux: What F and f returned in addition to their values.
+        terms: What d_x is made of, by name, each like x: F_x (grad_x F) and difference; empty where a method does not
+            have them apart.
     """
 
     alpha: float
@@ -124,6 +127,7 @@ class Info(NamedTuple):
     cosine: Tensor | None = None
     F_aux: Any = None
     f_aux: Any = None
+    terms: Mapping[str, Tensors] = MappingProxyType({})
 
     @property
     def climbs(self) -> bool:

@@ -312,7 +312,8 @@ def _separately(
         grad_theta=inner.grad_y,
     )
     info = _info(used, norms, (F.value, f.value, at_theta.value))
-    return record, info._replace(cosine=cosine, F_aux=F.aux, f_aux=f.aux)
+    terms = {"F_x": F.grad_x, "difference": difference}
+    return record, info._replace(cosine=cosine, F_aux=F.aux, f_aux=f.aux, terms=terms)
 
 
 def _jointly(

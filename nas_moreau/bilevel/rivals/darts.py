@@ -64,7 +64,8 @@ def alternating(
         new_y, y_rule = rule_y.apply(lower.grad_y, b, y, state.y_rule)
         new_y = problem.prox_y(new_x, new_y, b)
         norms = norms | {"d_x": norm(d_x), "d_y": norm(lower.grad_y)}
-        info = Info(a, b, norms, F=upper.value, f=lower.value, F_aux=upper.aux, f_aux=lower.aux)
+        aux = {"F_aux": upper.aux, "f_aux": lower.aux}
+        info = Info(a, b, norms, F=upper.value, f=lower.value, terms={"F_x": upper.grad_x}, **aux)
         return new_x, new_y, State(state.k + 1, x_rule, y_rule), info
 
     return make_method(init, step)
@@ -170,7 +171,8 @@ def joint(
         new_y, y_rule = rule_y.apply(d_y, b, y, state.y_rule)
         new_y = problem.prox_y(new_x, new_y, b)
         norms = {"d_x": norm(upper.grad_x), "d_y": norm(d_y)}
-        info = Info(a, b, norms, F=upper.value, f=lower.value, c=c_k, F_aux=upper.aux, f_aux=lower.aux)
+        aux = {"F_aux": upper.aux, "f_aux": lower.aux}
+        info = Info(a, b, norms, F=upper.value, f=lower.value, c=c_k, terms={"F_x": upper.grad_x}, **aux)
         return new_x, new_y, State(state.k + 1, x_rule, y_rule), info
 
     return make_method(init, step)
