@@ -34,22 +34,25 @@ _NUMBER = re.compile(
 """Numbers as everybody reads them; YAML 1.1 has 010 (eight), 0x10, 1_000 and 1:30 (ninety) too."""
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, limit: int = MAX_BYTES) -> str:
     """Returns the text of a small UTF-8 file.
 
+    Args:
+        path: The file.
+        what: Name of the file in messages, "The configuration".
+        limit: Largest size in bytes.
+
     Raises:
-        InputError: It is missing, not a plain file, larger than 64 KiB, unreadable or not UTF-8.
+        InputError: It is missing, not a plain file, larger than the limit, unreadable or not UTF-8.
     """
     try:
         if not path.is_file():
             reason = "is not a plain file" if path.exists() else "does not exist"
             raise InputError(f"{what} {path} cannot be read: it {reason}.", "Check the path.")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(
-                f"{what} {path} is larger than {MAX_BYTES // 1024} KiB.", "Check that it is the right file."
-            )
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise InputError(f"{what} {path} is larger than {limit // 1024:,} KiB.", "Check that it is the right file.")
         return data.decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
         if isinstance(error, InputError):

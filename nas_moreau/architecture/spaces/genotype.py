@@ -8,16 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from nas_moreau.architecture.spaces.genotype_text import (
-    CURE,
-    MAX_NODES,
-    Edge,
-    is_whole,
-    read_nas_bench_201,
-    read_printed,
-    write_nas_bench_201,
-)
+from nas_moreau.architecture.spaces.genotype_text import Edge, read_printed, write_nas_bench_201
 from nas_moreau.architecture.spaces.operation_table import check_operations
+from nas_moreau.architecture.spaces.printed_values import CURE, MAX_CHARACTERS, MAX_NODES, is_whole
 from nas_moreau.architecture.spaces.skeletons import (
     DARTS,
     IMPLIED,
@@ -31,7 +24,8 @@ from nas_moreau.architecture.spaces.skeletons import (
 from nas_moreau.errors import InputError, quoted
 
 VERSION = 1
-MAX_CHARACTERS = 64 * 1024
+MAX_TEXT = 16 * 1024 * 1024
+"""Characters of a text that holds a genotype among other things: the log of a search."""
 MAX_EDGES, MAX_JSON_DEPTH = 500, 12
 
 
@@ -166,38 +160,40 @@ class Genotype:
         return cls(space, cells, skeleton)  # type: ignore[arg-type]  # which refuses a space that is not a name
 
     @classmethod
-    def parse(cls, text: str, space: str | None = None) -> Genotype:
+    def parse(cls, text: str, space: str | None = None, name: str | None = None) -> Genotype:
         """Returns the genotype of a text: our JSON, a printed `Genotype(normal=..., ...)`, or a NAS-Bench-201 string.
 
+        A printed genotype may stand among other things: in the log of a search, in a source file, in quotes.
+
         Args:
-            text: At most 64 KiB. Nothing in it is evaluated.
+            text: At most 64 KiB for a genotype, 16 MiB with what surrounds it. Nothing in it is evaluated.
             space: Name of the space for the dialects that carry none; by default "darts" ("robust_darts_s4" if noise
                 is among the operations and all are that space's) and "nas_bench_201".
+            name: Name of the genotype, or the number of its line, if the text holds several.
 
         Raises:
-            InputError: The text is none of these, or names an operation that does not exist.
+            InputError: The text is none of these, its nodes and counts do not fit, it holds several genotypes that
+                differ, or it names an operation that does not exist.
 
         Example:
-            >>> text = "Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=range(2, 3), "
-            >>> text += "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])"
+            >>> text = "DARTS = Genotype(normal=[('skip_connect', 0), ('sep_conv_3x3', 1)], normal_concat=range(2, 3), "
+            >>> text += "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat=[2])  # found with seed 2"
             >>> Genotype.parse(text).cells["normal"]
             Cell(edges=(('skip_connect', 0, 2), ('sep_conv_3x3', 1, 2)), concat=(2,))
         """
-        _check_length(text)
-        text = text.strip().lstrip("\ufeff")
-        if text.startswith("{") and '"cells"' in text:
-            genotype = cls.from_json(text)
-        elif text.startswith("|"):
-            edges, concat = read_nas_bench_201(text)
-            genotype = cls(space or "nas_bench_201", {"cell": Cell(tuple(edges), tuple(concat))})
+        _check_length(text, MAX_TEXT)
+        text = text.lstrip("\ufeff")
+        if (alone := text.strip("'`\" \t\r\n")).startswith("{") and '"cells"' in alone:
+            genotype = cls.from_json(alone)
         else:
-            fields = read_printed(text)
-            cells = {name: Cell(tuple(edges), tuple(concat)) for name, (edges, concat) in fields.items()}
+            printed = read_printed(text, name)
+            cells = {cell: Cell(tuple(edges), tuple(concat)) for cell, (edges, concat) in printed.cells.items()}
             names = {edge[0] for cell in cells.values() for edge in cell.edges}
             noisy = "noise" in names and names <= {"noise", "sep_conv_3x3"}
-            genotype = cls(space or ("robust_darts_s4" if noisy else "darts"), cells)
-        for name, cell in genotype.cells.items():
-            check_operations((operation for operation, _, _ in cell.edges), f"Cell {name} of the genotype")
+            implied = "nas_bench_201" if printed.nas_bench_201 else "robust_darts_s4" if noisy else "darts"
+            genotype = cls(space or implied, cells)
+        for cell_name, cell in genotype.cells.items():
+            check_operations((operation for operation, _, _ in cell.edges), f"Cell {cell_name} of the genotype")
         return genotype
 
     def to_nas_bench_201(self) -> str:
@@ -247,10 +243,10 @@ def register_drawing(draw: Draw) -> Draw:
     return draw
 
 
-def _check_length(text: str) -> None:
-    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+def _check_length(text: str, limit: int = MAX_CHARACTERS) -> None:
+    if not isinstance(text, str) or len(text) > limit:
         kind = f"has {len(text):,} characters" if isinstance(text, str) else f"is a {type(text).__name__}, not text"
-        raise InputError(f"The genotype {kind}; it can have {MAX_CHARACTERS:,}.", CURE)
+        raise InputError(f"The genotype {kind}; it can have {limit:,}.", CURE)
 
 
 def _load_json(text: str) -> Any:

@@ -1,204 +1,219 @@
 """Genotypes as other programs print them: `Genotype(normal=...)`, the same as a dict, NAS-Bench-201 strings.
 
-A printed genotype is Python source, and nothing here runs Python: the text is cut into tokens of a closed list and read
-by a grammar of strings, numbers, lists, tuples, dicts and the calls `Genotype(...)`, `range(...)` and `np.int64(...)`.
-Length and depth are bounded, so that no text takes long or exhausts the stack (Python's own parser promises no such
-thing).
+Pairs (operation, from) of a cell come in these forms, told apart by the number of nodes, which the concatenation gives:
+
+    flat        two pairs for each node (DARTS, PC-DARTS, P-DARTS, NASNet, AmoebaNet)
+    all edges   one pair for each earlier state: 2 + 3 + 4 + ... (SNAS)
+    nested      a list of pairs for each node (RobustDARTS, AutoDL-Projects)
+    triples     (operation, to, from) in any order (FairDARTS)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from nas_moreau.errors import InputError, meant, quoted
+from nas_moreau.architecture.spaces.printed_places import Place, choose, piece_of
+from nas_moreau.architecture.spaces.printed_values import CURE, MAX_NODES, Call, Reader, is_whole, refused
+from nas_moreau.errors import meant, quoted
 
-MAX_DEPTH, MAX_NODES = 8, 64
 Edge = tuple[str, int, int]
-CURE = "Give genotype.json, Genotype(normal=[...], normal_concat=..., reduce=[...], reduce_concat=...), or |op~0|+..."
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+UNUSED = {"connectN": (None,), "connects": (None,), "layout": (None, "cell")}
+"""Fields of AutoDL-Projects and sharpDARTS -> the values with which they change nothing."""
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<text>'[^'\\\n]{0,100}'|"[^"\\\n]{0,100}")
-      | (?P<number>[+-]?\d{1,19}(?:\.\d{0,30})?(?:[eE][+-]?\d{1,3})?)
-      | (?P<name>[A-Za-z_][A-Za-z0-9_]{0,60}(?:\.[A-Za-z0-9_]{1,60})?)
-      | (?P<sign>[()\[\]{},=:])
-    )""",
-    re.VERBOSE | re.ASCII,
-)
-# what precedes the call in source files and in the logs of searches: "DARTS_V2 = ", "03/21 10:11:12 AM genotype = "
-_PREFIX = re.compile(r"[0-9/:,. -]{0,40}(?:[AP]M +)?\w{1,60} *[=:] *(?=Genotype\()", re.ASCII)
 _PAIR_OF_201 = re.compile(r"([A-Za-z0-9_]{1,60})~(\d{1,2})", re.ASCII)
-_INTEGERS = {f"{module}.{name}" for module in ("np", "numpy") for name in ("int64", "int32", "int_", "intp")}
 
 
-class _Reader:
-    """Reads one value from the tokens of a text."""
+class Printed(NamedTuple):
+    """The cells of a printed genotype: name -> (edges, concat); `string` if they are those of NAS-Bench-201."""
 
-    def __init__(self, text: str):
-        self.tokens = list(_tokens(text))
-        self.place = 0
-
-    def peek(self) -> tuple[str, str]:
-        return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "the end")
-
-    def take(self, sign: str = "") -> tuple[str, str]:
-        kind, token = self.peek()
-        if sign and (kind, token) != ("sign", sign):
-            raise _refused(f"'{sign}' was expected before {quoted(token)}")
-        self.place += 1
-        return kind, token
-
-    def follows(self, sign: str) -> bool:
-        return self.peek() == ("sign", sign)
-
-    def value(self, depth: int = 0) -> Any:
-        if depth > MAX_DEPTH:
-            raise _refused(f"it is nested more than {MAX_DEPTH} deep")
-        kind, token = self.take()
-        if kind == "text":
-            return token[1:-1]
-        if kind == "number":
-            return int(token) if re.fullmatch(r"[+-]?\d+", token) else float(token)
-        if kind == "name":
-            return self.call(token, depth)
-        if kind == "sign" and token in "([":
-            return self.sequence(")" if token == "(" else "]", depth)
-        if kind == "sign" and token == "{":
-            return self.pairs("}", ":", depth)
-        raise _refused(f"{quoted(token)} stands where a value was expected")
-
-    def sequence(self, end: str, depth: int) -> Any:
-        """Returns a list; a lone value in parentheses is that value, as in Python."""
-        values, comma = [], False
-        while not self.follows(end):
-            values.append(self.value(depth + 1))
-            if comma := self.follows(","):
-                self.take()
-            elif not self.follows(end):
-                raise _refused(f"a comma was expected before {quoted(self.peek()[1])}")
-        self.take(end)
-        return values[0] if end == ")" and len(values) == 1 and not comma else values
-
-    def pairs(self, end: str, between: str, depth: int) -> dict[str, Any]:
-        """Returns the fields of a dict (`'name': value`) or of a call (`name=value`, or by position)."""
-        fields: dict[str, Any] = {}
-        while not self.follows(end):
-            kind, key = self.peek()
-            named = kind == ("text" if between == ":" else "name") and self.tokens[self.place + 1 : self.place + 2] == [
-                ("sign", between)
-            ]
-            if named:
-                self.take()
-                self.take(between)
-                key = key.strip("'\"")
-            elif between == ":" or len(fields) >= len(FIELDS):
-                raise _refused(f"{quoted(key)} stands where a field was expected")
-            else:
-                key = FIELDS[len(fields)]
-            if key not in FIELDS:
-                raise _refused(f"it has an unknown field {quoted(key)}{meant(key, FIELDS)}")
-            if key in fields:
-                raise _refused(f"it has the field {key} twice")
-            fields[key] = self.value(depth + 1)
-            if not self.follows(end):
-                self.take(",")
-        self.take(end)
-        return fields
-
-    def call(self, name: str, depth: int) -> Any:
-        if not self.follows("("):
-            raise _refused(f"{quoted(name)} is not a value")
-        self.take("(")
-        if name == "Genotype" and depth == 0:
-            return self.pairs(")", "=", depth)
-        if name != "range" and name not in _INTEGERS:
-            raise _refused(f"it calls {quoted(name)}, and only Genotype and range are read")
-        bounds = self.sequence(")", depth)
-        if name != "range":
-            return bounds if is_whole(bounds) else [bounds]
-        bounds = bounds if isinstance(bounds, list) else [bounds]
-        if not (1 <= len(bounds) <= 2 and all(is_whole(b) and 0 <= b <= 2 * MAX_NODES for b in bounds)):
-            raise _refused("its range is not one or two small numbers")
-        return list(range(*bounds))
+    cells: dict[str, tuple[list[Edge], list[int]]]
+    nas_bench_201: bool
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    text, place = text.rstrip(), 0
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if not match:
-            raise _refused(f"it cannot be read from {quoted(text[place : place + 20])} on")
-        assert match.lastgroup is not None
-        yield match.lastgroup, match[match.lastgroup]
-        place = match.end()
+def read_printed(text: str, name: str | None = None) -> Printed:
+    """Returns the genotype that a text holds, alone or among other things.
 
-
-def _refused(why: str) -> InputError:
-    return InputError(f"The text is not a genotype: {why}.", CURE)
-
-
-def is_whole(value: object) -> bool:
-    """Returns whether `value` is an integer (True is not)."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def read_printed(text: str) -> dict[str, tuple[list[Edge], list[int]]]:
-    """Returns cell name -> (edges, concat) of a printed `Genotype(...)` or dict of its fields.
+    Args:
+        text: A printed genotype, a log, a source file.
+        name: Name of the genotype in the text, or the number of its line, if there are several.
 
     Raises:
-        InputError: The text is not of this form.
+        InputError: It holds none, several that differ, or one that does not fit together.
     """
-    prefix = _PREFIX.match(text)
-    reader = _Reader(text[prefix.end() :] if prefix else text)
-    fields = reader.value()
-    if not isinstance(fields, dict):
-        raise _refused("it is a value of another kind")
-    if reader.peek()[0] != "end":
-        raise _refused(f"{quoted(reader.peek()[1])} follows its end")
-    if missing := [name for name in FIELDS if name not in fields]:
-        raise _refused(f"it has no {', '.join(missing)}")
-    cells = {}
-    for name in ("normal", "reduce"):
-        concat = fields[f"{name}_concat"]
-        concat = [concat] if is_whole(concat) else concat
-        if not isinstance(concat, list) or not all(is_whole(node) for node in concat):
-            raise _refused(f"{name}_concat is not a list of nodes")
-        cells[name] = (_edges(fields[name], name), concat)
-    return cells
+    found = choose(text, name, _read_place)
+    return _cells_of(Reader(piece_of(text)).whole()) if found is None else found
 
 
-def _edges(value: Any, name: str) -> list[Edge]:
-    """Returns the edges of a flat list (two pairs for each node) or of one with a list of pairs for each node."""
-    if not isinstance(value, list) or not value:
-        raise _refused(f"{name} is not a list of (operation, from) pairs")
+def _read_place(place: Place) -> Printed:
+    if place.problem:
+        raise refused(place.problem)
+    if place.piece is None:
+        return Printed({"cell": read_nas_bench_201(place.string)}, True)
+    return _cells_of(Reader(place.piece).whole())
+
+
+def _cells_of(value: Any) -> Printed:
+    """Returns the cells of a value that a program printed."""
+    if isinstance(value, list) or (isinstance(value, Call) and value.name == "Structure"):
+        groups = value if isinstance(value, list) else value.values[0] if len(value.values) == 1 else value.values
+        return Printed({"cell": _all_pairs_from_0(groups)}, True)
+    if isinstance(value, Call):
+        if len(value.values) > len(FIELDS):
+            raise refused(f"it has {len(value.values)} values by position, more than {', '.join(FIELDS)}")
+        by_position = dict(zip(FIELDS, value.values))
+        if twice := [name for name in by_position if name in value.fields]:
+            raise refused(f"it has the field {twice[0]} twice")
+        value = by_position | value.fields
+    if not isinstance(value, dict):
+        raise refused("it is a value of another kind")
+    if "recurrent" in value:
+        raise refused("it is a recurrent cell", "Give a genotype of convolutional cells, normal and reduce.")
+    for key, content in value.items():
+        if key in UNUSED and content not in UNUSED[key]:
+            raise refused(
+                f"its {key} is {quoted(content)}, which is not read", f"Leave {key} out if it changes nothing."
+            )
+        if key not in FIELDS and key not in UNUSED:
+            raise refused(f"it has an unknown field {quoted(key)}{meant(key, FIELDS)}")
+    _check_complete(value)
+    return Printed({name: _cell(value[name], value[f"{name}_concat"], name) for name in ("normal", "reduce")}, False)
+
+
+def _check_complete(fields: Mapping[str, Any]) -> None:
+    missing = [name for name in FIELDS if name not in fields]
+    if not missing:
+        return
+    cure = CURE
+    if missing == ["reduce", "reduce_concat"]:
+        cure = "Add reduce=[...] and reduce_concat=...: to use one cell in both places, repeat the lists of normal."
+    elif all(name.endswith("_concat") for name in missing):
+        cure = f"Add {' and '.join(f'{name}=range(2, 6)' for name in missing)}, with the nodes that are concatenated."
+    raise refused(f"it has no {', '.join(missing)}", cure)
+
+
+def _cell(value: Any, concat: Any, name: str) -> tuple[list[Edge], list[int]]:
+    concat = [concat] if is_whole(concat) else concat
+    if not isinstance(concat, list) or not all(is_whole(node) for node in concat):
+        raise refused(f"{name}_concat is not a list of nodes")
+    if not concat or not 2 <= max(concat) < MAX_NODES + 2:
+        raise refused(
+            f"{name}_concat concatenates {f'node {max(concat)}' if concat else 'no node'}; nodes begin with 2"
+        )
+    if not isinstance(value, list) or not value or not all(isinstance(item, list) for item in value):
+        raise refused(f"{name} is not a list of (operation, from) pairs")
+    nodes, value = max(concat) - 1, _without_weights(value)
+    if all(_is_triple(item) for item in value):
+        return _edges_of_triples(value, nodes, name), concat
     if all(_is_pair(item) for item in value):
-        if len(value) % 2:
-            raise _refused(f"{name} lists {len(value)} pairs, which are not two for each node")
-        value = [value[i : i + 2] for i in range(0, len(value), 2)]
-    if len(value) > MAX_NODES:
-        raise _refused(f"{name} has {len(value)} nodes, more than {MAX_NODES}")
+        value = _grouped(value, nodes, name)
+    if len(value) != nodes:
+        raise refused(
+            f"{name} lists nodes 2 to {len(value) + 1}, and {name}_concat ends with node {max(concat)}",
+            "Correct the list or the concatenation.",
+        )
     edges: list[Edge] = []
     for node, group in enumerate(value, 2):
         # `(('skip_connect', 0))` is how a node of one edge comes out when the comma is forgotten
         group = [group] if _is_pair(group) else group
-        if not isinstance(group, list) or not all(_is_pair(pair) for pair in group):
-            raise _refused(f"node {node} of {name} is not a list of (operation, from) pairs")
-        edges += [(pair[0], pair[1], node) for pair in group]
+        if not isinstance(group, list) or not all(_is_pair(pair) or _is_triple(pair) for pair in group):
+            raise refused(f"node {node} of {name} is not a list of (operation, from) pairs")
+        edges += [(pair[0], _source(pair, node, name), node) for pair in group]
+    return edges, concat
+
+
+def _grouped(pairs: list[Any], nodes: int, name: str) -> list[Any]:
+    """Returns the pairs of each node of a flat list: two, or one for each earlier state."""
+    if len(pairs) == 2 * nodes:
+        return [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
+    if len(pairs) == nodes * (nodes + 3) // 2:
+        groups, start = [], 0
+        for node in range(2, nodes + 2):
+            groups.append(pairs[start : start + node])
+            start += node
+        if all({pair[1] for pair in group} == set(range(len(group))) for group in groups):
+            return groups
+    raise refused(
+        f"{name} lists {len(pairs)} pairs for the {nodes} nodes that {name}_concat reaches, neither two for each node "
+        f"({2 * nodes}) nor one for each earlier state ({nodes * (nodes + 3) // 2})",
+        "Correct the list or the concatenation, or write a list of pairs for each node.",
+    )
+
+
+def _edges_of_triples(triples: list[Any], nodes: int, name: str) -> list[Edge]:
+    """Returns the edges of (operation, to, from) triples, or of (operation, from, to) if all are in this order."""
+    if all(first > second for _, first, second in triples):
+        edges = [(operation, source, node) for operation, node, source in triples]
+    elif all(first < second for _, first, second in triples):
+        edges = [(operation, source, node) for operation, source, node in triples]
+    else:
+        raise refused(f"the triples of {name} are neither (operation, to, from) nor (operation, from, to)")
+    if len({edge[1:] for edge in edges}) < len(edges):
+        raise refused(f"{name} has two operations on one edge")
+    if wrong := [node for _, _, node in edges if not 2 <= node < nodes + 2]:
+        raise refused(f"{name} has an edge to node {wrong[0]}, and its nodes are 2 to {nodes + 1}")
     return edges
 
 
+def _without_weights(value: list[Any]) -> list[Any]:
+    """Returns the pairs of (operation, from, weight), which some searches print; other lists as they are."""
+    items = [item for group in value for item in ([group] if _is_triple(group) else group) if _is_triple(item)]
+    if not any(isinstance(item[2], float) for item in items):
+        return value
+    return [
+        group[:2] if _is_triple(group) else [item[:2] if _is_triple(item) else item for item in group]
+        for group in value
+    ]
+
+
 def _is_pair(item: Any) -> bool:
-    """Returns whether item is (operation, from); some searches print the edge's weight as a third value."""
+    """Returns whether item is (operation, from)."""
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and is_whole(item[1])
+
+
+def _is_triple(item: Any) -> bool:
+    """Returns whether item is (operation, node, number)."""
     return (
         isinstance(item, list)
-        and len(item) in (2, 3)
+        and len(item) == 3
         and isinstance(item[0], str)
         and is_whole(item[1])
-        and (len(item) == 2 or isinstance(item[2], int | float))
+        and (is_whole(item[2]) or isinstance(item[2], float))
     )
+
+
+def _source(pair: Any, node: int, name: str) -> int:
+    """Returns where an edge into `node` comes from."""
+    if not _is_triple(pair):
+        return int(pair[1])
+    nodes = pair[1:]
+    if nodes.count(node) != 1 or sum(nodes) - node > node:
+        raise refused(f"node {node} of {name} lists an edge between {pair[1]} and {pair[2]}")
+    return int(sum(nodes) - node)
+
+
+def _all_pairs_from_0(groups: Any) -> tuple[list[Edge], list[int]]:
+    """Returns the cell of nested pairs with one edge between any two states (AutoDL-Projects' Structure)."""
+    if isinstance(groups, list) and groups and all(is_whole(item) or _numbers(item) for item in groups):
+        raise refused("it is a list of numbers (as NAO and ENAS print), whose meaning depends on a table of operations")
+    if not isinstance(groups, list) or not 1 <= len(groups) <= MAX_NODES:
+        raise refused("it is a value of another kind")
+    edges: list[Edge] = []
+    for node, group in enumerate(groups, 1):
+        group = [group] if _is_pair(group) else group
+        fits = isinstance(group, list) and all(_is_pair(pair) for pair in group)
+        if not fits or sorted(pair[1] for pair in group) != list(range(node)):
+            raise refused(
+                "it is a list of something else than the pairs of a NAS-Bench-201 cell, one from each earlier state"
+            )
+        edges += [(pair[0], pair[1], node) for pair in sorted(group, key=lambda pair: pair[1])]
+    return edges, [len(groups)]
+
+
+def _numbers(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(map(is_whole, item))
 
 
 def read_nas_bench_201(text: str) -> tuple[list[Edge], list[int]]:
@@ -209,7 +224,7 @@ def read_nas_bench_201(text: str) -> tuple[list[Edge], list[int]]:
     """
     groups = text.split("+")
     if len(groups) > MAX_NODES:
-        raise _refused(f"it has {len(groups)} nodes, more than {MAX_NODES}")
+        raise refused(f"it has {len(groups)} nodes, more than {MAX_NODES}")
     edges: list[Edge] = []
     for node, group in enumerate(groups, 1):
         inner = group.strip()
@@ -217,7 +232,7 @@ def read_nas_bench_201(text: str) -> tuple[list[Edge], list[int]]:
         matches = [_PAIR_OF_201.fullmatch(pair) for pair in pairs]
         found = sorted((int(match[2]), match[1]) for match in matches if match)
         if len(found) != len(pairs) or [source for source, _ in found] != list(range(node)):
-            raise _refused(
+            raise refused(
                 f"node {node} of the NAS-Bench-201 string is not |op~0|..., one operation from each of {node}"
             )
         edges += [(operation, source, node) for source, operation in found]

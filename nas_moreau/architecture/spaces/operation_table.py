@@ -87,13 +87,54 @@ def register_operation(name: str) -> Callable[[Build], Build]:
     return register
 
 
+_OTHER_NAMES = {
+    "skip_connect": "skip skipconnection identity id iden shortcut residual factorizedreduce",
+    "none": "zero zeroise zeroize zeros null empty noconnection noconnect noop zerooperation",
+    "max_pool_3x3": "maxpool maxpool3 maxpooling maxpooling3x3 pool3x3 mp3x3",
+    "avg_pool_3x3": "avgpool avgpool3 averagepool averagepool3x3 avgpooling3x3 averagepooling3x3 meanpool3x3 ap3x3",
+    "conv_7x1_1x7": "conv1x77x1 conv7x11x7 1x77x1 1x7then7x1",
+    "conv_3x1_1x3": "conv1x33x1 conv3x11x3 1x33x1 1x3then3x1",
+    "nor_conv_1x1": "conv1x1 conv1 normalconv1x1 convbnrelu1x1 reluconvbn1x1",
+    "nor_conv_3x3": "conv3x3 conv3 normalconv3x3 convbnrelu3x3 reluconvbn3x3",
+    **{
+        f"sep_conv_{size}x{size}": " ".join(
+            f"{kind}{size}{end}"
+            for kind in ("sep", "sepconv", "separable", "separableconv", "depthwisesepconv", "dwsepconv")
+            for end in ("", f"x{size}", f"x{size}2")
+        )
+        for size in (3, 5, 7)
+    },
+    **{
+        f"dil_conv_{size}x{size}": " ".join(
+            f"{kind}{size}{end}"
+            for kind in ("dil", "dilconv", "dilated", "dilatedconv", "dilsepconv", "dilatedsepconv", "atrousconv")
+            for end in ("", f"x{size}", f"x{size}2")
+        )
+        for size in (3, 5)
+    },
+}
+_MEANT = {other: name for name, others in _OTHER_NAMES.items() for other in others.split()}
+"""What other programs call an operation, in small letters and digits alone -> our name."""
+
+
 def unknown_operations(names: Iterable[str]) -> list[str]:
-    """Returns one problem, with the nearest known name, for each name that is not in the table."""
+    """Returns one problem, with the name that is probably meant, for each name that is not in the table."""
     return [
-        f"unknown operation {quoted(name)}{meant(name, OPERATIONS)}"
+        f"unknown operation {quoted(name)}{_meant_operation(name)}"
         for name in dict.fromkeys(names)
         if name not in OPERATIONS
     ]
+
+
+def _meant_operation(name: str) -> str:
+    letters = _letters(name) if isinstance(name, str) else ""
+    ours = {_letters(known): known for known in OPERATIONS}
+    found = ours.get(letters) or _MEANT.get(letters)
+    return f" (did you mean '{found}'?)" if found else meant(name, OPERATIONS)
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name[:100].lower() if character.isalnum())
 
 
 def check_operations(names: Iterable[str], where: str) -> None:

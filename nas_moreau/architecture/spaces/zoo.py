@@ -7,8 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_moreau.architecture.spaces.genotype import Cell, Genotype
+from nas_moreau.architecture.spaces.genotype import MAX_TEXT, Cell, Genotype
 from nas_moreau.architecture.spaces.genotype_text import Edge
+from nas_moreau.architecture.spaces.printed_places import SEVERAL, find_places
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import read_text
 
@@ -167,13 +168,18 @@ def _entry(name: str) -> _Published:
     return _CELLS[name]
 
 
+_BEGINNINGS = ("{", "|", "[(", "[[", "((")
+"""How genotypes begin and paths do not."""
+
+
 def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
     """Returns a genotype from the name of a cell, a file, a run folder, or the text itself.
 
     Args:
         text_path_or_name: Tried in this order: a name of `published_names()`; genotype text in any form that
-            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file; a name of
-            `released_names()`.
+            `Genotype.parse` reads; a run folder (its genotype.json, or that of its search); a file, with ":" and the
+            name of a genotype or its line if the file holds several (`genotypes.py:DARTS_V2`, `log.txt:812`); a name
+            of `released_names()`.
 
     Raises:
         InputError: It is none of these, or the file holds no genotype.
@@ -181,26 +187,35 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
     text = str(text_path_or_name)
     if text in _CELLS:
         return published_cell(text)
-    if text.lstrip().startswith(("{", "|")) or "Genotype(" in text or len(text) > 4096 or "\n" in text.strip():
+    if len(text) > 4096 or "\n" in text.strip() or text.lstrip("\"' ").startswith(_BEGINNINGS) or find_places(text):
         return Genotype.parse(text)
-    path = Path(text)
-    try:
-        if path.is_dir():
-            places = [path / "genotype.json", path / "search" / "genotype.json"]
-            path = next((place for place in places if place.is_file()), places[0])
-        exists = path.exists()
-    except (OSError, ValueError):  # a name too long, or with a null character
-        exists = False
-    if not exists and text in (released := _released()):
+    file, _, name = text.rpartition(":")
+    path = _genotype_file(text) or _genotype_file(file if name else "")
+    if path is None and text in (released := _released()):
         path = released[text] / "genotype.json"
-    elif not exists:
+    elif path is None:
         raise InputError(
             f"{quoted(text, 200)} is not a genotype, a file or the name of a cell{meant(text, cell_names())}.",
             "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
         )
+    chosen = None if _genotype_file(text) or not name else name
     try:
-        return Genotype.parse(read_text(path, "Genotype file"))
+        return Genotype.parse(read_text(path, "Genotype file", MAX_TEXT), name=chosen)
     except InputError as error:
         if str(path) in error.cause:
             raise
-        raise InputError(f"{path}: {error.cause}", error.cure) from None
+        raise InputError(f"{path}: {error.cause}", error.cure.replace(SEVERAL, str(path))) from None
+
+
+def _genotype_file(text: str) -> Path | None:
+    """Returns the file of a genotype that a path leads to: itself, or that in a run folder; None if there is none."""
+    if not text:
+        return None
+    path = Path(text)
+    try:
+        if path.is_dir():
+            places = [path / "genotype.json", path / "search" / "genotype.json"]
+            return next((place for place in places if place.is_file()), places[0])
+        return path if path.exists() else None
+    except (OSError, ValueError):  # a name too long, or with a null character
+        return None
