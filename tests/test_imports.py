@@ -105,6 +105,7 @@ LIGHT = [
     "architecture.spaces.space",
     "architecture.spaces.genotype",
     "architecture.spaces.derivation",
+    "architecture.spaces.percentile",
     "architecture.spaces.zoo",
 ]
 HEAVY = {"torch", "torchvision", "timm", "tensorboard", "matplotlib"}

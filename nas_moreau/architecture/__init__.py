@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "LiteralSupernet": "networks.literal",
         "Network": "networks.network",
         "NetworkPart": "spaces.skeletons",
+        "Percentile": "spaces.percentile",
         "SearchSpace": "spaces.space",
         "Skeleton": "spaces.skeletons",
         "Supernet": "networks.supernet",
@@ -22,6 +23,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "load_space": "spaces.space",
         "multiply_adds": "networks.costs",
         "parameter_count": "networks.costs",
+        "percentile": "spaces.percentile",
         "provenance": "spaces.zoo",
         "published_cell": "spaces.zoo",
         "published_names": "spaces.zoo",
@@ -30,5 +32,6 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "register_skeleton": "spaces.skeletons",
         "released_names": "spaces.zoo",
         "space_names": "spaces.space",
+        "why_no_percentile": "spaces.percentile",
     },
 )
