@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -46,18 +45,28 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
     Raises:
         InputError: `name` is none of them, or not a search where `why` is asked.
     """
+    from nas_moreau.architecture.spaces.percentile import percentile
     from nas_moreau.architecture.spaces.space import load_space, space_names
     from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.config import load_config
     from nas_moreau.drawing.network import network_line
-    from nas_moreau.report.choices import alternative_lines, alternatives, choice_lines, explain_search, search_lines
+    from nas_moreau.report.choices import (
+        alternative_lines,
+        alternatives,
+        choice_lines,
+        explain_search,
+        percentile_lines,
+        search_lines,
+    )
     from nas_moreau.runs.history import network_sizes
 
     if why:
         rows = explain_search(name)
-        others = alternatives(load_genotype(name), rows)
-        lines = [*search_lines(name), *choice_lines(rows), *alternative_lines(others)]
-        return "\n".join(lines), {"genotype": describe(name)[1], "edges": rows, "alternatives": others}
+        genotype = load_genotype(name)
+        others, rank = alternatives(genotype, rows), percentile(genotype)
+        lines = [*search_lines(name), *percentile_lines(genotype), *choice_lines(rows), *alternative_lines(others)]
+        data = {"genotype": genotype.to_dict(), "edges": rows, "alternatives": others}
+        return "\n".join(lines), data | ({} if rank is None else {"percentile": rank.to_dict()})
     if name in preset_names():
         return preset_text(name) + "\n# with all defaults:\n" + load_config(name).to_yaml(), load_config(name).to_dict()
     if name in space_names() or name.endswith((".yaml", ".yml")):
@@ -75,7 +84,7 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
         lines += [f"{cell}: concat {', '.join(map(str, content.concat))}"]
         lines += [f"  {source} -> {target}  {operation}" for operation, source, target in content.edges]
     lines += [f"network: {network_line(genotype, network_sizes(genotype, name))}"]
-    return "\n".join(lines + search_lines(name)), json.loads(genotype.to_json())
+    return "\n".join(lines + percentile_lines(genotype) + search_lines(name)), genotype.to_dict()
 
 
 def draw(name: str, target: Path) -> None:

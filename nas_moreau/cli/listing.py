@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.output import print_rows
+from nas_moreau.cli.output import note, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
@@ -77,10 +77,18 @@ def tasks() -> list[Row]:
 
 
 def cells() -> list[Row]:
-    """Returns the published and released cells."""
+    """Returns the published and released cells with their predicted percentiles among random cells."""
+    from nas_moreau.architecture.spaces.percentile import percentile
     from nas_moreau.architecture.spaces.zoo import cell_names, load_genotype, source
 
-    return [{"name": name, "digest": load_genotype(name).digest(), "source": source(name)} for name in cell_names()]
+    found = []
+    for name in cell_names():
+        genotype = load_genotype(name)
+        rank = percentile(genotype)
+        ranks = ["-"] * 3 if rank is None else [round(value) for value in (rank.mean, rank.ridge, rank.trees)]
+        columns = dict(zip(("percentile", "by ridge", "by trees"), ranks))
+        found.append({"name": name, "digest": genotype.digest(), **columns, "source": source(name)})
+    return found
 
 
 def sources() -> list[Row]:
@@ -120,6 +128,10 @@ def list_all(args: argparse.Namespace) -> list[Row]:
         head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading
         shown = [tuple(str(value) for value in row.values()) for row in rows]
         print_rows([*head, *shown] or [(f"no {args.what}",)])
+        if args.what == "cells":
+            from nas_moreau.architecture.spaces.percentile import limit
+
+            note(limit())
     return rows
 
 

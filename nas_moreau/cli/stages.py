@@ -17,6 +17,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.report.format import percent
 
 if TYPE_CHECKING:
+    from nas_moreau.architecture import Genotype
     from nas_moreau.config import Config
 
 
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         rows = [
             ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
             ("verdict", found.verdict or "drawn at random"),
+            *_percentile(found.genotype),
             ("supernet, held-out accuracy", _of_images(found.held_out_accuracy, _held_out(output / "search", config))),
             (
                 "retrained, test accuracy",
@@ -79,9 +81,10 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.json:
         before = result.derived.before
         rows = [
-            *([] if before is None else [("cell by the space's rule", before.digest())]),
+            *([] if before is None else [("cell by the space's rule", before.digest()), *_percentile(before)]),
             ("cell", result.digest),
             ("verdict", result.verdict or "drawn at random"),
+            *_percentile(result.genotype),
             ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, _held_out(output, config))),
             ("genotype", str(output / "genotype.json")),
             ("next", f"nas-moreau retrain {shlex.quote(str(output))}"),
@@ -130,6 +133,9 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
         note(f"after ({found.derived_by['rule']}): {result['digest']}")
     for line in _tried(found.derived_by):
         note(line)
+    for moment, genotype in (("before", found.before), ("after" if found.before else "", found.genotype)):
+        for title, text in _percentile(genotype) if genotype is not None else ():
+            note(f"{title} {moment}".rstrip() + f": {text}")
     if args.write:
         write_derived(folders[0], found)
         note(f"written to {folders[0] / 'genotype.json'}")
@@ -248,6 +254,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
+
+
+def _percentile(genotype: Genotype) -> list[tuple[str, str]]:
+    """Returns the row of a cell's predicted percentile; [] for cells that have none."""
+    from nas_moreau.architecture.spaces.percentile import percentile_text
+
+    text = percentile_text(genotype)
+    return [] if text is None else [("percentile", text)]
 
 
 def _of_images(accuracy: float | None, count: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from nas_moreau.architecture.spaces.alpha_table import EdgeWeights
 from nas_moreau.architecture.spaces.derivation import explain
 from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.percentile import limit, percentile, why_no_percentile
 from nas_moreau.errors import InputError
 from nas_moreau.runs.history import Stage, find_search
 
@@ -95,6 +96,14 @@ def search_lines(name: str) -> list[str]:
     return lines
 
 
+def percentile_lines(genotype: Genotype) -> list[str]:
+    """Returns the predicted percentile of a genotype and what it is worth, or why it has none, as lines of text."""
+    found = percentile(genotype)
+    if found is None:
+        return [f"percentile: none, {why_no_percentile(genotype)}"]
+    return [f"percentile: {found} among random cells", f"  {limit()}"]
+
+
 def explain_search(name: str) -> list[dict[str, Any]]:
     """Returns the rows of `architecture.explain` for the search in folder `name`.
 
@@ -118,7 +127,8 @@ def explain_search(name: str) -> list[dict[str, Any]]:
 def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:
     """Returns the cells one operation away whose change costs the least margin, the closest first.
 
-    Each row: `cell`, `edge` ("0-2"), `from`, `to`, `margin`, and the changed cell's `digest` and `genotype`.
+    Each row: `cell`, `edge` ("0-2"), `from`, `to`, `margin`, and the changed cell's `digest`, `genotype` and predicted
+    `percentile` (the mean of both models; None for cells that have none).
 
     Args:
         genotype: The derived cell.
@@ -134,6 +144,7 @@ def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5)
             continue
         edges[edges.index(old)] = [row["runner_up"], source, target]
         changed = Genotype.from_json(json.dumps(data))
+        rank = percentile(changed)
         found.append(
             {
                 "cell": row["cell"],
@@ -143,6 +154,7 @@ def alternatives(genotype: Genotype, rows: list[dict[str, Any]], count: int = 5)
                 "margin": row["margin"],
                 "digest": changed.digest(),
                 "genotype": changed.to_dict(),
+                "percentile": None if rank is None else rank.mean,
             }
         )
     return found
@@ -152,6 +164,7 @@ def alternative_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Returns a heading and one line for each of `alternatives`."""
     return (["closest other cells, one operation changed:"] if rows else []) + [
         f"  {row['digest']}  {row['cell']} {row['edge']}  {row['from']} -> {row['to']}, margin {row['margin']:.3f}"
+        + ("" if row["percentile"] is None else f", percentile {row['percentile']:.0f}")
         for row in rows
     ]
 

@@ -93,7 +93,8 @@ def write_derived(run: str | PathLike[str], derived: Derived) -> None:
         )
     lock = Lock.take(folder)
     try:
-        result.pop("before_rule", None)
+        for key in ("before_rule", "percentile"):  # the new cell may have none
+            result.pop(key, None)
         result |= derived.to_dict()
         files = genotype_files(derived.genotype, Stage(folder, "search").final_alphas, png=True)
         for name, data in (files | {"result.json": json_text(result).encode()}).items():

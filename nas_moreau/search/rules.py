@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, Supernet, derive
 from nas_moreau.architecture.networks.budget import Budget
 from nas_moreau.architecture.spaces.derivation import alpha_table, edge_normalised
+from nas_moreau.architecture.spaces.percentile import percentile
 from nas_moreau.config import Config
 from nas_moreau.data import Part
 from nas_moreau.errors import InputError, nearest, quoted
@@ -174,7 +175,10 @@ class Derived:
     before: Genotype | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns keys of a search's result.json: `genotype digest derived_by` and, with `before`, `before_rule`."""
+        """Returns keys of a search's result.json: `genotype digest derived_by` and, with `before`, `before_rule`.
+
+        Cells of the DARTS space also have `percentile`, as of `architecture.Percentile.to_dict`.
+        """
         found = _named(self.genotype) | ({"derived_by": self.derived_by} if self.derived_by else {})
         return found if self.before is None else {**found, "before_rule": _named(self.before)}
 
@@ -186,7 +190,9 @@ class Derived:
 
 
 def _named(genotype: Genotype) -> dict[str, Any]:
-    return {"genotype": genotype.to_dict(), "digest": genotype.digest()}
+    found = percentile(genotype)
+    rank = {} if found is None else {"percentile": found.to_dict()}
+    return {"genotype": genotype.to_dict(), "digest": genotype.digest(), **rank}
 
 
 def derive_by_rule(

@@ -308,3 +308,50 @@ def test_the_script_fits_a_tiny_table(script, tmp_path, monkeypatch, capsys):
         assert percentile(best).mean > 80 > 20 > percentile(worst).mean
     finally:
         coefficients.cache_clear()
+
+
+# --- where it is shown ---
+
+
+def test_show_and_list_print_percentiles(capsys):
+    from nas_moreau.cli import main
+
+    assert main(["show", "DARTS_V2"]) == 0
+    out = capsys.readouterr().out
+    assert f"{percentile(load_genotype('DARTS_V2'))} among random cells" in out and limit() in out
+    assert main(["show", "DARTS_V2", "--json"]) == 0
+    assert Genotype.from_json(capsys.readouterr().out) == load_genotype("DARTS_V2")
+    assert main(["show", "NASNet"]) == 0
+    assert why_no_percentile(load_genotype("NASNet")) in capsys.readouterr().out
+    assert main(["list", "cells"]) == 0
+    assert limit() in capsys.readouterr().err
+    assert main(["list", "cells", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert [rows["DARTS_V2"][key] for key in ("percentile", "by ridge", "by trees")] == [98, 99, 97]
+    assert rows["NASNet"]["percentile"] == "-"
+
+
+def test_results_of_searches_have_percentiles():
+    from nas_moreau.search.rules import Derived
+
+    found, collapsed = load_genotype("DARTS_V2"), load_genotype("DARTS_V1")
+    normal = collapsed.cells["normal"]
+    edges = tuple(("skip_connect", a, b) for _, a, b in normal.edges)
+    collapsed = Genotype("darts", collapsed.cells | {"normal": Cell(edges, normal.concat)})
+    data = json.loads(json.dumps(Derived(found, {"rule": "selection"}, collapsed).to_dict()))
+    assert Percentile.from_dict(data["percentile"]) == percentile(found)
+    assert "percentile" not in data["before_rule"]
+    again = Derived.from_dict(data)
+    assert (again.genotype, again.before) == (found, collapsed)
+
+
+def test_alternatives_have_percentiles():
+    from nas_moreau.report.choices import alternative_lines, alternatives, percentile_lines
+
+    genotype = load_genotype("DARTS_V2")
+    row = {"cell": "normal", "edge": "0-2", "operation": "sep_conv_3x3", "runner_up": "max_pool_3x3"}
+    (found,) = alternatives(genotype, [row | {"margin": 0.01, "kept": True}])
+    expected = percentile(Genotype.from_json(found["genotype"])).mean
+    assert found["percentile"] == expected < percentile(genotype).mean
+    assert f"percentile {expected:.0f}" in alternative_lines([found])[1]
+    assert limit() in percentile_lines(genotype)[1]

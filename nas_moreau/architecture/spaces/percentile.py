@@ -127,6 +127,18 @@ def why_no_percentile(genotype: Genotype) -> str | None:
     return None
 
 
+def percentile_text(genotype: Genotype) -> str | None:
+    """Returns the percentile of a genotype with both models and its limit, in one line; None if it has none.
+
+    Args:
+        genotype: A genotype of any space.
+    """
+    found = percentile(genotype)
+    if found is None:
+        return None
+    return f"{found} among random cells; predicted, tau with real trainings {found.tau:.2f}"
+
+
 def limit() -> str:
     """Returns in two sentences what a percentile is worth."""
     real, surrogate = agreement()["real"], agreement()["cross_validated"]
