@@ -107,6 +107,47 @@ def from_module(module: torch.nn.Module) -> tuple[dict[str, Tensor], Callable[..
     return {name: p.detach().clone() for name, p in module.named_parameters()}, call
 
 
+def stacked(problem: Bilevel, data: Any = None) -> Bilevel:
+    """Returns many problems of one form as one problem: every tensor of x and y gets a first dimension over problems.
+
+    F, f and the constraint are mapped by `torch.func.vmap`, F and f are summed, so that the solutions are those of the
+    single problems; one status and one certificate stand for all.
+
+    Example:
+        >>> import torch
+        >>> from nas_moreau.bilevel import Bilevel, solve, stacked
+        >>> one = Bilevel(  # x = y = target / 2
+        ...     F=lambda x, y, target: 0.5 * (y[0] - target) ** 2 + 0.5 * x[0] ** 2,
+        ...     f=lambda x, y, target: 0.5 * (y[0] - x[0]) ** 2,
+        ... )
+        >>> targets = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+        >>> start = [torch.zeros(3, dtype=torch.float64)]
+        >>> solve(stacked(one, targets), start, start).x[0].round(decimals=6)
+        tensor([0.5000, 1.0000, 2.0000], dtype=torch.float64)
+
+    Args:
+        problem: A single problem, without g and projections.
+        data: What every problem gets as its batch: a tensor, or lists and dicts of tensors, with the same first
+            dimension; None for the batch that `solve` passes, whole.
+
+    Raises:
+        ValueError: The problem has a g, a projection or `at_x`.
+    """
+    if any(part is not None for part in (problem.g, problem.project_x, problem.project_y, problem.at_x)):
+        raise ValueError("Only problems without g, projections and at_x can be stacked. Use a constraint, or a loop.")
+
+    def summed(objective: Objective | None) -> Any:
+        if objective is None:
+            return None
+        single = objective
+        dims = (0, 0, None if data is None else 0)
+        each = torch.func.vmap(lambda x, y, batch: scalar_of(single(x, y, batch)), in_dims=dims)
+        return lambda x, y, batch: each(x, y, batch if data is None else data).sum()
+
+    constraint = problem.constraint and torch.func.vmap(problem.constraint)
+    return Bilevel(summed(problem.F), summed(problem.f), f_theta=summed(problem.f_theta), constraint=constraint)
+
+
 def tchebycheff(
     objectives: Sequence[Objective],
     weights: Sequence[float] | None = None,

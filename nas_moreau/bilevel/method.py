@@ -38,6 +38,7 @@ class StepSizes(NamedTuple):
         c: The penalty c_k = c (k+1)^p, or c_k itself as a function of k.
         p: Its exponent, 0 <= p < 1/2.
         inner_steps: Gradient steps on the lower level in one step of a method that has an inner loop.
+        lower_steps: Steps of theta and y for each step of x, for the methods of `moreau`.
         update_x, update_y, update_theta: Update rules; None for params - step * direction.
     """
 
@@ -48,6 +49,7 @@ class StepSizes(NamedTuple):
     c: StepSize | str = "auto"
     p: float = 0.49
     inner_steps: int = 1
+    lower_steps: int = 1
     update_x: Update | None = None
     update_y: Update | None = None
     update_theta: Update | None = None

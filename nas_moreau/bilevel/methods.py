@@ -18,6 +18,7 @@ from nas_moreau.bilevel.moreau_envelope import moreau
 from nas_moreau.bilevel.rivals.darts import darts1, darts2, joint, y_alone
 from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
 from nas_moreau.bilevel.rivals.penalties import bome, f2sa, fixed_penalty, v_pbgd
+from nas_moreau.bilevel.rivals.two_sided import two_sided
 
 Build = Callable[[StepSizes], Method]
 Count = int | Callable[[StepSizes], int]
@@ -111,7 +112,7 @@ _ENVELOPE: dict[str, tuple[str, int, tuple[str, ...], str]] = {
 
 def _register_envelope(name: str, order: str, evaluations: int, needs: tuple[str, ...], source: str) -> None:
     def count(sizes: StepSizes) -> int:
-        return evaluations + sizes.inner_steps - 1
+        return evaluations + sizes.inner_steps - 1 + 3 * (sizes.lower_steps - 1)
 
     @register_method(name, evaluations=count, source=source, needs=("envelope", *needs))
     def build(sizes: StepSizes) -> Method:
@@ -206,6 +207,18 @@ def _f2sa(sizes: StepSizes) -> Method:
 def _v_pbgd(sizes: StepSizes) -> Method:
     steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.eta)
     return v_pbgd(*steps, at(_given(sizes.c), 0), update_x=sizes.update_x, update_y=sizes.update_y)
+
+
+@register_method(
+    "two-sided",
+    evaluations=4,
+    source="F2SA-p with p = 2, arXiv 2509.02937, with the pull of the Moreau envelope",
+    needs=("penalty",),
+)
+def _two_sided(sizes: StepSizes) -> Method:
+    gamma = None if isinstance(sizes.gamma, str) else at(sizes.gamma, 0)
+    steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.eta)
+    return two_sided(*steps, at(_given(sizes.c), 0), gamma, sizes.update_x, sizes.update_y)
 
 
 @register_method(

@@ -33,21 +33,21 @@ from nas_moreau.bilevel.automatic.rule import AutoRule, Sizes
 from nas_moreau.bilevel.automatic.tracked import TRACKED
 from nas_moreau.bilevel.method import Batches, Info, Iterate, Method, State, StepSize, at, make_method, movement
 from nas_moreau.bilevel.problem import Bilevel
+from nas_moreau.bilevel.refusals import check_constants
 from nas_moreau.bilevel.tensors import (
+    AtX,
     Evaluated,
     Tensors,
     add,
     dot,
-    evaluate_together,
     grad_x_of_g,
     norm,
     scale,
     subtract,
     value_and_grads,
 )
+from nas_moreau.bilevel.tensors import grad_y as grad_y_of
 from nas_moreau.bilevel.updates import Update, gradient_descent
-
-ORDERS = ("gauss-seidel", "jacobi", "lagged")
 
 
 class Constants(NamedTuple):
@@ -92,10 +92,11 @@ class StepRecord(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """How a step is taken: the order, the number of steps (9) in it, and the update rules of x, y and theta."""
+    """How a step is taken: the order, its steps of theta and y, the update rules of x, y and theta."""
 
     order: str
     theta_steps: int
+    lower_steps: int
     x: Update
     y: Update
     theta: Update
@@ -110,6 +111,7 @@ def moreau(
     p: float = 0.49,
     order: str = "gauss-seidel",
     theta_steps: int = 1,
+    lower_steps: int = 1,
     update_x: Update | None = None,
     update_y: Update | None = None,
     update_theta: Update | None = None,
@@ -131,17 +133,20 @@ def moreau(
         p: 0 <= p < 1/2.
         order: "gauss-seidel", "jacobi" or "lagged".
         theta_steps: Number of steps (9) in one step of the method.
+        lower_steps: Number of steps of theta and y for each step of x; all but the last are (9), (12) and (13) at the
+            old x. They are cheap where the problem has an `at_x`.
         update_x, update_y, update_theta: Update rules; default params - step * direction.
 
     Raises:
         ValueError: A constant is out of its range.
     """
     constants = {"alpha": alpha, "beta": beta, "eta": eta, "gamma": gamma, "c": c}
-    _check(constants, p, order, theta_steps, {"x": update_x, "y": update_y, "theta": update_theta})
+    updates = {"update_x": update_x, "update_y": update_y, "update_theta": update_theta}
+    check_constants(constants, p, order, min(theta_steps, lower_steps), updates)
     rule: AutoRule | None = None
     if any(isinstance(constant, str) for constant in constants.values()):
         rule = MEASURED if update_x is None else TRACKED
-    scheme = Scheme(order, theta_steps, *(given or gradient_descent() for given in (update_x, update_y, update_theta)))
+    scheme = Scheme(order, theta_steps, lower_steps, *(given or gradient_descent() for given in updates.values()))
 
     def init(problem: Bilevel, x: Tensors, y: Tensors, batches: Batches) -> State:
         theta = [t.clone() for t in y]
@@ -170,7 +175,7 @@ def moreau(
         before = Iterate(x, y, state._replace(theta=[t.detach() for t in state.theta]))
         # measured.py needs grad_y f(x, theta), which the joint backward pass does not give
         shares = order == "lagged" and theta_steps == 1 and problem.g is None and rule is not MEASURED
-        take = _jointly if shares and problem.together is not None else _separately
+        take = _jointly if shares and problem.at_x is not None else _separately
         record, info = take(scheme, problem, before, constants_at(state.k, state.tuning), batches)
         if rule is None:
             return *record.after, info
@@ -182,7 +187,7 @@ def moreau(
         return state._replace(theta=[t.detach().clone() for t in y], tuning=tuning)
 
     def at_penalty(fixed: float) -> Method:
-        return moreau(alpha, beta, eta, gamma, lambda k: fixed, p, order, theta_steps, update_x, update_y, update_theta)
+        return moreau(alpha, beta, eta, gamma, lambda k: fixed, p, order, theta_steps, lower_steps, **updates)
 
     def explain(state: State) -> str:
         assert rule is not None
@@ -198,33 +203,6 @@ def moreau(
     )
 
 
-def _check(
-    constants: dict[str, StepSize | str], p: float, order: str, theta_steps: int, updates: dict[str, Update | None]
-) -> None:
-    """Raises ValueError where an argument of `moreau` is out of its range."""
-    if order not in ORDERS:
-        raise ValueError(f"order is {order!r}; use one of {', '.join(ORDERS)}.")
-    for name, constant in constants.items():
-        if isinstance(constant, str):
-            if constant != "auto":
-                raise ValueError(f"{name} is {constant!r}; give a number, a function of k, or 'auto'.")
-        elif not callable(constant) and not constant > 0:
-            raise ValueError(f"{name} is {constant}; it must be positive.")
-    if not 0 <= p < 0.5:
-        raise ValueError(f"p is {p}; the theory needs 0 <= p < 1/2.")
-    if theta_steps < 1:
-        raise ValueError(f"theta_steps is {theta_steps}; at least one step of theta is needed.")
-    update_x = updates["x"]
-    if update_x is not None and constants["alpha"] == "auto" and not update_x.finds_length:
-        raise ValueError(
-            "alpha is 'auto', but an update rule of x has its own scale. Give a number, or distance_over_gradients()."
-        )
-    for name, size in (("y", "beta"), ("theta", "eta")):
-        rule = updates[name]
-        if rule is not None and rule.rescales and constants[size] == "auto":
-            raise ValueError(f"{size} is 'auto', but the update rule of {name} has its own scale. Give a number.")
-
-
 def _relative_movement(info: Info, before: Iterate, after: Iterate) -> Tensor:
     """Returns (c_k (|dx|/alpha + |dy|/beta) + |dtheta|/eta) / (1 + |grad F|), the latter where the norms are known."""
     assert info.c is not None and info.eta is not None
@@ -235,11 +213,43 @@ def _relative_movement(info: Info, before: Iterate, after: Iterate) -> Tensor:
     return total
 
 
+def _at_fixed_x(
+    scheme: Scheme,
+    problem: Bilevel,
+    begin: Iterate,
+    used: Constants,
+    grad_f: Callable[[Tensors], Tensors],
+    grad_penalised: Callable[[Tensors], Tensors],
+) -> Iterate:
+    """Takes the steps of theta and y that come before the step of x: (9), (12) and (13)."""
+    x, y, state = begin
+    theta, theta_rule, y_rule = state.theta, state.theta_rule, state.y_rule
+    for _ in range(1, scheme.lower_steps):
+        d_theta = add(grad_f(theta), subtract(theta, y), 1 / used.gamma)
+        moved, theta_rule = scheme.theta.apply(d_theta, used.eta, theta, theta_rule)
+        theta = problem.prox_y(x, moved, used.eta)
+        d_y = add(grad_penalised(y), subtract(y, theta), -1 / used.gamma)
+        moved, y_rule = scheme.y.apply(d_y, used.beta, y, y_rule)
+        y = problem.prox_y(x, moved, used.beta)
+    return Iterate(x, y, state._replace(theta=theta, theta_rule=theta_rule, y_rule=y_rule))
+
+
 def _separately(
     scheme: Scheme, problem: Bilevel, before: Iterate, used: Constants, batches: Batches
 ) -> tuple[StepRecord, Info]:
     """Takes a step by separate evaluations of F and f."""
-    x, y, state = before
+
+    x = before.x
+
+    def grad_f(theta: Tensors) -> Tensors:
+        return grad_y_of(problem.at_theta, x, theta, batches.lower)
+
+    def grad_penalised(y: Tensors) -> Tensors:
+        by_F = grad_y_of(problem.F, x, y, batches.upper)
+        return add(grad_y_of(problem.f, x, y, batches.lower), by_F, 1 / used.c)
+
+    before = _at_fixed_x(scheme, problem, before, used, grad_f, grad_penalised)
+    _, y, state = before
     order, theta, theta_rule = scheme.order, state.theta, state.theta_rule
 
     # (9); `lagged` takes grad_x f(x, theta) from the evaluation of the first step
@@ -320,9 +330,11 @@ def _jointly(
     scheme: Scheme, problem: Bilevel, before: Iterate, used: Constants, batches: Batches
 ) -> tuple[StepRecord, Info]:
     """Takes a lagged step by one backward pass: F/c + f(y) - f(theta) has d_x, and all but the pull of theta."""
+    here = AtX(problem.at_x, before.x, batches.upper, batches.lower)
+    before = _at_fixed_x(scheme, problem, before, used, here.grad_f, lambda y: here.grad_penalised(y, used.c))
     x, y, state = before
     theta = state.theta
-    found = evaluate_together(problem.together, x, y, theta, batches.upper, batches.lower, used.c)
+    found = here.pieces(y, theta, used.c)
     d_theta = subtract(scale(subtract(theta, y), 1 / used.gamma), found.by_theta)
     moved, theta_rule = scheme.theta.apply(d_theta, used.eta, theta, state.theta_rule)
     new_theta = problem.prox_y(x, moved, used.eta)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Tensors = list[Tensor]
 Objective = Callable[[Tensors, Tensors, Any], Any]
+OfY = Callable[[Tensors], Tensor]
+"""An objective as a function of y alone, at a fixed x and batch."""
 
 
 class Nonsmooth(Protocol):
@@ -55,9 +57,10 @@ class Bilevel:
             applied after g's prox; the two together are the prox of g plus the indicator of Y where g and Y are
             separable in the same coordinates.
         f_theta: f as it is evaluated at theta; default f. (Networks: BatchNorm that leaves y's statistics alone.)
-        together: (x, y, theta, upper_batch, lower_batch) -> (F(x, y), f(x, y), f_theta(x, theta)), the same three
-            scalars from one computation, for problems where they share work (a backbone whose features y and theta
-            both use). The order "lagged" then needs a single backward pass. It must equal F, f and f_theta.
+        at_x: (x, upper_batch, lower_batch) -> (F(x, .), f(x, .)), two functions of y alone that share the work which
+            depends on x alone (the features of a backbone on which y is a head). They must equal F and f, without aux.
+            The order "lagged" then needs a single backward pass, and further steps of theta and y (`lower_steps` of
+            `moreau`) cost no more than what depends on y.
         constraint: h (x, y) -> tensor or list of tensors, of which every entry is <= 0 in the lower level. It couples
             the levels, so it has multipliers, which `solve` without a method finds; methods refuse it.
 
@@ -71,7 +74,7 @@ class Bilevel:
     project_x: Callable[[Tensors], Tensors] | None = None
     project_y: Callable[..., Tensors] | None = None
     f_theta: Objective | None = None
-    together: Callable[[Tensors, Tensors, Tensors, Any, Any], tuple[Tensor, Tensor, Tensor]] | None = None
+    at_x: Callable[[Tensors, Any, Any], tuple[OfY, OfY]] | None = None
     constraint: Callable[[Tensors, Tensors], Any] | None = None
 
     def __post_init__(self) -> None:

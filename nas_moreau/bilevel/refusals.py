@@ -1,13 +1,15 @@
-"""Problems that a method would answer wrongly: found out before the first step, refused with the cure."""
+"""Problems that a method would answer wrongly, and constants out of range, found before the first step."""
 
 from __future__ import annotations
 
 import torch
 
-from nas_moreau.bilevel.method import Method
+from nas_moreau.bilevel.method import Method, StepSize
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, norm, random_like, subtract
+from nas_moreau.bilevel.updates import Update
 
+ORDERS = ("gauss-seidel", "jacobi", "lagged")
 PROBES = 4
 """Random points at which a prox is compared between two x."""
 
@@ -49,3 +51,37 @@ def _hides_x(problem: Bilevel, x: Tensors, y: Tensors) -> bool:
             apart = float(norm(subtract(g.prox(elsewhere, point, 0.5), g.prox(x, point, 0.5))))
         moved = moved or apart > 1e-6 * (1 + float(norm(point)))
     return moved
+
+
+def check_constants(
+    constants: dict[str, StepSize | str], p: float, order: str, fewest: int, updates: dict[str, Update | None]
+) -> None:
+    """Raises ValueError where an argument of `moreau` is out of its range.
+
+    Args:
+        constants: alpha, beta, eta, gamma and c by name.
+        p, order: As given.
+        fewest: The smaller one of theta_steps and lower_steps.
+        updates: The update rules by name.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}; use one of {', '.join(ORDERS)}.")
+    for name, constant in constants.items():
+        if isinstance(constant, str):
+            if constant != "auto":
+                raise ValueError(f"{name} is {constant!r}; give a number, a function of k, or 'auto'.")
+        elif not callable(constant) and not constant > 0:
+            raise ValueError(f"{name} is {constant}; it must be positive.")
+    if not 0 <= p < 0.5:
+        raise ValueError(f"p is {p}; the theory needs 0 <= p < 1/2.")
+    if fewest < 1:
+        raise ValueError(f"theta_steps or lower_steps is {fewest}; at least one step of each is needed.")
+    update_x = updates["update_x"]
+    if update_x is not None and constants["alpha"] == "auto" and not update_x.finds_length:
+        raise ValueError(
+            "alpha is 'auto', but an update rule of x has its own scale. Give a number, or distance_over_gradients()."
+        )
+    for name, size in (("y", "beta"), ("theta", "eta")):
+        rule = updates[f"update_{name}"]
+        if rule is not None and rule.rescales and constants[size] == "auto":
+            raise ValueError(f"{size} is 'auto', but the update rule of {name} has its own scale. Give a number.")

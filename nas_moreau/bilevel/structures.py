@@ -57,14 +57,18 @@ def on_lists(problem: Bilevel, x: Structure, y: Structure) -> Bilevel:
     def objective(function: Any) -> Any:
         return function and (lambda a, b, batch: function(x.arrange(a), y.arrange(b), batch))
 
-    together, constraint = problem.together, problem.constraint
+    at_x, constraint = problem.at_x, problem.constraint
+
+    def of_y(a: Tensors, upper: Any, lower: Any) -> Any:
+        assert at_x is not None
+        F, f = at_x(x.arrange(a), upper, lower)
+        return (lambda b: F(y.arrange(b))), (lambda b: f(y.arrange(b)))
+
     return replace(
         problem,
         F=objective(problem.F),
         f=objective(problem.f),
         f_theta=objective(problem.f_theta),
-        together=None
-        if together is None
-        else (lambda a, b, c, upper, lower: together(x.arrange(a), y.arrange(b), y.arrange(c), upper, lower)),
+        at_x=at_x and of_y,
         constraint=None if constraint is None else (lambda a, b: constraint(x.arrange(a), y.arrange(b))),
     )

@@ -96,19 +96,43 @@ class Pieces(NamedTuple):
     by_theta: Tensors
 
 
-def evaluate_together(
-    together: Any, x: Tensors, y: Tensors, theta: Tensors, upper_batch: Any, lower_batch: Any, c: float
-) -> Pieces:
-    """Returns what the lagged order needs of F and f, from one forward and one backward pass."""
-    with torch.enable_grad():
-        leaves = [[t.detach().requires_grad_() for t in part] for part in (x, y, theta)]
-        F, f, f_theta = together(*leaves, upper_batch, lower_batch)
-        inputs = [t for part in leaves for t in part]
-        grads = torch.autograd.grad(F / c + f - f_theta, inputs, allow_unused=True)
-    filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
-    a, b = len(x), len(x) + len(y)
-    values = (F.detach(), f.detach(), f_theta.detach())
-    return Pieces(values, filled[:a], filled[a:b], filled[b:])
+class AtX:
+    """F(x, .) and f(x, .) after the work that depends on x alone, and their gradients.
+
+    Args:
+        at_x: Of a `Bilevel`.
+        x: The point.
+        upper_batch, lower_batch: Of F and f.
+    """
+
+    def __init__(self, at_x: Any, x: Tensors, upper_batch: Any, lower_batch: Any):
+        with torch.enable_grad():
+            self.x = [t.detach().requires_grad_() for t in x]
+            self.F, self.f = at_x(self.x, upper_batch, lower_batch)
+
+    def grad_f(self, y: Tensors) -> Tensors:
+        """Returns grad_y f(x, y), without a backward pass through the work on x."""
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in y]
+            return list(torch.autograd.grad(self.f(leaves), leaves))
+
+    def grad_penalised(self, y: Tensors, c: float) -> Tensors:
+        """Returns the gradient of F/c + f in y, without a backward pass through the work on x."""
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in y]
+            return list(torch.autograd.grad(self.F(leaves) / c + self.f(leaves), leaves))
+
+    def pieces(self, y: Tensors, theta: Tensors, c: float) -> Pieces:
+        """Returns what the lagged order needs, from one backward pass; only once, since it frees the graph."""
+        with torch.enable_grad():
+            at_y, at_theta = ([t.detach().requires_grad_() for t in part] for part in (y, theta))
+            F, f, f_theta = self.F(at_y), self.f(at_y), self.f(at_theta)
+            inputs = [*self.x, *at_y, *at_theta]
+            grads = torch.autograd.grad(F / c + f - f_theta, inputs, allow_unused=True)
+        filled = [torch.zeros_like(t) if grad is None else grad for t, grad in zip(inputs, grads)]
+        a, b = len(self.x), len(self.x) + len(y)
+        values = (F.detach(), f.detach(), f_theta.detach())
+        return Pieces(values, filled[:a], filled[a:b], filled[b:])
 
 
 def scalar_of(returned: Any) -> Tensor:

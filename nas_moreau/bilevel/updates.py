@@ -158,6 +158,22 @@ def momentum(factor: float, nesterov: bool = False) -> Transform:
     return Transform("momentum", factor, lambda params: [], apply)
 
 
+def rescale(factor: float) -> Transform:
+    """Returns the transform that multiplies the direction.
+
+    Args:
+        factor: Positive; at most 1 where the step size is "auto".
+
+    Raises:
+        ValueError: The factor is not positive.
+    """
+    if not factor > 0:
+        raise ValueError(f"The factor is {factor}; it must be positive.")
+    return Transform(
+        "rescale", factor, lambda params: (), lambda direction, params, state: (scale(direction, factor), state)
+    )
+
+
 # --- rules that take the step -----------------------------------------------------------------------------------------
 
 
@@ -171,6 +187,40 @@ def gradient_descent() -> Update:
         [tensor(2.)]
     """
     return Update(lambda params: (), lambda direction, step, params, state: (add(params, direction, -step), state))
+
+
+def per_tensor(*rules: Update) -> Update:
+    """Returns the rule that moves every tensor by a separate rule.
+
+    Example:
+        >>> import torch
+        >>> rule = per_tensor(gradient_descent(), chain(rescale(0.1), momentum(0.9)))
+        >>> x = [torch.tensor(1.0), torch.tensor(1.0)]
+        >>> rule.apply([torch.tensor(1.0), torch.tensor(1.0)], 0.5, x, rule.init(x))[0]
+        [tensor(0.5000), tensor(0.9500)]
+
+    Args:
+        rules: In the order of the tensors of x (or y).
+
+    Raises:
+        ValueError: Some rules find the length of their steps and others do not, or (in `init`) there are more or fewer
+            rules than tensors.
+    """
+    if len({rule.finds_length for rule in rules}) > 1:
+        raise ValueError("Either all rules find the length of their steps or none; the step size means something else.")
+
+    def init(params: Tensors) -> tuple[Any, ...]:
+        if len(params) != len(rules):
+            raise ValueError(f"There are {len(rules)} rules for {len(params)} tensors.")
+        return tuple(rule.init([p]) for rule, p in zip(rules, params))
+
+    def apply(
+        direction: Tensors, step: float, params: Tensors, state: tuple[Any, ...]
+    ) -> tuple[Tensors, tuple[Any, ...]]:
+        moved = [rule.apply([d], step, [p], own) for rule, d, p, own in zip(rules, direction, params, state)]
+        return [new for (new,), _ in moved], tuple(own for _, own in moved)
+
+    return Update(init, apply, rules[0].finds_length, rescales=any(rule.rescales for rule in rules))
 
 
 def sgd(momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, clip: float | None = None) -> Update:

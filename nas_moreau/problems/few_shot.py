@@ -14,7 +14,7 @@ Tasks for the test come from alphabets (or classes) that no training task uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ HELD_OUT = 0.3
 """Share of the classes that the test gets, at least; whole alphabets where classes have them."""
 
 Tensors = list[Tensor]
+OfY = Callable[[Tensors], Tensor]
 
 
 class Episodes(NamedTuple):
@@ -179,15 +180,16 @@ def few_shot_problem(ridge: float = RIDGE) -> Bilevel:
         size = y[0].square().sum()
         return loss_of(features(x, batch.support), y, batch.support_labels) + 0.5 * ridge * size
 
-    def together(
-        x: Tensors, y: Tensors, theta: Tensors, upper_batch: Episodes, lower_batch: Episodes
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def at_x(x: Tensors, upper_batch: Episodes, lower_batch: Episodes) -> tuple[OfY, OfY]:
         # y and theta are heads on the same features
-        found, labels = features(x, lower_batch.support), lower_batch.support_labels
-        at_y, at_theta = (loss_of(found, u, labels) + 0.5 * ridge * u[0].square().sum() for u in (y, theta))
-        return upper(x, y, upper_batch), at_y, at_theta
+        support, query = features(x, lower_batch.support), features(x, upper_batch.query)
 
-    return Bilevel(upper, lower, together=together)
+        def lower_of_y(y: Tensors) -> Tensor:
+            return loss_of(support, y, lower_batch.support_labels) + 0.5 * ridge * y[0].square().sum()
+
+        return (lambda y: loss_of(query, y, upper_batch.query_labels)), lower_of_y
+
+    return Bilevel(upper, lower, at_x=at_x)
 
 
 @torch.no_grad()

@@ -103,7 +103,6 @@ def weighted_logistic() -> Posed:
 
 
 @posed
-@posed
 def tanh_network() -> Posed:
     """A network of three tanh units with two weight decays; x* by Newton's method on the lower minimiser's branch."""
     generator = draw(8)

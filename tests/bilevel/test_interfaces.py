@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, argmin, from_module, show_progress, solve, tchebycheff
+from nas_moreau.bilevel import Bilevel, argmin, from_module, show_progress, solve, stacked, tchebycheff
 from nas_moreau.bilevel.prox import L1
 
 
@@ -76,3 +76,24 @@ def test_progress_is_one_line():
     watch(0, None, None, None)
     watch(1, None, None, None)
     assert "step 2/2" in out.getvalue() and "\n" not in out.getvalue()
+
+
+def test_stacked_problems_have_the_solutions_of_the_single_ones():
+    """f = (y - x)^2 / 2 + (y^2 - data)^2 / 8, F = (y - 1)^2 + x^2: not linear, other data for every problem."""
+
+    def one(data):
+        return Bilevel(
+            F=lambda x, y, batch: (y["w"] - 1).square().sum() + 0.1 * x[0].square(),
+            f=lambda x, y, b: (
+                0.5 * (y["w"] - x[0]).square().sum() + (y["w"].square() - (data if b is None else b)).square().sum() / 8
+            ),
+        )
+
+    data = t(0.2, 0.7, 1.5)
+    many = solve(stacked(one(None), data), [t(0.5, 0.5, 0.5)], {"w": torch.full((3, 1), 0.5, dtype=torch.float64)})
+    assert many.status == "solved"
+    for found, own in zip(many.x[0], data):
+        single = solve(one(own), [torch.tensor(0.5, dtype=torch.float64)], {"w": t(0.5)})
+        assert float(found) == pytest.approx(float(single.x[0]), abs=1e-6)
+    with pytest.raises(ValueError, match="stacked"):
+        stacked(Bilevel(one(None).F, one(None).f, g=L1(1.0)))

@@ -138,11 +138,9 @@ def test_a_step_that_was_too_long_is_taken_back():
 
 
 def test_c_climbs_where_F_and_f_share_work():
-    """`together` hides grad_y f(x, theta), at which the automatic constants look; the solution must be the same."""
+    """`at_x` hides grad_y f(x, theta), at which the automatic constants look; the solution must be the same."""
     apart = Bilevel(lambda x, y, b: (x[0] - 1).square() + y[0].square().sum(), quadratic().f)
-    shared = Bilevel(
-        apart.F, apart.f, together=lambda x, y, theta, u, b: (apart.F(x, y, u), apart.f(x, y, b), apart.f(x, theta, b))
-    )
+    shared = Bilevel(apart.F, apart.f, at_x=lambda x, u, b: (lambda y: apart.F(x, y, u), lambda y: apart.f(x, y, b)))
     x, y = [tensor(0.3)], [tensor([1.0, -2.0])]
     found = [solve(problem, x, y, moreau(order="lagged"), steps=300) for problem in (apart, shared)]
     assert found[1].state.tuning.rungs > 0 and found[0].message == found[1].message

@@ -216,3 +216,18 @@ def test_an_objective_that_is_no_scalar_is_refused():
     x, y = scalar(1), scalar(1)
     with pytest.raises(TypeError, match="scalar"):
         method.step(problem, x, y, method.init(problem, x, y))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_lower_steps_move_theta_and_y_before_x(order):
+    """Three steps of theta and y at the same x, then the step of the method from there."""
+    problem, x, y = by_hand(), scalar(0.7), scalar(-1.3)
+    several, single = moreau(**CONSTANTS, order=order, lower_steps=3), moreau(**CONSTANTS, order=order)
+    found = several.step(problem, x, y, several.init(problem, x, y))
+    number, theta = -1.3, -1.3
+    for _ in range(2):  # beta .2, eta .3, gamma 2, c 4
+        theta -= 0.3 * ((theta - 0.7 + 2 * 0.7 * theta) + (theta - number) / 2)
+        number -= 0.2 * (2 * number / 4 + (number - 0.7 + 2 * 0.7 * number) - (number - theta) / 2)
+    state = single.init(problem, x, y)._replace(theta=scalar(theta))
+    wanted = single.step(problem, x, scalar(number), state)
+    torch.testing.assert_close([*found[0], *found[1], *found[2].theta], [*wanted[0], *wanted[1], *wanted[2].theta])

@@ -6,7 +6,7 @@ The hypergradient at x is (x - p) + B' H^-1 (y* - q).
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, StepSizes, sgd
+from nas_moreau.bilevel import Bilevel, StepSizes, sgd, solve, two_sided
 from nas_moreau.bilevel.method import Iterate
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.bilevel.prox import L1
@@ -156,6 +156,33 @@ def test_v_pbgd():
     theta = Y - 0.3 * lower_gradient(X, Y)
     torch.testing.assert_close(x, X - 0.1 * ((X - P) + 7 * (-B.T @ Y + B.T @ theta)))
     torch.testing.assert_close(y, Y - 0.02 * ((Y - Q) + 7 * lower_gradient(X, Y)))
+
+
+def test_two_sided():
+    theta = Y + 0.3
+    method = two_sided(0.1, 0.02, 0.3, 7.0, gamma=2.0)
+    state = method.init(PROBLEM, [X], [Y])._replace(theta=[theta])
+    x, y, state, _ = method.step(PROBLEM, [X], [Y], state)
+    new_theta = theta - 0.3 * (lower_gradient(X, theta) - (theta - Q) / 7 + (theta - Y) / 2)
+    torch.testing.assert_close(state.theta[0], new_theta)
+    torch.testing.assert_close(y[0], Y - 0.02 * ((Y - Q) + 7 * (lower_gradient(X, Y) - (Y - new_theta) / 2)))
+    torch.testing.assert_close(x[0], X - 0.1 * ((X - P) - 3.5 * B.T @ (Y - theta)))
+
+
+@pytest.mark.parametrize("c", [10.0, 20.0])
+def test_the_bias_of_two_sides_falls_with_the_square_of_c(c):
+    """F = (y - 1)^2 + x^2 / 10, f = (y - x)^2 / 2 + y^4 / 4."""
+    problem = Bilevel(
+        lambda x, y, b: (y[0] - 1).square().sum() + 0.1 * x[0].square().sum(),
+        lambda x, y, b: 0.5 * (y[0] - x[0]).square().sum() + 0.25 * (y[0] ** 4).sum(),
+    )
+    start = [torch.tensor([0.5], dtype=torch.float64)]
+    exact = solve(problem, start, start).x[0]
+    errors = [
+        float((solve(problem, start, start, two_sided(0.1, 0.3 / k, 0.2, k), steps=3000).x[0] - exact).abs())
+        for k in (c, 2 * c)
+    ]
+    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.25)
 
 
 def test_fixed_penalty():

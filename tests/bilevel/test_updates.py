@@ -10,6 +10,8 @@ from nas_moreau.bilevel import (
     distance_over_gradients,
     gradient_descent,
     momentum,
+    per_tensor,
+    rescale,
     sgd,
     weight_decay,
 )
@@ -108,3 +110,21 @@ def test_the_rule_that_takes_the_step_stands_last():
     for parts in [(adam(), clip(1.0)), (adam(), adam())]:
         with pytest.raises(ValueError, match="last"):
             chain(*parts)
+
+
+def test_every_tensor_has_its_rule():
+    params = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+    rule = per_tensor(adam(), chain(rescale(0.1), momentum(0.5)))
+    directions = [[torch.tensor([0.5, -1.0]), torch.tensor([2.0])] for _ in range(3)]
+    found = trajectory(rule, directions, params, 0.1)
+    alone = trajectory(adam(), [d[:1] for d in directions], params[:1], 0.1)
+    assert torch.equal(found[0], alone[0])
+    # directions .2, .3, .35
+    torch.testing.assert_close(found[1], torch.tensor([3 - 0.1 * 0.85]))
+    assert rule.rescales and not rule.finds_length
+    with pytest.raises(ValueError, match="rules"):
+        rule.init(params[:1])
+    with pytest.raises(ValueError, match="length"):
+        per_tensor(adam(), distance_over_gradients())
+    with pytest.raises(ValueError, match="positive"):
+        rescale(0.0)

@@ -29,6 +29,7 @@ TABLE = {
     "bome": ("wrong", "converges", "converges", "refused"),
     "f2sa": ("wrong", "biased", "biased", "refused"),
     "v-pbgd": ("wrong", "biased", "biased", "refused"),
+    "two-sided": ("wrong", "converges", "wrong", "refused"),
     "fixed-penalty": ("wrong", "biased", "wrong", "refused"),
     "moreau-auto": ("converges", "converges", "converges", "converges"),
     "lower-only": ("wrong", "wrong", "wrong", "wrong"),

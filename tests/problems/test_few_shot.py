@@ -111,7 +111,7 @@ def test_one_pass_for_all_three_losses_changes_nothing(automatic):
     rule = distance_over_gradients() if automatic else adam()
     method = moreau(order="lagged", update_x=rule) if automatic else moreau(3e-3, 0.2, 0.2, 1.0, 2.0, 0.25, "lagged")
     ends = []
-    for problem in (shared, dataclasses.replace(shared, together=None)):
+    for problem in (shared, dataclasses.replace(shared, at_x=None)):
         x = backbone(1, 0, hidden=4, dtype=torch.float64)
         y = heads(2, 3, 4, x[0])
         state = method.init(problem, x, y, batch, batch)
