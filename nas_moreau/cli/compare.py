@@ -64,12 +64,16 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _print_comparison(result: dict[str, Any]) -> None:
-    from nas_moreau.report.comparison import FIGURE_NAMES, ranking_table, summary_table
+    from nas_moreau.architecture.spaces.percentile import limit
+    from nas_moreau.report.comparison import FIGURE_NAMES, PERCENTILE, percentile_table, ranking_table, summary_table
 
     shown = [(title, summary_table(result, name)) for name, title in FIGURE_NAMES.items()]
+    shown.append((PERCENTILE, percentile_table(result)))
     if result["ranking"]:
         shown.append((f"ranking of {result['ranking']['cells']} cells", ranking_table(result)))
     for title, (columns, rows) in shown:
         if rows:
             print_table(columns, rows, f"{title} ({result['column']})" if title.endswith("table") else title)
+            if title == PERCENTILE:
+                print(limit())
     print(f"page: {result['report']}")

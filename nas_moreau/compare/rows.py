@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.architecture import Genotype
+from nas_moreau.architecture import Genotype, percentile
 from nas_moreau.compare.nas_bench_table import arch_string
 from nas_moreau.errors import InputError
 from nas_moreau.runs.atomic import write_atomic
@@ -44,6 +44,10 @@ class Row:
         search_seconds: Wall-clock time of the search, and of the rule in its row.
         search_peak_memory_bytes: Of the search's process.
         retrain_seconds: Wall-clock time of the retraining.
+        percentile: Predicted percentile of the cell among random ones, 0..100, the mean of both models
+            (`architecture.percentile`); None for collapsed cells and cells of other spaces than DARTS.
+        percentile_ridge: By the ridge regression.
+        percentile_trees: By the regression trees.
     """
 
     method: str
@@ -65,6 +69,9 @@ class Row:
     search_seconds: float | None = None
     search_peak_memory_bytes: int | None = None
     retrain_seconds: float | None = None
+    percentile: float | None = None
+    percentile_ridge: float | None = None
+    percentile_trees: float | None = None
 
     @property
     def label(self) -> str:
@@ -123,7 +130,7 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
         cells[0] = (None, result["before_rule"]["genotype"], before)
     for rule, data, spent in cells:
         genotype = Genotype.from_json(data)
-        health = assess(genotype, search.final_alphas)
+        health, rank = assess(genotype, search.final_alphas), percentile(genotype)
         yield Row(
             method,
             seed,
@@ -137,6 +144,9 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
             held_out_accuracy=result["held_out_accuracy"],
             search_seconds=spent,
             search_peak_memory_bytes=result["peak_memory_bytes"],
+            percentile=None if rank is None else rank.mean,
+            percentile_ridge=None if rank is None else rank.ridge,
+            percentile_trees=None if rank is None else rank.trees,
         )
 
 

@@ -11,7 +11,9 @@ from nas_moreau.compare.rows import Row, label
 from nas_moreau.compare.significance import permutation_p_value, relative_improvement
 from nas_moreau.search.random_cell import RANDOM
 
-FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy")
+PERCENTILES = ("percentile", "percentile_ridge", "percentile_trees")
+"""Fields of `Row` that are percentiles, 0..100; the others are accuracies."""
+FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy", *PERCENTILES)
 """Fields of `Row` that are summarised."""
 
 
@@ -29,7 +31,7 @@ class Summary:
         min: Smallest.
         max: Largest.
         relative_improvement: Per cent over random cells, whose mean is that of the whole table if there is one, else
-            that of the rows of the method `random`; None without either.
+            that of the rows of the method `random`; None without either, and for percentiles.
         p_value: Permutation test of the difference of means to the baseline's rows; None for the baseline itself.
         collapsed: Number of collapsed cells.
         idle_share: Mean share of idle edges.
@@ -95,7 +97,7 @@ def _lines(
     known = {key: own for key, rows in groups.items() if (own := [row for row in rows if _of(row, figure) is not None])}
     values = {key: [_of(row, figure) for row in own] for key, own in known.items()}
     against = values.get((baseline, None), [])
-    if random_mean is None and (RANDOM, None) in values:
+    if random_mean is None and (RANDOM, None) in values and figure not in PERCENTILES:
         random_mean = statistics.fmean(values[RANDOM, None])
     for (method, rule), own in known.items():
         found = values[method, rule]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.architecture.spaces.percentile import limit
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
 from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, ranking, spread
 from nas_moreau.report.html import definition_list, details, figure, header, page, paragraph, section, table
@@ -19,6 +20,7 @@ FIGURE_NAMES = {
     "retrained_accuracy": "test accuracy after retraining",
     "retrained_held_out_accuracy": "held-out accuracy after retraining",
 }
+PERCENTILE = "predicted percentile among random cells"
 Curves = Mapping[str, Sequence[Sequence[tuple[float, float]]]]
 Result = Mapping[str, Any]
 """Plain data of a comparison, as in its result.json."""
@@ -78,6 +80,25 @@ def summary_table(result: Result, figure_name: str) -> Table:
     return head, rows
 
 
+def percentile_table(result: Result) -> Table:
+    """Returns the summary of the predicted percentiles as a table of texts; no rows where no cell has any."""
+    head = ["method", "n", "mean ± std", "min", "max", f"p against {result['baseline']}"]
+    head += ["by ridge", "p", "by trees", "p", "none"]
+    lines = {(line["figure"], name_of(line)): line for line in result["summary"]}
+    every = [name_of(row) for row in result["rows"]]
+    rows = []
+    for (key, name), line in lines.items():
+        if key != "percentile":
+            continue
+        middle = number(line["mean"], ".1f") + ("" if line["std"] is None else f" ± {line['std']:.1f}")
+        ends = [number(line[end], ".1f") for end in ("min", "max")]
+        models = [lines[f"percentile_{model}", name] for model in ("ridge", "trees")]
+        parts = [text for part in models for text in (number(part["mean"], ".1f"), p_value(part["p_value"]))]
+        left_out = str(every.count(name) - line["n"])
+        rows.append([name, str(line["n"]), middle, *ends, p_value(line["p_value"]), *parts, left_out])
+    return head, rows
+
+
 def ranking_table(result: Result) -> Table:
     """Returns Kendall's tau of each method, and of rankings of the same cells without a search, as texts."""
     rows = [
@@ -95,7 +116,8 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
     """Returns the HTML of the page; `folder` has the environment and configuration of the comparison."""
     name = folder.resolve().name or "comparison"
     stage = Stage(folder, "compare")
-    parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _ranking(result)]
+    parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _percentiles(result)]
+    parts.append(_ranking(result))
     parts += [_cost(result, curves), _reading_guide(result), _every_cell(result)]
     return page(
         f"{name} · comparison",
@@ -104,9 +126,13 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
 
 
 def outcome(result: Result) -> str:
-    """Returns in a few sentences which method is best, how many cells collapsed and which runs failed."""
+    """Returns in a few sentences which method is best, mean percentiles, collapsed cells and failed runs."""
     key = next((key for key in FIGURE_NAMES if _groups(result, key)), None)
     found = ranking(FIGURE_NAMES[key], _groups(result, key)) if key else ["There is no cell yet."]
+    if means := [(-line["mean"], line) for line in result["summary"] if line["figure"] == "percentile"]:
+        ranked = [line for _, line in sorted(means, key=lambda pair: pair[0])]
+        listed_means = ", ".join(f"{name_of(line)} {line['mean']:.0f} (n = {line['n']})" for line in ranked)
+        found.append(f"Mean predicted percentile of the cells: {listed_means}.")
     if collapsed := sum(row["verdict"] == "collapsed" for row in result["rows"]):
         found.append(f"{collapsed} of {len(result['rows'])} cells have collapsed.")
     if failed := result["failed"]:
@@ -141,6 +167,22 @@ def _figure(result: Result, key: str) -> str:
     title += f" ({result['column']})" if key == "table" and result["column"] else ""
     note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
     return section(key, title, figure("", chart, note) + table(head, rows, numbers=range(1, len(head))))
+
+
+def _percentiles(result: Result) -> str:
+    groups = _groups(result, "percentile")
+    if not groups:
+        return ""
+    series = [Series(name, values) for name, values in groups.items()]
+    chart = dot_chart("percentile", series, [("random", 50.0)], "percentile", percent=False)
+    head, rows = percentile_table(result)
+    text = (
+        f"{limit()} Mean of both models, each model alone, and permutation tests over seeds; collapsed cells have no "
+        "percentile (column none), so that a method with many of them looks better here than it is."
+    )
+    note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
+    shown = paragraph(text) + figure("", chart, note) + table(head, rows, numbers=range(1, len(head)))
+    return section("percentile", PERCENTILE[:1].upper() + PERCENTILE[1:], shown)
 
 
 def _ranking(result: Result) -> str:
@@ -190,12 +232,14 @@ def _reading_guide(result: Result) -> str:
 def _every_cell(result: Result) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
     head = ["method", "seed", *(f"{FIGURE_NAMES[key]} %" for key in keys), "supernet, held out %", "idle share"]
+    head.append("percentile")
     rows = [
         [
             name_of(row),
             str(row["seed"]),
             *(cent(row[key]) for key in (*keys, "held_out_accuracy")),
             number(row["idle_share"]),
+            number(row["percentile"], ".0f"),
             row["verdict"],
             row["arch"] or row["digest"],
         ]

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.percentile import limit, percentile, why_no_percentile
+from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import cell_title, label, shorten
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
 from nas_moreau.report.choices import choices
-from nas_moreau.report.format import DASH, count, duration, listed, memory, percent
+from nas_moreau.report.format import DASH, count, duration, listed, memory, number, percent
 from nas_moreau.report.html import (
     breakable,
     definition_list,
@@ -92,6 +95,9 @@ def outcome(run: Run) -> str:
             found.append(f"The search is finished and derived a cell{reached}.")
             if retrain is None:
                 found.append("How good the cell is by itself is known only after retraining.")
+        rank = percentile(run.genotype) if run.genotype is not None else None
+        if rank is not None and search.finished:
+            found.append(f"Its predicted percentile among random cells is {rank}.")
         elif not search.finished:
             found.append(f"The search {_progress(search)}.")
         found += _verdict(search)
@@ -146,6 +152,9 @@ def _tiles(run: Run) -> str:
     if run.search is not None:
         accuracy = run.search.number("held_out_accuracy")
         numbers.append((accuracy, percent, "held-out accuracy", "supernet, images seen by neither level"))
+    if run.genotype is not None and (rank := percentile(run.genotype)) is not None:
+        note = f"predicted, among random cells; ridge {rank.ridge:.0f}, trees {rank.trees:.0f}"
+        numbers.append((rank.mean, lambda value: number(value, ".0f"), "percentile", note))
     numbers += [
         (sum(seconds) if seconds else None, duration, "wall-clock time", names),
         (max(peaks, default=None), memory, "peak memory", "largest of the stages"),
@@ -177,8 +186,18 @@ def _cells(run: Run) -> str:
             "The network, from the image on the left to the classes on the right: every block is a cell, its height "
             "the resolution it works on. Below: number of cells of a kind, channels and resolution of their output."
         )
+        + _percentile(genotype)
         + details(f"As text (digest {genotype.digest()})", f"<table>{lines}</table>"),
     )
+
+
+def _percentile(genotype: Genotype) -> str:
+    """Returns the predicted percentile and its limit, or why a cell of this skeleton has none."""
+    found = percentile(genotype)
+    if found is not None:
+        return paragraph(f"Predicted percentile among random cells of the DARTS space: {found}. {limit()}")
+    reason = why_no_percentile(genotype)
+    return paragraph(f"The cell has no predicted percentile: {reason}.") if genotype.skeleton == DARTS else ""
 
 
 def _charts(stage: Stage) -> str:

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from urllib.parse import quote
 
 from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.architecture.spaces.percentile import limit, percentile
 from nas_moreau.config import flatten
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.operation_style import label, shorten
@@ -99,8 +100,9 @@ def render(runs: Sequence[Run], folder: Path) -> str:
         folder: Where the page will be, for the links.
     """
     groups = group(runs)
-    parts = [_header(groups), _figures(groups), _every_run(groups, folder), _cells(groups), _operations(groups)]
-    return page(f"{len(runs)} runs", [*parts, _cost(groups), _differences(groups), _reading_guide()])
+    parts = [_header(groups), _figures(groups), _every_run(groups, folder), _percentiles(groups), _cells(groups)]
+    parts += [_operations(groups), _cost(groups), _differences(groups), _reading_guide()]
+    return page(f"{len(runs)} runs", parts)
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
@@ -224,6 +226,7 @@ def _every_run(groups: Sequence[Group], folder: Path) -> str:
             row = [run.path.resolve().name, found.name, str(run.seed)]
             row += [cent(_figure(run, key)) for key in FIGURES]
             row.append(count(run.retrain.number("parameters") if run.retrain is not None else None))
+            row.append(number(_percentile(run), ".0f"))
             row.append((run.search.verdict if run.search is not None else None) or DASH)
             row.append(run.genotype.digest() if run.genotype is not None else DASH)
             rows.append(row)
@@ -237,11 +240,39 @@ def _every_run(groups: Sequence[Group], folder: Path) -> str:
         "supernet, held out %",
         "one-hot, held out %",
         "parameters",
+        "percentile",
         "verdict",
         "cell",
     ]
     note = paragraph("The name of a run leads to its own report.") if any(links) else ""
-    return section("runs", "Every run", note + table(head, rows, numbers=range(2, 7), links=links))
+    return section("runs", "Every run", note + table(head, rows, numbers=range(2, 8), links=links))
+
+
+def _percentile(run: Run) -> float | None:
+    """Returns the predicted percentile of a run's cell, the mean of both models; None if it has none."""
+    found = percentile(run.genotype) if run.genotype is not None else None
+    return None if found is None else found.mean
+
+
+def _percentiles(groups: Sequence[Group]) -> str:
+    """Returns the predicted percentiles of the cells of each group; "" where no cell has one."""
+    series, rows = [], []
+    for found in groups:
+        every = [percentile(run.genotype) for run in found.runs if run.genotype is not None]
+        ranks = [rank for rank in every if rank is not None]
+        if ranks:
+            means = [rank.mean for rank in ranks]
+            series.append(Series(found.name, means))
+            texts = [_spread(means, as_percent=False), number(min(means), ".0f"), number(max(means), ".0f")]
+            models = [number(mean(values), ".0f") for values in zip(*((r.ridge, r.trees) for r in ranks))]
+            rows.append([found.name, str(len(ranks)), *texts, *models, str(len(every) - len(ranks))])
+    if not rows:
+        return ""
+    chart = dot_chart("percentile", series, [("random", 50.0)], "percentile", percent=False)
+    head = ["runs", "n", "mean ± std", "min", "max", "ridge", "trees", "no percentile"]
+    text = paragraph(f"{limit()} Collapsed cells have none.")
+    inside = text + figure("", chart, "") + table(head, rows, numbers=range(1, len(head)))
+    return section("percentile", "Predicted percentile among random cells", inside)
 
 
 def _cells(groups: Sequence[Group]) -> str:

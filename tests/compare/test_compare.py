@@ -20,7 +20,7 @@ from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_of_search,
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
-from nas_moreau.report.comparison import render, summary_table
+from nas_moreau.report.comparison import outcome, percentile_table, render, summary_table
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.methods import parse_methods
 
@@ -176,6 +176,49 @@ def test_without_a_table_the_random_rows_are_the_measure():
     ]
     assert found[0].relative_improvement == pytest.approx(50)
     assert found[2].relative_improvement is None
+
+
+def test_percentiles_are_compared_over_seeds():
+    rows = [
+        *(
+            row("a", i, percentile=v, percentile_ridge=v + 4, percentile_trees=v - 4)
+            for i, v in enumerate((90, 92, 94))
+        ),
+        row("a", 3, verdict="collapsed"),  # a collapsed cell has none
+        *(row("random", i, percentile=v, percentile_ridge=v, percentile_trees=v) for i, v in enumerate((40, 50, 60))),
+    ]
+    lines = summarise(rows, ["a", "random"], "random", [])
+    assert [(line.figure, line.method) for line in lines] == [
+        (figure, method)
+        for figure in ("percentile", "percentile_ridge", "percentile_trees")
+        for method in ("a", "random")
+    ]
+    first = lines[0]
+    assert (first.n, first.mean, first.std, first.p_value, first.relative_improvement) == (3, 92, 2, 0.1, None)
+    result = {"rows": [line.to_dict() for line in rows], "summary": [line.to_dict() for line in lines]}
+    result |= {"baseline": "random", "failed": []}
+    head, texts = percentile_table(result)
+    assert len(head) == len(texts[0])
+    assert texts[0] == ["a", "3", "92.0 ± 2.0", "90.0", "94.0", "0.100", "96.0", "0.100", "88.0", "0.100", "1"]
+    assert texts[1][:6] == ["random", "3", "50.0 ± 10.0", "40.0", "60.0", "–"] and texts[1][-1] == "0"
+    assert "a 92 (n = 3), random 50 (n = 3)" in outcome(result)
+
+
+def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
+    from nas_moreau.architecture import load_genotype, percentile
+
+    cells = {"darts": load_genotype("DARTS_V2"), "nas_bench_201": SPACE.random_genotype(random.Random(0))}
+    for name, genotype in cells.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        result = {"genotype": genotype.to_dict(), "wall_seconds": 1.0, "held_out_accuracy": None, "alphas": {}}
+        (folder / "result.json").write_text(json.dumps(result | {"peak_memory_bytes": 1}))
+        (found,) = rows_of_search("random", 0, folder)
+        rank = percentile(genotype)
+        expected = (None,) * 3 if rank is None else (rank.mean, rank.ridge, rank.trees)
+        assert (found.percentile, found.percentile_ridge, found.percentile_trees) == expected
+        write_rows(tmp_path / "rows.csv", [found])
+        assert read_rows(tmp_path / "rows.csv") == {name: [found]}
 
 
 # --- whole comparisons ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nas_moreau.architecture.spaces.percentile import limit, percentile, why_no_percentile
 from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
@@ -237,6 +239,17 @@ def test_a_whole_run_from_outcome_to_configuration(tmp_path):
         assert expected in text, expected
     assert page.count('<svg class="chart"') == 11 + 2 + 3 + 1  # no drop-path in this run
     assert "prefers-color-scheme:dark" in page and "@media print" in page
+
+
+@pytest.mark.parametrize("cell", ["DARTS_V1", "NASNet"])
+def test_the_page_has_the_percentile_or_why_there_is_none(tmp_path, cell):
+    write_search(tmp_path, cell=cell)
+    page, genotype = html.unescape(page_of(tmp_path)[0]), published_cell(cell)
+    found = percentile(genotype)
+    if found is None:
+        assert why_no_percentile(genotype) in page and limit() not in page
+    else:
+        assert f"{found}. {limit()}" in page and str(found) in outcome(read_run(tmp_path))
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nas_moreau.architecture.spaces.percentile import limit, percentile
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
@@ -45,6 +47,19 @@ def test_three_seeds_are_one_group_with_their_mean_and_deviation(tmp_path):
     text = write_several_runs(paths, tmp_path / "c.html").read_text()
     assert "93.00 ± 3.61 %" in text
     assert "3 min 03 s" in text  # 60 + 61 + 62 seconds of search
+
+
+def test_cells_have_percentiles_where_there_are_any(tmp_path):
+    cells = ("DARTS_V1", "MEHA", "NASNet")
+    paths = [write_run(tmp_path / cell, i, 0.9, cell) for i, cell in enumerate(cells)]
+    text = write_several_runs(paths, tmp_path / "c.html").read_text()
+    means = [percentile(published_cell(cell)).mean for cell in cells[:2]]
+    section = re.search(r'<section id="percentile">.*?</section>', text, re.DOTALL)[0]
+    row = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    assert row[:2] == ["moreau", "2"] and row[3:5] == [f"{min(means):.0f}", f"{max(means):.0f}"] and row[-1] == "1"
+    assert limit() in html.unescape(section)
+    others = [write_run(tmp_path / name, 0, 0.9, "NASNet") for name in "ab"]
+    assert 'id="percentile"' not in write_several_runs(others, tmp_path / "c.html").read_text()
 
 
 def test_groups_are_named_by_what_differs_and_set_against_each_other(tmp_path):
