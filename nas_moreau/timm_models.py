@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas_moreau.architecture import Genotype, Network, NetworkPart, cell_names, load_genotype
 from nas_moreau.architecture.networks.network import DerivedCell
+from nas_moreau.architecture.networks.scripting import scriptable
 from nas_moreau.architecture.networks.skeleton import run_cells
 from nas_moreau.architecture.spaces.skeletons import reductions
 
@@ -136,6 +137,10 @@ class NetworkOfCells(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits (n, num_classes) of images (n, in_chans, height, width)."""
         return self.forward_head(self.forward_features(x))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Returns what `torch.jit.script` compiles."""
+        return scriptable(self, self.drop_path_rate)
 
     def forward_intermediates(
         self,

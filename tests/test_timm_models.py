@@ -180,6 +180,15 @@ def test_any_image_size_channels_and_type():
     assert next(create("nas_moreau", SMALL, device="meta").parameters()).is_meta
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("classes", [10, 0])
+def test_scripting(classes):
+    model = create("nas_moreau", SMALL, num_classes=classes, scriptable=True).eval()
+    scripted = torch.jit.script(model)
+    assert torch.equal(scripted(images(model)), model(images(model)))
+    assert set(scripted.state_dict()) == set(model.state_dict())
+
+
 def test_dropout_and_drop_path_act_in_training_alone():
     for options in ({"drop_rate": 0.5}, {"drop_path_rate": 0.5}):
         model = create("nas_moreau", SMALL, **options)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as f
 
 # --- exported values ---
@@ -201,6 +201,10 @@ class Network(nn.Module):
             maps.append(cell(inputs[0]) if isinstance(cell, ResidualBlock) else cell(inputs))
         last = maps[-1] if self.head_norm is None else self.head_norm(maps[-1])
         return self.classifier(torch.mean(last, (2, 3)))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Returns what `torch.jit.script` compiles: the same without loops over cells."""
+        return fx.symbolic_trace(self)
 
 
 def normalise(pixels: Tensor) -> Tensor:

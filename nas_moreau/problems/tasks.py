@@ -26,7 +26,7 @@ from nas_moreau.problems.step_sizes import method_for, tuned_step_sizes
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
-from nas_moreau.training.device import peak_memory_bytes, pick_device
+from nas_moreau.training.device import peak_memory_bytes, pick_device, torch_settings_restored
 
 Count = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -285,6 +285,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+@torch_settings_restored()
 def solve_on_data(
     name: str,
     options: Mapping[str, Any],

@@ -10,6 +10,7 @@ import copy
 import inspect
 import resource
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +24,7 @@ from nas_moreau.architecture.networks.batch_shard import Gather
 from nas_moreau.config import Config, PerformanceConfig
 from nas_moreau.errors import InputError, first_line
 
+_running = threading.RLock()
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,8 +77,18 @@ def set_up_torch(performance: PerformanceConfig, device: torch.device) -> None:
 def torch_settings_restored() -> Iterator[None]:
     """Restores the caller's threads and TF32 settings at the end; decorates every function that sets them.
 
-    A notebook that calls a stage has other work for torch afterwards.
+    A notebook that calls a stage has other work for torch afterwards. Only one thread at a time may be within: threads,
+    settings and the random numbers of operations belong to the whole process.
+
+    Raises:
+        InputError: Another thread is within.
     """
+    if not _running.acquire(blocking=False):
+        raise InputError(
+            "Another thread of this process is searching, training or evaluating, and torch's random numbers and "
+            "settings belong to the whole process: both would give other results than alone.",
+            "Wait until it ends, or start this one in a process of its own.",
+        )
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     convolutions = torch.backends.cudnn.allow_tf32
     try:
@@ -85,6 +97,7 @@ def torch_settings_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = convolutions
+        _running.release()
 
 
 def uses_tf32(performance: PerformanceConfig, device: torch.device) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_moreau.architecture import Genotype, Network, load_space, multiply_adds, parameter_count
+from nas_moreau.architecture import Genotype, Network, load_genotype, load_space, multiply_adds, parameter_count
 from nas_moreau.architecture.networks.network import drop_path
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
@@ -78,6 +78,46 @@ def test_too_small_images_and_wrong_channels_are_refused():
         network(torch.randn(2, 3, 6, 32))
     with pytest.raises(InputError, match=r"\(n, 3, height, width\)"):
         network(torch.randn(2, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "shape, channels, cure",
+    [
+        ((2, 32, 32, 3), 3, "images.permute(0, 3, 1, 2)"),
+        ((32, 32, 3), 3, "image.permute(2, 0, 1)[None]"),
+        ((3, 32, 32), 3, "image[None]"),
+        ((2, 32, 32), 1, "images[:, None]"),
+        ((32, 32), 1, "image[None, None]"),
+        ((2, 1, 32, 32), 3, "in_channels"),
+    ],
+)
+def test_the_line_that_gives_images_the_right_shape(shape, channels, cure):
+    network = Network(published_cell("DARTS_V2"), 4, 2, in_channels=channels).eval()
+    images = torch.randn(shape)
+    with pytest.raises(InputError) as caught:
+        network(images)
+    assert cure in caught.value.cure
+    if "in_channels" not in cure:
+        assert network(eval(cure, {"images": images, "image": images})).shape[1] == 10
+
+
+def test_integers_are_refused_with_the_line_that_scales_them():
+    with pytest.raises(InputError, match="uint8") as caught:
+        Network(published_cell("DARTS_V2"), 4, 2)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert "255" in caught.value.cure
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("text", ["NASNet", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"])
+def test_scripting(text, tmp_path):
+    network = Network(load_genotype(text), 4, 2, auxiliary=text == "NASNet", drop_path=0.3)
+    with pytest.raises(InputError, match="drop path"):
+        torch.jit.script(network)
+    images = torch.randn(2, 3, 17, 16)
+    torch.jit.script(network.eval()).save(tmp_path / "scripted.pt")
+    scripted = torch.jit.load(tmp_path / "scripted.pt")
+    torch.testing.assert_close(scripted(images), network(images))
+    assert set(scripted.state_dict()) <= set(network.state_dict())
 
 
 def test_a_cell_without_any_operation_gives_a_constant():

@@ -37,3 +37,10 @@ def test_its_own_example_loads(tmp_path):
     loaded = standalone.load(tmp_path / "weights.safetensors")
     assert not loaded.training
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in made.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_it_can_be_scripted():
+    network = standalone.Network(standalone.CELLS, standalone.STRUCTURE, standalone.IN_CHANNELS, 2).eval()
+    images = torch.rand(2, 3, 17, 15)
+    assert torch.equal(torch.jit.script(network)(images), network(images))

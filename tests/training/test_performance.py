@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from nas_moreau.search.methods import build_method
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.device import set_up_torch
+from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import plan_retraining, retrain
 from nas_moreau.training.signals import Interrupted, NonFinite
 
@@ -89,6 +91,29 @@ def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused, tiny, tiny
     finally:
         torch.set_num_threads(before[0])
         torch.set_float32_matmul_precision(before[1])
+
+
+def test_a_second_thread_is_refused_and_changes_nothing(tmp_path, tiny, tiny_data):
+    """Random numbers belong to the process: two searches of one seed at the same time would find other cells."""
+    config, refused = tiny("search.epochs=1"), []
+
+    def search_too():
+        try:
+            search(config, tmp_path / "second", data=tiny_data)
+        except InputError as error:
+            refused.append(error)
+
+    def from_another_thread(job):
+        thread = threading.Thread(target=search_too)
+        thread.start()
+        thread.join()
+
+    alone = search(config, tmp_path / "alone", data=tiny_data)
+    first = search(config, tmp_path / "first", data=tiny_data, hooks=[Hook(on_start=from_another_thread)])
+    assert len(refused) == 1 and "process" in refused[0].cure and not (tmp_path / "second").exists()
+    assert first.digest == alone.digest and first.alphas == alone.alphas
+    search_too()
+    assert len(refused) == 1 and (tmp_path / "second" / "result.json").exists()
 
 
 def test_defaults_are_those_that_change_no_result_on_a_cpu():

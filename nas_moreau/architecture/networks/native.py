@@ -140,7 +140,9 @@ def usable(cell: NativeCell, kernels: str, states: list[Tensor], training: bool)
     exporter, hooks), or a gradient with fixed statistics is.
     """
     x = states[0]
-    if kernels == "portable" or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if kernels == "portable" or not isinstance(x, Tensor):  # a symbolic trace hands in something else
+        return False
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or _jit.is_tracing():
         return False

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nas_moreau.architecture.networks.batch_shard import draw_rows
 from nas_moreau.architecture.networks.native import CellEdge, NativeCell, check_kernels, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import build_operation
+from nas_moreau.architecture.networks.scripting import scriptable
 from nas_moreau.architecture.networks.skeleton import (
     AuxiliaryHead,
     NetworkSize,
@@ -162,3 +163,7 @@ class Network(nn.Module):
         if self.auxiliary is not None and self.training:
             return logits, self.auxiliary(maps[self.auxiliary_place])
         return logits
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Returns what `torch.jit.script` compiles."""
+        return scriptable(self, self.drop_path)

@@ -206,7 +206,12 @@ def check_images(images: Tensor, module: Framed) -> None:
     if images.ndim != 4 or images.shape[1] != expected:
         raise InputError(
             f"The network takes images of shape (n, {expected}, height, width), not {tuple(images.shape)}.",
-            "Give in_channels the images' number of channels.",
+            _cure_of_shape(images, expected),
+        )
+    if not images.is_floating_point():
+        raise InputError(
+            f"The network takes floating-point images, not {str(images.dtype).removeprefix('torch.')}.",
+            "Scale and normalise them as in training: ((images.float() / 255) - mean) / std.",
         )
     reduction = max(reductions(module.parts))
     smallest = 2 * reduction
@@ -216,6 +221,22 @@ def check_images(images: Tensor, module: Framed) -> None:
             f"height and width by {reduction}.",
             f"Use images of at least {smallest}x{smallest} pixels (data.image_size resizes them).",
         )
+
+
+def _cure_of_shape(images: Tensor, channels: int) -> str:
+    """Returns the line that gives images the shape that the network takes, if their channels are elsewhere."""
+    shape = images.shape
+    if len(shape) == 4 and shape[3] == channels:
+        return "The channels come last; give images.permute(0, 3, 1, 2)."
+    if len(shape) == 3 and shape[0] == channels:
+        return "It is one image; give image[None]."
+    if len(shape) == 3 and shape[2] == channels:
+        return "It is one image, channels last; give image.permute(2, 0, 1)[None]."
+    if channels == 1 and len(shape) in (2, 3):
+        return "The axis of the channel is missing; give " + (
+            "image[None, None]." if len(shape) == 2 else "images[:, None]."
+        )
+    return "Give the network's in_channels (of timm's create_model: in_chans) the images' number of channels."
 
 
 def run_cells(module: Framed, images: Tensor, run_cell: RunCell, count: int | None = None) -> list[Tensor]:
