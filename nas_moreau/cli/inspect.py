@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.cli.options import stage_folder
-from nas_moreau.cli.output import note
+from nas_moreau.cli.output import note, print_table
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
@@ -115,16 +115,37 @@ def draw(name: str, target: Path) -> None:
 
 @verb(
     "check",
-    "check a configuration, space or genotype file",
-    examples=["check my_space.yaml"],
-    options=[option("file", metavar="FILE")],
+    "check a configuration, space or genotype file, or images",
+    examples=["check my_space.yaml", "check folder:photos", "check npz:mnist.npz --image-size 64"],
+    options=[
+        option("file", metavar="FILE-OR-DATA", help="a file, a run, or images as --data takes them"),
+        option("--image-size", type=int, metavar="PIXELS", help="of images, as data.image_size"),
+    ],
 )
-def check(args: argparse.Namespace) -> dict[str, str]:
-    """Prints what a file is, if it is valid."""
+def check(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints what a file is, if it is valid, or what images are read."""
+    from nas_moreau.data.sources import SOURCES
+
+    name, colon, _ = args.file.partition(":")
+    if name + colon in SOURCES and not Path(args.file).exists():
+        return _check_images(args)
     kind = kind_of(args.file)
     if not args.json:
         print(f"{args.file} is a valid {kind}.")
     return {"file": args.file, "kind": kind}
+
+
+def _check_images(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints what a data specification reads; its notes are printed as they are for a run."""
+    from nas_moreau.data import describe_data, load_data
+
+    found = describe_data(load_data(args.file, image_size=args.image_size))
+    height, width = found["image_size"]
+    if not args.json:
+        print(f"{found['channels']} x {height} x {width} (channels, height, width)")
+        rows = [*zip(found["classes"], map(str, found["train"]), map(str, found["test"]))]
+        print_table(["class", "training", "test"], [*rows, ("all", str(sum(found["train"])), str(sum(found["test"])))])
+    return {"file": args.file, "kind": "images", **found}
 
 
 def kind_of(file: str) -> str:
@@ -136,6 +157,7 @@ def kind_of(file: str) -> str:
     from nas_moreau.architecture.spaces.space import load_space
     from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.config import Config, load_config
+    from nas_moreau.data.archives import unpacking
     from nas_moreau.yaml_files import parse_yaml, read_text
 
     if Path(file).suffix in (".yaml", ".yml", ".json"):
@@ -148,6 +170,12 @@ def kind_of(file: str) -> str:
         if keys & set(Config.model_fields) or Path(file).suffix != ".json":
             load_config(None, file)
             return "configuration"
+    path = Path(file)
+    if path.is_dir() and not any((path / place).exists() for place in ("genotype.json", "search/genotype.json")):
+        raise InputError(f"{file} is a folder without a genotype.", f"If it holds images, write check folder:{file}.")
+    if path.is_file() and path.suffix in (".npz", ".zip"):
+        cure = unpacking(path) or f"For images write check npz:{file}."
+        raise InputError(f"{file} is neither a configuration nor a genotype.", cure)
     return f"genotype of {load_genotype(file).space}"
 
 

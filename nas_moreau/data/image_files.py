@@ -155,7 +155,7 @@ def _cure(bad: Sequence[Path]) -> str:
     folder = shlex.quote(os.path.commonpath([path.parent for path in bad]) or ".")
     return (
         f"Convert {' and '.join(endings)} files to JPEG, with ImageMagick: find {folder} -name '*{endings[0]}' "
-        "-exec magick {} {}.jpg ';' -delete (iPhone: Settings, Camera, Formats, Most Compatible)."
+        "-exec magick {} {}.jpg ';' -exec mv {} {}.original ';' (iPhone: Settings, Camera, Formats, Most Compatible)."
     )
 
 

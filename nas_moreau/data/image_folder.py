@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nas_moreau.data.archives import unpacking
 from nas_moreau.data.cifar_batches import are_batches, read_batches
 from nas_moreau.data.image_files import read_images
 from nas_moreau.data.images import Images, Loaded
@@ -31,7 +32,7 @@ def read_folder(request: Request) -> Loaded:
     """
     directory = request.place
     if directory.is_file():
-        raise InputError(f"{directory} is a file.", "Unpack it and give the folder, or write npz:FILE for an npz file.")
+        raise InputError(f"{directory} is a file.", unpacking(directory) or f"For arrays write npz:{directory}.")
     if not directory.is_dir():
         raise InputError(f"The folder {directory} does not exist.", "Check the path after folder:.")
     if are_batches(directory):

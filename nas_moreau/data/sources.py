@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nas_moreau.data.archives import unpacking
 from nas_moreau.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def find_source(spec: str) -> tuple[Source, str]:
     if name in SOURCES:
         raise InputError(f"The data source '{name}' takes nothing after a colon.", f"Write {name}.")
     path = Path(spec).expanduser()
+    if spec and path.is_file() and (unpack := unpacking(path)):
+        raise InputError(f"{spec} is an archive.", unpack)
     if spec and (path.is_dir() or path.is_file()):
         kind = "folder" if path.is_dir() else "npz"
         raise InputError(f"The data specification '{spec}' is a path without its kind.", f"Write {kind}:{spec}.")

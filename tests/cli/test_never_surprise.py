@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -145,6 +146,30 @@ def test_check_knows_a_configuration_by_its_content(call, tmp_path):
     (tmp_path / "conf.json").write_text('{"search": {"epoch": 3}}')
     code, _, err = call("check", "conf.json")
     assert code == 2 and "search.epochs" in err
+
+
+def test_check_shows_what_is_read_of_images(call, tmp_path):
+    photos(tmp_path / "photos")
+    code, out, err = call("check", "folder:photos", "--json")
+    assert code == 0 and json.loads(out)["classes"] == ["cat", "dog"] and sum(json.loads(out)["train"]) == 36
+    assert "no test part" in err
+    code, out, _ = call("check", "folder:photos")
+    assert code == 0 and "dog" in out and "36" in out
+    code, _, err = call("check", "photos")
+    assert code == 2 and "check folder:photos" in err
+
+
+def test_archives_get_the_line_that_unpacks_them(call, tmp_path):
+    photos(tmp_path / "photos")
+    shutil.make_archive("some photos", "zip", ".", "photos")
+    shutil.make_archive("photos", "gztar", ".", "photos")
+    np.savez("arrays.npz", x=np.zeros(3))
+    os.rename("arrays.npz", "arrays.zip")
+    for words in (["run", "--preset", "smoke", "--data"], ["check"]):
+        assert "unzip 'some photos.zip' -d 'some photos'" in call(*words, "some photos.zip")[2]
+        assert "npz:arrays.zip" in call(*words, "arrays.zip")[2]
+    err = call("check", "folder:photos.tar.gz")[2]
+    assert "mkdir -p photos && tar -xf photos.tar.gz -C photos" in err and "folder:photos." in err
 
 
 NAMES = [b"K\xe4se", "K\u00e4se".encode(), b"[b]", b"\x1b[31mred", b"=cmd|' C calc'!A1", b'a,b "c"', b"two\nlines"]
