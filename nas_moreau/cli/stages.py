@@ -126,7 +126,7 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
     config = _derivation(args, run_config(folders[0]))
     if args.write and len(folders) > 1:
         raise InputError("The cell of several searches belongs to no single run folder.", "Leave --write out.")
-    found = derive_run(folders[0], config) if len(folders) == 1 else derive_ensemble(folders, config)
+    found = derive_run(folders[0], config, report=note) if len(folders) == 1 else derive_ensemble(folders, config)
     result = found.to_dict()
     if found.before is not None:
         note(f"before (the space's rule): {found.before.digest()}")
@@ -178,6 +178,10 @@ def _tried(record: dict[str, Any]) -> list[str]:
         what = f"{where}: {change['from']} -> {change['to']}, loss" if change else "nothing changed, loss"
         losses = ["not finite" if row["loss"] is None else f"{row['loss']:.4f}" for row in (first, chosen)]
         lines.append(f"{what} {losses[0]} -> {losses[1]}, {len(record['candidates'])} cells measured")
+    for row in record.get("rounds", []):
+        ends = (row["candidates"][k]["loss"] for k in (0, -1))
+        span = " to ".join("not finite" if loss is None else f"{loss:.4f}" for loss in ends)
+        lines.append(f"{len(row['candidates'])} cells after {row['steps']} steps: loss {span}")
     return lines + ([record["note"]] if "note" in record else [])
 
 

@@ -171,6 +171,21 @@ class SearchConfig(Section):
         return "off" if value is False else value  # YAML reads a plain `off` as false
 
 
+class ShortTrainingConfig(Section):
+    """The candidates of the rule trained: how many, and how each is trained, in a narrow and deep network."""
+
+    candidates: Count = Field(default=16, description="Cells that are trained: the derived one and drawn ones.")
+    steps: Count = Field(
+        default=1600, description="Steps of the last two candidates; after half of them half of the candidates go on."
+    )
+    channels: Count = Field(default=8, description="Channels of the network's first cell.")
+    layers: Count | None = Field(
+        default=None, description="Cells of the network, as retrain.layers counts them. Default: those of retrain."
+    )
+    batch_size: Annotated[int, Field(ge=2)] = Field(default=64, description="Images of a batch.")
+    lr: Positive = Field(default=0.1, description="Initial learning rate of SGD with Nesterov's momentum; cosine.")
+
+
 class DeriveConfig(Section):
     """How the cell follows from a finished search, and limits for the retraining network."""
 
@@ -179,7 +194,10 @@ class DeriveConfig(Section):
     )
     images: Count = Field(
         default=5000,
-        description="Maximum number of images on which the rules perturbation and selection measure a cell.",
+        description="Maximum number of images on which the rules perturbation, selection and trained measure a cell.",
+    )
+    trained: ShortTrainingConfig = Field(
+        default=ShortTrainingConfig(), description="The short training of candidates by the rule trained."
     )
     max_parameters: Count | None = Field(default=None, description="Maximum number of parameters; null for no limit.")
     max_macs: Count | None = Field(default=None, description="Maximum multiply-adds on one image; null for no limit.")

@@ -22,6 +22,7 @@ from nas_moreau.data import Data, Part, load_images
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
+from nas_moreau.search.short_training import rounds, short_config, total_steps
 from nas_moreau.search.stage import SearchJob, plan_search
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Hook
@@ -118,7 +119,7 @@ class StageTimer:
 def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float) -> dict[str, Any]:
     """Returns memory_bytes and hours of `stage`, and the numbers these come from.
 
-    A derivation by another rule than the space's, at the end of a search, is not counted.
+    Of derivations at the end of a search, only that by short training (`derive.rule=trained`) is counted.
 
     Args:
         stage: "search" or "retrain".
@@ -156,6 +157,8 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
     one_hot_image = timer.spent["one_hot"] / (timer.epochs * final) if one_hot else 0.0
     begin = timer.begin - called + max(0.0, timer.warm_seconds - WARM_STEPS * timer.step_seconds)
     after = max(0.0, done - timer.end - image * final) + timer.spent["choice"]
+    if stage == "search" and config.derive.rule == "trained":
+        after += _last_stage_seconds(config, seconds)
     total = begin + steps * timer.step_seconds + epochs * end + evaluated * image + one_hot * one_hot_image + after
     return {
         "memory_bytes": peak_memory_bytes(device),
@@ -173,6 +176,13 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         "measured_steps": timer.steps,
         **digest,
     }
+
+
+def _last_stage_seconds(config: Config, seconds: float) -> float:
+    """Returns the time of the candidates' short training, from steps of a random cell by their recipe."""
+    found = probe("retrain", short_config(config), None, seconds)
+    images = config.derive.images * sum(count for count, _ in rounds(config))
+    return total_steps(config) * found["step_seconds"] + images * found["image_seconds"]
 
 
 def _first(part: Part) -> Part:

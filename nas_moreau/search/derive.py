@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.rules import DataShape, Derived, Trained, derive_by_rule, named_rule
+from nas_moreau.search.short_training import Place
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 
 
 @torch_settings_restored()
-def derive_run(run: str | PathLike[str], config: Config, data: Data | None = None) -> Derived:
+def derive_run(
+    run: str | PathLike[str],
+    config: Config,
+    data: Data | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Derived:
     """Returns the genotype of a search folder's last checkpoint.
 
     Args:
         run: Folder of a search.
         config: Its configuration; the section `derive`, the data's place and the device may differ from the run's.
         data: The images, if they are loaded already; without a budget, a rule that needs no supernet loads none.
+        report: Gets lines on the progress of a rule that takes long.
 
     Raises:
         InputError: The rule is unknown, there is no usable checkpoint, the data are missing, or no cell is within the
@@ -41,7 +48,7 @@ def derive_run(run: str | PathLike[str], config: Config, data: Data | None = Non
     alphas = _alphas(folder)
     if rule.needs_supernet and data is None:
         data = load_images(config)
-    trained = _trained(folder, config, data) if rule.needs_supernet and data is not None else None
+    trained = _trained(folder, config, data, report) if rule.needs_supernet and data is not None else None
     return derive_by_rule(config, space, alphas, trained, _shape(config, data))
 
 
@@ -121,8 +128,8 @@ def _alphas(folder: Path) -> dict[str, Any]:
     return loaded[0]["alphas"]
 
 
-def _trained(folder: Path, config: Config, data: Data) -> Trained:
+def _trained(folder: Path, config: Config, data: Data, report: Callable[[str], None]) -> Trained:
     device = set_up_device(config)
     supernet = restore_supernet(folder, config, data, device)
     parts = search_parts(config, data, device)
-    return Trained(supernet, parts.held_out, parts.architecture)
+    return Trained(supernet, parts.held_out, parts.architecture, Place(parts.weights, report=report))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, Genotype, Network, SearchSpace, Supernet, derive
 from nas_moreau.architecture.networks.budget import Budget
 from nas_moreau.architecture.spaces.derivation import alpha_table, edge_normalised
@@ -20,6 +21,7 @@ from nas_moreau.data import Part
 from nas_moreau.errors import InputError, nearest, quoted
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select
+from nas_moreau.search.short_training import Place, draw_cells, train_and_choose
 
 Rule = Callable[..., tuple[Genotype, dict[str, Any]]]
 """(space, weights, trained or None, config) -> the genotype, and a record of plain data for result.json."""
@@ -34,11 +36,13 @@ class Trained(NamedTuple):
         supernet: With the weights of the search.
         held_out: The split that neither level of the search has seen.
         architecture: The split of the upper level.
+        place: The split of the lower level, and where and how a rule that trains works on it.
     """
 
     supernet: Supernet
     held_out: Part
     architecture: Part
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,21 @@ def _selection(
     return genotype, record | tried
 
 
+@register_rule("trained", needs_supernet=True, budget=True)
+def _trained(
+    space: SearchSpace, weights: AlphaTable, trained: Trained | None, config: Config, budget: Budget | None = None
+) -> tuple[Genotype, dict[str, Any]]:
+    """The best of the derived cell and cells drawn by the weights, after short real training of each."""
+    assert trained is not None
+    start, record = _space(space, weights, None, config, budget=budget)
+    allowed = (lambda genotype: True) if budget is None else budget.fits
+    cells = draw_cells(space, weights, start, config.derive.trained.candidates, config.seed, allowed)
+    classes, channels = trained.supernet.classifier.out_features, trained.place.weights.images.pixels.shape[1]
+    validation = trained.architecture.sample(config.derive.images)
+    genotype, tried = train_and_choose(config, cells, classes, channels, validation, trained.place)
+    return genotype, record | tried
+
+
 # --- their use -------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +248,11 @@ def derive_by_rule(
 def check_derivation(config: Config, space: SearchSpace, shape: DataShape) -> None:
     """Raises InputError when the rule is unknown or cannot keep the budget, or no cell of the space is within it."""
     named_rule(config.derive.rule)
+    if config.derive.rule == "trained" and distributed.world_size() > 1:
+        raise InputError(
+            "The rule trained trains its candidates in one process; the others would wait.",
+            "Search with derive.rule=space, then `nas-moreau derive RUN --rule trained --write`.",
+        )
     budget = budget_of(config, space, shape)
     if budget is not None:
         budget.best(AlphaTable.uniform(space))

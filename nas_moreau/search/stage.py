@@ -37,6 +37,7 @@ from nas_moreau.search.random_cell import RandomSearchJob
 from nas_moreau.search.result import SearchResult
 from nas_moreau.search.rules import Derived, Trained, check_derivation, derive_by_rule, named_rule
 from nas_moreau.search.schedules import smaller_steps
+from nas_moreau.search.short_training import Place
 from nas_moreau.search.supernet_problem import Batch, write_back
 from nas_moreau.training.device import peak_memory_bytes, refuse_float16, set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import Evaluation
@@ -264,7 +265,7 @@ class SearchJob:
 
         def derived() -> tuple[Evaluation, Derived]:
             evaluation = evaluate_held_out(self)
-            trained = Trained(setup.supernet, self.held_out, setup.parts.architecture)
+            trained = Trained(setup.supernet, self.held_out, setup.parts.architecture, self._place())
             return evaluation, derive_by_rule(config, setup.space, table, trained, setup.shape)
 
         evaluation, found = self.loop.evaluate(self, "derivation", len(self.held_out), derived)
@@ -285,6 +286,10 @@ class SearchJob:
         )
         self._show(result)
         return result
+
+    def _place(self) -> Place:
+        folder = self.loop.folder.path / "derivation"
+        return Place(self.setup.parts.weights, folder, self.loop.stop.check, self.loop.progress.line)
 
     def _show(self, result: SearchResult) -> None:
         loop = self.loop

@@ -205,8 +205,8 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         elif settings.rollback:
             _save(job, loop)  # the state that a fault in the first epoch goes back to
         loop.call("on_start", job)
-        _train_or_stop(job, loop)
-        result = job.finish()
+        _or_stop(job, loop, lambda: _train(job, loop))
+        result = _or_stop(job, loop, job.finish)
         result = distributed.run_on_rank0(lambda: result)
         folder.write_result(result.to_dict())
         folder.status("finished", step=job.counters.step, evaluation_seconds=job.counters.evaluating)
@@ -214,13 +214,12 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         return result
 
 
-def _train_or_stop(job: Job, loop: Loop) -> None:
+def _or_stop(job: Job, loop: Loop, work: Callable[[], T]) -> T:
+    """Does the work and returns its result; where a signal ends it by StopTraining, raises Interrupted."""
     folder = loop.folder
     try:
         with loop.stop:
-            _train(job, loop)
-        if loop.stop_requested():
-            raise StopTraining
+            return work()
     except StopTraining:
         received = loop.stop_requested()  # also waits until rank 0 has saved
         folder.status("interrupted", step=job.counters.step)
@@ -250,6 +249,8 @@ def _train(job: Job, loop: Loop) -> None:
         if stop:
             raise StopTraining
     counters.seconds = time.monotonic() - started
+    if loop.stop_requested():
+        raise StopTraining
 
 
 def _at_end_of_epoch(job: Job) -> bool:

@@ -204,6 +204,7 @@ def test_edge_normalisation_compares_the_edges_of_a_node():
 # --- in a run --------------------------------------------------------------------------------------------------------
 
 SETTINGS = ["search.epochs=1", "search.method=darts1", "retrain.layers=2"]
+SETTINGS += [f"derive.trained.{word}" for word in ("candidates=3", "steps=4", "channels=2", "batch_size=8")]
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def tiny(tiny_config):
     return lambda *overrides: tiny_config(*SETTINGS, *overrides)
 
 
-@pytest.mark.parametrize("rule", ["space", "edge-normalised", "perturbation", "selection"])
+@pytest.mark.parametrize("rule", ["space", "edge-normalised", "perturbation", "selection", "trained"])
 def test_a_run_records_its_rule_and_derive_repeats_it(rule, tmp_path, tiny, tiny_data):
     config = tiny(f"derive.rule={rule}")
     result = search(config, tmp_path / "a", data=tiny_data).to_dict()
