@@ -1,6 +1,8 @@
 """For every test: one thread (tiny tensors only lose by more, and results repeat), tiny images and configurations."""
 
 import signal
+import sys
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -27,6 +29,16 @@ TINY = [
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def modules_of_the_user_forgotten():
+    """Modules from a temporary folder are unknown again after a test: the next one may use the same name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -290,7 +290,7 @@ def _held_out(folder: Path, config: Config) -> int:
     counts = Stage(folder).data.get("train", ())
     if not counts:
         return 0
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = torch.repeat_interleave(torch.arange(len(counts), device="cpu"), torch.tensor(counts, device="cpu"))
     return len(stratified_split(labels, config.search.split.model_dump(), config.seed)["held_out"])
 
 
