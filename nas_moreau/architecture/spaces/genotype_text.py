@@ -1,6 +1,6 @@
 """Genotypes as other programs print them: `Genotype(normal=...)`, the same as a dict, NAS-Bench-201 strings.
 
-Pairs (operation, from) of a cell come in these forms, distinguished by the number of nodes, which the concatenation gives:
+Pairs (operation, from) of a cell come in these forms; the number of nodes, which the concatenation gives, decides:
 
     flat        two pairs for each node (DARTS, PC-DARTS, P-DARTS, NASNet, AmoebaNet)
     all edges   one pair for each earlier state: 2 + 3 + 4 + ... (SNAS)
