@@ -1,4 +1,4 @@
-"""Archives that people give in place of what is in them."""
+"""Archives that people give instead of what is in them."""
 
 from __future__ import annotations
 

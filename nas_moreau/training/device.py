@@ -87,7 +87,7 @@ def torch_settings_restored() -> Iterator[None]:
         raise InputError(
             "Another thread of this process is searching, training or evaluating, and torch's random numbers and "
             "settings belong to the whole process: both would give other results than alone.",
-            "Wait until it ends, or start this one in a process of its own.",
+            "Wait until it ends, or start this one in a separate process.",
         )
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     convolutions = torch.backends.cudnn.allow_tf32
