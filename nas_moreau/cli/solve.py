@@ -56,7 +56,8 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{args.task} has no run folder.", "Leave --output and --resume out.")
         result = solve_task(args.task, _given(args)).to_dict()
         if not args.json:
-            print_rows([(name, str(value)) for name, value in result.items() if name not in ("x", "y")])
+            shown = {name: value for name, value in result.items() if name not in ("x", "y") and value is not None}
+            print_rows([(name, str(value)) for name, value in shown.items()])
         return result
     output = new_folder(args, f"solve-{args.task}-seed{args.seed or 0}")
     with working_in(output):

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from nas_moreau.bilevel import polished, residual, solve
 from nas_moreau.bilevel.methods import METHODS
+from nas_moreau.bilevel.tensors import scalar_of
 from nas_moreau.config import DataConfig, Section, make_section
 from nas_moreau.data import Data, load_data
 from nas_moreau.errors import InputError, unknown
@@ -102,6 +103,7 @@ class SolveResult:
         method: Name of the method.
         x, y: All entries, one tensor after the other.
         error: |x - x*| / max(1, |x*|) against the exact solution; None if none is known.
+        F: The upper objective there.
         residual: R_k of (15) before polishing; None for methods without penalty and envelope.
         steps: Steps done.
         seconds: Of the method.
@@ -115,6 +117,7 @@ class SolveResult:
     x: list[float]
     y: list[float]
     error: float | None
+    F: float | None
     residual: float | None
     steps: int
     seconds: float
@@ -273,6 +276,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         x=[value for tensor in found.x for value in tensor.flatten().tolist()],
         y=[value for tensor in found.y for value in tensor.flatten().tolist()],
         error=_finite(distance),
+        F=_finite(float(scalar_of(case.problem.F(found.x, found.y, None)))),
         residual=_finite(last),
         steps=found.steps,
         seconds=seconds,

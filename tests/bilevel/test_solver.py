@@ -21,6 +21,7 @@ from nas_moreau.bilevel import (
 )
 from nas_moreau.bilevel.prox import L1, project_box
 from nas_moreau.bilevel.rivals.darts import darts1
+from nas_moreau.bilevel.rivals.penalties import f2sa
 
 
 def tensor(values):
@@ -99,6 +100,19 @@ def test_bias_is_removed_and_polish_solves_the_lower_level():
     assert len(better.history["F"]) == better.steps
     again = polished(quadratic(), debiased(quadratic(), plain, moreau(), 600))
     assert torch.equal(again.x[0], better.x[0]) and torch.equal(again.y[0], better.y[0])
+
+
+def test_a_bias_that_was_removed_counts_as_solved_to_a_fitting_tolerance():
+    found = solve(quadratic(), zero(), zero(), moreau(), steps=600, debias=True, polish=True, tolerance=1e-4)
+    assert found.status == "solved" and found.converged
+
+
+@pytest.mark.parametrize("method", [darts1(0.1, 0.5), f2sa(0.02, 0.02, 0.5, 10.0)])
+def test_a_method_that_settles_elsewhere_is_not_called_solved(method):
+    found = solve(quadratic(), zero(), zero(), method, steps=2000, tolerance=1e-6)
+    assert abs(float(found.x[0]) - 0.5) > 1e-3 and found.status == "biased" and not found.converged
+    # x of the certificate's estimate, relative to x
+    assert found.certificate.bias == pytest.approx(abs(float(found.x[0]) - 0.5) / abs(float(found.x[0])), rel=0.1)
 
 
 def test_bias_of_given_constants_is_removed_too():
