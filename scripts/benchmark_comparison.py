@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas_moreau.architecture import load_space
-from nas_moreau.report.comparison import FIGURE_NAMES, ranking_table, summary_table
+from nas_moreau.report.comparison import FIGURE_NAMES, PERCENTILE, percentile_table, ranking_table, summary_table
 from nas_moreau.runs.plain_files import read_json
 
 COLUMN = "c10_test_200ep"
@@ -135,6 +135,12 @@ def section(part: Part, shown: str, result: dict[str, Any]) -> str:
         if rows and any(row["figure"] == name for row in result["summary"]):
             text += [f"{title[:1].upper()}{title[1:]}" + (f" (`{result['column']}`):" if name == "table" else ":")]
             text += [markdown(head, rows)]
+    head, rows = percentile_table(result)
+    if rows:
+        text += [
+            f"{PERCENTILE[:1].upper()}{PERCENTILE[1:]} ([what it is worth](percentiles.md)):",
+            markdown(head, rows),
+        ]
     if result["ranking"]:
         text += [f"Kendall's tau of one-hot evaluations and the table, {result['ranking']['cells']} cells:"]
         text += [markdown(*ranking_table(result))]

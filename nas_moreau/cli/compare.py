@@ -18,6 +18,7 @@ from nas_moreau.errors import InputError
         "compare --preset nas_bench_201_cpu --data npz:cifar10.npz --methods moreau+beta,darts1,random --seeds 0-4 "
         "--table nb201.csv.gz",
         "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau+beta,random:0-7 --seeds 0,1,2",
+        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,darts1,random --seeds 0-19 --no-retrain",
     ],
     options=[
         *CONFIGURATION,
@@ -26,7 +27,12 @@ from nas_moreau.errors import InputError
         option("--seeds", default="0", metavar="0,1", help="seeds of the others: numbers and ranges (default 0)"),
         option("--table", metavar="FILE", help="NAS-Bench-201 as CSV (.gz): column arch, columns of numbers"),
         option("--column", help="column of --table to compare by (default c10_test_200ep, or the only one)"),
-        option("--retrain", action="store_true", help="retrain found cells even with a table"),
+        option(
+            "--retrain",
+            action=argparse.BooleanOptionalAction,
+            help="retrain found cells (default: only without a table); with neither, predicted percentiles of DARTS "
+            "cells are compared",
+        ),
         option("--rank", type=int, metavar="N", help="how each supernet ranks N of 729 cells (729: all of them)"),
         option("--baseline", metavar="METHOD", help="p-values are against it (default random, or the first one)"),
         option("--jobs", type=int, default=1, metavar="N", help="parallel searches (default 1)"),

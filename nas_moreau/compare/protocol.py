@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau import distributed
-from nas_moreau.architecture import load_space
+from nas_moreau.architecture import load_space, percentile
 from nas_moreau.compare.child_runs import run_all
 from nas_moreau.compare.job import ComparisonJob
 from nas_moreau.compare.nas_bench_table import SPACE, AccuracyColumn, load_table, same_cells
@@ -22,7 +22,7 @@ from nas_moreau.report.comparison import write_comparison
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.folder import read_config
 from nas_moreau.runs.tables import read_table
-from nas_moreau.search.random_cell import RANDOM
+from nas_moreau.search.random_cell import RANDOM, random_cell
 from nas_moreau.training.device import torch_settings_restored
 from nas_moreau.training.resume import open_folder
 from nas_moreau.training.signals import StopRequest
@@ -35,14 +35,15 @@ class Protocol:
     Attributes:
         table: A table of NAS-Bench-201 to look the cells up in.
         column: Its column; by default `BenchmarkTable.pick_column` chooses.
-        retrain: Whether cells are retrained even with a table (without one they always are).
+        retrain: Whether cells are retrained; by default only without a table. With neither, predicted percentiles judge
+            the cells of the DARTS space.
         rank: Number of cells by which each supernet's ranking is compared with the table; None: no ranking.
         baseline: The method that p-values are against; by default `random` if it takes part, else the first one.
     """
 
     table: str | PathLike[str] | None = None
     column: str | None = None
-    retrain: bool = False
+    retrain: bool | None = None
     rank: int | None = None
     baseline: str | None = None
 
@@ -163,6 +164,14 @@ def _plan(
             f"The baseline {protocol.baseline} is not among the methods.", f"Choose one of {', '.join(methods)}."
         )
     column = _column(config, protocol)
+    retrain = column is None if protocol.retrain is None else protocol.retrain
+    if column is None and not retrain:
+        space = load_space(config.space)
+        if all(percentile(random_cell(space, seed)) is None for seed in range(5)):
+            raise InputError(
+                f"Without retraining nothing judges the cells: those of {space.name} have no predicted percentile.",
+                "Leave --no-retrain out, or give --table FILE.",
+            )
     if (output / "config.yaml").exists():
         stored = read_config(output)
         for stage in ("search", "retrain"):
@@ -177,7 +186,7 @@ def _plan(
         output,
         imports,
         column=column,
-        retrain=protocol.retrain or column is None,
+        retrain=retrain,
         rank=protocol.rank,
     )
 

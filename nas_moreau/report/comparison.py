@@ -128,16 +128,24 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
 def outcome(result: Result) -> str:
     """Returns in a few sentences which method is best, mean percentiles, collapsed cells and failed runs."""
     key = next((key for key in FIGURE_NAMES if _groups(result, key)), None)
-    found = ranking(FIGURE_NAMES[key], _groups(result, key)) if key else ["There is no cell yet."]
+    found = ranking(FIGURE_NAMES[key], _groups(result, key)) if key else []
+    if not result["rows"]:
+        found.append("There is no cell yet.")
     if means := [(-line["mean"], line) for line in result["summary"] if line["figure"] == "percentile"]:
         ranked = [line for _, line in sorted(means, key=lambda pair: pair[0])]
-        listed_means = ", ".join(f"{name_of(line)} {line['mean']:.0f} (n = {line['n']})" for line in ranked)
-        found.append(f"Mean predicted percentile of the cells: {listed_means}.")
+        found.append(f"Mean predicted percentile of the cells: {', '.join(map(_mean_percentile, ranked))}.")
+        if any(line["p_value"] is not None for line in ranked):
+            found.append(f"p: permutation test over seeds against {result['baseline']}.")
     if collapsed := sum(row["verdict"] == "collapsed" for row in result["rows"]):
         found.append(f"{collapsed} of {len(result['rows'])} cells have collapsed.")
     if failed := result["failed"]:
         found.append(f"{len(failed)} runs failed: {'; '.join(failed)}.")
     return " ".join(found)
+
+
+def _mean_percentile(line: Mapping[str, Any]) -> str:
+    against = "" if line["p_value"] is None else f", p {p_value(line['p_value'])}"
+    return f"{name_of(line)} {line['mean']:.0f} (n = {line['n']}{against})"
 
 
 def _groups(result: Result, key: str) -> dict[str, list[float]]:

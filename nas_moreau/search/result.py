@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace, load_space
+from nas_moreau.architecture import AlphaTable, Genotype, Percentile, SearchSpace, load_space, percentile
 from nas_moreau.search.collapse import Health
 from nas_moreau.search.rules import Derived
 
@@ -57,6 +57,11 @@ class SearchResult:
     def verdict(self) -> str | None:
         """The verdict on the genotype with its reason, None for a cell that was drawn at random."""
         return None if self.health is None else str(self.health)
+
+    @property
+    def percentile(self) -> Percentile | None:
+        """The predicted percentile of the genotype among random cells; None where it has none."""
+        return percentile(self.genotype)
 
     def __str__(self) -> str:
         return f"cell {self.digest}"

@@ -201,7 +201,18 @@ def test_percentiles_are_compared_over_seeds():
     assert len(head) == len(texts[0])
     assert texts[0] == ["a", "3", "92.0 ± 2.0", "90.0", "94.0", "0.100", "96.0", "0.100", "88.0", "0.100", "1"]
     assert texts[1][:6] == ["random", "3", "50.0 ± 10.0", "40.0", "60.0", "–"] and texts[1][-1] == "0"
-    assert "a 92 (n = 3), random 50 (n = 3)" in outcome(result)
+    assert "a 92 (n = 3, p 0.100), random 50 (n = 3)" in outcome(result)
+
+
+def test_without_retraining_percentiles_judge_the_cells(images, here, tmp_path):
+    output = tmp_path / "c"
+    found = compare(tiny(images, "space=darts"), {"random": (0, 1)}, output, protocol=Protocol(retrain=False))
+    assert here == ["search random-seed0", "search random-seed1"]
+    assert [line.figure for line in found.summary] == ["percentile", "percentile_ridge", "percentile_trees"]
+    assert 'id="percentile"' in (output / "compare.html").read_text()
+    with pytest.raises(InputError) as refused:
+        compare(tiny(images), {"random": (0,)}, tmp_path / "d", protocol=Protocol(retrain=False))
+    assert "nas_bench_201" in refused.value.cause and "--table" in refused.value.cure
 
 
 def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
