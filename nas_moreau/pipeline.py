@@ -18,8 +18,9 @@ from nas_moreau.data.batches import search_parts
 from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor
-from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.history import Stage
+from nas_moreau.runs.identity import recorded_identity, refuse_other
+from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
 from nas_moreau.search.result import SearchResult
@@ -68,12 +69,13 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks
 
     def plan() -> tuple[Data, SearchJob | RandomSearchJob]:
         data = load_images(config)
+        _refuse_longer_search(config, Path(output))
         # the cell to retrain is not known yet: another one of the space has the same sizes
         check_retraining(config, random_cell(load_space(config.space), config.seed), data)
         return data, plan_search(config, data)
 
     data, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
-    with open_folder(output, config.to_dict(), "run", resume) as folder:
+    with open_folder(output, config.to_dict(), "run", resume, {"images": data.digest}) as folder:
         if folder.finished:
             return RunResult.from_dict(finished_result(folder))
         try:
@@ -88,6 +90,21 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks
         distributed.run_on_rank0(lambda: _report(config, folder.path, result))
         folder.status("finished")
         return result
+
+
+def _refuse_longer_search(config: Config, folder: Path) -> None:
+    """Refuses more epochs of a search whose cell is retrained already, before anything is written.
+
+    Raises:
+        InputError: The retraining of the search's cell was begun.
+    """
+    stored = (Stage(folder / "search").config.get("search") or {}).get("epochs")
+    if isinstance(stored, int) and config.search.epochs > stored and (folder / "retrain" / "config.yaml").exists():
+        raise InputError(
+            f"The cell of the search in {folder} is retrained already; {config.search.epochs - stored} more epochs of "
+            "the search would find another one.",
+            f"Search again in another folder, or delete {folder / 'retrain'} first.",
+        )
 
 
 def _report(config: Config, folder: Path, result: RunResult) -> None:
@@ -126,6 +143,9 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
         split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
         if stage.genotype is None:
             raise InputError(f"{folder} has no genotype.", "Give the folder of a retraining or a search.")
+        recorded = recorded_identity(stage.path)
+        if config.data.name == (stage.config.get("data") or {}).get("name"):
+            refuse_other(recorded, {"images": data.digest}, "this command", f"the run in {folder}")
         model = build_network(config, stage.genotype, data.num_classes, data.channels)
         load_weights(model, stage.path)
         model = model.to(device).eval()
@@ -133,5 +153,5 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
     if not len(part):
         raise InputError(f"There are no {split} images.", "Give a data set that has them.")
     result = EvaluateResult(split, evaluate_model(model, part, data.num_classes, channels_last=last), data.classes)
-    write_atomic(stage.path / "evaluation.json", result.file())
+    write_recorded(stage.path, {"evaluation.json": result.file()})
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def printable(text: str | os.PathLike[str]) -> str:
         return text
     text = name_text(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def markdown(text: str) -> str:
+    """Returns text of users as it stands in one line of Markdown: no markup, no HTML, no table's borders."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", printable(text))
 
 
 def path_of(text: str) -> Path:

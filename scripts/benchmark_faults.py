@@ -1,4 +1,4 @@
-"""What a run survives: it is killed, stopped, damaged, filled up, poisoned and lied to, and the outcomes are counted.
+"""What a run survives: killed, stopped, damaged, filled up, poisoned, given swapped inputs; outcomes are counted.
 
     python scripts/benchmark_faults.py                      # the full counts: some minutes of one core
     python scripts/benchmark_faults.py --quick              # a few of each: a minute
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from faults import damage, deaths, mutations, poison, ranks
+from faults import damage, deaths, mutations, operations, poison, ranks, swaps
 from faults.toy import Row, import_everything
 
 from nas_moreau.runs.environment import processor_name
@@ -28,6 +28,9 @@ from nas_moreau.runs.environment import processor_name
 # name -> full count, quick count, what is done
 EXPERIMENTS: dict[str, tuple[int, int, Callable[[int, Path], list[Row]]]] = {
     "kill": (100, 1, lambda n, folder: [deaths.kill(stage, n, folder) for stage in ("search", "retrain")]),
+    "operations": (320, 6, lambda n, folder: operations.kills(n, folder)),
+    "clocks": (24, 2, lambda n, folder: [operations.clocks(n, folder)]),
+    "inputs": (1000, 6, lambda n, folder: swaps.swaps(n, folder)),
     "ranks": (10, 1, lambda n, folder: [ranks.kill_one(stage, n, folder) for stage in ("search", "retrain")]),
     "save": (10, 1, lambda n, folder: [deaths.save_points(folder, n)]),
     "signals": (50, 1, lambda n, folder: [deaths.signals(n, folder)]),

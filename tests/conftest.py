@@ -116,3 +116,14 @@ def registrations_forgotten():
                 registry.update(content)
 
     return forgotten
+
+
+@pytest.fixture(scope="session")
+def unfinish():
+    """Returns a function that makes a finished run unfinished: no result.json, no record of the files."""
+
+    def take_away(folder):
+        for name in ("result.json", "files.json"):
+            (folder / name).unlink()
+
+    return take_away

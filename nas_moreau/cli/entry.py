@@ -21,6 +21,7 @@ from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, unknown
 from nas_moreau.plugins import import_modules
 from nas_moreau.presets import preset_names
+from nas_moreau.runs.atomic import DiskFull, is_full
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
 MODULES = ("stages", "compare", "solve", "listing", "configuration", "inspect", "watch", "export", "diagnostics")
@@ -196,6 +197,9 @@ def _failed(
         text, code = str(error), USAGE
     elif isinstance(error, NonFinite):
         text, code = str(error), NON_FINITE
+    elif isinstance(error, OSError) and is_full(error):
+        text = str(error) if isinstance(error, DiskFull) else str(DiskFull(Path(error.filename or "a file")))
+        code = FAILURE
     else:
         lines = str(error).strip().splitlines()
         text, code = f"{type(error).__name__}: {lines[0] if lines else ''} (-v prints the traceback)", FAILURE

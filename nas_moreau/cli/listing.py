@@ -147,7 +147,7 @@ def runs(output: Path) -> list[Row]:
             row |= {"stage": stage.status.get("stage", "?"), "state": stage.state}
             row |= {"accuracy": percent(stage.accuracy), "verdict": stage.verdict or "-"}
             updated = stage.status.get("updated", "?")
-        except InputError:
+        except (InputError, OSError, ValueError, TypeError, AttributeError, KeyError):  # one run does not end the list
             row |= {"stage": "?", "state": "unreadable", "accuracy": percent(None), "verdict": "-"}
             updated = "?"
         found.append(row | {"age": age(updated), "updated": updated})

@@ -7,11 +7,12 @@ help and lists answer at once.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
 def run_config(folder: Path) -> Config:
     """Returns the configuration of a run folder."""
     from nas_moreau.config import make_config
-    from nas_moreau.runs.folder import read_config
+    from nas_moreau.runs.configuration import read_config
 
     data = read_config(folder)
     data.pop("genotype", None)  # recorded by a retraining, so that it cannot be resumed with another cell
@@ -127,9 +128,25 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
     if args.resume:
         raise InputError("--resume needs the folder of the run.", "Name it with --output.")
     number = 1
-    while (path := Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")).exists():
+    while True:
+        path = Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")
         number += 1
-    return path
+        try:
+            if not args.dry_run:
+                path.mkdir(parents=True)  # several commands at once: who makes it has it
+                atexit.register(_remove_empty, path.absolute())
+            elif path.exists():
+                continue
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}).", "Name a folder with --output.") from None
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
 
 
 def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tuple[Config, Path]:

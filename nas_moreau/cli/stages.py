@@ -207,11 +207,12 @@ def _tried(record: dict[str, Any]) -> list[str]:
 def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     """Retrains a cell and prints its accuracy."""
     from nas_moreau.architecture.spaces.zoo import load_genotype
+    from nas_moreau.runs.history import Stage
 
     def load() -> tuple[Path | None, Any]:
         if os.path.exists(os.path.join(args.genotype, "status.json")):  # Path() refuses the text of some genotypes
             base = stage_folder(args.genotype, "search", "retrain")
-            return base, load_genotype(str(base / "genotype.json"))
+            return base, Stage(base).genotype or load_genotype(str(base / "genotype.json"))
         return None, load_genotype(args.genotype)
 
     base, genotype = distributed.run_on_rank0(load)

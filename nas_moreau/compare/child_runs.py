@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 from nas_moreau import distributed
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import python_command
-from nas_moreau.training.signals import Interrupted, StopRequest
+from nas_moreau.training.signals import SIGNALS, Interrupted, StopRequest
 
 _USAGE = 2
 """Exit code of a command line or configuration that was refused."""
@@ -82,7 +82,7 @@ def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, p
                     raise InputError(
                         f"{one.command.name} was refused{_last_line(one.command, quiet)}.", "Fix this first."
                     )
-                elif code in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM):
+                elif code - 128 in SIGNALS or -code in SIGNALS:
                     raise Interrupted(signal.SIGTERM, place)  # that command alone was stopped
                 else:
                     failed.append(f"{one.command.name} (exit code {code}{_last_line(one.command, quiet)})")

@@ -14,10 +14,12 @@ from nas_moreau.compare.child_runs import Command
 from nas_moreau.compare.cost_curves import cost_curve
 from nas_moreau.compare.nas_bench_table import AccuracyColumn, baselines
 from nas_moreau.compare.ranking import CELLS, one_hot_losses, rank_correlations
-from nas_moreau.compare.rows import Row, folder_name, rows_of_search, write_rows
+from nas_moreau.compare.rows import Row, folder_name, rows_file, rows_of_search
 from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
+from nas_moreau.runs import RunFolder
 from nas_moreau.runs.history import Stage
+from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.search.random_cell import RANDOM, random_cell
 from nas_moreau.search.stage import plan_search
@@ -41,6 +43,8 @@ class ComparisonJob:
         rows: Name of a search's folder -> its rows, as recorded.
         own: Names of the searches that this process did.
         stop: Receives signals.
+        folder: The open folder of the comparison.
+        identity: Digest of the images, if a search is left to do.
     """
 
     config: Config
@@ -53,6 +57,8 @@ class ComparisonJob:
     rows: dict[str, list[Row]] = field(default_factory=dict)
     own: list[str] = field(default_factory=list)
     stop: StopRequest | None = None
+    folder: RunFolder | None = None
+    identity: Identity = field(default_factory=dict)
     _data: Data | None = None
 
     # --- what is to do ---
@@ -85,6 +91,7 @@ class ComparisonJob:
         if not left:
             return
         data = load_images(self.config)
+        self.identity = {"images": data.digest}
         for method in dict.fromkeys(method for method, _ in left):
             plan_search(self._config_of(method, 0), data)
         if self.retrain:
@@ -149,8 +156,9 @@ class ComparisonJob:
 
     def record(self) -> None:
         """Writes rows.csv; in the first process only."""
-        if not distributed.rank():
-            write_rows(self.output / "rows.csv", (self._looked_up(row) for rows in self.rows.values() for row in rows))
+        if self.folder is not None:
+            rows = [self._looked_up(row) for rows in self.rows.values() for row in rows]
+            self.folder.write_files({"rows.csv": rows_file(rows)})
 
     def wanted_rows(self) -> list[Row]:
         """Returns the rows of the methods and seeds, which may be fewer than those recorded."""

@@ -20,7 +20,7 @@ from nas_moreau.config import Config
 from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import write_comparison
 from nas_moreau.runs import RunFolder
-from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.configuration import read_config
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.random_cell import RANDOM, random_cell
 from nas_moreau.training.device import torch_settings_restored
@@ -124,8 +124,9 @@ def compare(
         return job
 
     job = distributed.run_on_all_ranks(plan)
-    with open_folder(output, config.to_dict(), "compare", resume) as folder:
+    with open_folder(output, config.to_dict(), "compare", resume, job.identity) as folder:
         folder.status("running")
+        job.folder = folder
         try:
             with StopRequest() as stop:
                 job.stop = stop

@@ -24,7 +24,7 @@ from nas_moreau.compare.significance import kendall_tau
 from nas_moreau.config import Config
 from nas_moreau.data import Data, generator_for, seed_for
 from nas_moreau.data.batches import search_parts
-from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.mixture_scores import one_hot, score_mixtures
@@ -91,7 +91,7 @@ def one_hot_losses(
         running.append(evaluate_model(forward, part, data.num_classes).loss)
     batch = [score.loss for score in score_mixtures(supernet, mixtures, part, check_stop=check_stop)]
     found = {"cells": len(cells), "images": len(part), "running": running, "batch": batch}
-    write_atomic(path, json.dumps(found).encode())
+    write_recorded(path.parent, {path.name: json.dumps(found).encode()})
     return found
 
 

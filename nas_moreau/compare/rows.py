@@ -13,7 +13,6 @@ from typing import Any
 from nas_moreau.architecture import Genotype, percentile
 from nas_moreau.compare.nas_bench_table import arch_string
 from nas_moreau.errors import InputError
-from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.search.collapse import assess
@@ -168,10 +167,10 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     return found
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Replaces rows.csv."""
+def rows_file(rows: Iterable[Row]) -> bytes:
+    """Returns the contents of rows.csv."""
     texts = ([_text(name, value) for name, value in row.to_dict().items()] for row in rows)
-    write_atomic(path, csv_text([COLUMNS, *texts]).encode("utf-8"))
+    return csv_text([COLUMNS, *texts]).encode("utf-8")
 
 
 def _value(name: str, text: str) -> Any:

@@ -5,22 +5,43 @@ Defaults are the published DARTS settings, with the Moreau-envelope method inste
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=16384)]
+Layers = Annotated[int, Field(ge=1, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Returns the plain types in an annotation."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return {type(part) for part in parts}
+    return set().union(*(_kinds(part) for part in parts)) if parts else {annotation}
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys, NaN, infinity and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic would convert: true as 1, and 3.0 as 3."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError("input should be a number, not true or false")
+        if isinstance(value, float) and int in kinds and float not in kinds:
+            raise ValueError("input should be a whole number, written without a point")
+        return value
 
 
 class DataConfig(Section):
@@ -125,8 +146,8 @@ class SearchConfig(Section):
         default="moreau+beta",
         description="Search method (nas-moreau list methods), with additions such as +beta and +pc.",
     )
-    channels: Count = Field(default=16, description="Channels of the supernet's first cell.")
-    layers: Count = Field(
+    channels: Channels = Field(default=16, description="Channels of the supernet's first cell.")
+    layers: Layers = Field(
         default=8, description="Cells of the supernet; in nas_bench_201 the cells of each of three stages."
     )
     epochs: Count = Field(default=50, description="Epochs.")
@@ -206,8 +227,8 @@ class DeriveConfig(Section):
 class RetrainConfig(Section):
     """The retraining stage; optimizer, schedule, losses, mixup and EMA are timm's."""
 
-    channels: Count = Field(default=36, description="Channels of the network's first cell.")
-    layers: Count = Field(
+    channels: Channels = Field(default=36, description="Channels of the network's first cell.")
+    layers: Layers = Field(
         default=20, description="Cells of the network; in nas_bench_201 the cells of each of three stages."
     )
     epochs: Count = Field(default=600, description="Epochs.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ WHITE = 65535
 _DENSE = 64 << 20
 _HIGHEST_RATIO = 200  # of unpacked to packed bytes; a forged file reaches 1,000
 _NARROW = 32
+_HASHED = 2048
+"""Images hashed at a time, which bounds the memory of a copy."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,19 @@ class Data:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     white: int = WHITE
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the content: pixels and labels of both parts, class names and statistics.
+
+        Neither the name nor the place of the data counts.
+        """
+        found = hashlib.sha256(repr((self.classes, self.mean, self.std, self.white)).encode("utf-8", "surrogatepass"))
+        for images in (self.train, self.test):
+            found.update(f"{tuple(images.pixels.shape)};".encode())
+            for part in (*images.pixels.split(_HASHED), *images.labels.split(_HASHED)):
+                found.update(memoryview(part.to("cpu").contiguous().flatten().numpy()).cast("B"))
+        return found.hexdigest()[:32]
 
     @property
     def channels(self) -> int:

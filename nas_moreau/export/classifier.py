@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas_moreau.architecture import Genotype, Network
 from nas_moreau.config import Config
 from nas_moreau.data import describe_data, load_images
+from nas_moreau.data.images import WHITE
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.history import Stage
+from nas_moreau.runs.manifest import read_recorded, sha256
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.resume import load_weights
+
+MAX_WEIGHTS = 8 << 30
+"""Bytes of model.safetensors that are read."""
+MAX_SIDE = 4096
+"""Pixels of a side of an image, and its channels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,11 @@ def from_run(folder: str | PathLike[str], config: Config) -> Classifier:
     stage = Stage(Path(folder), "retrain")
     if stage.genotype is None or not stage.data:
         raise InputError(f"{folder} has no genotype or no description of its images.", "Give a finished retraining.")
-    data = stage.data
+    try:
+        data = _checked(stage.data)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{stage.path / 'data.json'} does not describe images ({first_line(error)})"
+        raise InputError(f"{reason}.", "Restore it, or retrain.") from None
     network = build_network(config, stage.genotype, len(data["classes"]), data["channels"], kernels="portable")
     load_weights(network, stage.path)
     record = {"result": stage.result, "environment": stage.environment, "config": config.to_dict()}
@@ -94,35 +107,83 @@ def from_export(folder: str | PathLike[str]) -> Classifier:
         InputError: Its files are damaged or of another program.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     folder = Path(folder)
     config = read_json(folder / "config.json") or {}
+    weights = read_recorded(folder / "model.safetensors", MAX_WEIGHTS) or b""
     try:
-        options = config["model_args"]
-        data, record = config["nas_moreau"]["data"], config["nas_moreau"]["record"]
-        network = Network(
-            Genotype.from_json(options["genotype"]),
-            options["channels"],
-            options["layers"],
-            len(data["classes"]),
-            in_channels=data["channels"],
-            kernels="portable",
-        )
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError) as error:
+        options, own = config["model_args"], config["nas_moreau"]
+        data = _checked(own["data"])
+        if own["weights"] != sha256(weights):
+            raise InputError(f"model.safetensors in {folder} holds other weights than were exported.", "Export again.")
+        state = load(weights)
+        network = _network_of(state, Genotype.from_json(options["genotype"]), options, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"{folder / 'config.json'} is none of `nas-moreau export` ({error}).", "Export again."
+            f"{folder / 'config.json'} is none of `nas-moreau export` ({first_line(error)}).", "Export again."
         ) from None
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError) as error:
         raise InputError(
             f"{folder / 'model.safetensors'} cannot be used: {first_line(error)}.", "Export again."
         ) from None
-    return Classifier(network.eval(), options["channels"], options["layers"], data, record)
+    return Classifier(network.eval(), options["channels"], options["layers"], data, own["record"])
 
 
-def timm_configuration(classifier: Classifier) -> dict[str, Any]:
-    """Returns config.json of an exported folder: timm's description of the network, and ours."""
+def _network_of(state: dict[str, Tensor], genotype: Genotype, options: dict[str, Any], data: dict[str, Any]) -> Network:
+    """Returns the network of a configuration with its weights, which are compared before any memory is allocated."""
+    channels, layers = options["channels"], options["layers"]
+    elements = sum(tensor.numel() for tensor in state.values())
+    if not (_is_count(channels, elements) and _is_count(layers, len(state))):
+        raise ValueError(f"channels {channels!r} and layers {layers!r} do not fit the weights")
+
+    def build() -> Network:
+        classes, colours = len(data["classes"]), data["channels"]
+        return Network(genotype, channels, layers, classes, in_channels=colours, kernels="portable")
+
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in state.items()}:
+        raise ValueError("the sizes of the network are not those of the weights")
+    network = build()
+    network.load_state_dict(state)
+    return network
+
+
+def _checked(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns the description of the images of an export; ValueError or KeyError where it cannot be one."""
+    classes, colours = data["classes"], data["channels"]
+    if not classes or not all(isinstance(name, str) for name in classes) or len(data["image_size"]) != 2:
+        raise ValueError("classes or image_size")
+    if not all(_is_count(size, MAX_SIDE) for size in (colours, *data["image_size"])):
+        raise ValueError("channels or image_size")
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
+        values = data[name]
+        if len(values) != colours or not all(type(v) in (int, float) and least < v < math.inf for v in values):
+            raise ValueError(name)
+    for name in ("train", "test"):
+        if len(data[name]) != len(classes) or not all(type(n) is int and n >= 0 for n in data[name]):
+            raise ValueError(name)
+    if not isinstance(data["name"], str) or not all(isinstance(note, str) for note in data["notes"]):
+        raise ValueError("name or notes")
+    if not _is_count(data["white"], WHITE):
+        raise ValueError("white")
+    return data
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def timm_configuration(classifier: Classifier, weights: str) -> dict[str, Any]:
+    """Returns config.json of an exported folder: timm's description of the network, and ours.
+
+    Args:
+        classifier: The network.
+        weights: SHA-256 of model.safetensors.
+    """
     from nas_moreau.timm_models import CONFIGURATION
 
     channels, height, width = classifier.input_size
@@ -155,5 +216,10 @@ def timm_configuration(classifier: Classifier) -> dict[str, Any]:
             "in_chans": channels,
         },
         "pretrained_cfg": about,
-        "nas_moreau": {"digest": classifier.genotype.digest(), "data": classifier.data, "record": classifier.record},
+        "nas_moreau": {
+            "digest": classifier.genotype.digest(),
+            "weights": weights,
+            "data": classifier.data,
+            "record": classifier.record,
+        },
     }

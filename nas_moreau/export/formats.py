@@ -7,7 +7,9 @@ The formats onnx, torch-export and python add model.onnx, model.pt2 and model.py
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -23,6 +25,7 @@ from nas_moreau.export.classifier import Classifier, timm_configuration
 from nas_moreau.export.model_card import model_card
 from nas_moreau.plugins import module_of
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.manifest import record_files, sha256
 
 TOLERANCE = 1e-4  # largest absolute difference of a logit, for outputs up to 1; relative beyond
 BATCHES = (1, 3)
@@ -52,10 +55,11 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
     target = Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} already holds files.", "Choose another folder with --output.")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = None
     try:
-        partial.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+        partial.chmod(0o777 & ~_umask())
         checks = _write(classifier, form, partial)
         if target.exists():
             target.rmdir()
@@ -63,7 +67,8 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}.", "Choose another folder.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
     return {
         "format": form,
         "output": str(target),
@@ -80,8 +85,10 @@ def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, An
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
-    write_atomic(folder / "model.safetensors", save(state, {"format": "pt"}))
-    text = json.dumps(timm_configuration(classifier), indent=2, allow_nan=False, ensure_ascii=False)
+    weights = save(state, {"format": "pt"})
+    write_atomic(folder / "model.safetensors", weights)
+    config = timm_configuration(classifier, sha256(weights))
+    text = json.dumps(config, indent=2, allow_nan=False, ensure_ascii=False)
     write_atomic(folder / "config.json", text.encode())
     checks = _compare("timm", _timm(folder), classifier)
     if form != "safetensors":
@@ -94,7 +101,14 @@ def _write(classifier: Classifier, form: str, folder: Path) -> list[dict[str, An
         write(classifier, folder / FILES[form])
         checks += _compare(form, load(folder / FILES[form]), classifier)
     write_atomic(folder / "README.md", model_card(classifier, form, checks).encode())
+    record_files(folder, sorted(path.name for path in folder.iterdir()))
     return checks
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _compare(what: str, run: Callable[[Tensor], Tensor], classifier: Classifier) -> list[dict[str, Any]]:

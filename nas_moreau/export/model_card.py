@@ -7,6 +7,7 @@ from typing import Any
 import nas_moreau
 from nas_moreau.architecture import multiply_adds, parameter_count
 from nas_moreau.export.classifier import Classifier
+from nas_moreau.text import markdown
 
 SHOWN_CLASSES = 20
 
@@ -40,7 +41,7 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
     data, network = classifier.data, classifier.network
     channels, height, width = classifier.input_size
     classes = data["classes"]
-    names = ", ".join(classes[:SHOWN_CLASSES]) + (", ..." if len(classes) > SHOWN_CLASSES else "")
+    names = ", ".join(map(markdown, classes[:SHOWN_CLASSES])) + (", ..." if len(classes) > SHOWN_CLASSES else "")
     size = f"{channels} x {height} x {width}"
     lines = [
         "---",
@@ -61,7 +62,8 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
         f"| classes | {len(classes)}: {names} |",
         f"| images | {size}; the centre cut to that shape, then resized (bilinear, antialiased) |",
         f"| normalised | (pixels / 255 - mean) / std, mean {_numbers(data['mean'])}, std {_numbers(data['std'])} |",
-        f"| trained on | {data['name']}: {sum(data['train']):,} training and {sum(data['test']):,} test images |",
+        f"| trained on | {markdown(data['name'])}: {sum(data['train']):,} training and {sum(data['test']):,} test "
+        "images |",
         "",
         "## Quality",
         "",
@@ -79,7 +81,7 @@ def model_card(classifier: Classifier, form: str, checks: list[dict[str, Any]]) 
         for row in checks
     ]
     if data["notes"]:
-        lines += ["", "## Notes on the images", "", *(f"* {note}" for note in data["notes"])]
+        lines += ["", "## Notes on the images", "", *(f"* {markdown(note)}" for note in data["notes"])]
     return "\n".join([*lines, "", "## The cell", "", "```json", classifier.genotype.to_json(), "```", ""])
 
 
@@ -100,5 +102,5 @@ def _quality(classifier: Classifier) -> list[str]:
         f"Made with nas_moreau {environment.get('nas_moreau', nas_moreau.__version__)} (commit "
         f"{environment.get('commit') or 'unknown'}), torch {versions.get('torch', 'unknown')}, on "
         f"{environment.get('accelerator') or environment.get('processor') or 'unknown hardware'}: "
-        f"`{environment.get('command', 'unknown')}`",
+        f"{markdown(str(environment.get('command', 'unknown')))}",
     ]

@@ -15,7 +15,6 @@ from nas_moreau.problems.hyper_cleaning import TEST, TRAIN, Cleaning, f1_score, 
 from nas_moreau.problems.learn import MEASUREMENTS, LearningTask
 from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.runs import RunFolder
-from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.tables import csv_text
 from nas_moreau.text import name_text, spreadsheet_text
 
@@ -110,12 +109,12 @@ def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Te
         for rank, i in enumerate(order.tolist(), 1)
     ]
     kept = sorted(torch.nonzero(weights >= 0.5).flatten().tolist(), key=lambda i: int(made.judged[i]))
-    folder.write_text("suspects.csv", _csv(suspects))
-    folder.write_text("cleaned.csv", _csv([row(i) for i in kept]) if kept else "index,file,label\n")
+    cleaned = _csv([row(i) for i in kept]) if kept else "index,file,label\n"
     worst = order[:SHOWN]
     captions = [f"{line['judged_as']}\n? {line['predicted']}\n{float(line['weight']):.3f}" for line in suspects[:SHOWN]]
     picture = contact_sheet(data.train.pixels[made.judged[worst]], captions)
-    write_atomic(folder.path / "suspects.png", picture)
+    lists = {"suspects.csv": _csv(suspects).encode("utf-8"), "cleaned.csv": cleaned.encode("utf-8")}
+    folder.write_files(lists | {"suspects.png": picture})
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor
 from nas_moreau.bilevel import Bilevel, Method
 from nas_moreau.bilevel.tensors import Tensors
 from nas_moreau.runs import RunFolder
+from nas_moreau.runs.identity import Identity
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.loop import Hook, Loop, LoopSettings, run_in
-from nas_moreau.training.resume import Counters, pack, unpack
+from nas_moreau.training.resume import Counters, check_like, pack, unpack
 
 MEASUREMENTS = 20
 """How often in a run, about, accuracy is measured and the state saved."""
@@ -117,12 +118,12 @@ class LearningJob:
     """
 
     loop: Loop
-    space = None
     description = None
     loop_settings = LoopSettings()
 
     def __init__(self, task: LearningTask):
         self.task, self.name, self.device = task, task.name, task.x[0].device
+        self.identity: Identity = {}  # the folder is open already, and has been compared
         self.total_steps, self.epoch_steps = task.steps, task.every
         self.counters, self.guard = Counters(), FiniteGuard(task.name, self.device, None)
         self.x, self.y = task.x, task.y
@@ -206,6 +207,10 @@ class LearningJob:
         self.loop.monitor.hparams(names, {"final/accuracy": result.accuracy}, steps)
         return result
 
+    def reported_weights(self) -> str | None:
+        """Returns None: there is no best.pt."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Returns iterates, the method's state, its times and the curve."""
         return {
@@ -219,6 +224,7 @@ class LearningJob:
 
     def load_state_dict(self, payload: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
+        check_like([*payload["x"], *payload["y"]], [*self.x, *self.y])
         self.x = [tensor.to(self.device) for tensor in payload["x"]]
         self.y = [tensor.to(self.device) for tensor in payload["y"]]
         self.state = unpack(self.state, payload["state"], self.device)

@@ -26,7 +26,7 @@ from nas_moreau.problems.learn import LearningTask, learn
 from nas_moreau.problems.step_sizes import method_for, tuned_step_sizes
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
 from nas_moreau.runs import RunFolder
-from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.configuration import read_config
 from nas_moreau.training.device import peak_memory_bytes, pick_device, torch_settings_restored
 
 Count = Annotated[int, Field(ge=1)]
@@ -320,7 +320,7 @@ def solve_on_data(
         data = load_data(images.name, images.directory, images.download, images.image_size)
     plain = config.model_dump(mode="json")
     prepared = task.prepare(plain, METHODS[config.method], data, device)
-    with RunFolder.open(output, {"task": name} | plain, "solve", resume) as folder:
+    with RunFolder.open(output, {"task": name} | plain, "solve", resume, {"images": data.digest}) as folder:
         for sentence in data.notes:
             folder.log(sentence)
         return folder.read_result() or {} if folder.finished else learn(prepared, folder).to_dict()

@@ -105,7 +105,9 @@ def outcome(run: Run) -> str:
 
 
 def _progress(stage: Stage) -> str:
-    state = {"interrupted": "was interrupted", "failed": "failed"}.get(stage.state, "is not finished")
+    state = {"interrupted": "was interrupted", "failed": "failed", "killed": "was killed"}.get(
+        stage.state, "is not finished"
+    )
     done = len(stage.metrics.get("epoch", []))
     planned = (stage.config.get(stage.name) or {}).get("epochs")
     return f"{state} after {done} of {planned} epochs" if isinstance(planned, int) else f"{state} after {done} epochs"

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
+import time
 import warnings
 import zipfile
 import zlib
@@ -25,11 +27,12 @@ from torch import Tensor
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import sync_folder, write_atomic, write_durable
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the payloads' layout; it grows whenever a stage saves other keys. Other numbers are refused."""
 _MAGIC = b"NASMORCK"
 _HEADER = struct.Struct("<8sIQI")
 _CHECKED = struct.Struct("<IQ")  # the fields that the CRC covers in addition to the payload
+_TRIES, _PAUSE = 5, 0.002
 _SCALARS = (int, float, bool, str, type(None))
 
 
@@ -78,28 +81,41 @@ def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], 
         InputError: There are checkpoints, and all of them are damaged or of another schema.
     """
     folder = Path(directory)
-    faults: list[str] = []
-    # last.pt.tmp is complete if the kill came between the two renames: its checksum decides
-    for name in ("last.pt", "last.pt.tmp", "previous.pt"):
-        path = folder / name
-        if not path.exists():
-            continue
-        try:
-            payload = read_checkpoint(path)
-        except OtherSchema as fault:
-            raise InputError(
-                f"{path} {fault}.", "Resume it with the version that wrote it, or start again in another folder."
-            ) from None
-        except Damaged as fault:
-            faults.append(f"{name} {fault}")
-            continue
-        return payload, f"{name} is used" + (f" because {' and '.join(faults)}" if faults else "") + "."
-    if not faults or all(fault.startswith("last.pt.tmp") for fault in faults):
+    for _ in range(_TRIES):
+        found, faults = _newest(folder)
+        # last.pt is missing only for a moment while it is replaced: the next look finds it
+        if found is None or found[1] != "previous.pt" or "last.pt" in faults:
+            break
+        time.sleep(_PAUSE)
+    reasons = [f"{name} {fault}" for name, fault in faults.items()]
+    if found is not None:
+        payload, name = found
+        return payload, f"{name} is used" + (f" because {' and '.join(reasons)}" if reasons else "") + "."
+    if not set(faults) - {"last.pt.tmp"}:
         return None  # an incomplete first save is not a checkpoint
     raise InputError(
-        f"No checkpoint in {folder} can be used: {'; '.join(faults)}.",
+        f"No checkpoint in {folder} can be used: {'; '.join(reasons)}.",
         "Restore one of the files from a backup, or start again in another folder.",
     )
+
+
+def _newest(folder: Path) -> tuple[tuple[dict[str, Any], str] | None, dict[str, str]]:
+    """Returns the newest intact payload with its file's name, or None, and what is wrong with newer files."""
+    faults: dict[str, str] = {}
+    # last.pt.tmp is complete if the kill came between the two renames: its checksum decides
+    for name in ("last.pt", "last.pt.tmp", "previous.pt"):
+        try:
+            return (read_checkpoint(folder / name), name), faults
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OtherSchema as fault:
+            raise InputError(
+                f"{folder / name} {fault}.",
+                "Resume it with the version that wrote it, or start again in another folder.",
+            ) from None
+        except Damaged as fault:
+            faults[name] = str(fault)
+    return None, faults
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -108,8 +124,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         Damaged: The file is cut, changed, of another kind, or (OtherSchema) of another schema.
     """
-    with open(path, "rb") as file:
-        return decode(file, os.fstat(file.fileno()).st_size)
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise Damaged(f"cannot be read ({error.strerror})") from error
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise Damaged("is not a plain file")
+    with open(handle, "rb") as file:
+        return decode(file, about.st_size)
 
 
 def decode(file: BinaryIO, size: int) -> dict[str, Any]:

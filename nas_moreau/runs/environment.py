@@ -13,6 +13,8 @@ from typing import Any
 
 from nas_moreau.text import name_text
 
+_BYTES = ("threads", "torch", "timm", "numpy", "commit", "processor", "accelerator")
+"""Entries that bytes of results depend on."""
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "tensorboard", "pydantic", "matplotlib")
 
 
@@ -49,6 +51,21 @@ def describe_environment(earlier: dict[str, Any] | None = None) -> dict[str, Any
         older = dict(earlier)
         found["earlier"] = [*older.pop("earlier", []), older]
     return found
+
+
+def changes_of_bytes(environment: dict[str, Any]) -> str:
+    """Returns what has changed since the session before so that bytes may differ: "threads 1 -> 2, ..."; or nothing.
+
+    Args:
+        environment: What `describe_environment` returned.
+    """
+    earlier = environment.get("earlier") or [environment]
+    before, now = ({**entry, **entry.get("packages", {})} for entry in (earlier[-1], environment))
+    return ", ".join(
+        f"{key} {before[key]} -> {now[key]}"
+        for key in _BYTES
+        if before.get(key) != now.get(key) and key in before and key in now
+    )
 
 
 def _program() -> str:

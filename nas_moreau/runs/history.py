@@ -18,9 +18,11 @@ from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.architecture.spaces.derivation import derive
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace, load_space
+from nas_moreau.architecture.spaces.zoo import refuse_other_cells
 from nas_moreau.drawing.network import Sizes
 from nas_moreau.errors import InputError
-from nas_moreau.runs.plain_files import read_json, read_yaml
+from nas_moreau.runs.lock import is_held
+from nas_moreau.runs.plain_files import read_json, read_recorded_text, read_yaml
 from nas_moreau.runs.tables import read_table
 
 FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "genotype.json")
@@ -56,8 +58,7 @@ class Stage:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration in config.yaml, plain data."""
-        path = self.path / "config.yaml"
-        return read_yaml(path) if path.exists() else {}
+        return read_yaml(self.path / "config.yaml") or {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -89,8 +90,9 @@ class Stage:
 
     @property
     def state(self) -> str:
-        """ "running", "finished", "interrupted", "failed" or "unknown"."""
-        return str(self.status.get("state", "unknown"))
+        """ "running", "finished", "interrupted", "failed", "killed" (nobody runs it any more) or "unknown"."""
+        state = str(self.status.get("state", "unknown"))
+        return "killed" if state == "running" and is_held(self.path) is False else state
 
     @property
     def finished(self) -> bool:
@@ -147,9 +149,14 @@ class Stage:
 
     @cached_property
     def genotype(self) -> Genotype | None:
-        """The cells that were found or retrained."""
+        """The cells that were found or retrained; InputError if they are not those of the result."""
         path = self.path / "genotype.json"
-        return Genotype.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+        text = read_recorded_text(path)
+        if text is None:
+            return None
+        found = Genotype.from_json(text)
+        refuse_other_cells(path, found)
+        return found
 
     @cached_property
     def space(self) -> SearchSpace | None:

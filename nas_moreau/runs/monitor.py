@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
+from nas_moreau.errors import InputError
+from nas_moreau.runs.atomic import DiskFull, is_full
 from nas_moreau.runs.columns import in_order
+from nas_moreau.runs.plain_files import CURE
 from nas_moreau.runs.tables import EpochTable
+
+_EVENTS = "events.out.tfevents."
 
 
 class Monitor:
@@ -39,6 +46,8 @@ class Monitor:
         folder = Path(path)
         self._metrics = EpochTable(folder / "metrics.csv", resume_from_epoch)
         self._alphas = EpochTable(folder / "alphas.csv", resume_from_epoch)
+        if resume_from_epoch and self._metrics.columns is None:
+            raise InputError(f"{self._metrics.path} is missing, and {resume_from_epoch} epochs are done.", CURE)
         if not tensorboard:
             return
         # imported here: tensorboard takes long to load, and most commands never write events
@@ -48,8 +57,26 @@ class Monitor:
         # events of a run that was killed before its first checkpoint are purged too, from step 0 on
         purge = step if events.exists() and any(events.iterdir()) else None
         if purge is not None:
-            _wait_for_a_later_name(events)
-        self._board = SummaryWriter(str(events), purge_step=purge)
+            _put_before_now(events)
+        self._events, self._former_hook = events, threading.excepthook
+        threading.excepthook = self._report_unless_of_board
+        with self._writing():
+            self._board = SummaryWriter(str(events), purge_step=purge)
+
+    def _report_unless_of_board(self, failure: threading.ExceptHookArgs) -> None:
+        """Leaves an error of TensorBoard's thread to the next call of the board, which raises it."""
+        if type(failure.thread).__module__.partition(".")[0] != "tensorboard":
+            self._former_hook(failure)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """Turns an error of the board for lack of space into DiskFull."""
+        try:
+            yield self._board
+        except OSError as error:
+            if is_full(error) and not isinstance(error, DiskFull):
+                raise DiskFull(self._events) from error
+            raise
 
     @property
     def tensorboard(self) -> bool:
@@ -65,8 +92,9 @@ class Monitor:
         if tensors:
             stacked = torch.stack([value.detach().to(torch.float32) for value in tensors.values()])
             numbers.update(zip(tensors, stacked.tolist()))
-        for tag in values:
-            self._board.add_scalar(tag, numbers[tag], step)
+        with self._writing() as board:
+            for tag in values:
+                board.add_scalar(tag, numbers[tag], step)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Appends a row to metrics.csv, in the order of `runs.columns`; the first row fixes the columns.
@@ -81,7 +109,8 @@ class Monitor:
     def flush(self) -> None:
         """Flushes TensorBoard's events; call it before a checkpoint, or a kill loses points of steps that are done."""
         if self._board is not None:
-            self._board.flush()
+            with self._writing() as board:
+                board.flush()
 
     def alphas(self, epoch: int, table: AlphaTable) -> None:
         """Appends the softmax weights of an epoch to alphas.csv, a row for each operation of each edge."""
@@ -99,12 +128,14 @@ class Monitor:
         # not SummaryWriter.add_image, whose compression takes five times as long for drawings
         Image.fromarray(np.asarray(pixels)).save(encoded, "PNG", compress_level=1)
         shown = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=encoded.getvalue())
-        self._board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
+        with self._writing() as board:
+            board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Logs a text (Markdown) to TensorBoard."""
         if self._board is not None:
-            self._board.add_text(tag, text, step)
+            with self._writing() as board:
+                board.add_text(tag, text, step)
 
     def hparams(
         self,
@@ -131,8 +162,9 @@ class Monitor:
         # not SummaryWriter.add_hparams, which opens a second run named after the time of day
         columns, _, _ = hparams(simple, dict.fromkeys(metrics, 0.0))
         _, start, end = hparams({k: v for k, v in simple.items() if k not in blank}, numbers)
-        for summary in (columns, start, end):
-            self._board.file_writer.add_summary(summary)
+        with self._writing() as board:
+            for summary in (columns, start, end):
+                board.file_writer.add_summary(summary)
         self.scalars(numbers, step)
 
     def layout(self, charts: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
@@ -142,27 +174,37 @@ class Monitor:
             charts: From `runs.columns.board_layout`: category -> title -> ("Multiline", [tag, ...]).
         """
         if self._board is not None:
-            self._board.add_custom_scalars(charts)
+            with self._writing() as board:
+                board.add_custom_scalars(charts)
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        if self._board is not None:
-            self._board.close()
+        if self._board is None:
+            return
+        try:
+            with self._writing() as board:
+                board.close()
+        finally:
+            self._board, threading.excepthook = None, self._former_hook
 
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with suppress(OSError) if kind is not None else nullcontext():  # the first error is the one to report
+            self.close()
 
 
-def _wait_for_a_later_name(events: Path) -> None:
-    """Waits, a second at most, until a new file of events gets a later name than the existing ones.
+def _put_before_now(events: Path) -> None:
+    """Renames files of events, if need be, so that one that is opened now comes last, whatever the clock says.
 
     TensorBoard reads the files in the order of their names, which begin with the second of their creation. A run that
-    is resumed within the second in which it was killed could be read before the events that it replaces.
+    is resumed in the same second, or after the clock was set back, would be read before the events that it replaces.
     """
-    stamps = [name.split(".")[3] for name in os.listdir(events) if name.startswith("events.out.tfevents.")]
-    newest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)
-    while int(time.time()) == newest:
-        time.sleep(0.02)
+    found = sorted(name for name in os.listdir(events) if name.startswith(_EVENTS))
+    stamps = [name.split(".")[3] for name in found]
+    if not any(stamp.isdigit() and int(stamp) >= int(time.time()) for stamp in stamps):
+        return
+    for number, (name, stamp) in enumerate(zip(found, stamps)):  # in order: a kill in between keeps the order
+        if int(stamp) != number:
+            os.rename(events / name, events / f"{_EVENTS}{number:010d}{name.removeprefix(_EVENTS + stamp)}")

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.errors import InputError
-from nas_moreau.yaml_files import parse_yaml, read_text
+from nas_moreau.errors import InputError, first_line
+from nas_moreau.runs.manifest import read_recorded
+from nas_moreau.yaml_files import parse_yaml
 
 CURE = "Restore it, or start again in another folder."
 
@@ -18,21 +19,50 @@ def json_text(value: dict[str, Any]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the object in a JSON file, None if there is no file; InputError if it is damaged."""
-    if not path.exists():
+    """Returns the object in a JSON file of a run folder, None if there is no file.
+
+    Raises:
+        InputError: It is damaged, or not what was recorded.
+    """
+    text = read_recorded_text(path)
+    if text is None:
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}).", CURE) from error
+        raise InputError(f"{path} is not JSON ({first_line(error)}).", CURE) from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds something else than a JSON object.", CURE)
     return value
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a YAML file; InputError if it is damaged."""
-    value = parse_yaml(read_text(path, "The file"), str(path), CURE)
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def read_yaml(path: Path) -> dict[str, Any] | None:
+    """Returns the mapping in a YAML file of a run folder, None if there is no file.
+
+    Raises:
+        InputError: It is damaged, or not what was recorded.
+    """
+    text = read_recorded_text(path)
+    if text is None:
+        return None
+    value = parse_yaml(text, str(path), CURE)
     if not isinstance(value, dict):
         raise InputError(f"{path} holds something else than a mapping.", CURE)
     return value
+
+
+def read_recorded_text(path: Path) -> str | None:
+    """Returns the text of a file of a run folder, None if there is no file.
+
+    Raises:
+        InputError: It is not UTF-8, or not what was recorded.
+    """
+    data = read_recorded(path)
+    try:
+        return None if data is None else data.decode("utf-8")
+    except ValueError as error:
+        raise InputError(f"{path} is not UTF-8 ({first_line(error)}).", CURE) from None

@@ -18,11 +18,13 @@ from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
-from nas_moreau.errors import InputError
-from nas_moreau.runs import load_checkpoint
+from nas_moreau.errors import InputError, first_line
+from nas_moreau.runs.identity import recorded_identity, refuse_other
+from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.search.methods import parse_method, search_supernet
 from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem, write_back
 from nas_moreau.training.device import batchnorm_gather
+from nas_moreau.training.resume import check_like
 
 Macs = dict[str, Tensor]
 """Cell name -> (edges, operations), the operations' shares of the multiply-adds of the most expensive cells."""
@@ -131,17 +133,37 @@ def build_supernet(
 
 
 def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
-    """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode, on the device."""
-    loaded = load_checkpoint(Path(run) / "checkpoints")
+    """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode, on the device.
+
+    Args:
+        run: Folder of the search.
+        config: Its configuration.
+        data: Its images; they may have been moved.
+        device: Where to put the supernet.
+
+    Raises:
+        InputError: There is no checkpoint, it is damaged or another run's, or the images or the space are others.
+    """
+    loaded = own_checkpoint(Path(run))
     if loaded is None:
         raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
+    found = {"images": data.digest, "space": load_space(config.space).digest()}
+    refuse_other(recorded_identity(Path(run)), found, "this command", f"the search in {run}")
     payload = loaded[0]
     size = config.search.image_size
     image = data.input_size if size is None else (data.channels, size, size)
     supernet = build_supernet(config, data.num_classes, image, device)
-    write_back(supernet, payload["x"], payload["y"])
-    for name, buffer in supernet.named_buffers():
-        buffer.copy_(payload["buffers"][name])
+    try:
+        buffers = dict(supernet.named_buffers())
+        check_like(payload["buffers"], buffers)
+        check_like([*payload["x"], *payload["y"]], [*supernet.alphas.values(), *supernet.weights()])
+        write_back(supernet, payload["x"], payload["y"])
+        for name, buffer in buffers.items():
+            buffer.copy_(payload["buffers"][name])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"The checkpoint in {run} does not fit its supernet: {first_line(error)}.", "Restore the run's own files."
+        ) from None
     return supernet.eval()
 
 

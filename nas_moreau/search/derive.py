@@ -13,11 +13,13 @@ from nas_moreau.data import Data, load_images
 from nas_moreau.data.batches import search_parts
 from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.errors import InputError
-from nas_moreau.runs import load_checkpoint
-from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.folder import read_config
+from nas_moreau.runs.atomic import refuse_links
+from nas_moreau.runs.configuration import read_config
 from nas_moreau.runs.history import Stage
+from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.lock import Lock
+from nas_moreau.runs.manifest import write_recorded
+from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.search.build import restore_supernet
 from nas_moreau.search.rules import DataShape, Derived, Trained, derive_by_rule, named_rule
@@ -45,6 +47,7 @@ def derive_run(
             budget.
     """
     folder, space, rule = Path(run), load_space(config.space), named_rule(config.derive.rule)
+    refuse_other(recorded_identity(folder), {"space": space.digest()}, "this command", f"the search in {folder}")
     alphas = _alphas(folder)
     if rule.needs_supernet and data is None:
         data = load_images(config)
@@ -98,14 +101,14 @@ def write_derived(run: str | PathLike[str], derived: Derived) -> None:
             f"The search in {folder} is not finished; its next epoch would overwrite the genotype.",
             "Let it finish, or leave --write out.",
         )
+    refuse_links(folder)
     lock = Lock.take(folder)
     try:
         for key in ("before_rule", "percentile"):  # the new cell may have none
             result.pop(key, None)
         result |= derived.to_dict()
         files = genotype_files(derived.genotype, Stage(folder, "search").final_alphas, png=True)
-        for name, data in (files | {"result.json": json_text(result).encode()}).items():
-            write_atomic(folder / name, data)
+        write_recorded(folder, files | {"result.json": json_text(result).encode()}, lock)
     finally:
         lock.release()
 
@@ -120,7 +123,7 @@ def _shape(config: Config, data: Data | None = None) -> DataShape | None:
 
 
 def _alphas(folder: Path) -> dict[str, Any]:
-    loaded = load_checkpoint(folder / "checkpoints")
+    loaded = own_checkpoint(folder)
     if loaded is None and (folder / "result.json").exists():
         raise InputError(f"The cell of {folder} was drawn at random; it has no alphas.", "Give another search.")
     if loaded is None:

@@ -32,7 +32,7 @@ class RandomSearchJob:
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> SearchResult:
         """Draws the cell into the run folder and returns the result; hooks are not called: there are no steps."""
-        with open_folder(output, self.config.to_dict(), "search", resume) as folder:
+        with open_folder(output, self.config.to_dict(), "search", resume, {"space": self.space.digest()}) as folder:
             if folder.finished:
                 return SearchResult.from_dict(finished_result(folder), self.space)
             genotype = random_cell(self.space, self.config.seed)
@@ -46,6 +46,5 @@ class RandomSearchJob:
                 peak_memory_bytes=0,
             )
             folder.write_files(genotype_files(genotype, png=True))
-            folder.write_result(result.to_dict())
-            folder.status("finished")
+            folder.finish(result.to_dict())
             return result

@@ -19,6 +19,7 @@ from nas_moreau.data.batches import Batches
 from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.runs.columns import tag
 from nas_moreau.runs.history import Stability
+from nas_moreau.runs.identity import Identity
 from nas_moreau.search.build import SearchSetup, build_search
 from nas_moreau.search.collapse import CollapseGuard, assess
 from nas_moreau.search.epoch import (
@@ -44,7 +45,7 @@ from nas_moreau.training.evaluate import Evaluation
 from nas_moreau.training.finite_guard import FiniteGuard, tensors_in
 from nas_moreau.training.hparams import log_hparams
 from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
-from nas_moreau.training.resume import Counters, pack, unpack
+from nas_moreau.training.resume import Counters, check_like, pack, unpack
 
 
 @torch_settings_restored()
@@ -86,7 +87,8 @@ def plan_search(config: Config, data: Data) -> SearchJob | RandomSearchJob:
         return RandomSearchJob(config, space)
     refuse_float16(config.performance)
     check_derivation(config, space, (data.num_classes, *data.input_size))
-    return SearchJob(build_search(config, data, set_up_device(config)), describe_data(data))
+    identity = {"images": data.digest, "space": space.digest()}
+    return SearchJob(build_search(config, data, set_up_device(config)), describe_data(data), identity)
 
 
 class SearchJob:
@@ -95,6 +97,7 @@ class SearchJob:
     Args:
         setup: The supernet, its images and its bilevel problem.
         description: Of the images, for data.json.
+        identity: Digests of the images and the space.
 
     Attributes:
         counters: Steps, epochs and seconds done.
@@ -112,9 +115,9 @@ class SearchJob:
     name = "search"
     loop: Loop
 
-    def __init__(self, setup: SearchSetup, description: dict[str, Any]):
+    def __init__(self, setup: SearchSetup, description: dict[str, Any], identity: Identity):
         config = setup.config
-        self.setup, self.space, self.description = setup, setup.space, description
+        self.setup, self.space, self.description, self.identity = setup, setup.space, description, identity
         self.held_out = setup.parts.held_out
         self.epoch_steps = setup.epoch_steps
         self.total_steps = self.epoch_steps * config.search.epochs
@@ -291,6 +294,10 @@ class SearchJob:
         folder = self.loop.folder.path / "derivation"
         return Place(self.setup.parts.weights, folder, self.loop.stop.check, self.loop.progress.line)
 
+    def reported_weights(self) -> str | None:
+        """Returns None: the result is of the last weights, which last.pt holds."""
+        return None
+
     def _show(self, result: SearchResult) -> None:
         loop = self.loop
         metrics = {"held_out_accuracy": result.held_out_accuracy}
@@ -336,6 +343,7 @@ class SearchJob:
     def load_state_dict(self, payload: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         device = self.setup.device
+        check_like([*payload["x"], *payload["y"]], [*self.x, *self.y])
         self._build_method()
         self.x = [tensor.to(device) for tensor in payload["x"]]
         self.y = [tensor.to(device) for tensor in payload["y"]]
@@ -344,6 +352,7 @@ class SearchJob:
             (dict(self.setup.supernet.named_buffers()), "buffers"),
             (self.setup.posed.theta_buffers, "theta_buffers"),
         ):
+            check_like(payload[key], buffers)
             for name, value in payload[key].items():
                 buffers[name].copy_(value)
         self.sums = {name: value.to(device) for name, value in payload["sums"].items()}

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
+from nas_moreau.runs.identity import Identity
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.resume import Resumable, finished_result, open_folder, restore, roll_back, save
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest, StopTraining
@@ -74,12 +75,14 @@ class Job(Resumable, Protocol):
     Attributes:
         loop_settings: How it is saved and logged.
         total_steps, epoch_steps: Steps altogether, and of an epoch.
+        identity: Digests of what it is made of, by content.
         guard: Detects NaN and infinity; it is read before anything is saved.
     """
 
     loop_settings: LoopSettings
     total_steps: int
     epoch_steps: int
+    identity: Identity
     guard: FiniteGuard
 
     @property
@@ -106,6 +109,9 @@ class Job(Resumable, Protocol):
 
         May raise StopTraining as long as nothing is written: the epoch's end is then repeated on resume.
         """
+
+    def reported_weights(self) -> str | None:
+        """Returns the digest of the weights that the result belongs to, None if best.pt does not hold them."""
 
     def finish(self) -> Any:
         """Returns the result; its `to_dict` becomes result.json, its `str` a line of log.txt. All is saved before."""
@@ -167,7 +173,7 @@ def run(
         hooks: Called by the loop.
         result_of: Makes the result from what result.json holds, for a folder that is finished.
     """
-    with open_folder(output, config, stage, resume) as folder:
+    with open_folder(output, config, stage, resume, job.identity) as folder:
         if folder.finished:
             return result_of(finished_result(folder))
         return run_in(job, folder, hooks)
@@ -208,10 +214,12 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         _or_stop(job, loop, lambda: _train(job, loop))
         result = _or_stop(job, loop, job.finish)
         result = distributed.run_on_rank0(lambda: result)
-        folder.write_result(result.to_dict())
-        folder.status("finished", step=job.counters.step, evaluation_seconds=job.counters.evaluating)
-        folder.log(f"{job.name}: finished with {result}")
-        return result
+    folder.log(f"{job.name}: finished with {result}")
+    # last of all: whatever may fail, a full disk for one, has been done
+    folder.finish(
+        result.to_dict(), job.reported_weights(), step=job.counters.step, evaluation_seconds=job.counters.evaluating
+    )
+    return result
 
 
 def _or_stop(job: Job, loop: Loop, work: Callable[[], T]) -> T:

@@ -5,7 +5,8 @@ Of several processes rank 0 alone opens the folder, writes and reads; the others
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau import distributed
-from nas_moreau.architecture import SearchSpace
 from nas_moreau.errors import InputError, first_line
-from nas_moreau.runs import RunFolder, load_checkpoint, save_checkpoint
-from nas_moreau.runs.checkpoint import Damaged, read_checkpoint
+from nas_moreau.runs import RunFolder, save_checkpoint
+from nas_moreau.runs.configuration import LOCAL, configuration_digest
+from nas_moreau.runs.identity import Identity, refuse_other
+from nas_moreau.runs.own_checkpoints import own_best, own_checkpoint, settle
 from nas_moreau.training.signals import NonFinite
 
 MAX_ROLLBACKS = 3
@@ -48,6 +50,16 @@ class Counters:
     rollbacks: int = 0
     logged: dict[str, Any] = field(default_factory=dict)
 
+    def check(self, epoch_steps: int) -> None:
+        """Raises ValueError for counts that no run can have; `epoch_steps` are the steps of an epoch."""
+        counts = {"step": self.step, "epochs": self.epochs, "rollbacks": self.rollbacks}
+        if any(type(count) is not int or count < 0 for count in counts.values()) or self.rollbacks > MAX_ROLLBACKS:
+            raise ValueError(f"counts are {counts}")
+        if not self.step // epoch_steps - 1 <= self.epochs <= -(-self.step // epoch_steps):
+            raise ValueError(f"{self.epochs} epochs in {self.step} steps")
+        if not all(type(time) in (int, float) and 0 <= time < math.inf for time in (self.seconds, self.evaluating)):
+            raise ValueError(f"seconds are {self.seconds}, {self.evaluating}")
+
 
 class Resumable(Protocol):
     """What can be saved and restored.
@@ -55,14 +67,12 @@ class Resumable(Protocol):
     Attributes:
         name: What runs, for messages.
         counters: How far it has come.
+        epoch_steps: Steps of an epoch.
     """
 
     name: str
     counters: Counters
-
-    @property
-    def space(self) -> SearchSpace | None:
-        """Its search space, None if it has none."""
+    epoch_steps: int
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state without the counters: tensors and plain values."""
@@ -71,22 +81,36 @@ class Resumable(Protocol):
         """Restores the state; `counters` are restored already."""
 
 
-def open_folder(output: str | PathLike[str], config: dict[str, Any], stage: str, resume: bool) -> RunFolder:
+def open_folder(
+    output: str | PathLike[str], config: dict[str, Any], stage: str, resume: bool, identity: Identity
+) -> RunFolder:
     """Opens the folder as `RunFolder.open` does; ranks other than 0 get one that writes nothing.
 
+    Args:
+        output: The folder.
+        config: The configuration in full.
+        stage: What runs in it.
+        resume: Continue an earlier run.
+        identity: Digests of what else the run is made of.
+
     Raises:
-        InputError: On all ranks, as on rank 0.
+        InputError: On all ranks, as on rank 0; or a rank has another configuration or other data than rank 0.
     """
+    _check_ranks({"configuration": configuration_digest(config, LOCAL), **identity})
     opened: list[RunFolder] = []
 
-    def enter() -> tuple[bool, bool, str]:
-        opened.append(RunFolder.open(output, config, stage, resume))
-        return opened[0].resuming, opened[0].finished, opened[0].digest
+    def enter() -> tuple[bool, bool]:
+        opened.append(RunFolder.open(output, config, stage, resume, identity))
+        return opened[0].resuming, opened[0].finished
 
-    resuming, finished, digest = distributed.run_on_rank0(enter)
-    if opened:
-        return opened[0]
-    return RunFolder(Path(output), stage, None, resuming=resuming, finished=finished, digest=digest)
+    resuming, finished = distributed.run_on_rank0(enter)
+    return opened[0] if opened else RunFolder(Path(output), stage, None, resuming=resuming, finished=finished)
+
+
+def _check_ranks(own: Identity) -> None:
+    first, name = distributed.run_on_rank0(lambda: own), f"rank {distributed.rank()}"
+    cure = "Give all processes the same command and the same data."
+    distributed.run_on_all_ranks(lambda: refuse_other(first, own, name, "rank 0", cure))
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any]:
@@ -112,10 +136,6 @@ def unpack(template: Any, packed: Any, device: torch.device) -> Any:
     return list(parts)
 
 
-def _digests(folder: RunFolder, space: SearchSpace | None) -> dict[str, str]:
-    return {"configuration": folder.digest} | ({} if space is None else {"space": space.digest()})
-
-
 def save(job: Resumable, folder: RunFolder, best: bool = False) -> None:
     """Writes a checkpoint of the job, with the digests of what it was made with."""
     if folder.silent:
@@ -124,7 +144,7 @@ def save(job: Resumable, folder: RunFolder, best: bool = False) -> None:
         "stage": folder.stage,
         "counters": asdict(job.counters),
         "processes": distributed.world_size(),
-        "digests": _digests(folder, job.space),
+        "digests": dict(folder.identity),
         **job.state_dict(),
     }
     save_checkpoint(folder.path / "checkpoints", payload, best)
@@ -144,10 +164,10 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
         return None
     payload, note = loaded
     with _fitting(folder):
-        _check_origin(payload, folder, job.space)
+        if payload["stage"] != folder.stage:
+            raise InputError(f"The checkpoint in {folder.path} is of a {payload['stage']}.", "Restore the right files.")
         job.counters = Counters(**payload["counters"])
-        if type(job.counters.step) is not int or job.counters.step < 0:
-            raise ValueError(f"step is {job.counters.step!r}")
+        job.counters.check(job.epoch_steps)
         job.load_state_dict(payload)
         before, now = payload["processes"], distributed.world_size()
     changes, halved = "", job.counters.rollbacks
@@ -158,6 +178,8 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
             f"; {now} process{'es' * (now > 1)} instead of {before}: the same batches in other shards, so rounding and "
             "BatchNorm's local statistics differ from here on"
         )
+    if folder.changes:
+        changes += f"; bytes will differ from here on: {folder.changes}"
     sentence = f"{job.name}: resumed at step {job.counters.step}; {note.rstrip('.')}{changes}."
     folder.log(sentence)
     return sentence
@@ -165,19 +187,12 @@ def restore(job: Resumable, folder: RunFolder) -> str | None:
 
 def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
     """Returns what rank 0 reads, on all ranks: they need no common file system."""
-    return distributed.run_on_rank0(lambda: load_checkpoint(folder.path / "checkpoints"))
 
+    def read() -> tuple[dict[str, Any], str] | None:
+        settle(folder.path)
+        return own_checkpoint(folder.path)
 
-def _check_origin(payload: dict[str, Any], folder: RunFolder, space: SearchSpace | None) -> None:
-    expected = _digests(folder, space)
-    for name, digest in payload["digests"].items():
-        if digest != expected[name]:
-            raise InputError(
-                f"The checkpoint in {folder.path} was made with another {name} than the run has now.",
-                "Put the run's config.yaml or the space's file back as it was, or start again in another folder.",
-            )
-    if payload["stage"] != folder.stage:
-        raise InputError(f"The checkpoint in {folder.path} is of a {payload['stage']}.", "Restore the right files.")
+    return distributed.run_on_rank0(read)
 
 
 @contextmanager
@@ -222,13 +237,26 @@ def load_weights(network: nn.Module, run: str | PathLike[str]) -> None:
     """Loads the weights that a retraining reports (best.pt): the moving average, if it has one.
 
     Raises:
-        InputError: There is no such checkpoint, it is damaged, or it belongs to another network.
+        InputError: There is no such checkpoint, it is damaged, or it belongs to another run or network.
     """
-    path = Path(run) / "checkpoints" / "best.pt"
+    payload = own_best(Path(run))
     try:
-        payload = read_checkpoint(path)
-        network.load_state_dict(payload["ema"] or payload["model"])
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.", "Finish the retraining first (retrain --resume).") from None
-    except (Damaged, KeyError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be used: {first_line(error)}.", "Retrain, or give another run.") from None
+        weights = payload["ema"] or payload["model"]
+        own = network.state_dict()
+        check_like(weights, {name: own[name] for name in weights})
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"best.pt in {run} does not fit its network: {first_line(error)}.", "Retrain, or give another run."
+        ) from None
+
+
+def check_like(found: Any, template: Any) -> None:
+    """Raises ValueError unless tensors, in lists or dicts, have the names, shapes and types of a template's."""
+    keys = (lambda part: list(part)) if isinstance(template, Mapping) else (lambda part: list(range(len(part))))
+    if isinstance(found, Mapping) != isinstance(template, Mapping) or set(keys(found)) != set(keys(template)):
+        raise ValueError(f"{len(found)} tensors where {len(template)} of other names should be")
+    for key in keys(template):
+        a, b = found[key], template[key]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(f"{key} is {a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}")

@@ -23,6 +23,8 @@ from nas_moreau.drawing.network import Sizes, draw_network
 from nas_moreau.errors import InputError
 from nas_moreau.runs.columns import board_layout
 from nas_moreau.runs.folder import WORST_FILE
+from nas_moreau.runs.identity import Identity
+from nas_moreau.runs.own_checkpoints import tensors_digest
 from nas_moreau.training.device import (
     peak_memory_bytes,
     set_up_device,
@@ -161,7 +163,9 @@ class RetrainJob:
 
     def __init__(self, config: Config, genotype: Genotype, network: Network, data: Data, device: torch.device):
         self.config, self.settings, self.genotype, self.device = config, config.retrain, genotype, device
-        self.space, self.description = load_space(config.space), describe_data(data)
+        self.description = describe_data(data)
+        space = load_space(config.space)
+        self.identity: Identity = {"images": data.digest, "space": space.digest(), "genotype": genotype.digest()}
         self.data = data.to(device)
         self.images = retraining_images(config, self.data)
         self.epoch_steps = self.settings.steps_per_epoch or len(self.images.batches)
@@ -316,12 +320,15 @@ class RetrainJob:
         log_hparams(loop.monitor, self.config, "retrain", result.digest, metrics, self.counters.step)
         return result
 
+    def reported_weights(self) -> str | None:
+        """Returns the digest of the weights in best.pt."""
+        return tensors_digest(self.trainer.trained.state_dict().items())
+
     def _draw_worst(self, test: Evaluation) -> None:
         """Draws the misclassified test images of the highest loss, or removes an older drawing if there are none."""
         folder = self.loop.folder
         if not test.worst:
-            if not folder.silent:
-                (folder.path / WORST_FILE).unlink(missing_ok=True)
+            folder.remove_file(WORST_FILE)
             return
         names, images = self.data.classes, self.data.test.pixels
         captions = [f"{names[m.true]}\n{names[m.predicted]}, {100 * m.confidence:.0f} %" for m in test.worst]

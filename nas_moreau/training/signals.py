@@ -6,7 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""At these a stage saves and ends: Ctrl-C, a system that stops it, a terminal that is closed."""
 
 
 class Interrupted(Exception):
@@ -34,7 +35,7 @@ class StoppedImmediately(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Within this context SIGINT and SIGTERM do not interrupt; they are recorded in `received`.
+    """Within this context `SIGNALS` do not interrupt; they are recorded in `received`.
 
     A second SIGINT raises StoppedImmediately.
 
@@ -49,6 +50,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
+            if number not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: the run is meant to outlive its terminal
             try:
                 self._former[number] = signal.signal(number, self._receive)
             except ValueError:  # not in the main thread (a notebook's worker): signals belong to another one

@@ -20,6 +20,7 @@ from nas_moreau.data.batches import RetrainImages
 from nas_moreau.distributed import Shard
 from nas_moreau.training.device import autocast, average_gradients, batchnorm_gather
 from nas_moreau.training.recipe import build_optimizer, training_loss
+from nas_moreau.training.resume import check_like
 
 
 class StepNumbers(NamedTuple):
@@ -182,6 +183,7 @@ class Trainer:
 
     def load_state_dict(self, payload: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
+        check_like(payload["model"], self.network.state_dict())
         self.network.load_state_dict(payload["model"])
         self.optimizer.load_state_dict(payload["optimizer"])
         if payload["scaler"]:

@@ -16,7 +16,7 @@ from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as stage
 from nas_moreau.compare.protocol import Comparison, Protocol, compare, plan_comparison
-from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_of_search, write_rows
+from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_file, rows_of_search
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
@@ -228,7 +228,7 @@ def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
         rank = percentile(genotype)
         expected = (None,) * 3 if rank is None else (rank.mean, rank.ridge, rank.trees)
         assert (found.percentile, found.percentile_ridge, found.percentile_trees) == expected
-        write_rows(tmp_path / "rows.csv", [found])
+        (tmp_path / "rows.csv").write_bytes(rows_file([found]))
         assert read_rows(tmp_path / "rows.csv") == {name: [found]}
 
 
@@ -302,6 +302,7 @@ def test_finished_rows_need_no_folders_and_a_lost_row_none_of_its_runs(images, t
     output = tmp_path / "c"
     methods = {"darts1": (0, 1)}
     result = compare(tiny(images), methods, output, protocol=Protocol(table, "acc"))
+    (output / "files.json").unlink()  # the files are to be used as they are
     lines = (output / "rows.csv").read_text().splitlines(keepends=True)
     (output / "rows.csv").write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # a torn last row
     again = compare(tiny(images), methods, output, True, protocol=Protocol(table, "acc"))
@@ -350,7 +351,7 @@ def test_a_selection_makes_two_rows_that_are_never_mixed(tmp_path):
     assert [line.label for line in rows] == ["moreau", "moreau +selection"]
     assert [line.search_seconds for line in rows] == [0.75, 1.0]  # the time of the rule is in its row alone
     assert {line.search for line in rows} == {"moreau-seed0"}
-    write_rows(folder / "rows.csv", rows)
+    (folder / "rows.csv").write_bytes(rows_file(rows))
     assert read_rows(folder / "rows.csv") == {"moreau-seed0": rows}
 
 
@@ -385,6 +386,9 @@ def test_a_comparison_goes_on_only_with_its_own_configuration(images, table, her
         with pytest.raises(InputError, match=r"search\.epochs=2|search\.channels"):
             compare(tiny(images, override), {"random": (0,)}, output, True, protocol=Protocol(table, "acc"))
     (output / "rows.csv").write_text((output / "rows.csv").read_text().replace("nas_bench_201", "x" * 200))
+    with pytest.raises(InputError, match=r"rows\.csv.*files\.json"):
+        read_rows(output / "rows.csv")
+    (output / "files.json").unlink()
     with pytest.raises(InputError, match="line 2"):
         read_rows(output / "rows.csv")
 

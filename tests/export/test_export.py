@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.export import formats as stage
 from nas_moreau.export.classifier import from_export, from_run, untrained
 from nas_moreau.export.formats import ExportFailed, export, write_python
+from nas_moreau.export.model_card import model_card
 from nas_moreau.export.predict import predict
 from nas_moreau.runs.checkpoint import read_checkpoint
 from nas_moreau.training.retrain import retrain
@@ -73,7 +75,7 @@ def test_each_format_gives_the_numbers_of_the_run(form, run, tmp_path):
         pytest.importorskip("onnxscript")
     result = export(trained, form, tmp_path / "out")
     assert result["trained"] and result["parameters"] == parameter_count(trained.network)
-    assert result["files"] == sorted({"README.md", "config.json", "model.safetensors", stage.FILES[form]})
+    assert result["files"] == sorted({"README.md", "config.json", "files.json", "model.safetensors", stage.FILES[form]})
     assert {check["batch"] for check in result["checks"]} == {1, 3}
     assert {check["what"] for check in result["checks"]} == {"timm"} | ({form} - {"safetensors"})
     assert max(check["largest_difference"] for check in result["checks"]) <= 1e-4
@@ -200,11 +202,93 @@ def test_damaged_exports_are_refused(tmp_path, monkeypatch):
     export(without_training("PDARTS", monkeypatch), "safetensors", tmp_path / "out")
     weights = tmp_path / "out" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be used"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        from_export(tmp_path / "out")
+    (tmp_path / "out" / "files.json").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         from_export(tmp_path / "out")
     (tmp_path / "out" / "config.json").write_text('{"architecture": "resnet18"}')
     with pytest.raises(InputError, match="none of"):
         from_export(tmp_path / "out")
+
+
+def _with(config, *path_and_value):
+    *path, last, value = path_and_value
+    place = config
+    for key in path:
+        place = place[key]
+    place[last] = value
+    return config
+
+
+FORGED = {
+    "layers of a minute": lambda c: _with(c, "model_args", "layers", 10**9),
+    "layers that are true": lambda c: _with(c, "model_args", "layers", True),
+    "channels beyond memory": lambda c: _with(c, "model_args", "channels", 10**8),
+    "other channels": lambda c: _with(c, "model_args", "channels", 8),
+    "no test images": lambda c: c["nas_moreau"]["data"].pop("test") and c,
+    "a mean that is no number": lambda c: _with(c, "nas_moreau", "data", "mean", [None, 0.5, 0.5]),
+    "a std of zero": lambda c: _with(c, "nas_moreau", "data", "std", [0.0, 0.5, 0.5]),
+    "a huge image": lambda c: _with(c, "nas_moreau", "data", "image_size", [10**9, 10**9]),
+    "classes that are numbers": lambda c: _with(c, "nas_moreau", "data", "classes", [1, 2, 3]),
+    "other weights": lambda c: _with(c, "nas_moreau", "weights", "0" * 64),
+    "a cell of text": lambda c: _with(c, "model_args", "genotype", "x"),
+    "a list": lambda c: [c],
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("exported") / "out"
+        export(without_training("PDARTS", patch), "safetensors", place)
+    return place
+
+
+@pytest.mark.parametrize("forge", FORGED)
+def test_forged_descriptions_are_one_sentence_before_memory_is_taken(forge, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out" / "files.json").unlink()
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "out" / "config.json").write_text(json.dumps(FORGED[forge](config)), encoding="utf-8")
+    with pytest.raises(InputError):
+        from_export(tmp_path / "out")
+
+
+def test_every_bit_of_a_description_counts(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "out")
+    path, draw = tmp_path / "out" / "config.json", random.Random(0)
+    data = path.read_bytes()
+    for bit in (draw.randrange(8 * len(data)) for _ in range(100)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(changed))
+        with pytest.raises(InputError, match=r"config\.json"):
+            from_export(tmp_path / "out")
+
+
+def test_an_export_deletes_nothing_of_others(monkeypatch, tmp_path):
+    mine = tmp_path / ".out.partial"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    export(without_training("PDARTS", monkeypatch), "safetensors", tmp_path / "out")
+    assert (mine / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "out"]
+
+
+def test_names_of_classes_are_no_markup_in_a_card(exported):
+    classifier = from_export(exported)
+    names = ["<script>alert(1)</script>", "a\n# Fake", "[x](http://y)", "=cmd|' /C calc'!A1"]
+    data = classifier.data | {
+        "classes": names,
+        "train": [1] * 4,
+        "test": [1] * 4,
+        "name": "folder:<b>|x",
+        "notes": ["<i>"],
+    }
+    card = model_card(replace(classifier, data=data), "safetensors", [])
+    assert "<script>" not in card and "\n# Fake" not in card and "[x](" not in card and "<b>" not in card
+    assert "<i>" not in card and card.count("\n# ") == 1
 
 
 def test_predictions_of_a_run_and_its_export_are_equal_and_name_classes(run, tmp_path):

@@ -99,9 +99,15 @@ def test_any_override_at_all_is_read_or_refused_in_words(key, value):
 @pytest.mark.slow
 def test_kills_signals_and_changed_files(tmp_path):
     """In one process that imports everything once; it forks, so it cannot be this one."""
-    words = [sys.executable, str(SCRIPTS / "benchmark_faults.py"), "--quick", "--only", "save,kill,signals,mutations"]
+    words = [
+        sys.executable,
+        str(SCRIPTS / "benchmark_faults.py"),
+        "--quick",
+        "--only",
+        "save,kill,operations,inputs,signals,mutations",
+    ]
     done = subprocess.run(
         [*words, "--folder", str(tmp_path)], capture_output=True, text=True, env=os.environ, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n| ") == 1 + 1 + 2 + 1 + len(kinds.kinds())
+    assert done.stdout.count("\n| ") == 1 + 1 + 2 + 6 + 4 + 1 + len(kinds.kinds())

@@ -132,7 +132,7 @@ def write_retrain(
         evaluation = {"split": "test", "accuracy": 0.9, "loss": 0.3, "samples": 200, "classes": classes}
         (folder / "evaluation.json").write_text(json.dumps(evaluation | {"confusion": confusion}))
         result = {
-            "digest": "d",
+            "digest": published_cell("DARTS_V1").digest(),
             "parameters": 3169414,
             "macs": 500987520,
             "epochs": epochs,

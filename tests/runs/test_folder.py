@@ -91,7 +91,7 @@ def test_a_run_that_died_while_its_folder_was_made_can_be_resumed(tmp_path, monk
             else:
                 break
         begin(tmp_path / str(point), resume=True).close()
-    assert point == 3  # config.yaml, environment.json, status.json
+    assert point == 5  # files.json, config.yaml, environment.json, identity.json, status.json
 
 
 def test_resume_knows_whether_the_run_was_finished(tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from nas_moreau.architecture import Supernet, derive, load_space
 from nas_moreau.errors import InputError
-from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs import load_checkpoint, save_checkpoint
 from nas_moreau.runs.checkpoint import SCHEMA, read_checkpoint
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import write_back
@@ -87,9 +87,21 @@ def test_its_tensors_still_fit_the_supernet():
     assert supernet.eval()(torch.zeros(1, 3, 8, 8)).isfinite().all()
 
 
-def test_a_checkpoint_of_another_schema_is_refused_with_both_numbers(config, tiny_data, tmp_path):
+def test_a_search_continues_from_it(config, tiny_data, tmp_path, unfinish):
     search(config, tmp_path / "a", data=tiny_data)
-    (tmp_path / "a" / "result.json").unlink()
+    unfinish(tmp_path / "a")
+    checkpoints, frozen = tmp_path / "a" / "checkpoints", read_checkpoint(FROZEN)
+    # a configuration has more keys with every version: its digest is that of today
+    digests = read_checkpoint(checkpoints / "last.pt")["digests"]
+    assert frozen["digests"] | {"configuration": digests["configuration"]} == digests
+    save_checkpoint(checkpoints, frozen | {"digests": digests})
+    longer = config.model_copy(update={"search": config.search.model_copy(update={"epochs": 2})})
+    assert search(longer, tmp_path / "a", resume=True, data=tiny_data).steps == 6
+
+
+def test_a_checkpoint_of_another_schema_is_refused_with_both_numbers(config, tiny_data, tmp_path, unfinish):
+    search(config, tmp_path / "a", data=tiny_data)
+    unfinish(tmp_path / "a")
     shutil.copy(OLDER, tmp_path / "a" / "checkpoints" / "last.pt")
     for use in (
         lambda: load_checkpoint(tmp_path / "a" / "checkpoints"),

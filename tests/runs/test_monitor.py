@@ -91,6 +91,7 @@ def events(path):
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     with Monitor(tmp_path) as monitor:
+        monitor.epoch(row(0))
         for step in range(6):
             monitor.scalars({"loss": torch.tensor(float(step), device="cpu"), "lr": 0.5}, step)
     with Monitor(tmp_path, resume_from_epoch=1, step=3) as monitor:
@@ -132,7 +133,7 @@ def test_without_tensorboard_the_tables_are_written_all_the_same(tmp_path):
         monitor.hparams({}, {})
         monitor.layout({})
         monitor.epoch(row(0))
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["files.json", "metrics.csv"]
 
 
 def test_importing_the_package_loads_no_tensorboard_and_no_matplotlib():

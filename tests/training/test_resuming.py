@@ -112,20 +112,22 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
         ({"counters": {"steps": 2}}, "does not fit this run"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path, config, tiny_data):
+def test_a_checkpoint_of_something_else_is_refused_by_name(change, match, tmp_path, config, tiny_data, unfinish):
     search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
+    if "digests" in change:
+        change = {"digests": payload["digests"] | change["digests"]}
     save_checkpoint(tmp_path / "a" / "checkpoints", payload | change)
-    (tmp_path / "a" / "result.json").unlink()
+    unfinish(tmp_path / "a")
     with pytest.raises(InputError, match=match):
         search(config("search.epochs=1"), tmp_path / "a", resume=True, data=tiny_data)
 
 
-def test_falling_back_to_the_previous_checkpoint_is_said(tmp_path, capsys, config, tiny_data):
+def test_falling_back_to_the_previous_checkpoint_is_said(tmp_path, capsys, config, tiny_data, unfinish):
     search(config("search.epochs=1"), tmp_path / "a", data=tiny_data)
     search(config("search.epochs=2"), tmp_path / "a", data=tiny_data, resume=True)
     (tmp_path / "a" / "checkpoints" / "last.pt").write_bytes(b"")
-    (tmp_path / "a" / "result.json").unlink()
+    unfinish(tmp_path / "a")
     capsys.readouterr()
     search(config("search.epochs=2"), tmp_path / "a", resume=True, data=tiny_data)
     said = "search: resumed at step 2; previous.pt is used because last.pt is cut off within its header (0 bytes)."

@@ -13,6 +13,8 @@ from nas_moreau.architecture.spaces.printed_places import SEVERAL, find_places
 from nas_moreau.errors import InputError, meant, quoted
 from nas_moreau.yaml_files import read_text
 
+_MAX_RESULT = 64 << 20
+"""Bytes of a result.json that are read."""
 _SHORT = {
     "s3": "sep_conv_3x3",
     "s5": "sep_conv_5x5",
@@ -200,11 +202,13 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
         )
     chosen = None if _genotype_file(text) or not name else name
     try:
-        return Genotype.parse(read_text(path, "Genotype file", MAX_TEXT), name=chosen)
+        found = Genotype.parse(read_text(path, "Genotype file", MAX_TEXT), name=chosen)
     except InputError as error:
         if str(path) in error.cause:
             raise
         raise InputError(f"{path}: {error.cause}", error.cure.replace(SEVERAL, str(path))) from None
+    refuse_other_cells(path, found)
+    return found
 
 
 def _genotype_file(text: str) -> Path | None:
@@ -219,3 +223,27 @@ def _genotype_file(text: str) -> Path | None:
         return path if path.exists() else None
     except (OSError, ValueError):  # a name too long, or with a null character
         return None
+
+
+def refuse_other_cells(path: Path, genotype: Genotype) -> None:
+    """Refuses the genotype of a run's genotype.json that is not the one in the result.json beside it.
+
+    Args:
+        path: The file that the genotype was read from; of another name it belongs to no run.
+        genotype: What it holds.
+
+    Raises:
+        InputError: The digests differ.
+    """
+    if path.name != "genotype.json":
+        return
+    try:
+        with open(path.with_name("result.json"), "rb") as file:
+            digest = json.loads(file.read(_MAX_RESULT))["digest"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return  # nothing to compare with: a cell of a comparison, or a search in progress
+    if digest != genotype.digest():
+        raise InputError(
+            f"{path} holds other cells (digest {genotype.digest()}) than the run's result.json ({quoted(digest)}).",
+            "Restore the one that was changed; derive --write replaces both.",
+        )
