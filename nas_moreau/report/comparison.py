@@ -205,11 +205,9 @@ def _ranking(result: Result) -> str:
 
 
 def _cost(result: Result, curves: Curves) -> str:
-    what = (
-        "Accuracy in the table of the cell that the search would have returned at that time."
-        if result["column"]
-        else "Best held-out accuracy of the supernet so far; accuracies after retraining are above."
-    )
+    what = "Best held-out accuracy of the supernet so far."
+    if result["column"]:
+        what = "Accuracy in the table of the cell that the search would have returned at that time."
     chart = cost_chart("cost", curves, "accuracy (%)")
     note = f"{what} Thin: a seed. Thick: the mean after the same epoch."
     return section("cost", "Cost", figure("", chart, note)) if chart else ""
