@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -32,12 +31,12 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def modules_of_the_user_forgotten():
+def modules_of_the_user_forgotten(tmp_path_factory):
     """Modules from a temporary folder are unknown again after a test: the next one may use the same name."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path_factory.getbasetemp())):
             del sys.modules[name]
 
 

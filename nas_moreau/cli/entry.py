@@ -15,7 +15,7 @@ from typing import Any
 
 from nas_moreau import __version__, distributed
 from nas_moreau.cli.listing import KINDS
-from nas_moreau.cli.options import COMMON
+from nas_moreau.cli.options import COMMON, remove_unused_folders
 from nas_moreau.cli.output import note, print_json, printing_notes
 from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, unknown
@@ -174,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except (Exception, KeyboardInterrupt) as error:
         return _failed(error, arguments, args, stop.received)
+    finally:
+        remove_unused_folders()
 
 
 def _failed(

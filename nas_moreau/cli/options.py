@@ -7,7 +7,6 @@ help and lists answer at once.
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import logging
 import shlex
@@ -127,14 +126,14 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
         return path_of(as_text(args.output, "--output"))
     if args.resume:
         raise InputError("--resume needs the folder of the run.", "Name it with --output.")
-    number = 1
+    parent, number = Path("checkpoints"), 1
     while True:
-        path = Path("checkpoints") / (stem if number == 1 else f"{stem}-{number}")
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
         number += 1
         try:
             if not args.dry_run:
+                _MADE.extend(folder.absolute() for folder in (path, parent) if not folder.exists())
                 path.mkdir(parents=True)  # several commands at once: who makes it has it
-                atexit.register(_remove_empty, path.absolute())
             elif path.exists():
                 continue
             return path
@@ -144,9 +143,14 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
             raise InputError(f"{path} cannot be made ({error.strerror}).", "Name a folder with --output.") from None
 
 
-def _remove_empty(path: Path) -> None:
-    with suppress(OSError):
-        path.rmdir()
+_MADE: list[Path] = []
+
+
+def remove_unused_folders() -> None:
+    """Removes folders that `new_folder` made for a command that was refused before it wrote anything."""
+    while _MADE:
+        with suppress(OSError):  # it holds a run
+            _MADE.pop(0).rmdir()
 
 
 def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tuple[Config, Path]:

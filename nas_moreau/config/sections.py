@@ -5,10 +5,10 @@ Defaults are the published DARTS settings, with the Moreau-envelope method inste
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -19,29 +19,10 @@ Layers = Annotated[int, Field(ge=1, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """Returns the plain types in an annotation."""
-    parts = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return {type(part) for part in parts}
-    return set().union(*(_kinds(part) for part in parts)) if parts else {annotation}
-
-
 class Section(BaseModel):
     """A part of the configuration: unknown keys, NaN, infinity and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would convert: true as 1, and 3.0 as 3."""
-        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
-        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-            raise ValueError("input should be a number, not true or false")
-        if isinstance(value, float) and int in kinds and float not in kinds:
-            raise ValueError("input should be a whole number, written without a point")
-        return value
 
 
 class DataConfig(Section):

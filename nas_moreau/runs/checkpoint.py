@@ -84,8 +84,10 @@ def load_checkpoint(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], 
     for _ in range(_TRIES):
         found, faults = _newest(folder)
         # last.pt is missing only for a moment while it is replaced: the next look finds it
-        if found is None or found[1] != "previous.pt" or "last.pt" in faults:
+        if found is None or found[1] == "last.pt" or "last.pt" in faults:
             break
+        if found[1] == "last.pt.tmp" and not (folder / "last.pt").exists():
+            break  # a save that was killed, not the next one of a saver at work
         time.sleep(_PAUSE)
     reasons = [f"{name} {fault}" for name, fault in faults.items()]
     if found is not None:

@@ -18,7 +18,7 @@ from nas_moreau.runs.configuration import read_config
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.lock import Lock
-from nas_moreau.runs.manifest import write_recorded
+from nas_moreau.runs.manifest import check_recorded, write_recorded
 from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.search.build import restore_supernet
@@ -47,6 +47,7 @@ def derive_run(
             budget.
     """
     folder, space, rule = Path(run), load_space(config.space), named_rule(config.derive.rule)
+    check_recorded(folder)
     refuse_other(recorded_identity(folder), {"space": space.digest()}, "this command", f"the search in {folder}")
     alphas = _alphas(folder)
     if rule.needs_supernet and data is None:

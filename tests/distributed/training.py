@@ -82,7 +82,7 @@ def search_steps(norms: bool, method: str = "moreau+beta", steps: int = FEW, **k
     setup.supernet.double()
     if not norms:
         setup.supernet.eval()  # norms by fixed statistics: nothing couples the images of a batch
-    job = SearchJob(replace(setup, posed=supernet_problem(setup.supernet, 1.0)), {})
+    job = SearchJob(replace(setup, posed=supernet_problem(setup.supernet, 1.0)), {}, {})
     for _ in range(steps):
         job.train_step()
     buffers = [buffer for buffer in job.setup.buffers() if buffer.is_floating_point()]

@@ -19,7 +19,7 @@ def test_the_first_step_is_the_closed_form(rule, tiny_config, tiny_data):
         "search.method=darts1", "search.layers=3", f"search.alphas.rule={rule}", "search.alphas.step=0.5"
     )
     setup = build_search(config, tiny_data, torch.device("cpu"))
-    job = SearchJob(setup, {})
+    job = SearchJob(setup, {}, {})
     batch = job._batch(setup.upper)
     weights = {name: w.detach().requires_grad_() for name, w in setup.supernet.mixture().items()}
     logits = setup.supernet.train()(batch.images, mixture=weights)
