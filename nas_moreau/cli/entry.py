@@ -131,6 +131,8 @@ def _unknown_option(text: str, verb: Verb) -> InputError:
         keys = [key for key in config_keys() if name in (key, key.rpartition(".")[2])]
         if keys:
             cure = f"Write {' or '.join(f'{key}=VALUE' for key in keys)}."
+    if not text.startswith("-") and "--output" in known and Path(text).is_dir():
+        cure = f"Write --output {shlex.quote(text)}."
     return InputError(f"Unknown {'option' if text.startswith('-') else 'argument'} '{text}' of {verb.name}.", cure)
 
 
@@ -187,13 +189,15 @@ def _failed(
     silent = not distributed.reports_errors()  # another process of the group prints why it failed
     if received or isinstance(error, (Interrupted, KeyboardInterrupt)):
         # with `received`, a library may have turned the exception of the signal into another one
-        text = str(error) if isinstance(error, Interrupted) else "Stopped; what was saved before is complete."
         if args is None:  # it arrived while the arguments were parsed
             with suppress(InputError, SystemExit):
                 args = parse_arguments(arguments)
         output = getattr(error, "run_folder", None) or getattr(args, "output", None)
-        if hasattr(args, "resume") and output:
-            text += f"\nResume with: {_resuming(arguments, output)}"
+        begun = hasattr(args, "resume") and bool(output) and Path(str(output)).exists()
+        text = "Stopped; what was saved before is complete." if begun else "Stopped."
+        text = str(error) if isinstance(error, Interrupted) else text
+        if begun:
+            text += f"\nResume with: {_resuming(arguments, str(output))}"
         code = 128 + int(received or getattr(error, "number", None) or signal.SIGINT)
     elif isinstance(error, InputError):
         text, code = str(error), USAGE
@@ -202,6 +206,8 @@ def _failed(
     elif isinstance(error, OSError) and is_full(error):
         text = str(error) if isinstance(error, DiskFull) else str(DiskFull(Path(error.filename or "a file")))
         code = FAILURE
+    elif isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        text, code = "There is not enough memory. Use fewer channels, fewer layers or a smaller batch.", FAILURE
     else:
         lines = str(error).strip().splitlines()
         text, code = f"{type(error).__name__}: {lines[0] if lines else ''} (-v prints the traceback)", FAILURE

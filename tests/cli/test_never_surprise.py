@@ -73,6 +73,10 @@ MISTYPED = [
     (["run", "--preset", "smoke", "batch_size=8"], ["search.batch_size", "retrain.batch_size"]),
     (["run", "--preset", "smoke", "epochs=3"], ["search.epochs", "retrain.epochs"]),
     (["run", "--preset", "smoke", "search.epoch=3"], ["search.epochs"]),
+    (["run", "--preset", "smoke", "search.layers=1000000000"], ["'search.layers'", "1000"]),
+    (["run", "--preset", "smoke", "search.channels=100000000"], ["'search.channels'", "16384"]),
+    (["retrain", "DARTS_V2", "--preset", "smoke", "retrain.channels=100000000"], ["'retrain.channels'", "16384"]),
+    (["list", "runs", "."], ["--output ."]),
     (["config", "search.gama"], ["search.moreau.gamma"]),
     (["run", "--preset", "smoke", "search.lr=1"], ["search.weights.lr", "search.alphas.lr"]),
     (["run", "--preset", "smoke", "learning_rate=1"], ["search.weights.lr", "retrain.lr"]),
@@ -286,6 +290,28 @@ def test_an_import_hides_no_installed_module(tmp_path, monkeypatch, name):
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_before_the_folder_is_made_names_no_folder(call, monkeypatch):
+    from nas_moreau.cli.verbs import VERBS
+
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "run", VERBS["run"]._replace(run=stopped))
+    code, _, err = call("run", "--preset", "smoke", "--output", "new")
+    assert code == 130 and "new" not in err
+
+
+def test_too_little_memory_is_a_sentence(call, monkeypatch):
+    from nas_moreau.cli.verbs import VERBS
+
+    def full(args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 32400000000 bytes")
+
+    monkeypatch.setitem(VERBS, "run", VERBS["run"]._replace(run=full))
+    code, _, err = call("run", "--preset", "smoke")
+    assert code == 1 and "memory" in err and "Allocator" not in err
 
 
 def test_text_of_names():

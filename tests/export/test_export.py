@@ -159,6 +159,18 @@ def test_the_stand_alone_file_needs_torch_alone(tmp_path, monkeypatch):
     assert done.stdout == "torch.Size([2, 3]) 3\n", done.stderr
 
 
+def test_names_are_text_in_the_model_card_and_folders_of_others_stay(tmp_path, monkeypatch, make_data):
+    names = ("<script>alert(1)</script>", "[a](http://b)", "two\nlines | # three", "`c`")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "mine").touch()
+    classifier = without_training("PDARTS", monkeypatch, data=make_data(classes=names))
+    export(classifier, "safetensors", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in card.splitlines() if line.startswith("| classes")]
+    assert "<script>" not in card and "](http" not in card and row.count("|") - row.count("\\|") == 3
+    assert (tmp_path / ".out.partial" / "mine").exists() and len(list(tmp_path.iterdir())) == 2
+
+
 def test_wrong_numbers_are_noticed_and_nothing_is_left(tmp_path, monkeypatch):
     trained = without_training("PDARTS", monkeypatch)
     right = stage.load_python

@@ -23,6 +23,8 @@ MakeCell = Callable[[NetworkPart, nn.ModuleList], nn.Module]
 BuildBlock = Callable[[int, int, int], nn.Module]
 """(input channels, output channels, stride) -> a fixed block or a stem."""
 AUXILIARY_CHANNELS = (128, 768)
+LARGEST = {"channels": 65_536, "layers": 10_000, "num_classes": 1_000_000, "in_channels": 65_536}
+"""Sizes beyond which no network is built: a forged file must not exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class NetworkSize:
         in_channels: Channels of the images.
 
     Raises:
-        InputError: A size is not a positive integer (num_classes: not an integer from 0 on).
+        InputError: A size is not a positive integer (num_classes: not an integer from 0 on), or beyond `LARGEST`.
     """
 
     channels: int
@@ -49,6 +51,8 @@ class NetworkSize:
             smallest = 0 if name == "num_classes" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise InputError(f"{name} is {value!r}, not a size of a network.", f"Give {name} a positive integer.")
+            if value > LARGEST[name]:
+                raise InputError(f"{name} is {value:,}, more than {LARGEST[name]:,}.", f"Give {name} a smaller number.")
 
 
 class Frame(NamedTuple):
