@@ -296,7 +296,7 @@ def test_all_edges_of_four_nodes_are_fourteen_pairs():
         ([("none", 2, 0), ("none", 6, 1)], "range(2, 6)"),
         ([("none", 2, 0), ("none", 3, 3)], "range(2, 6)"),
         ([("none", 2, 0), ("none", 0, 3)], "range(2, 6)"),
-        ([("none", 2, 0), ("skip_connect", 2, 0)], "range(2, 6)"),
+        ([("none", 2, 0), ("none", 2, 0)], "range(2, 6)"),
         ([("none", 2, 0), ("none", 1)], "range(2, 6)"),
     ],
 )

@@ -150,8 +150,8 @@ def _edges_of_triples(triples: list[Any], nodes: int, name: str) -> list[Edge]:
         edges = [(operation, source, node) for operation, source, node in triples]
     else:
         raise refused(f"the triples of {name} are neither (operation, to, from) nor (operation, from, to)")
-    if len({edge[1:] for edge in edges}) < len(edges):
-        raise refused(f"{name} has two operations on one edge")
+    if len(set(edges)) < len(edges):
+        raise refused(f"{name} lists one operation of an edge twice")
     if wrong := [node for _, _, node in edges if not 2 <= node < nodes + 2]:
         raise refused(f"{name} has an edge to node {wrong[0]}, and its nodes are 2 to {nodes + 1}")
     return edges

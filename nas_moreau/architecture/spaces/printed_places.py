@@ -34,7 +34,7 @@ _STRAY = re.compile(
     re.ASCII,
 )
 _COUNTED = re.compile(r"Structure\((\d{1,3}) nodes with $")
-_TIME = re.compile(r"[\[(]?\d[\d/:,. T-]{3,40}(?:[AP]M)?[\])]?")
+_TIME = re.compile(r"[\[(]?\d[\d/:,. T_-]{3,40}(?:[AP]M)?[\])]?")
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING)\s+")
 _NAMED = re.compile(r"""(?:^\s*(\w{1,60})\s*:\s*[\w.]{1,60}|\[\s*['"]([^'"\n]{1,60})['"]\s*\])\s*=$""")
 """`name: Genotype =` and `cells['name'] =`."""
