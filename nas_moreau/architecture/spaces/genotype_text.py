@@ -27,7 +27,7 @@ _PAIR_OF_201 = re.compile(r"([A-Za-z0-9_]{1,60})~(\d{1,2})", re.ASCII)
 
 
 class Printed(NamedTuple):
-    """The cells of a printed genotype: name -> (edges, concat); `string` if they are those of NAS-Bench-201."""
+    """The cells of a printed genotype: name -> (edges, concat), and whether they are those of NAS-Bench-201."""
 
     cells: dict[str, tuple[list[Edge], list[int]]]
     nas_bench_201: bool
