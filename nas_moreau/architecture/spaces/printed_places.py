@@ -9,26 +9,26 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from nas_moreau.architecture.spaces.printed_values import MAX_CHARACTERS, Piece, cut, refused
+from nas_moreau.architecture.spaces.printed_values import MAX_CHARACTERS, MAX_NODES, Piece, cut, refused
 from nas_moreau.errors import InputError, meant, quoted
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_LISTED = 12
+MAX_LISTED, MAX_PLACES = 12, 10_000
 SEVERAL = "genotypes.py"
 """Stands in messages for the file that holds several genotypes."""
 _ANSI = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
 _FIELD = r"""\\?['"]?(?:normal|reduce|recurrent)(?:_concat)?\\?['"]?"""
-_START = re.compile(
-    rf"""(?P<call>(?<![\w.])(?:\w{{1,60}}\.){{0,3}}(?:Genotype|Structure)[ ]?\((?!\d+\ nodes))
-      | (?P<dict>(?:(?<![\w.])(?:\w{{1,60}}\.)?(?:dict|OrderedDict)[ ]?\(\s{{0,80}}[\[(]{{0,2}}|\{{)
-                 (?=\s{{0,80}}{_FIELD}\s{{0,80}}[:=,]))
-      | (?P<string>\|[^\s|~+]{{1,60}}~\d{{1,5}}\|)""",
-    re.VERBOSE | re.ASCII,
+_ANCHOR = re.compile(r"(?:Genotype|Structure|OrderedDict|dict) ?\(|\{|\|", re.ASCII)
+_CALL = re.compile(r"(?:Genotype|Structure) ?\((?!\d+ nodes)", re.ASCII)
+_DICT = re.compile(
+    rf"(?:\{{|(?:dict|OrderedDict) ?\(\s{{0,80}}[\[(]{{0,2}})\s{{0,80}}{_FIELD}\s{{0,80}}[:=,]", re.ASCII
 )
+_ITEM = re.compile(r"\|[^\s|~+]{1,60}~\d{1,5}\|", re.ASCII)
+_MODULE = re.compile(r"(?<![\w.])(?:\w{1,60}\.){0,3}$", re.ASCII)
 _PAIR = r"[^\s|~+]{0,60}~\d{0,5}\|"
-_STRING = re.compile(rf"\|(?:{_PAIR})+(?:\s{{0,8}}\+\s{{0,8}}\|(?:{_PAIR})+)*")
+_STRING = re.compile(rf"\|(?:{_PAIR})+(?:\s{{0,8}}\+\s{{0,8}}\|(?:{_PAIR})+){{0,{MAX_NODES}}}")
 _STRAY = re.compile(
     r"""\b(?:normal|reduce)(?:_concat)?\\?['"]?\s{0,8}[=:,]\s{0,8}(?:[\[(]|range|list|tuple|np|array|tensor)""",
     re.ASCII,
@@ -63,26 +63,33 @@ class Place(NamedTuple):
 
 
 def find_places(text: str) -> list[Place]:
-    """Returns the genotypes in a text in their order, those in comments only if there are no others."""
+    """Returns the genotypes in a text in their order, those in comments only if there are no others.
+
+    Raises:
+        InputError: There are more than `MAX_PLACES`, or one is longer than `MAX_CHARACTERS`.
+    """
     text = _ANSI.sub("", text)
     lines = [0, *(match.end() for match in re.finditer("\n", text))]
     found: list[Place] = []
     starts: list[int] = []
     ends: list[float] = []
     end = 0
-    for match in _START.finditer(text):
-        start = match.start()
-        if start < end:
+    for match in _ANCHOR.finditer(text):
+        if match.start() < end or (start := _beginning(text, match.start())) is None:
             continue
         number = bisect.bisect_right(lines, start)
-        before = text[max(lines[number - 1], start - 400) : start]
-        if re.search(r"(?:class|def|import) $", before):
+        before = text[max(lines[number - 1], start - 200) : start]
+        if before.endswith(("class ", "def ", "import ")):
             continue
+        if len(found) == MAX_PLACES:
+            raise refused(f"it holds more than {MAX_PLACES:,} of them", "Give the one that is meant alone.")
         label, commented = _label(before, text, lines[number - 1]), "#" in before
-        if match.lastgroup == "string":
+        if text[start] == "|":
             piece, (string, end, problem) = None, _string(text, start, before)
         else:
             piece, string = cut(text, start), ""
+            if piece.end - start >= MAX_CHARACTERS:
+                raise refused(piece.problem or "it is too long")
             end, problem = piece.end, None
             rest = text[piece.end : piece.end + 200]
             if piece.problem is None and not _AFTER.match(rest):
@@ -91,15 +98,29 @@ def find_places(text: str) -> list[Place]:
         starts.append(start)
         ends.append(math.inf if problem or (piece and piece.problem) else end)
     damaged: set[int] = set()
-    for match in _STRAY.finditer(text):  # a genotype whose call cannot be recognised must not go unnoticed
+    for match in (
+        _STRAY.finditer(text) if starts else ()
+    ):  # a genotype whose call cannot be recognised must not go unnoticed
         number, before_it = bisect.bisect_right(lines, match.start()), bisect.bisect_right(starts, match.start())
         line = text[max(lines[number - 1], match.start() - 400) : match.start()]
         inside = before_it > 0 and match.start() < ends[before_it - 1]
-        if starts and not inside and before_it not in damaged and "#" not in line:
+        if not inside and before_it not in damaged and "#" not in line:
             damaged.add(before_it)
             found.append(Place("", number, None, "", f"line {number} holds a damaged one", False))
     found.sort(key=lambda place: place.line)
     return [place for place in found if not place.commented] or found
+
+
+def _beginning(text: str, place: int) -> int | None:
+    """Returns where the genotype at an anchor begins, with the module that is named before it; None if it is none."""
+    if text[place] == "|":
+        return place if _ITEM.match(text, place) else None
+    if not (_CALL.match(text, place) or _DICT.match(text, place)):
+        return None
+    if text[place] == "{":
+        return place
+    module = _MODULE.search(text, max(0, place - 200), place)
+    return module.start() if module else None
 
 
 def _string(text: str, start: int, before: str) -> tuple[str, int, str | None]:
@@ -107,10 +128,10 @@ def _string(text: str, start: int, before: str) -> tuple[str, int, str | None]:
     match = _STRING.match(text, start)
     string, end = (match[0], match.end()) if match else ("", start + 1)
     after, problem = text[end : end + 20], None
-    counted = _COUNTED.search(before)
+    counted = _COUNTED.search(before[-40:])
     if counted and int(counted[1]) != string.count("+") + 2:
         problem = f"it announces {counted[1]} nodes, and its string has {string.count('+') + 2}"
-    elif re.search(r"(?:[|~+] {0,8}|\w)$", before):
+    elif re.search(r"(?:[|~+] {0,8}|\w)$", before[-9:]):
         problem = f"{quoted(before[-20:])} stands before its NAS-Bench-201 string"
     elif re.match(r"[\w-]|\s{0,8}[|~+]", after):
         problem = f"{quoted(after)} follows its NAS-Bench-201 string"
