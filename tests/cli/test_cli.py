@@ -230,6 +230,7 @@ def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
     from nas_moreau.search import stage as search
 
     def fail(*args, **kwargs):
+        (tmp_path / "a b").mkdir()
         raise error
 
     monkeypatch.setattr(search, "search", fail)
@@ -239,7 +240,8 @@ def test_exit_codes(error, expected, tiny, tmp_path, capsys, monkeypatch):
         assert f"nas-moreau search --config {tiny} --output '{tmp_path}/a b' seed=3 --resume" in err
 
 
-def test_a_signal_while_the_arguments_are_parsed_prints_how_to_resume(tiny, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_signal_while_the_arguments_are_parsed_prints_how_to_resume(begun, tiny, tmp_path, capsys, monkeypatch):
     from nas_moreau.cli import entry as cli
 
     original, calls = cli.parse_arguments, []
@@ -251,8 +253,11 @@ def test_a_signal_while_the_arguments_are_parsed_prints_how_to_resume(tiny, tmp_
         return original(arguments)
 
     monkeypatch.setattr(cli, "parse_arguments", parse)
+    if begun:
+        (tmp_path / "run").mkdir()
     code, _, err = call(capsys, "search", "--config", tiny, "--output", tmp_path / "run")
-    assert code == 143 and f"nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err
+    assert code == 143
+    assert (f"nas-moreau search --config {tiny} --output {tmp_path}/run --resume" in err) is begun
 
 
 @pytest.mark.parametrize("what", KINDS)
