@@ -34,8 +34,12 @@ QUICK = ("search.epochs=2", "search.steps_per_epoch=1", "logging.tensorboard=fal
 
 
 def test_a_terminal_that_is_closed_saves(tmp_path, tiny_config, tiny_data, stop_at):
-    with pytest.raises(Interrupted) as caught:
-        search(tiny_config(*QUICK), tmp_path / "a", data=tiny_data, hooks=[stop_at(1, signal.SIGHUP)])
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with pytest.raises(Interrupted) as caught:
+            search(tiny_config(*QUICK), tmp_path / "a", data=tiny_data, hooks=[stop_at(1, signal.SIGHUP)])
+    finally:
+        signal.signal(signal.SIGHUP, former)
     assert caught.value.number == signal.SIGHUP
     assert load_checkpoint(tmp_path / "a" / "checkpoints")[0]["counters"]["step"] == 1
     assert search(tiny_config(*QUICK), tmp_path / "a", True, tiny_data).steps == 2
