@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,23 @@ def _objective(original: Callable, place: str, now: Callable[[], bool], value: f
 
 def _spoil(tensors: Any) -> None:
     """Puts NaN into the first number of the first tensor in nested lists."""
-    while not isinstance(tensors, Tensor):
-        tensors = next(iter(tensors))
-    tensors.view(-1)[0] = NAN
+    next(_tensors(tensors)).view(-1)[0] = NAN
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _field(state: Any, name: str) -> Any:
+    """Returns the entry of that name of an update rule's state: its own, or that of a part of a chain."""
+    if hasattr(state, name):
+        return getattr(state, name)
+    found = [_field(part, name) for part in state] if isinstance(state, tuple) else []
+    return next((entry for entry in found if entry is not None), None)
 
 
 SEARCH_PLACES = {
@@ -57,9 +71,9 @@ SEARCH_PLACES = {
     "alphas": lambda job: _spoil(job.x),
     "weights": lambda job: _spoil(job.y),
     "theta": lambda job: _spoil(job.state.theta),
-    "momentum of the weights": lambda job: _spoil(job.state.y_rule.buffers),
-    "momentum of theta": lambda job: _spoil(job.state.theta_rule.buffers),
-    "Adam's second moment of the alphas": lambda job: _spoil(job.state.x_rule.second),
+    "momentum of the weights": lambda job: _spoil(job.state.y_rule.transforms),
+    "momentum of theta": lambda job: _spoil(job.state.theta_rule.transforms),
+    "Adam's second moment of the alphas": lambda job: _spoil(_field(job.state.x_rule, "second")),
     "running statistics": lambda job: _spoil([b for b in job.setup.supernet.buffers() if b.is_floating_point()]),
 }
 RETRAIN_PLACES = {
