@@ -9,6 +9,7 @@ import pytest
 from nas_moreau.architecture import AlphaTable, derive, load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs.history import Stability, Stage, find_search, find_stage, network_sizes, open_stage, read_run
+from nas_moreau.runs.lock import Lock
 from nas_moreau.runs.tables import csv_text
 
 SPACE = load_space("toy")
@@ -36,8 +37,13 @@ def write_search(folder, state="finished", tables=(), result=None):
 def test_a_search_in_progress(tmp_path):
     tables = [table_of(1), table_of(3)]
     write_search(tmp_path, "running", tables)
-    search = read_run(tmp_path).search
-    assert (search.name, search.state, search.finished, search.verdict) == ("search", "running", False, None)
+    assert read_run(tmp_path).search.state == "killed", "no process holds its lock"
+    lock = Lock.take(tmp_path)
+    try:
+        search = read_run(tmp_path).search
+        assert (search.name, search.state, search.finished, search.verdict) == ("search", "running", False, None)
+    finally:
+        lock.release()
     assert search.alphas == dict(enumerate(tables)) and search.final_alphas == tables[-1]
     assert search.genotype == derive(SPACE, tables[-1]) and search.space == SPACE
     assert search.metrics["wall_seconds"] == [0, 2] and search.seconds == 2
