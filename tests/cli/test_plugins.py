@@ -103,8 +103,8 @@ logging: {{tensorboard: false}}
 
 @pytest.fixture
 def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
-    """A function that runs a command with --import mine.py, as in a process of its own, and returns its JSON."""
-    (tmp_path / "mine.py").write_text(USERS_FILE)
+    """A function that runs a command with --import pieces_of_mine.py, as in a process of its own, and returns its JSON."""
+    (tmp_path / "pieces_of_mine.py").write_text(USERS_FILE)
     (tmp_path / "count.txt").write_text("60")
     (tmp_path / "space.yaml").write_text(SPACE)
     (tmp_path / "tiny.yaml").write_text(TINY.format(space=tmp_path / "space.yaml"))
@@ -115,7 +115,7 @@ def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
     def run(*words):
         capsys.readouterr()
         with registrations_forgotten():
-            code = main([*words, "--import", "mine.py", "--json"])
+            code = main([*words, "--import", "pieces_of_mine.py", "--json"])
         out, err = capsys.readouterr()
         assert code == 0, err
         return json.loads(out)
