@@ -103,7 +103,7 @@ logging: {{tensorboard: false}}
 
 @pytest.fixture
 def call(tmp_path, capsys, monkeypatch, registrations_forgotten):
-    """A function that runs a command with --import pieces_of_mine.py, as in a process of its own, and returns its JSON."""
+    """A function that runs a command with --import pieces_of_mine.py and returns its JSON."""
     (tmp_path / "pieces_of_mine.py").write_text(USERS_FILE)
     (tmp_path / "count.txt").write_text("60")
     (tmp_path / "space.yaml").write_text(SPACE)
