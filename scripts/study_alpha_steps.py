@@ -26,14 +26,13 @@ import numpy as np
 import torch
 
 from nas_moreau.architecture import derive, load_space
+from nas_moreau.bilevel.simplex_steps import SMALLEST
 from nas_moreau.compare.nas_bench_table import AccuracyColumn, load_table
 from nas_moreau.config import load_config
 from nas_moreau.data import load_images
 from nas_moreau.search import search
 from nas_moreau.search.methods import parse_methods
 from nas_moreau.training.loop import Hook
-
-SMALLEST = 1e-6
 
 
 def over(g: np.ndarray, square: np.ndarray) -> np.ndarray:

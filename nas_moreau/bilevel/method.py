@@ -24,6 +24,11 @@ def at(step_size: StepSize, k: int) -> float:
     return step_size(k) if callable(step_size) else float(step_size)
 
 
+def penalty_at(c: StepSize, p: float, k: int) -> float:
+    """Returns the penalty of step k: c (k+1)^p, or c_k itself where it is given as a function of k."""
+    return c(k) if callable(c) else c * (k + 1) ** p
+
+
 class StepSizes(NamedTuple):
     """Everything about a method that depends on the problem; each context (a task, a search) fills it.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from nas_moreau.bilevel.method import Method, StepSizes, at
+from nas_moreau.bilevel.method import Method, StepSizes, at, penalty_at
 from nas_moreau.bilevel.moreau_envelope import moreau
 from nas_moreau.bilevel.rivals.darts import darts1, darts2, joint, y_alone
 from nas_moreau.bilevel.rivals.hypergradient import implicit_cg, neumann, rhg
@@ -191,10 +191,9 @@ def _bome(sizes: StepSizes) -> Method:
 @register_method("f2sa", evaluations=6, source="Kwon et al., ICML 2023, Algorithm 1", needs=("penalty",))
 def _f2sa(sizes: StepSizes) -> Method:
     """The penalty grows as c_k; alpha and beta, right for c_0, fall as 1/c_k, which the paper requires of beta."""
-    c, p = _given(sizes.c), sizes.p
 
     def penalty(k: int) -> float:
-        return c(k) if callable(c) else c * (k + 1) ** p
+        return penalty_at(_given(sizes.c), sizes.p, k)
 
     def falling(size: Any) -> Any:
         return lambda k: (size(k) if callable(size) else size) * penalty(0) / penalty(k)

@@ -31,7 +31,18 @@ from torch import Tensor
 from nas_moreau.bilevel.automatic.measured import MEASURED
 from nas_moreau.bilevel.automatic.rule import AutoRule, Sizes
 from nas_moreau.bilevel.automatic.tracked import TRACKED
-from nas_moreau.bilevel.method import Batches, Info, Iterate, Method, State, StepSize, at, make_method, movement
+from nas_moreau.bilevel.method import (
+    Batches,
+    Info,
+    Iterate,
+    Method,
+    State,
+    StepSize,
+    at,
+    make_method,
+    movement,
+    penalty_at,
+)
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.refusals import check_constants
 from nas_moreau.bilevel.tensors import (
@@ -161,7 +172,7 @@ def moreau(
             assert rule is not None
             c_k = rule.penalty(tuning, k, p)
         else:
-            c_k = c(k) if callable(c) else c * (k + 1) ** p
+            c_k = penalty_at(c, p, k)
         gamma_k = tuning.gamma if isinstance(gamma, str) else at(gamma, k)
         found = Sizes(None, 0.0, 0.0) if rule is None else rule.sizes(tuning, c_k, gamma_k)
         # without an alpha x's rule finds its length, and takes a factor of it

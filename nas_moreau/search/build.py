@@ -19,7 +19,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
 from nas_moreau.errors import InputError, first_line
-from nas_moreau.runs.identity import recorded_identity, refuse_other
+from nas_moreau.runs.identity import Identity, recorded_identity, refuse_other
 from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.search.methods import parse_method, search_supernet
 from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem, write_back
@@ -132,6 +132,11 @@ def build_supernet(
     return supernet
 
 
+def search_identity(config: Config, data: Data) -> Identity:
+    """Returns what a search is made of, by content."""
+    return {"images": data.digest, "space": load_space(config.space).digest()}
+
+
 def restore_supernet(run: str | PathLike[str], config: Config, data: Data, device: torch.device) -> Supernet:
     """Returns the supernet of a search folder as its last checkpoint left it, in evaluation mode, on the device.
 
@@ -147,8 +152,7 @@ def restore_supernet(run: str | PathLike[str], config: Config, data: Data, devic
     loaded = own_checkpoint(Path(run))
     if loaded is None:
         raise InputError(f"{run} has no checkpoint yet.", "Let the search finish an epoch first.")
-    found = {"images": data.digest, "space": load_space(config.space).digest()}
-    refuse_other(recorded_identity(Path(run)), found, "this command", f"the search in {run}")
+    refuse_other(recorded_identity(Path(run)), search_identity(config, data), "this command", f"the search in {run}")
     payload = loaded[0]
     size = config.search.image_size
     image = data.input_size if size is None else (data.channels, size, size)

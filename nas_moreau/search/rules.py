@@ -148,6 +148,10 @@ def _perturbation(
     return perturb(space, trained.supernet, weights, images, config.seed, config.performance.channels_last)
 
 
+def _allowed(budget: Budget | None) -> Callable[[Genotype], bool]:
+    return (lambda genotype: True) if budget is None else budget.fits
+
+
 @register_rule("selection", needs_supernet=True, budget=True)
 def _selection(
     space: SearchSpace, weights: AlphaTable, trained: Trained | None, config: Config, budget: Budget | None = None
@@ -155,9 +159,8 @@ def _selection(
     """The best one-hot in the supernet of the space's cell and all cells one operation away."""
     assert trained is not None
     start, record = _space(space, weights, None, config, budget=budget)
-    images = trained.held_out.sample(config.derive.images)
-    allowed = (lambda genotype: True) if budget is None else budget.fits
-    genotype, tried = select(space, trained.supernet, start, images, config.performance.channels_last, allowed)
+    images, last = trained.held_out.sample(config.derive.images), config.performance.channels_last
+    genotype, tried = select(space, trained.supernet, start, images, last, _allowed(budget))
     return genotype, record | tried
 
 
@@ -168,8 +171,7 @@ def _trained(
     """The best of the derived cell and cells drawn by the weights, after short real training of each."""
     assert trained is not None
     start, record = _space(space, weights, None, config, budget=budget)
-    allowed = (lambda genotype: True) if budget is None else budget.fits
-    cells = draw_cells(space, weights, start, config.derive.trained.candidates, config.seed, allowed)
+    cells = draw_cells(space, weights, start, config.derive.trained.candidates, config.seed, _allowed(budget))
     classes, channels = trained.supernet.classifier.out_features, trained.place.weights.images.pixels.shape[1]
     validation = trained.architecture.sample(config.derive.images)
     genotype, tried = train_and_choose(config, cells, classes, channels, validation, trained.place)

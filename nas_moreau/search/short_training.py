@@ -158,86 +158,78 @@ def train_and_choose(
         InputError: There are fewer images than a batch.
         StopTraining: A signal arrived; what was trained is saved.
     """
-    recipe = short_config(config)
-    last = config.performance.channels_last
+    recipe, last = short_config(config), config.performance.channels_last
+    size = recipe.retrain.batch_size
     batches = Batches(
-        place.weights,
-        recipe.retrain.batch_size,
-        config.seed,
-        "short training",
-        channels_last=last,
-        setting="derive.trained.batch_size",
+        place.weights, size, config.seed, "short training", channels_last=last, setting="derive.trained.batch_size"
     )
-    images = RetrainImages(batches, [batches], None, validation)
-    left, record = list(cells), []
-    plan = rounds(config)
+    images = RetrainImages(batches, [batches], validation, validation)
+    left = [_Candidate(recipe, cell, classes, channels, place) for cell in cells]
+    record, plan = [], rounds(config)
     for number, (_, steps) in enumerate(plan):
-        rows = []
-        for k, cell in enumerate(left):
+        for k, candidate in enumerate(left):
             place.report(f"last stage: round {number + 1}/{len(plan)}, cell {k + 1}/{len(left)}, to step {steps}")
-            rows.append((_train(recipe, cell, classes, channels, images, validation, steps, place), cell))
-        rows.sort(key=lambda row: row[0][0] if math.isfinite(row[0][0]) else math.inf)
-        record.append(
-            {
-                "steps": steps,
-                "candidates": [
-                    {"digest": cell.digest(), "loss": loss if math.isfinite(loss) else None, "accuracy": accuracy}
-                    for (loss, accuracy), cell in rows
-                ],
-            }
-        )
-        keep = 1 if number + 1 == len(plan) else math.ceil(len(left) / 2)
-        left = [cell for _, cell in rows[:keep]]
+            candidate.train(images, steps)
+        left.sort(key=lambda candidate: candidate.loss(steps))
+        record.append({"steps": steps, "candidates": [candidate.row(steps) for candidate in left]})
+        left = left[: math.ceil(len(left) / 2)]
     if place.folder is not None:
         shutil.rmtree(place.folder, ignore_errors=True)
-    chosen = left[0]
+    chosen = left[0].cell
     summary = {"images": len(validation), "note": NOTE, "moved": chosen.digest() != cells[0].digest()}
     return chosen, {**summary, "first": cells[0].digest(), "rounds": record}
 
 
-def _train(
-    recipe: Config,
-    cell: Genotype,
-    classes: int,
-    channels: int,
-    images: RetrainImages,
-    validation: Part,
-    steps: int,
-    place: Place,
-) -> tuple[float, float]:
-    """Trains a candidate up to a number of steps, from where it was saved, and returns its loss and accuracy."""
-    key = {"genotype": cell.to_json(), "recipe": recipe.retrain.model_dump(mode="json"), "seed": recipe.seed}
-    saved = place.folder and place.folder / cell.digest()
-    loaded = load_checkpoint(saved) if saved else None
-    state: dict[str, Any] = {"key": key, "step": 0, "trainer": None, "scores": {}}
-    if loaded is not None and loaded[0]["key"] == key:
-        state = loaded[0]
-    if str(steps) in state["scores"]:
-        loss, accuracy = state["scores"][str(steps)]
-        return loss, accuracy
-    network = build_network(recipe, cell, classes, channels)
-    trainer, step = Trainer(recipe, network, classes, images.batches.part.indices.device), state["step"]
-    if state["trainer"] is not None:
-        trainer.load_state_dict(state["trainer"])
-    per_decay = recipe.retrain.steps_per_epoch or 1
+class _Candidate:
+    """A cell in short training: it goes on from where it is, or where it was saved."""
 
-    def save() -> None:
-        if saved:
-            save_checkpoint(saved, state | {"step": step, "trainer": trainer.state_dict()})
+    def __init__(self, recipe: Config, cell: Genotype, classes: int, channels: int, place: Place):
+        self.recipe, self.cell, self.classes, self.place = recipe, cell, classes, place
+        self.step = 0
+        self.scores: dict[str, list[float]] = {}
+        network = build_network(recipe, cell, classes, channels)
+        self.trainer = Trainer(recipe, network, classes, place.weights.indices.device)
+        self.key = {"genotype": cell.to_json(), "recipe": recipe.retrain.model_dump(mode="json"), "seed": recipe.seed}
+        self.folder = place.folder and place.folder / cell.digest()
+        loaded = load_checkpoint(self.folder) if self.folder else None
+        if loaded is not None and loaded[0].get("key") == self.key:
+            self.step, self.scores = loaded[0]["step"], loaded[0]["scores"]
+            self.trainer.load_state_dict(loaded[0]["trainer"])
 
-    try:
-        while step < steps:
-            place.check_stop()
-            if step % per_decay == 0:
-                trainer.scheduler.step(step // per_decay)
-            trainer.step(images, step, 0.0)
-            step += 1
-        found = evaluate_model(
-            network, validation, classes, channels_last=images.batches.channels_last, check_stop=place.check_stop
-        )
-    except StopTraining:
-        save()
-        raise
-    state["scores"][str(steps)] = [found.loss, found.accuracy]
-    save()
-    return found.loss, found.accuracy
+    def train(self, images: RetrainImages, steps: int) -> None:
+        """Trains up to a number of steps and measures the loss there; saves, also when it is stopped."""
+        if str(steps) in self.scores:
+            return
+        every = self.recipe.retrain.steps_per_epoch or 1
+        try:
+            while self.step < steps:
+                self.place.check_stop()
+                if self.step % every == 0:
+                    self.trainer.scheduler.step(self.step // every)
+                self.trainer.step(images, self.step, 0.0)
+                self.step += 1
+            last, stop = images.batches.channels_last, self.place.check_stop
+            assert images.validation is not None
+            found = evaluate_model(
+                self.trainer.network, images.validation, self.classes, channels_last=last, check_stop=stop
+            )
+            self.scores[str(steps)] = [found.loss, found.accuracy]
+        except StopTraining:  # between two steps, or in the evaluation
+            self._save()
+            raise
+        self._save()
+
+    def _save(self) -> None:
+        if self.folder:
+            state = {"key": self.key, "step": self.step, "scores": self.scores, "trainer": self.trainer.state_dict()}
+            save_checkpoint(self.folder, state)
+
+    def loss(self, steps: int) -> float:
+        """Returns the loss after a number of steps; one that is not finite is the worst."""
+        loss = self.scores[str(steps)][0]
+        return loss if math.isfinite(loss) else math.inf
+
+    def row(self, steps: int) -> dict[str, Any]:
+        """Returns the candidate's row of a round, for result.json."""
+        loss, accuracy = self.scores[str(steps)]
+        return {"digest": self.cell.digest(), "loss": loss if math.isfinite(loss) else None, "accuracy": accuracy}

@@ -20,7 +20,7 @@ from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.runs.columns import tag
 from nas_moreau.runs.history import Stability
 from nas_moreau.runs.identity import Identity
-from nas_moreau.search.build import SearchSetup, build_search
+from nas_moreau.search.build import SearchSetup, build_search, search_identity
 from nas_moreau.search.collapse import CollapseGuard, assess
 from nas_moreau.search.epoch import (
     COUNTS,
@@ -87,8 +87,8 @@ def plan_search(config: Config, data: Data) -> SearchJob | RandomSearchJob:
         return RandomSearchJob(config, space)
     refuse_float16(config.performance)
     check_derivation(config, space, (data.num_classes, *data.input_size))
-    identity = {"images": data.digest, "space": space.digest()}
-    return SearchJob(build_search(config, data, set_up_device(config)), describe_data(data), identity)
+    setup = build_search(config, data, set_up_device(config))
+    return SearchJob(setup, describe_data(data), search_identity(config, data))
 
 
 class SearchJob:

@@ -94,6 +94,20 @@ def test_the_choice_is_that_of_plain_trainings(config, tiny_data):
     assert [len(row["candidates"]) for row in record["rounds"]] == [5, 3, 2]
 
 
+@pytest.mark.parametrize("saving", [True, False])
+def test_no_step_is_done_twice(saving, config, tiny_data, tmp_path):
+    parts = search_parts(config, tiny_data, torch.device("cpu"))
+    space = load_space(config.space)
+    table = AlphaTable.uniform(space)
+    cells = draw_cells(space, table, derive(space, table), 5, seed=0)
+    done, original = [], short_training.Trainer.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_training.Trainer, "step", lambda self, *args: done.append(original(self, *args)))
+        place = Place(parts.weights, tmp_path / "derivation" if saving else None)
+        train_and_choose(config, cells, 3, 3, parts.architecture, place)
+    assert len(done) == total_steps(config) == 5 * 2 + 3 * 2 + 2 * 4
+
+
 def test_a_stop_at_any_step_changes_nothing(config, tiny_data, tmp_path):
     parts = search_parts(config, tiny_data, torch.device("cpu"))
     space = load_space(config.space)

@@ -1,6 +1,6 @@
 """DARTS in both orders, and three references: two leave x alone, `joint` has no lower level.
 
-DARTS moves x along some direction and then y along a gradient at the new x: `alternating`.
+Where x moves, it does so first, and y then along a gradient, by default that at the new x: `alternating`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from nas_moreau.bilevel.method import Batches, Info, Method, State, StepSize, at, make_method
+from nas_moreau.bilevel.method import Batches, Info, Method, State, StepSize, at, make_method, penalty_at
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import (
     Evaluated,
@@ -26,11 +26,23 @@ from nas_moreau.bilevel.updates import Update, gradient_descent
 
 
 class Direction(NamedTuple):
-    """The direction of x, the evaluation of F that it rests on, and the norms of its terms."""
+    """What a step of x rests on.
+
+    Attributes:
+        d_x: The direction of x.
+        upper: The evaluation of F.
+        norms: Norms of the terms of d_x.
+        lower: The evaluation of f at the old x, where y moves along `d_y` and not along grad_y f(x+, y).
+        d_y: The direction of y that goes with it.
+        c: The penalty in d_y.
+    """
 
     d_x: Tensors
     upper: Evaluated
     norms: dict[str, Tensor]
+    lower: Evaluated | None = None
+    d_y: Tensors | None = None
+    c: float | None = None
 
 
 def alternating(
@@ -40,7 +52,7 @@ def alternating(
     update_x: Update | None = None,
     update_y: Update | None = None,
 ) -> Method:
-    """Returns the method that moves x along `direction`, then y along grad_y phi(x+, y).
+    """Returns the method that moves x along `direction`, then y along grad_y phi(x+, y) or the direction's own d_y.
 
     Args:
         alpha: Step size of x.
@@ -57,15 +69,18 @@ def alternating(
         problem: Bilevel, x: Tensors, y: Tensors, state: State, batches: Batches
     ) -> tuple[Tensors, Tensors, State, Info]:
         a, b = at(alpha, state.k), at(beta, state.k)
-        d_x, upper, norms = direction(problem, x, y, state, batches)
-        new_x, x_rule = rule_x.apply(d_x, a, x, state.x_rule)
+        found = direction(problem, x, y, state, batches)
+        new_x, x_rule = rule_x.apply(found.d_x, a, x, state.x_rule)
         new_x = problem.onto_x(new_x)
-        lower = value_and_grads(problem.f, new_x, y, batches.lower, wrt="y")
-        new_y, y_rule = rule_y.apply(lower.grad_y, b, y, state.y_rule)
+        upper, lower = found.upper, found.lower
+        if lower is None:
+            lower = value_and_grads(problem.f, new_x, y, batches.lower, wrt="y")
+        d_y = lower.grad_y if found.d_y is None else found.d_y
+        new_y, y_rule = rule_y.apply(d_y, b, y, state.y_rule)
         new_y = problem.prox_y(new_x, new_y, b)
-        norms = norms | {"d_x": norm(d_x), "d_y": norm(lower.grad_y)}
+        norms = found.norms | {"d_x": norm(found.d_x), "d_y": norm(d_y)}
         aux = {"F_aux": upper.aux, "f_aux": lower.aux}
-        info = Info(a, b, norms, F=upper.value, f=lower.value, terms={"F_x": upper.grad_x}, **aux)
+        info = Info(a, b, norms, F=upper.value, f=lower.value, c=found.c, terms={"F_x": upper.grad_x}, **aux)
         return new_x, new_y, State(state.k + 1, x_rule, y_rule), info
 
     return make_method(init, step)
@@ -153,29 +168,14 @@ def joint(
         c, p: The penalty c_k = c (k+1)^p, or c_k itself as a function of k.
         update_x, update_y: Update rules; default params - step * direction.
     """
-    rule_x, rule_y = update_x or gradient_descent(), update_y or gradient_descent()
 
-    def init(problem: Bilevel, x: Tensors, y: Tensors, batches: Batches) -> State:
-        return State(x_rule=rule_x.init(x), y_rule=rule_y.init(y))
-
-    def step(
-        problem: Bilevel, x: Tensors, y: Tensors, state: State, batches: Batches
-    ) -> tuple[Tensors, Tensors, State, Info]:
-        a, b = at(alpha, state.k), at(beta, state.k)
-        c_k = c(state.k) if callable(c) else c * (state.k + 1) ** p
+    def direction(problem: Bilevel, x: Tensors, y: Tensors, state: State, batches: Batches) -> Direction:
+        c_k = penalty_at(c, p, state.k)
         upper = value_and_grads(problem.F, x, y, batches.upper)
         lower = value_and_grads(problem.f, x, y, batches.lower, wrt="y")
-        d_y = add(lower.grad_y, upper.grad_y, 1 / c_k)
-        new_x, x_rule = rule_x.apply(upper.grad_x, a, x, state.x_rule)
-        new_x = problem.onto_x(new_x)
-        new_y, y_rule = rule_y.apply(d_y, b, y, state.y_rule)
-        new_y = problem.prox_y(new_x, new_y, b)
-        norms = {"d_x": norm(upper.grad_x), "d_y": norm(d_y)}
-        aux = {"F_aux": upper.aux, "f_aux": lower.aux}
-        info = Info(a, b, norms, F=upper.value, f=lower.value, c=c_k, terms={"F_x": upper.grad_x}, **aux)
-        return new_x, new_y, State(state.k + 1, x_rule, y_rule), info
+        return Direction(upper.grad_x, upper, {}, lower, add(lower.grad_y, upper.grad_y, 1 / c_k), c_k)
 
-    return make_method(init, step)
+    return alternating(alpha, beta, direction, update_x, update_y)
 
 
 def y_alone(beta: StepSize, update_y: Update | None = None, on: str = "f") -> Method:
