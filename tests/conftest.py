@@ -1,8 +1,10 @@
 """For every test: one thread (tiny tensors only lose by more, and results repeat), tiny images and configurations."""
 
+import importlib.util
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +40,20 @@ def modules_of_the_user_forgotten(tmp_path_factory):
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path_factory.getbasetemp())):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def script_of():
+    """Returns a function from the name of a file in scripts/, without .py, to a fresh module of it."""
+
+    def load(name):
+        path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
 import json
 import random
 import statistics
@@ -246,11 +245,8 @@ def test_the_file_is_small_and_says_where_it_is_from():
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("fit_percentile", SCRIPT)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+def script(script_of):
+    return script_of("fit_percentile")
 
 
 def test_ridge_solves_its_normal_equations(script):

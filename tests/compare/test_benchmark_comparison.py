@@ -1,8 +1,5 @@
 """The script of the whole comparison: its commands are understood, its text says what stands in the rows."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from nas_moreau.architecture import load_space
@@ -14,15 +11,10 @@ from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.search.methods import parse_methods
 
-PATH = Path(__file__).parents[2] / "scripts" / "benchmark_comparison.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(script_of):
+    return script_of("benchmark_comparison")
 
 
 def test_every_part_is_a_command_with_a_valid_configuration(script, tmp_path):

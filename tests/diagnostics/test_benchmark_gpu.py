@@ -1,6 +1,5 @@
 """The measurement plan for a GPU, run on the CPU: what it checks, what it chooses, and the configuration it writes."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -102,10 +101,10 @@ def test_a_retraining_step_is_right_in_its_precision(precision):
     assert found.vectors["gradient"] > 0 and found.within(settings_check.tolerance(trial.performance, False))
 
 
-def test_the_script_writes_a_configuration_that_is_the_preset_with_the_fastest_settings(tmp_path, monkeypatch, capsys):
-    specification = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+def test_the_script_writes_a_configuration_that_is_the_preset_with_the_fastest_settings(
+    tmp_path, monkeypatch, capsys, script_of
+):
+    script = script_of("benchmark_gpu")
     small = load_config("smoke", overrides=TINY)
     monkeypatch.setattr(script, "load_config", lambda preset: small)
     monkeypatch.setattr(bench_settings, "WARM", 1)

@@ -1,8 +1,5 @@
 """What a run will take: counts and totals by hand, proposals that fit, refusals. No test asserts a time."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from nas_moreau.architecture import load_genotype, load_space
@@ -199,11 +196,8 @@ def test_what_is_no_amount_is_refused(text):
         parse_memory(text)
 
 
-def test_the_benchmark_reckons_a_long_stage_from_two_short_runs(monkeypatch):
-    path = Path(__file__).parents[2] / "scripts" / "benchmark_plan.py"
-    spec = importlib.util.spec_from_file_location("benchmark_plan", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_the_benchmark_reckons_a_long_stage_from_two_short_runs(monkeypatch, script_of):
+    script = script_of("benchmark_plan")
 
     def ask(overrides, **request):  # 7 s, 0.25 s a step, three times as much on the wall
         steps = load_config("cpu", None, overrides).search.steps_per_epoch * 6

@@ -1,28 +1,21 @@
 """The benchmark of hyper-parameter learning prints its tables, keeps finished rows and computes them rightly."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
 from nas_moreau.problems import few_shot_job, learn
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_hyperparameter_learning.py"
-
 
 @pytest.fixture
-def script(monkeypatch):
+def script(monkeypatch, script_of):
     from nas_moreau.data import generated_shapes
 
     monkeypatch.setattr(generated_shapes, "TRAIN_SHAPES", 240)
     monkeypatch.setattr(generated_shapes, "TEST_SHAPES", 60)
     for name, value in (("TEST_TASKS", 20), ("MEASURED_TASKS", 4), ("TEST_QUERIES", 3)):
         monkeypatch.setattr(few_shot_job, name, value)
-    spec = importlib.util.spec_from_file_location("benchmark_hyperparameter_learning", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("benchmark_hyperparameter_learning")
 
 
 def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsys):
@@ -35,7 +28,7 @@ def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsy
         "--json",
         str(tmp_path / "all"),
     ]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    monkeypatch.setattr(sys, "argv", ["benchmark_hyperparameter_learning", *words])
     assert script.main() == 0
     out = capsys.readouterr().out
     assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out

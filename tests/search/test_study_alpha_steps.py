@@ -1,24 +1,17 @@
 """The script that studies steps of the alphas: its tables from searches of a few steps."""
 
-import importlib.util
 import itertools
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas_moreau.architecture import load_space
 
-PATH = Path(__file__).parents[2] / "scripts" / "study_alpha_steps.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(script_of):
+    return script_of("study_alpha_steps")
 
 
 def test_both_tables_and_kept_records(script, tmp_path, monkeypatch, capsys):
