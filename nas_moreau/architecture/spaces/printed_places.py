@@ -20,7 +20,12 @@ SEVERAL = "genotypes.py"
 """Stands in messages for the file that holds several genotypes."""
 _ANSI = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
 _FIELD = r"""\\?['"]?(?:normal|reduce|recurrent)(?:_concat)?\\?['"]?"""
-_ANCHOR = re.compile(r"(?:Genotype|Structure|OrderedDict|dict) ?\(|\{|\|", re.ASCII)
+_ANCHOR = re.compile(
+    rf"""(?:Genotype|Structure|OrderedDict|dict)[ ]?\(
+      | \{{(?=\s{{0,80}}{_FIELD})
+      | \|(?=[^\s|~+]{{1,60}}~)""",
+    re.VERBOSE | re.ASCII,
+)
 _CALL = re.compile(r"(?:Genotype|Structure) ?\((?!\d+ nodes)", re.ASCII)
 _DICT = re.compile(
     rf"(?:\{{|(?:dict|OrderedDict) ?\(\s{{0,80}}[\[(]{{0,2}})\s{{0,80}}{_FIELD}\s{{0,80}}[:=,]", re.ASCII
