@@ -54,10 +54,10 @@ class StepSizes(NamedTuple):
     c: StepSize | str = "auto"
     p: float = 0.49
     inner_steps: int = 1
-    lower_steps: int = 1
     update_x: Update | None = None
     update_y: Update | None = None
     update_theta: Update | None = None
+    lower_steps: int = 1
 
 
 class Batches(NamedTuple):

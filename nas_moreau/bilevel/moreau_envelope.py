@@ -122,10 +122,10 @@ def moreau(
     p: float = 0.49,
     order: str = "gauss-seidel",
     theta_steps: int = 1,
-    lower_steps: int = 1,
     update_x: Update | None = None,
     update_y: Update | None = None,
     update_theta: Update | None = None,
+    lower_steps: int = 1,
 ) -> Method:
     """Returns the Moreau-envelope method.
 
@@ -198,7 +198,9 @@ def moreau(
         return state._replace(theta=[t.detach().clone() for t in y], tuning=tuning)
 
     def at_penalty(fixed: float) -> Method:
-        return moreau(alpha, beta, eta, gamma, lambda k: fixed, p, order, theta_steps, lower_steps, **updates)
+        return moreau(
+            alpha, beta, eta, gamma, lambda k: fixed, p, order, theta_steps, lower_steps=lower_steps, **updates
+        )
 
     def explain(state: State) -> str:
         assert rule is not None

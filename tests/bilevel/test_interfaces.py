@@ -1,11 +1,22 @@
-"""argmin, from_module, tchebycheff, show_progress."""
+"""argmin, from_module, tchebycheff, show_progress, and the order of arguments."""
 
+import inspect
 import io
 
 import pytest
 import torch
 
-from nas_moreau.bilevel import Bilevel, argmin, from_module, show_progress, solve, stacked, tchebycheff
+from nas_moreau.bilevel import (
+    Bilevel,
+    StepSizes,
+    argmin,
+    from_module,
+    moreau,
+    show_progress,
+    solve,
+    stacked,
+    tchebycheff,
+)
 from nas_moreau.bilevel.prox import L1
 
 
@@ -97,3 +108,17 @@ def test_stacked_problems_have_the_solutions_of_the_single_ones():
         assert float(found) == pytest.approx(float(single.x[0]), abs=1e-6)
     with pytest.raises(ValueError, match="stacked"):
         stacked(Bilevel(one(None).F, one(None).f, g=L1(1.0)))
+
+
+def test_arguments_that_were_published_keep_their_places():
+    """Callers may pass them by position; new ones come after them."""
+    sizes = "alpha beta eta gamma c p"
+    rules = "update_x update_y update_theta"
+    expected = {
+        moreau: f"{sizes} order theta_steps {rules}",
+        StepSizes: f"{sizes} inner_steps {rules}",
+        Bilevel: "F f g project_x project_y f_theta",
+        solve: "problem x y method",
+    }
+    for function, names in expected.items():
+        assert list(inspect.signature(function).parameters)[: len(names.split())] == names.split()
