@@ -22,9 +22,10 @@ from nas_moreau.runs.history import Stage
 from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.search.build import restore_supernet
+from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
 from nas_moreau.search.result import SearchResult
-from nas_moreau.search.stage import SearchJob, plan_search
+from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 from nas_moreau.training.evaluate import EvaluateResult, evaluate_model
 from nas_moreau.training.hparams import log_hparams

@@ -21,9 +21,10 @@ from nas_moreau.config import Config, DeriveConfig, make_config
 from nas_moreau.data import Data, Part, load_images
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
+from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
 from nas_moreau.search.short_training import rounds, short_config, total_steps
-from nas_moreau.search.stage import SearchJob, plan_search
+from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import RetrainJob, plan_retraining
@@ -135,12 +136,12 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         searching = plan_search(config.model_copy(update={"derive": DeriveConfig()}), data)
         if isinstance(searching, RandomSearchJob):  # draws a cell and trains nothing
             return {"memory_bytes": peak_memory_bytes(torch.device("cpu")), "hours": 0.0, "steps": 0}
-        final = held_out = len(searching.held_out)
+        final = held_out = len(searching.subject.held_out)
         evaluated, one_hot = (config.search.epochs + 1) * held_out, config.search.epochs * held_out
-        searching.held_out = _first(searching.held_out)
+        searching.subject.held_out = _first(searching.subject.held_out)
         job: SearchJob | RetrainJob = searching
         epochs, device, digest = config.search.epochs, searching.setup.device, {}
-        final = len(searching.held_out)
+        final = len(searching.subject.held_out)
     else:
         cell = random_cell(load_space(config.space), config.seed) if genotype is None else genotype
         job = retraining = plan_retraining(config, cell, data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +14,10 @@ from torch import Tensor
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space
 from nas_moreau.architecture.networks.batch_norm import synchronise
-from nas_moreau.architecture.networks.batch_shard import Gather
+from nas_moreau.architecture.networks.batch_shard import Gather, on_shard
 from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
 from nas_moreau.architecture.networks.skeleton import check_images
+from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
@@ -22,7 +25,8 @@ from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.identity import Identity, recorded_identity, refuse_other
 from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.search.methods import parse_method, search_supernet
-from nas_moreau.search.supernet_problem import SupernetProblem, supernet_problem, write_back
+from nas_moreau.search.problem import Posed
+from nas_moreau.search.supernet_problem import Batch, supernet_problem, write_back
 from nas_moreau.training.device import batchnorm_gather
 from nas_moreau.training.resume import check_like
 
@@ -55,7 +59,7 @@ class SearchSetup:
     upper: Batches
     gather: Gather | None
     supernet: Supernet
-    posed: SupernetProblem
+    posed: Posed
     macs: Macs
     shape: tuple[int, int, int, int]
 
@@ -64,9 +68,35 @@ class SearchSetup:
         """Steps of an epoch: `search.steps_per_epoch`, or one pass over the weight split."""
         return self.config.search.steps_per_epoch or len(self.lower)
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the search."""
+        return self.epoch_steps * self.config.search.epochs
+
+    def batches(self, step: int) -> tuple[Batch, Batch]:
+        """Returns the batches of F and f at a step."""
+        return self.batch(self.upper, step), self.batch(self.lower, step)
+
+    def batch(self, batches: Batches, step: int) -> Batch:
+        """Returns a batch of one split at a step, with the seed of the method's draws."""
+        seed = seed_for(self.config.seed, f"mixing of {batches.purpose}", step)
+        return Batch(*batches.batch(step), step / self.total_steps, seed)
+
     def buffers(self) -> list[Tensor]:
         """Returns the running statistics at y and at theta."""
         return [*self.supernet.buffers(), *self.posed.theta_buffers.values()]
+
+    def named_buffers(self) -> dict[str, Tensor]:
+        """Returns the running statistics at y."""
+        return dict(self.supernet.named_buffers())
+
+    def alpha_groups(self) -> Groups:
+        """Returns the entries of the alphas that each softmax takes."""
+        return self.supernet.alpha_groups()
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """Returns the context of a step in which several processes share a batch."""
+        return on_shard(self.lower.shard, self.gather)
 
 
 def build_search(config: Config, data: Data, device: torch.device) -> SearchSetup:
@@ -171,7 +201,7 @@ def restore_supernet(run: str | PathLike[str], config: Config, data: Data, devic
     return supernet.eval()
 
 
-def _pose(config: Config, supernet: Supernet, macs: Macs) -> SupernetProblem:
+def _pose(config: Config, supernet: Supernet, macs: Macs) -> Posed:
     settings = config.search
 
     def penalty(alphas: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, Genotype, derive
 from nas_moreau.architecture.networks.costs import expected_macs
-from nas_moreau.data import seed_for
+from nas_moreau.data import Part, seed_for
 from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import operations_line
@@ -24,7 +24,8 @@ from nas_moreau.search.supernet_problem import write_back
 from nas_moreau.training.evaluate import Evaluation, evaluate_model
 
 if TYPE_CHECKING:
-    from nas_moreau.search.stage import SearchJob
+    from nas_moreau.search.engine import SearchJob
+    from nas_moreau.search.stage import CellSearch
 
 COUNTS = frozenset({"lower_accuracy", "upper_accuracy"})
 """Correct predictions: counted in a step, shares of the batch where they are logged."""
@@ -71,36 +72,48 @@ def epoch_means(sums: Mapping[str, Tensor], steps: int, batch_size: int) -> dict
     return {name: mean / batch_size if name in COUNTS else mean for name, mean in means.items()}
 
 
-def evaluate_epoch(job: SearchJob) -> EpochEvaluation:
+def step_row(job: SearchJob) -> dict[str, Any]:
+    """Returns the epoch's number and the means over its steps by column of metrics.csv."""
+    means = epoch_means(job.sums, job.steps_of_epoch(), job.setup.config.search.batch_size)
+    row: dict[str, Any] = {"epoch": job.counters.epochs, **means}
+    if "f_theta" in means:
+        row["gap"] = means["lower_loss"] - means["f_theta"]
+    if job.c is not None:
+        row["c_k"] = float(job.c)
+    step = job.counters.step - 1
+    return row | {"weights_lr": job.schedules.weights_lr(step), "alphas_lr": job.schedules.alphas_lr(step)}
+
+
+def evaluate_epoch(job: SearchJob, cells: CellSearch) -> EpochEvaluation:
     """Returns the evaluation of the present alphas and weights; raises StopTraining if a signal arrives."""
-    setup, part = job.setup, job.held_out
+    setup, part = job.setup, cells.held_out
     # operations that draw (noise): tied to the epoch, so that an evaluation repeated on resume is the same
     torch.manual_seed(seed_for(setup.config.seed, "evaluation", job.counters.epochs))
-    table = job.alpha_table(job.x)
+    table = cells.alpha_table(job.x)
     genotype = derive(setup.space, table)
-    held_out = job.loop.evaluate(job, "held_out", len(part), lambda: evaluate_held_out(job))
-    score = job.loop.evaluate(job, "one_hot", len(part), lambda: _evaluate_one_hot(job, genotype))
+    held_out = job.loop.evaluate(job, "held_out", len(part), lambda: evaluate_held_out(job, cells))
+    score = job.loop.evaluate(job, "one_hot", len(part), lambda: _evaluate_one_hot(job, part, genotype))
     return EpochEvaluation(table, genotype, held_out, score)
 
 
-def evaluate_held_out(job: SearchJob) -> Evaluation:
+def evaluate_held_out(job: SearchJob, cells: CellSearch) -> Evaluation:
     """Writes alphas and weights into the supernet and returns its evaluation on the held-out split."""
     supernet, config = job.setup.supernet, job.setup.config
     write_back(supernet, job.x, job.y)
     return evaluate_model(
         supernet,
-        job.held_out,
+        cells.held_out,
         job.setup.shape[0],
         channels_last=config.performance.channels_last,
         check_stop=job.loop.stop.check,
     )
 
 
-def _evaluate_one_hot(job: SearchJob, genotype: Genotype) -> Score:
+def _evaluate_one_hot(job: SearchJob, part: Part, genotype: Genotype) -> Score:
     """Returns the score of the derived operations, with the weights that `evaluate_held_out` wrote."""
     supernet, config = job.setup.supernet, job.setup.config
     mixing, last = one_hot(job.setup.space, genotype, supernet.classifier.weight), config.performance.channels_last
-    return score_mixtures(supernet, [mixing], job.held_out, last, job.loop.stop.check)[0]
+    return score_mixtures(supernet, [mixing], part, last, job.loop.stop.check)[0]
 
 
 def _eigenvalue(job: SearchJob) -> float:
@@ -109,16 +122,10 @@ def _eigenvalue(job: SearchJob) -> float:
     return dominant_eigenvalue(loss, job.x)
 
 
-def metrics_row(job: SearchJob, found: EpochEvaluation) -> dict[str, Any]:
+def metrics_row(job: SearchJob, cells: CellSearch, found: EpochEvaluation) -> dict[str, Any]:
     """Returns the numbers of the epoch by column of metrics.csv, without `wall_seconds`."""
     setup, settings, step = job.setup, job.setup.config.search, job.counters.step
-    means = epoch_means(job.sums, job.steps_of_epoch(), settings.batch_size)
-    row: dict[str, Any] = {"epoch": job.counters.epochs, **means}
-    row |= {"held_out_loss": found.held_out.loss, "held_out_accuracy": found.held_out.accuracy}
-    if "f_theta" in means:
-        row["gap"] = means["lower_loss"] - means["f_theta"]
-    if job.c is not None:
-        row["c_k"] = float(job.c)
+    row = step_row(job) | {"held_out_loss": found.held_out.loss, "held_out_accuracy": found.held_out.accuracy}
     row |= {"one_hot_loss": found.one_hot.loss, "one_hot_accuracy": found.one_hot.accuracy}
     row["discretisation_gap"] = found.held_out.accuracy - found.one_hot.accuracy
     if setup.macs:
@@ -127,12 +134,11 @@ def metrics_row(job: SearchJob, found: EpochEvaluation) -> dict[str, Any]:
     if settings.eigenvalue:
         size = settings.batch_size
         row["hessian_eigenvalue"] = job.loop.evaluate(job, "eigenvalue", size, lambda: _eigenvalue(job))
-    row |= {"weights_lr": job.schedules.weights_lr(step - 1), "alphas_lr": job.schedules.alphas_lr(step - 1)}
     end = EpochEnd(job.counters.epochs, step, setup.space, found.table, found.genotype, dict(row))
     return row | distributed.run_on_rank0(lambda: epoch_metrics(end))
 
 
-def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:
+def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: dict[str, Any]) -> None:
     """Logs the epoch to TensorBoard: the page's layout once, curves, heat maps, the cell if it has changed."""
     monitor = job.loop.monitor
     if row["epoch"] == 0:
@@ -140,19 +146,19 @@ def log_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> No
         monitor.layout(board_layout(row, found.table if learned else None))
     job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
     job.loop.log(job, edge_curves(found.table))
-    if monitor.tensorboard and found.genotype.digest() != job.drawn[0]:
-        job.drawn = found.genotype.digest(), job.counters.step
-    draw_epoch(job, found.table, found.genotype)
+    if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:
+        cells.drawn = found.genotype.digest(), job.counters.step
+    draw_epoch(job, cells, found.table, found.genotype)
 
 
-def draw_epoch(job: SearchJob, table: AlphaTable, genotype: Genotype) -> None:
+def draw_epoch(job: SearchJob, cells: CellSearch, table: AlphaTable, genotype: Genotype) -> None:
     """Shows the softmax weights as heat maps, and the cell if it was another one before this step."""
     monitor, step = job.loop.monitor, job.counters.step
     if not monitor.tensorboard:
         return
     for name, rows in table.cells.items():
         monitor.image(f"softmax_weights/{name}", draw_heat_map(rows, genotype.cells[name].edges), step)
-    if job.drawn[1] == step:
+    if cells.drawn[1] == step:
         monitor.image("cell", draw_pixels(genotype, table, scale=1.0), step)
 
 

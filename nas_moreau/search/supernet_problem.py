@@ -1,12 +1,4 @@
-"""The search as a bilevel problem: x are the alphas, y the weights, F and f the losses on two splits of the images.
-
-y and theta are two lists of tensors used with one module by functional calls. Each evaluates BatchNorm by the
-statistics of its batch; what differs is which running statistics move:
-
-    f at y        the module's own, which evaluation uses
-    f at theta    a copy for theta
-    F             a scratch copy that is not read: the architecture split does not influence the statistics of y
-"""
+"""The search for cells as a bilevel problem (`search.problem`): losses of a supernet on two splits of the images."""
 
 from __future__ import annotations
 
@@ -18,10 +10,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as f
 
-from nas_moreau import distributed
 from nas_moreau.architecture import SearchSpace, Supernet
 from nas_moreau.architecture.networks.mixed_cell import Active
-from nas_moreau.bilevel import Bilevel, Sharded
+from nas_moreau.search.problem import Posed, beta_term, pose
 from nas_moreau.training.device import autocast
 
 
@@ -69,20 +60,6 @@ class BatchStats(NamedTuple):
     loss: Tensor
 
 
-class SupernetProblem(NamedTuple):
-    """The problem, its start, and the buffers that theta moves."""
-
-    problem: Bilevel
-    x: list[Tensor]
-    y: list[Tensor]
-    theta_buffers: dict[str, Tensor]
-
-
-def beta_term(alphas: list[Tensor]) -> Tensor:
-    """Returns the mean of logsumexp(alpha) over all edges, beta-DARTS' regulariser (Ye et al., CVPR 2022, eq. 13)."""
-    return torch.cat([torch.logsumexp(logits, -1) for logits in alphas]).mean()
-
-
 def correct_count(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the number of correct predictions, as a tensor on the device (no synchronisation)."""
     return (logits.argmax(-1) == labels).sum()
@@ -95,7 +72,7 @@ def supernet_problem(
     transform: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda forward: forward,
     mix: Mix | None = None,
     penalty: Callable[[list[Tensor]], Tensor] | None = None,
-) -> SupernetProblem:
+) -> Posed:
     """Returns the bilevel problem of a search with `supernet`.
 
     Args:
@@ -109,9 +86,6 @@ def supernet_problem(
     """
     alpha_names = [f"alphas.{name}" for name in supernet.alphas]
     weight_names = list(supernet.named_weights())
-    own = dict(supernet.named_buffers())
-    theta_buffers = {name: buffer.clone() for name, buffer in own.items()}
-    scratch = {name: buffer.clone() for name, buffer in own.items()}
 
     def plain(tensors: dict[str, Tensor], images: Tensor, *mixing: Any) -> Tensor:
         return functional_call(supernet, tensors, (images, *mixing))
@@ -132,46 +106,20 @@ def supernet_problem(
         value = f.cross_entropy(logits, batch.labels)
         return value, BatchStats(correct_count(logits, batch.labels), value)
 
-    def upper(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
-        value, stats = loss(x, y, batch, scratch)
-        if beta:
-            value = value + beta * batch.progress * beta_term(supernet.operation_logits(x))
-        if penalty is not None:
-            value = value + penalty(supernet.operation_logits(x))
-        return value, stats
+    def added(x: list[Tensor], batch: Batch) -> list[Tensor]:
+        if not beta and penalty is None:
+            return []
+        logits = supernet.operation_logits(x)
+        terms = [beta * batch.progress * beta_term(logits)] if beta else []
+        return terms if penalty is None else [*terms, penalty(logits)]
 
-    def lower(x: list[Tensor], y: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
-        return loss(x, y, batch, own)
-
-    def lower_at_theta(x: list[Tensor], theta: list[Tensor], batch: Batch) -> tuple[Tensor, BatchStats]:
-        return loss(x, theta, batch, theta_buffers)
-
-    return SupernetProblem(
-        Bilevel(_sharded(upper, {}), _sharded(lower, own), f_theta=_sharded(lower_at_theta, theta_buffers)),
+    return pose(
+        loss,
         [p.detach().clone() for p in supernet.alphas.values()],
         [p.detach().clone(memory_format=torch.preserve_format) for p in supernet.weights()],
-        theta_buffers,
+        dict(supernet.named_buffers()),
+        added,
     )
-
-
-def _sharded(objective: Callable[..., Any], moved: dict[str, Tensor]) -> Any:
-    """Returns the objective on the whole batch from one on this process's shard: means, and the sum of the counts.
-
-    One flat all-reduce per evaluation. The running statistics in `moved` become their means over all processes.
-    """
-    if distributed.world_size() == 1:
-        return objective
-    buffers = [buffer for buffer in moved.values() if buffer.is_floating_point()]
-
-    def reduce(value: Tensor, gradients: list[Tensor], stats: BatchStats) -> tuple[Tensor, list[Tensor], BatchStats]:
-        numbers = [value, stats.loss, stats.correct.to(value.dtype)]
-        value, loss, count, *rest = distributed.all_reduce_mean([*numbers, *gradients, *buffers])
-        if buffers:
-            torch._foreach_copy_(buffers, rest[len(gradients) :])
-        count = (count * distributed.world_size()).round().to(stats.correct.dtype)
-        return value, rest[: len(gradients)], BatchStats(count, loss)
-
-    return Sharded(objective, reduce)
 
 
 @torch.no_grad()

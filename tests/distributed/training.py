@@ -20,7 +20,7 @@ from nas_moreau.config import Config, make_config
 from nas_moreau.data import Augment, Data, Images
 from nas_moreau.search.build import build_search
 from nas_moreau.search.random_cell import random_cell
-from nas_moreau.search.stage import SearchJob
+from nas_moreau.search.stage import cell_search
 from nas_moreau.search.supernet_problem import supernet_problem
 from nas_moreau.training.retrain import plan_retraining
 
@@ -82,7 +82,7 @@ def search_steps(norms: bool, method: str = "moreau+beta", steps: int = FEW, **k
     setup.supernet.double()
     if not norms:
         setup.supernet.eval()  # norms by fixed statistics: nothing couples the images of a batch
-    job = SearchJob(replace(setup, posed=supernet_problem(setup.supernet, 1.0)), {}, {})
+    job = cell_search(replace(setup, posed=supernet_problem(setup.supernet, 1.0)))
     for _ in range(steps):
         job.train_step()
     buffers = [buffer for buffer in job.setup.buffers() if buffer.is_floating_point()]

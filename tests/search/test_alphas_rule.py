@@ -6,7 +6,7 @@ import torch
 from nas_moreau.architecture import AlphaTable, load_space
 from nas_moreau.search import search
 from nas_moreau.search.build import build_search
-from nas_moreau.search.stage import SearchJob
+from nas_moreau.search.stage import cell_search
 from nas_moreau.training.signals import Interrupted
 
 MIRROR = ("search.alphas.rule=mirror", "search.alphas.step=0.5")
@@ -19,8 +19,8 @@ def test_the_first_step_is_the_closed_form(rule, tiny_config, tiny_data):
         "search.method=darts1", "search.layers=3", f"search.alphas.rule={rule}", "search.alphas.step=0.5"
     )
     setup = build_search(config, tiny_data, torch.device("cpu"))
-    job = SearchJob(setup, {}, {})
-    batch = job._batch(setup.upper)
+    job = cell_search(setup)
+    batch = setup.batch(setup.upper, 0)
     weights = {name: w.detach().requires_grad_() for name, w in setup.supernet.mixture().items()}
     logits = setup.supernet.train()(batch.images, mixture=weights)
     loss = torch.nn.functional.cross_entropy(logits, batch.labels)

@@ -14,9 +14,10 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.derive import derive_ensemble, derive_run
 from nas_moreau.search.methods import build_method, parse_method, search_supernet
+from nas_moreau.search.problem import beta_term
 from nas_moreau.search.schedules import cosine
 from nas_moreau.search.stage import search
-from nas_moreau.search.supernet_problem import Batch, beta_term, supernet_problem
+from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.signals import Interrupted, NonFinite
 
 SETTINGS = ["search.alphas.lr=0.05", "search.alphas.lr_min=0.05"]

@@ -1,0 +1,278 @@
+"""The engine of every search: steps of a bilevel method within the training loop, saved and resumed exactly.
+
+What is searched (cells of a space, choices of a module) is passed in: `Setup` poses the problem, `Subject` evaluates an
+epoch and says what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from os import PathLike
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nas_moreau import distributed
+from nas_moreau.bilevel.simplex_steps import Groups
+from nas_moreau.config import Config
+from nas_moreau.data import seed_for
+from nas_moreau.runs.columns import tag
+from nas_moreau.runs.identity import Identity
+from nas_moreau.search.epoch import COUNTS, step_numbers
+from nas_moreau.search.methods import build_method, parse_method
+from nas_moreau.search.problem import Posed
+from nas_moreau.search.schedules import smaller_steps
+from nas_moreau.training.finite_guard import FiniteGuard, tensors_in
+from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
+from nas_moreau.training.resume import Counters, check_like, pack, unpack
+
+
+class Setup(Protocol):
+    """What a search works on."""
+
+    @property
+    def config(self) -> Config:
+        """Method, step sizes, seed, batch size and checkpoints."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+
+    @property
+    def posed(self) -> Posed:
+        """The bilevel problem, its start, and the running statistics of theta."""
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the search."""
+
+    def batches(self, step: int) -> tuple[Any, Any]:
+        """Returns the batches of F and f at a step."""
+
+    def buffers(self) -> list[Tensor]:
+        """Returns the running statistics at y and at theta."""
+
+    def named_buffers(self) -> dict[str, Tensor]:
+        """Returns the running statistics at y."""
+
+    def alpha_groups(self) -> Groups:
+        """Returns the entries of x that each softmax takes, for the rules that step on simplices."""
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """Returns the context of a step in which several processes share a batch."""
+
+
+class Subject(Protocol):
+    """What is searched: how an epoch is evaluated, and what is found.
+
+    Attributes:
+        stage: What the run folder holds.
+    """
+
+    stage: str
+
+    def configuration(self) -> dict[str, Any]:
+        """Returns the whole configuration, plain data."""
+
+    def result_of(self, data: Mapping[str, Any]) -> Any:
+        """Returns the result that result.json holds."""
+
+    def start(self, loop: Loop) -> None:
+        """Begins or resumes in a run folder."""
+
+    def stops(self) -> bool:
+        """Returns whether the search ends before its last step."""
+
+    def end_epoch(self, job: SearchJob) -> tuple[dict[str, Any], bool]:
+        """Evaluates and writes an epoch; see `training.loop.Job.end_epoch`."""
+
+    def replay_log(self, job: SearchJob) -> None:
+        """Shows the pictures of the last epoch again."""
+
+    def finish(self, job: SearchJob) -> Any:
+        """Returns the result."""
+
+    def state_dict(self, job: SearchJob) -> dict[str, Any]:
+        """Returns what a checkpoint holds in addition to the iterates: tensors and plain values."""
+
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+
+
+class SearchJob:
+    """A search: the state of its method, and what the training loop asks of it (`training.loop.Job`).
+
+    Args:
+        setup: What it works on.
+        subject: What is searched.
+        description: Of the images, for data.json; None for other data.
+        identity: Digests of the data and of what is searched.
+
+    Attributes:
+        counters: Steps, epochs and seconds done.
+        x, y, state: Alphas, weights and the method's state.
+        sums: Sums of the steps' numbers since the last epoch.
+        c: The penalty c_k of the last step, None for methods without one.
+        latest: Numbers of the last epoch, for the terminal.
+        loop: Folder, monitor and terminal, while it runs.
+    """
+
+    name = "search"
+    loop: Loop
+
+    def __init__(self, setup: Any, subject: Any, description: dict[str, Any] | None, identity: Identity):
+        self.setup, self.subject, self.description, self.identity = setup, subject, description, identity
+        self.epoch_steps, self.total_steps = setup.epoch_steps, setup.total_steps
+        self.loop_settings = LoopSettings.of(setup.config)
+        self.counters = Counters()
+        self._build_method()
+        self.x, self.y = setup.posed.x, setup.posed.y
+        # automatic constants are found on the first batches; other methods evaluate nothing before their first step
+        first = setup.batches(0) if parse_method(setup.config.search.method).is_automatic else (None, None)
+        self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
+        self.sums: dict[str, Tensor] = {}
+        self.c: Any = None
+        self.latest: dict[str, str] = {}
+
+    def _build_method(self) -> None:
+        """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""
+        settings = smaller_steps(self.setup.config.search, 0.5**self.counters.rollbacks)
+        self.method, self.schedules = build_method(settings, self.epoch_steps, self.setup.alpha_groups())
+        self.guard = FiniteGuard(self.name, self.setup.device, self.schedules.weights_lr)
+
+    def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> Any:
+        """Runs what is left in the run folder and returns the result.
+
+        Args:
+            output: Run folder; a missing or empty one, or one to resume.
+            resume: Continue from the last checkpoint.
+            hooks: Called by the training loop.
+        """
+        subject = self.subject
+        return run(self, subject.stage, subject.configuration(), output, resume, hooks, subject.result_of)
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def start(self, loop: Loop) -> None:
+        """Begins or resumes in a run folder."""
+        self.loop = loop
+        self.subject.start(loop)
+
+    def done(self) -> bool:
+        """Returns whether all steps are done, or the subject ends the search."""
+        return self.counters.step >= self.total_steps or self.subject.stops()
+
+    def train_step(self) -> Any:
+        """Does one step of the method and returns its info."""
+        setup, step = self.setup, self.counters.step
+        # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
+        torch.manual_seed(seed_for(setup.config.seed, "step", step))
+        upper, lower = setup.batches(step)
+        before, buffers = (self.x, self.y, self.state), setup.buffers()
+        self.guard.before(lambda: buffers)
+        with setup.sharing():
+            *after, info = self.method.step(setup.posed.problem, *before, upper_batch=upper, lower_batch=lower)
+        self.counters.step += 1
+        numbers = step_numbers(info)
+        x, y, state = after
+        values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
+        checked = {name: value for name, value in numbers.items() if name != "cosine"}
+        self.x, self.y, self.state = self.guard.after(self.counters.step, checked, values, tuple(after), before)
+        self.c = getattr(info, "c", None)
+        for name, value in numbers.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        return info
+
+    def log_step(self, info: Any, seconds: float) -> None:
+        """Shows the running means, and every `logging.every_steps` steps the step in TensorBoard."""
+        config, step = self.setup.config, self.counters.step
+        if step % config.logging.every_steps == 0 or step == self.total_steps:
+            size = config.search.batch_size
+            values: dict[str, Any] = {
+                tag("step", name): value / size if name in COUNTS else value
+                for name, value in step_numbers(info).items()
+            }
+            values["step/seconds"] = seconds
+            if self.c is not None:
+                values["step/c_k"] = self.c
+            self.loop.log(self, self.guard.read(values))
+        self.loop.progress.update(step, **self._running_means(), **self.latest)
+
+    def _running_means(self) -> dict[str, float]:
+        """Returns the epoch's mean losses, where reading them from the device costs nothing."""
+        if self.setup.device.type != "cpu":
+            return {}
+        names, count = {"F": "upper_loss", "f": "lower_loss"}, self.steps_of_epoch()
+        return {name: self.sums[key].item() / count for name, key in names.items() if key in self.sums}
+
+    def steps_of_epoch(self) -> int:
+        """Returns the number of steps done in the present epoch."""
+        return (self.counters.step - 1) % self.epoch_steps + 1
+
+    def end_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Evaluates, logs and writes the epoch."""
+        distributed.check_equal(
+            {
+                "alphas": self.x,
+                "weights": self.y,
+                "theta and momentum": list(tensors_in(self.state)),
+                "running statistics": self.setup.buffers(),
+            }
+        )
+        found = self.subject.end_epoch(self)
+        self.sums = {}
+        return found
+
+    def finish(self) -> Any:
+        """Returns the result."""
+        return self.subject.finish(self)
+
+    def reported_weights(self) -> str | None:
+        """Returns None: the result is of the last weights, which last.pt holds."""
+        return None
+
+    def replay_log(self) -> None:
+        """Shows the pictures of an epoch again, if the run was resumed at its end."""
+        if self.counters.epochs and self.counters.step % self.epoch_steps == 0 and not self.sums:
+            self.subject.replay_log(self)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns alphas, weights, the method's state, running statistics, sums, and what the subject adds."""
+        return {
+            "x": self.x,
+            "y": self.y,
+            "state": pack(self.state),
+            "buffers": self.setup.named_buffers(),
+            "theta_buffers": self.setup.posed.theta_buffers,
+            "sums": self.sums,
+            "c": self.c,
+            "latest": self.latest,
+            **self.subject.state_dict(self),
+        }
+
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        device = self.setup.device
+        check_like([*payload["x"], *payload["y"]], [*self.x, *self.y])
+        self._build_method()
+        self.x = [tensor.to(device) for tensor in payload["x"]]
+        self.y = [tensor.to(device) for tensor in payload["y"]]
+        self.state = unpack(self.state, payload["state"], device)
+        for buffers, key in (
+            (self.setup.named_buffers(), "buffers"),
+            (self.setup.posed.theta_buffers, "theta_buffers"),
+        ):
+            check_like(payload[key], buffers)
+            for name, value in payload[key].items():
+                buffers[name].copy_(value)
+        self.sums = {name: value.to(device) for name, value in payload["sums"].items()}
+        self.c, self.latest = payload["c"], payload["latest"]
+        self.subject.load_state_dict(payload)
