@@ -34,7 +34,7 @@ from nas_moreau.architecture.spaces.percentile import (
     predict,
     why_no_percentile,
 )
-from nas_moreau.compare.significance import kendall_tau
+from nas_moreau.report.significance import kendall_tau
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 TREES = (100, 200, 400, 600, 800)

@@ -19,11 +19,17 @@ from nas_moreau.errors import InputError
         "--table nb201.csv.gz",
         "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau+beta,random:0-7 --seeds 0,1,2",
         "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,darts1,random --seeds 0-19 --no-retrain",
+        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,darts1 darts1:search.alphas.lr=0.003",
     ],
     options=[
         *CONFIGURATION,
         *RUN_FOLDER,
-        option("--methods", required=True, metavar="A,B", help="methods (list methods); seeds of one: random:0-7"),
+        option(
+            "--methods",
+            required=True,
+            metavar="A,B",
+            help="methods (list methods); seeds of one: random:0-7; settings of one: darts1:search.alphas.lr=0.003",
+        ),
         option("--seeds", default="0", metavar="0,1", help="seeds of the others: numbers and ranges (default 0)"),
         option("--table", metavar="FILE", help="NAS-Bench-201 as CSV (.gz): column arch, columns of numbers"),
         option("--column", help="column of --table to compare by (default c10_test_200ep, or the only one)"),
@@ -41,6 +47,9 @@ from nas_moreau.errors import InputError
 )
 def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     """Compares methods and prints the tables."""
+    from nas_moreau.compare.conditions import split_settings
+
+    args.overrides, settings = split_settings(args.overrides)
     for override in args.overrides:
         if override.partition("=")[0].strip() in ("seed", "search.method"):
             raise InputError(f"'{override}' would apply to every row.", "Use --seeds and --methods.")
@@ -60,7 +69,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
             methods,
             output,
             args.resume,
-            protocol=protocol.Protocol(args.table, args.column, args.retrain, args.rank, args.baseline),
+            protocol=protocol.Protocol(args.table, args.column, args.retrain, args.rank, args.baseline, settings),
             jobs=args.jobs,
             imports=args.imports,
         ).to_dict()
@@ -71,7 +80,15 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _print_comparison(result: dict[str, Any]) -> None:
     from nas_moreau.architecture.spaces.percentile import limit
-    from nas_moreau.report.comparison import FIGURE_NAMES, PERCENTILE, percentile_table, ranking_table, summary_table
+    from nas_moreau.report.comparison import (
+        FIGURE_NAMES,
+        PERCENTILE,
+        conditions_table,
+        outcome,
+        percentile_table,
+        ranking_table,
+        summary_table,
+    )
 
     shown = [(title, summary_table(result, name)) for name, title in FIGURE_NAMES.items()]
     shown.append((PERCENTILE, percentile_table(result)))
@@ -82,4 +99,6 @@ def _print_comparison(result: dict[str, Any]) -> None:
             print_table(columns, rows, f"{title} ({result['column']})" if title.endswith("table") else title)
             if title == PERCENTILE:
                 print(limit())
+    print_table(*conditions_table(result), "how each method ran")
+    print(outcome(result))
     print(f"page: {result['report']}")

@@ -11,10 +11,12 @@ from typing import Any
 from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.compare.child_runs import Command
+from nas_moreau.compare.conditions import Conditions, Settings, conditions, config_of
 from nas_moreau.compare.cost_curves import cost_curve
 from nas_moreau.compare.nas_bench_table import AccuracyColumn, baselines
 from nas_moreau.compare.ranking import CELLS, one_hot_losses, rank_correlations
 from nas_moreau.compare.rows import Row, folder_name, rows_file, rows_of_search
+from nas_moreau.compare.twins import Retraining, retraining
 from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
 from nas_moreau.runs import RunFolder
@@ -40,6 +42,7 @@ class ComparisonJob:
         column: The column of a table to look cells up in; None without a table.
         retrain: Whether cells are retrained.
         rank: Number of cells that each supernet ranks.
+        settings: Method -> overrides that only its searches get.
         rows: Name of a search's folder -> its rows, as recorded.
         own: Names of the searches that this process did.
         stop: Receives signals.
@@ -54,6 +57,7 @@ class ComparisonJob:
     column: AccuracyColumn | None
     retrain: bool
     rank: int | None
+    settings: Settings = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
     own: list[str] = field(default_factory=list)
     stop: StopRequest | None = None
@@ -99,8 +103,11 @@ class ComparisonJob:
         self._data = data if self.rank is not None else None
 
     def _config_of(self, method: str, seed: int) -> Config:
-        search = self.config.search.model_copy(update={"method": method})
-        return self.config.model_copy(update={"seed": seed, "search": search})
+        return config_of(self.config, method, seed, self.settings)
+
+    def conditions(self) -> list[Conditions]:
+        """Returns the conditions of each method."""
+        return [conditions(self.config, method, self.settings) for method in self.methods]
 
     # --- doing it ---
 
@@ -114,7 +121,7 @@ class ComparisonJob:
         name = folder_name(method, seed)
         folder = self.output / "searches" / name
         if not Stage(folder).finished:
-            settings = [f"search.method={json.dumps(method)}", f"seed={seed}"]
+            settings = [f"search.method={json.dumps(method)}", f"seed={seed}", *self.settings.get(method, ())]
             yield self._command("search", name, folder, [], settings)
         rows = list(rows_of_search(method, seed, folder))
         for i, row in enumerate(rows if self.retrain else []):
@@ -174,6 +181,10 @@ class ComparisonJob:
             return row
         tau = rank_correlations(losses, self.column.table, self.column.name)
         return replace(row, tau_running=tau["running"], tau_batch=tau["batch"])
+
+    def retraining(self) -> Retraining | None:
+        """Returns how much the accuracies of the table depend on the training; None without a table or twins in it."""
+        return None if self.column is None else retraining(self.column.table, self.column.name)
 
     def baselines(self) -> list[dict[str, Any]]:
         """Returns exact statistics of groups of cells in the table; [] without a table."""

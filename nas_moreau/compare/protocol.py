@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 from nas_moreau import distributed
 from nas_moreau.architecture import load_space, percentile
 from nas_moreau.compare.child_runs import run_all
+from nas_moreau.compare.conditions import FILE, Conditions, Settings, agreed_settings
 from nas_moreau.compare.job import ComparisonJob
 from nas_moreau.compare.nas_bench_table import SPACE, AccuracyColumn, load_table, same_cells
 from nas_moreau.compare.ranking import reference_rankings
 from nas_moreau.compare.rows import Row, folder_name, read_rows
 from nas_moreau.compare.summary import Summary, summarise
+from nas_moreau.compare.twins import Retraining
 from nas_moreau.config import Config
 from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import write_comparison
@@ -39,6 +42,7 @@ class Protocol:
             the cells of the DARTS space.
         rank: Number of cells by which each supernet's ranking is compared with the table; None: no ranking.
         baseline: The method that p-values are against; by default `random` if it takes part, else the first one.
+        settings: Method -> overrides `key=value` of its searches alone, such as the step of the alphas that suits it.
     """
 
     table: str | PathLike[str] | None = None
@@ -46,6 +50,7 @@ class Protocol:
     retrain: bool | None = None
     rank: int | None = None
     baseline: str | None = None
+    settings: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,11 @@ class Comparison:
     Attributes:
         rows: A row for each cell found.
         summary: A line for each figure, method and derivation rule.
+        conditions: What each method costs and how it is tuned.
         baseline: The method that p-values are against.
         baselines: Exact statistics of groups of cells in the table (`name n mean std min max`); [] without a table.
         column: Column of the table; None without one.
+        retraining: How much the table's accuracies depend on the training; None without a table.
         ranking: Kendall's tau of rankings without a search; None if no ranking was asked for.
         failed: Names of the runs that failed.
         space: Name or file of the search space.
@@ -67,9 +74,11 @@ class Comparison:
 
     rows: list[Row]
     summary: list[Summary]
+    conditions: list[Conditions]
     baseline: str
     baselines: list[dict[str, Any]]
     column: str | None
+    retraining: Retraining | None
     ranking: dict[str, Any] | None
     failed: list[str]
     space: str
@@ -78,8 +87,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, as in result.json."""
-        lines = {"rows": [row.to_dict() for row in self.rows], "summary": [line.to_dict() for line in self.summary]}
-        return vars(self) | lines
+        lists = {name: [line.to_dict() for line in getattr(self, name)] for name in ("rows", "summary", "conditions")}
+        return vars(self) | lists | {"retraining": self.retraining and asdict(self.retraining)}
 
 
 @torch_settings_restored()
@@ -127,6 +136,7 @@ def compare(
     with open_folder(output, config.to_dict(), "compare", resume, job.identity) as folder:
         folder.status("running")
         job.folder = folder
+        folder.write_files({FILE: json.dumps(job.settings, indent=1).encode()})
         try:
             with StopRequest() as stop:
                 job.stop = stop
@@ -189,6 +199,7 @@ def _plan(
         column=column,
         retrain=retrain,
         rank=protocol.rank,
+        settings=agreed_settings(protocol.settings, methods, output),
     )
 
 
@@ -211,15 +222,17 @@ def _conclude(folder: RunFolder, job: ComparisonJob, baseline: str | None, faile
     """Returns the result of a comparison and writes it with its page."""
     job.record()
     against = baseline or (RANDOM if RANDOM in job.methods else next(iter(job.methods)))
-    rows, exact, ranking = job.wanted_rows(), job.baselines(), None
+    rows, exact, again, ranking = job.wanted_rows(), job.baselines(), job.retraining(), None
     if job.column is not None and job.rank is not None:
         ranking = reference_rankings(job.column.table, job.column.name, job.rank)
     result = Comparison(
         rows,
-        summarise(rows, list(job.methods), against, exact),
+        summarise(rows, list(job.methods), against, exact, again.near_best if again else None),
+        conditions=job.conditions(),
         baseline=against,
         baselines=exact,
         column=job.column.name if job.column is not None else None,
+        retraining=again,
         ranking=ranking,
         failed=list(failed),
         space=job.config.space,

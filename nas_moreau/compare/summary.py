@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas_moreau.compare.rows import Row, label
-from nas_moreau.compare.significance import permutation_p_value, relative_improvement
+from nas_moreau.report.significance import permutation_p_value, relative_improvement
 from nas_moreau.search.random_cell import RANDOM
 
 PERCENTILES = ("percentile", "percentile_ridge", "percentile_trees")
@@ -34,6 +34,8 @@ class Summary:
             that of the rows of the method `random`; None without either, and for percentiles.
         p_value: Permutation test of the difference of means to the baseline's rows; None for the baseline itself.
         collapsed: Number of collapsed cells.
+        near_best: Number of cells that another training does not distinguish from the best of the table; None for
+            other figures, and for a table that does not show it.
         idle_share: Mean share of idle edges.
         search_seconds: Mean.
         search_peak_memory_bytes: Largest.
@@ -52,6 +54,7 @@ class Summary:
     relative_improvement: float | None
     p_value: float | None
     collapsed: int
+    near_best: int | None
     idle_share: float
     search_seconds: float | None
     search_peak_memory_bytes: int | None
@@ -69,7 +72,11 @@ class Summary:
 
 
 def summarise(
-    rows: Sequence[Row], methods: Sequence[str], baseline: str, baselines: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row],
+    methods: Sequence[str],
+    baseline: str,
+    baselines: Sequence[Mapping[str, Any]],
+    near_best: float | None = None,
 ) -> list[Summary]:
     """Returns a line for each figure, method and derivation rule that have rows.
 
@@ -78,20 +85,25 @@ def summarise(
         methods: Their order; rows of a rule follow those of the space's own.
         baseline: The method that p-values are against.
         baselines: `nas_bench_table.baselines` of the table, or [].
+        near_best: Accuracy in the table from which on a cell is not distinguishable from the best one.
     """
     groups: dict[tuple[str, str | None], list[Row]] = {}
     for method in methods:
         for row in sorted((row for row in rows if row.method == method), key=lambda row: row.rule or ""):
             groups.setdefault((method, row.rule), []).append(row)
-    return [
-        line
-        for figure in FIGURES
-        for line in _lines(figure, groups, baseline, baselines[0]["mean"] if baselines and figure == "table" else None)
-    ]
+    found = []
+    for figure in FIGURES:
+        known = (baselines[0]["mean"] if baselines else None, near_best) if figure == "table" else (None, None)
+        found += _lines(figure, groups, baseline, *known)
+    return found
 
 
 def _lines(
-    figure: str, groups: Mapping[tuple[str, str | None], Sequence[Row]], baseline: str, random_mean: float | None
+    figure: str,
+    groups: Mapping[tuple[str, str | None], Sequence[Row]],
+    baseline: str,
+    random_mean: float | None,
+    near_best: float | None,
 ) -> Iterable[Summary]:
     """Yields a line for each group with the figure; `random_mean`: the exact mean of random cells, if it is known."""
     known = {key: own for key, rows in groups.items() if (own := [row for row in rows if _of(row, figure) is not None])}
@@ -114,6 +126,7 @@ def _lines(
             relative_improvement=relative_improvement(mean, random_mean) if random_mean else None,
             p_value=None if (method, rule) == (baseline, None) else permutation_p_value(found, against),
             collapsed=sum(row.verdict == "collapsed" for row in own),
+            near_best=None if near_best is None else sum(value >= near_best for value in found),
             idle_share=statistics.fmean(row.idle_share for row in own),
             search_seconds=_mean(row.search_seconds for row in own),
             search_peak_memory_bytes=max(row.search_peak_memory_bytes or 0 for row in own) or None,

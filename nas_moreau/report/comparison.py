@@ -52,6 +52,7 @@ def summary_table(result: Result, figure_name: str) -> Table:
 
     Accuracies are in per cent. Below the methods are the exact baselines of the table, if there is one.
     """
+    near = figure_name == "table" and result["retraining"] is not None
     head = [
         "method",
         "n",
@@ -62,6 +63,7 @@ def summary_table(result: Result, figure_name: str) -> Table:
         f"p against {result['baseline']}",
         "idle share",
         "collapsed",
+        *(["near the best"] if near else []),
         "search time",
         "peak memory",
     ]
@@ -71,12 +73,13 @@ def summary_table(result: Result, figure_name: str) -> Table:
             figures = [spread(line["mean"], line["std"]), cent(line["min"]), cent(line["max"])]
             against = [number(line["relative_improvement"], "+.2f"), p_value(line["p_value"])]
             health = [number(line["idle_share"]), f"{line['collapsed']} of {line['n']}"]
+            health += [f"{line['near_best']} of {line['n']}"] if near else []
             cost = [duration(line["search_seconds"] or None), memory(line["search_peak_memory_bytes"])]
             rows.append([name_of(line), str(line["n"]), *figures, *against, *health, *cost])
     for line in result["baselines"] if figure_name == "table" else ():
         figures = [spread(line["mean"], None if line["n"] == 1 else line["std"]), cent(line["min"]), cent(line["max"])]
         improvement = 100 * (line["mean"] / result["baselines"][0]["mean"] - 1)
-        rows.append([f"{line['name']} (exact)", f"{line['n']:,}", *figures, number(improvement, "+.2f"), *[DASH] * 5])
+        rows.append([f"{line['name']} (exact)", f"{line['n']:,}", *figures, number(improvement, "+.2f"), *[DASH] * (len(head) - 7)])
     return head, rows
 
 
@@ -99,6 +102,22 @@ def percentile_table(result: Result) -> Table:
     return head, rows
 
 
+def conditions_table(result: Result) -> Table:
+    """Returns what each method costs and how it is tuned, as texts."""
+    head = ["method", "evaluations a step", "steps", "step of the alphas", "settings for it alone"]
+    rows = [
+        [
+            line["method"],
+            str(line["evaluations"]),
+            DASH if line["steps"] is None else f"{line['steps']:,}",
+            line["alphas"] or DASH,
+            " ".join(line["settings"]) or DASH,
+        ]
+        for line in result["conditions"]
+    ]
+    return head, rows
+
+
 def ranking_table(result: Result) -> Table:
     """Returns Kendall's tau of each method, and of rankings of the same cells without a search, as texts."""
     rows = [
@@ -106,6 +125,8 @@ def ranking_table(result: Result) -> Table:
         for line in result["summary"]
         if line["figure"] == "table" and line["tau_running"] is not None
     ]
+    if again := result["retraining"]:
+        rows.append([f"a second training ({again['pairs']} cells that the table has twice)", number(again["tau"]), DASH])
     references = {name: tau for name, tau in result["ranking"].items() if name != "cells"}
     for name, tau in references.items():
         rows.append([{"parameters": "parameter count"}.get(name, name), number(tau), DASH])
@@ -118,7 +139,7 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
     stage = Stage(folder, "compare")
     parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _percentiles(result)]
     parts.append(_ranking(result))
-    parts += [_cost(result, curves), _reading_guide(result), _every_cell(result)]
+    parts += [_cost(result, curves), _conditions(result), _reading_guide(result), _every_cell(result)]
     return page(
         f"{name} · comparison",
         [*parts, environment_section(stage.environment), configuration_section(stage.config)],
@@ -126,11 +147,17 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
 
 
 def outcome(result: Result) -> str:
-    """Returns in a few sentences which method is best, mean percentiles, collapsed cells and failed runs."""
+    """Returns in a few sentences which method is best and how sure that is, percentiles, collapsed and failed runs."""
     key = next((key for key in FIGURE_NAMES if _groups(result, key)), None)
     found = ranking(FIGURE_NAMES[key], _groups(result, key)) if key else []
     if not result["rows"]:
         found.append("There is no cell yet.")
+    if key == "table" and result["retraining"] is not None:
+        best = max((line for line in result["summary"] if line["figure"] == key), key=lambda line: line["mean"])
+        found.append(
+            f"{best['near_best']} of {best['n']} cells of {name_of(best)} are not distinguishable from the table's best "
+            f"cell ({cent(result['retraining']['near_best'])} % up)."
+        )
     if means := [(-line["mean"], line) for line in result["summary"] if line["figure"] == "percentile"]:
         ranked = [line for _, line in sorted(means, key=lambda pair: pair[0])]
         found.append(f"Mean predicted percentile of the cells: {', '.join(map(_mean_percentile, ranked))}.")
@@ -213,6 +240,16 @@ def _cost(result: Result, curves: Curves) -> str:
     return section("cost", "Cost", figure("", chart, note)) if chart else ""
 
 
+def _conditions(result: Result) -> str:
+    text = (
+        "An evaluation is one forward and backward pass over a batch. All methods share images, splits, network, steps "
+        "and batches; what only one of them has is in the last column."
+    )
+    head, rows = conditions_table(result)
+    inside = paragraph(text) + table(head, rows, numbers=(1, 2))
+    return section("conditions", "How each method ran", inside)
+
+
 def _reading_guide(result: Result) -> str:
     pairs = [
         ("std", "sample standard deviation over the n seeds; of the baselines, over all their cells"),
@@ -229,10 +266,19 @@ def _reading_guide(result: Result) -> str:
         ("+rule", "the cell of another derivation rule than the space's; the row without it is the cell before"),
         ("idle share", "edges that carry skip_connect, none or noise, reduction cells left out; mean"),
         ("collapsed", "cells with more than half of their edges idle"),
+        *([("near the best", _near(result["retraining"]))] if result["retraining"] else []),
         ("search time", "wall-clock time of the search, held-out evaluations and checkpoints included; mean"),
         ("peak memory", "peak of a search's process, images and libraries included; largest of the seeds"),
     ]
     return section("guide", "How to read this", definition_list(pairs))
+
+
+def _near(again: Mapping[str, Any]) -> str:
+    return (
+        f"cells from {cent(again['near_best'])} % up: two trainings of one network differ by {cent(again['noise'])} points "
+        "(root mean square, from cells of the table that compute the same function), so that these are not "
+        "distinguishable from the best"
+    )
 
 
 def _every_cell(result: Result) -> str:

@@ -56,10 +56,13 @@ class SearchMethod:
 
     @property
     def evaluations(self) -> int:
-        """Gradient evaluations of one step in a search."""
+        """Gradient evaluations of one step in a search by the default settings."""
+        return self.count(SearchConfig())
+
+    def count(self, search: SearchConfig) -> int:
+        """Returns the gradient evaluations of one step in a search by these settings."""
         if self.info is None:
             return 0
-        search = SearchConfig()
         if "published" in self.info.needs:
             return self.info.count(StepSizes())
         return self.info.count(search_step_sizes(search, build_schedules(search, 1), self.info))

@@ -15,12 +15,14 @@ from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as stage
+from nas_moreau.compare.conditions import Conditions, conditions, split_settings
 from nas_moreau.compare.protocol import Comparison, Protocol, compare, plan_comparison
 from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_file, rows_of_search
 from nas_moreau.compare.summary import summarise
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
 from nas_moreau.report.comparison import outcome, percentile_table, render, summary_table
+from nas_moreau.runs.configuration import read_config
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.methods import parse_methods
 
@@ -232,7 +234,63 @@ def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
         assert read_rows(tmp_path / "rows.csv") == {name: [found]}
 
 
+def test_cells_near_the_best_of_the_table_are_counted():
+    rows = [row("a", i, table=value) for i, value in enumerate((0.90, 0.94, 0.95))]
+    assert [line.near_best for line in summarise(rows, ["a"], "a", [], 0.94)] == [2]
+    assert [line.near_best for line in summarise(rows, ["a"], "a", [])] == [None]
+
+
+def test_settings_of_one_method_are_told_apart_from_those_of_all():
+    given = ["search.epochs=3", "darts1:search.alphas.lr=0.5", "a+b:derive.rule=x:y", "data.name=npz:images.npz"]
+    common, single = split_settings(given)
+    assert common == ["search.epochs=3", "data.name=npz:images.npz"]
+    assert single == {"darts1": ["search.alphas.lr=0.5"], "a+b": ["derive.rule=x:y"]}
+
+
+def test_conditions_by_hand(images):
+    config = tiny(images, "search.alphas.rule=mirror", "search.alphas.step=0.25")
+    own = {"darts1": ["search.alphas.rule=adam", "search.alphas.lr=0.5"], "moreau": ["search.moreau.theta_steps=3"]}
+    found = [conditions(config, name, own) for name in ("moreau", "darts1", "darts2", "random")]
+    assert [(line.evaluations, line.steps, line.alphas) for line in found] == [
+        (5, 2, "mirror 0.25"),
+        (2, 2, "adam 0.5"),
+        (5, 2, "mirror 0.25"),
+        (0, 0, None),
+    ]
+    assert found[0].settings == ("search.moreau.theta_steps=3",) and found[2].settings == ()
+
+
 # --- whole comparisons ---
+
+
+def test_a_setting_of_one_method_reaches_its_searches_alone_and_is_kept(images, table, here, tmp_path):
+    output, methods = tmp_path / "c", {"darts1": (0,), "joint": (0,)}
+    own = {"joint": ["search.alphas.rule=mirror"]}
+    result = compare(tiny(images), methods, output, protocol=Protocol(table, "acc", settings=own))
+    rules = [read_config(output / "searches" / f"{name}-seed0")["search"]["alphas"]["rule"] for name in methods]
+    assert rules == ["adam", "mirror"]
+    assert [line.alphas for line in result.conditions] == ["adam 0.0003", "mirror 0.1"]
+    again = compare(tiny(images), {"joint": (0, 1)}, output, True, protocol=Protocol(table, "acc"))
+    assert read_config(output / "searches" / "joint-seed1")["search"]["alphas"]["rule"] == "mirror"
+    assert again.conditions[0].settings == ("search.alphas.rule=mirror",)
+    for other, named in [
+        ({"joint": ["search.alphas.rule=adam"]}, "joint:search.alphas.rule=mirror"),
+        ({"darts1": ["search.alphas.lr=1"]}, "none"),
+        ({"darts2": ["search.alphas.lr=1"]}, "darts2"),
+        ({"joint": ["retrain.epochs=1"]}, "retrain.epochs=1"),
+        ({"joint": ["search.method=darts1"]}, "search.method"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            compare(tiny(images), methods, output, True, protocol=Protocol(table, "acc", settings=other))
+        assert named in refused.value.cause
+
+
+def test_an_invalid_setting_of_one_method_is_refused_before_anything_is_written(images, table, tmp_path):
+    own = {"darts1": ["search.alphas.lrr=1"]}
+    with pytest.raises(InputError, match="lrr"):
+        compare(tiny(images), {"darts1": (0,)}, tmp_path / "c", protocol=Protocol(table, "acc", settings=own))
+    assert not (tmp_path / "c").exists()
+
 
 
 def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, tmp_path, capsys):
@@ -412,9 +470,10 @@ def test_the_command_line(images, table, here, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["to do"] == ["darts1-seed0", "random-seed0"]
     assert cli.main([*words, "--baseline", "darts1"]) == 0
     shown = capsys.readouterr().out
-    assert "convolution-only cells (exact)" in shown and "p against darts1" in shown
+    assert "convolution-only cells (exact)" in shown and "p against darts1" in shown and "near the best" in shown
     assert cli.main([*words, "--resume", "--json"]) == 0
     assert [line["method"] for line in json.loads(capsys.readouterr().out)["rows"]] == ["darts1", "random"]
+    assert cli.main([*words, "--resume", "darts1:search.alphas.lr=1"]) == 2
     for wrong in (["--seed", "3"], ["search.method=moreau"], ["seed=3"]):
         assert cli.main([*words, *wrong]) == 2
     assert plan_comparison({"darts1": (0, 1)}, tmp_path / "c")["to do"] == ["darts1-seed1"]
@@ -426,9 +485,11 @@ def test_the_page_escapes_hostile_names(tmp_path):
     result = Comparison(
         rows,
         summarise(rows, [hostile], hostile, []),
+        conditions=[Conditions(hostile, 3, None, hostile, (hostile,))],
         baseline=hostile,
         baselines=[],
         column=hostile,
+        retraining=None,
         ranking=None,
         failed=[hostile],
         space=hostile,

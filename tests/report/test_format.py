@@ -54,6 +54,10 @@ def test_the_ranking_names_the_best_and_whether_it_can_be_told_from_the_next():
     (alone,) = ranking("accuracy", {"a": [0.9, 0.92, 0.97]})
     assert "a" in alone and "93.00 ± 3.61 %" in alone and "3" in alone
     best, second = ranking("accuracy", {"a": [0.5, 0.6], "b": [0.7, 0.8], "c": [0.1]})
-    assert best.index("b") < best.index("75.00 ± 7.07 %") and "20.00 points" in second and "not overlap" in second
-    assert "overlap" in ranking("accuracy", {"a": [0.5, 0.6], "b": [0.55, 0.8]})[1]
-    assert "overlap" not in ranking("accuracy", {"a": [0.5], "b": [0.55, 0.8]})[1]
+    # one of the three ways (and their mirrors) to divide four values
+    assert best.index("b") < best.index("75.00 ± 7.07 %") and "20.00 points" in second and "p 0.333" in second
+    # 7.849 (.005 + .03125) / .125^2 = 18.2
+    assert " 19 runs" in ranking("accuracy", {"a": [0.5, 0.6], "b": [0.55, 0.8]})[1]
+    clear = ranking("accuracy", {"a": [0.1, 0.2, 0.3, 0.4], "b": [0.6, 0.7, 0.8, 0.9]})[1]
+    assert "p 0.029" in clear and "runs" not in clear
+    assert "p " not in ranking("accuracy", {"a": [0.5], "b": [0.55, 0.8]})[1]

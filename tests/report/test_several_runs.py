@@ -69,7 +69,7 @@ def test_groups_are_named_by_what_differs_and_set_against_each_other(tmp_path):
     assert [found.name for found in groups] == ["moreau, beta –", "moreau, beta 2"]
     text = outcome(groups)
     assert text.index("moreau, beta 2") < text.index("93.00 ± 2.83 %") < text.index("moreau, beta –")
-    assert "2.00 points" in text and "overlap" in text
+    assert "2.00 points" in text and "p 0.667" in text
     darts = write_run(tmp_path / "e", 0, 0.5, method="darts1")
     assert [found.name for found in group([read_run(p) for p in (paths[0], darts)])] == ["moreau", "darts1"]
     page = write_several_runs(paths, tmp_path / "c.html").read_text()

@@ -1,14 +1,16 @@
 """Permutation test, Kendall's tau and relative improvement against values by hand (and scipy where it is installed)."""
 
 import math
+import random
+import statistics
 from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_moreau.compare import significance
-from nas_moreau.compare.significance import kendall_tau, permutation_p_value, relative_improvement
+from nas_moreau.report import significance
+from nas_moreau.report.significance import kendall_tau, permutation_p_value, relative_improvement, runs_needed
 
 VALUES = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=7)
 
@@ -41,6 +43,27 @@ def test_many_values_are_drawn_at_random_and_near_the_exact_ones(monkeypatch):
     assert drawn == permutation_p_value(a, b)
     # 4 standard errors of 20,000 draws
     assert abs(drawn - exact) < 4 * math.sqrt(exact * (1 - exact) / significance.DRAWS)
+
+
+def test_runs_needed_by_hand():
+    # (1.960 + .842)^2 = 7.849; variances .5 and .5; difference 1, then 2: 7.849 and 1.96 runs; 4 and 4 give 2/70
+    assert runs_needed([0, 1], [1, 2]) == 8
+    assert runs_needed([0, 1], [2, 3]) == 4
+    assert runs_needed([0, 0], [5, 5]) == 4
+    assert runs_needed([0, 0], [5, 5], level=0.2) == 3
+    assert runs_needed([0], [1, 2]) is None
+    assert runs_needed([0, 1], [1, 0]) is None
+
+
+def test_that_many_runs_find_the_difference_as_often_as_they_should():
+    draw = random.Random(1)
+    count = runs_needed([-1, 1], [0, 2])  # standard deviation sqrt(2), difference 1
+    spread, found = math.sqrt(2), 0
+    for _ in range(150):
+        a, b = ([draw.gauss(middle, spread) for _ in range(count)] for middle in (0, 1))
+        error = math.sqrt((statistics.variance(a) + statistics.variance(b)) / count)
+        found += abs(statistics.fmean(b) - statistics.fmean(a)) > 1.97 * error
+    assert 0.68 < found / 150 < 0.92  # four standard errors around .8
 
 
 def test_tau_by_hand():
