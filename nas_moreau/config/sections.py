@@ -35,6 +35,11 @@ class DataConfig(Section):
         description="Height and width of every image: the shorter side is resized, then the centre is kept. "
         "Default: images keep their size if they all have the same one, otherwise 32 (Omniglot: 28).",
     )
+    train_images: Count | None = Field(
+        default=None,
+        description="Number of training images to use, the same share of each class, the same ones for every seed. "
+        "Default: all.",
+    )
     download: bool = Field(default=False, description="Whether a missing data set may be downloaded (--download).")
 
 

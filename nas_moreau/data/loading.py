@@ -13,6 +13,7 @@ from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_n
 from nas_moreau.data.parts import settle
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
+from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError
 from nas_moreau.text import path_of
 
@@ -25,6 +26,7 @@ def load_data(
     download: bool = False,
     image_size: int | None = None,
     seed: int = 0,
+    train_images: int | None = None,
 ) -> Data:
     """Returns the data set of a specification, on the CPU.
 
@@ -34,7 +36,9 @@ def load_data(
         download: Whether a missing set may be downloaded.
         image_size: Height and width: the shorter side is resized to it, then the centre is kept. By default images
             keep their size if they all have the same one, else they become 32 pixels (Omniglot: 28).
-        seed: Seed of `shapes` and of a test part that has to be held out. Keep it fixed when runs are compared.
+        seed: Seed of `shapes`, of a test part that has to be held out, and of the choice of `train_images`. Keep it
+            fixed when runs are compared.
+        train_images: Number of training images to use, the same share of each class; by default all.
 
     Returns:
         Pixels, labels, class names, and per channel mean and std: published ones if the source has them, else those
@@ -57,6 +61,12 @@ def load_data(
     loaded = settle(loaded, seed, spec)
     train, test, notes = loaded.train, loaded.test, loaded.notes
     assert test is not None
+    files = loaded.files
+    if train_images is not None and train_images != len(train):
+        kept = _choose(train.labels, train_images, seed, spec)
+        notes += (f"{train_images:,} of {len(train):,} training images are used (data.train_images).",)
+        train = train.take(kept)
+        files = tuple(files[i] for i in kept.tolist()) if files else files
     height, width = train.pixels.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         train = replace(train, pixels=fit_pixels(train.pixels, image_size))
@@ -66,7 +76,7 @@ def load_data(
     notes += (*pixel_notes(train.pixels), *imbalance_notes(train.labels, loaded.classes))
     for sentence in notes:
         _log.info("%s", sentence)
-    return Data(spec, loaded.classes, train, test, mean, std, notes, loaded.files, loaded.white)
+    return Data(spec, loaded.classes, train, test, mean, std, notes, files, loaded.white)
 
 
 def load_images(config: Config) -> Data:
@@ -77,7 +87,19 @@ def load_images(config: Config) -> Data:
     """
     data = config.data
     # not seeded by the run: runs of several seeds must use the same images
-    return load_data(data.name, data.directory, data.download, data.image_size)
+    return load_data(data.name, data.directory, data.download, data.image_size, train_images=data.train_images)
+
+
+def _choose(labels: torch.Tensor, count: int, seed: int, spec: str) -> torch.Tensor:
+    """Returns the indices of `count` images, the same share of each class."""
+    total = len(labels)
+    if not len(torch.unique(labels)) <= count <= total:
+        raise InputError(
+            f"data.train_images is {count:,}, and {spec} has {total:,} training images of {len(torch.unique(labels))} "
+            "classes.",
+            "Choose a number from that of the classes to that of the images, or leave it out.",
+        )
+    return stratified_split(labels, {"kept": count / total, "left": 1 - count / total}, seed)["kept"]
 
 
 def _check(source: Source, loaded: object) -> None:

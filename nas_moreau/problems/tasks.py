@@ -317,7 +317,9 @@ def solve_on_data(
     device = pick_device(config.device)
     if data is None:
         images = config.data
-        data = load_data(images.name, images.directory, images.download, images.image_size)
+        data = load_data(
+            images.name, images.directory, images.download, images.image_size, train_images=images.train_images
+        )
     plain = config.model_dump(mode="json")
     prepared = task.prepare(plain, METHODS[config.method], data, device)
     with RunFolder.open(output, {"task": name} | plain, "solve", resume, {"images": data.digest}) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nas_moreau.data import Data, Images, load_data
 from nas_moreau.data.images import channel_statistics, refuse_too_large
@@ -21,6 +22,40 @@ def test_resized_data_has_the_statistics_of_what_is_trained_on(tmp_path):
     assert any(note.startswith("Images are 16x12: the shorter side resized to 6 pixels") for note in data.notes)
     grown = load_data(f"npz:{tmp_path / 'a.npz'}", image_size=24)
     assert grown.test.pixels.shape == (4, 3, 24, 24)
+
+
+def test_fewer_training_images_are_the_same_share_of_each_class():
+    whole, few = load_data("shapes"), load_data("shapes", train_images=500)
+    counts = torch.bincount(few.train.labels)
+    share = torch.bincount(whole.train.labels) * 500 / len(whole.train)
+    assert len(few.train) == 500 and (counts - share).abs().max() <= 1
+    assert few.digest == load_data("shapes", train_images=500).digest != whole.digest
+    assert torch.equal(few.test.pixels, whole.test.pixels)
+    kept = {bytes(image.numpy()) for image in few.train.pixels}
+    assert len(kept) == 500 and kept <= {bytes(image.numpy()) for image in whole.train.pixels}
+    assert any("500 of 4,000" in note for note in few.notes)
+    assert load_data("shapes", train_images=4000).digest == whole.digest
+
+
+@pytest.mark.parametrize("count", [9, 4001])
+def test_a_number_of_training_images_that_cannot_be_is_refused(count):
+    with pytest.raises(InputError, match="train_images"):
+        load_data("shapes", train_images=count)
+
+
+def test_files_follow_the_images_that_are_used(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for i in range(6):
+            for part in ("train", "test"):
+                image = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+                image.save(tmp_path / part / name / f"{i}.png")
+    data = load_data(f"folder:{tmp_path}", train_images=5)
+    assert len(data.files) == len(data.train) == 5
+    for path, pixels in zip(data.files, data.train.pixels):
+        assert np.array_equal(np.asarray(Image.open(path)).transpose(2, 0, 1), pixels.numpy())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
