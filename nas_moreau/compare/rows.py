@@ -16,6 +16,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.search.collapse import assess
+from nas_moreau.search.short_training import TRAINED
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
         cells[0] = (None, result["before_rule"]["genotype"], before)
     for rule, data, spent in cells:
         genotype = Genotype.from_json(data)
-        health, rank = assess(genotype, search.final_alphas), percentile(genotype)
+        trained = rule is not None and TRAINED in rule.split("+")
+        health, rank = assess(genotype, search.final_alphas, trained), percentile(genotype)
         yield Row(
             method,
             seed,

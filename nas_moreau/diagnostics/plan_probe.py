@@ -23,7 +23,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.random_cell import RandomSearchJob, random_cell
-from nas_moreau.search.short_training import rounds, short_config, total_steps
+from nas_moreau.search.short_training import TRAINED, rounds, short_config, total_steps
 from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Hook
@@ -158,7 +158,7 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
     one_hot_image = timer.spent["one_hot"] / (timer.epochs * final) if one_hot else 0.0
     begin = timer.begin - called + max(0.0, timer.warm_seconds - WARM_STEPS * timer.step_seconds)
     after = max(0.0, done - timer.end - image * final) + timer.spent["choice"]
-    if stage == "search" and config.derive.rule == "trained":
+    if stage == "search" and config.derive.rule == TRAINED:
         after += _last_stage_seconds(config, seconds)
     total = begin + steps * timer.step_seconds + epochs * end + evaluated * image + one_hot * one_hot_image + after
     return {

@@ -71,11 +71,14 @@ class Health:
         cells: Cell name -> its edges.
         largest_weight: The largest softmax weight of the search, None where there are no weights (a random cell).
         uniform_weight: The weight of an operation when all weigh the same; None without weights.
+        trained: Whether short training of candidates chose the genotype (`derive.rule=trained`): then it is decided,
+            whatever the weights are.
     """
 
     cells: dict[str, CellHealth]
     largest_weight: float | None = None
     uniform_weight: float | None = None
+    trained: bool = False
 
     @property
     def collapsed(self) -> bool:
@@ -84,8 +87,8 @@ class Health:
 
     @property
     def undecided(self) -> bool:
-        """Whether no softmax weight exceeds `UNDECIDED` times the uniform one."""
-        if self.largest_weight is None or self.uniform_weight is None:
+        """Whether no softmax weight exceeds `UNDECIDED` times the uniform one, and nothing else decided."""
+        if self.trained or self.largest_weight is None or self.uniform_weight is None:
             return False
         return self.largest_weight < UNDECIDED * self.uniform_weight
 
@@ -109,15 +112,18 @@ class Health:
                 f"the largest softmax weight is {self.largest_weight:.2f}, the uniform one {self.uniform_weight:.2f}"
             )
             reasons = f"{weights}; {reasons}"
+        elif self.trained and not self.collapsed:
+            reasons = f"chosen by short training; {reasons}"
         return f"{self.verdict}: {reasons}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data: `verdict idle_share largest_weight uniform_weight` and, by cell, `edges idle judged`."""
+        """Returns plain data: `verdict idle_share largest_weight uniform_weight trained` and, by cell, `edges idle judged`."""
         return {
             "verdict": self.verdict,
             "idle_share": self.idle_share,
             "largest_weight": self.largest_weight,
             "uniform_weight": self.uniform_weight,
+            "trained": self.trained,
             "cells": {name: vars(cell) | {"idle": dict(cell.idle)} for name, cell in self.cells.items()},
         }
 
@@ -125,15 +131,16 @@ class Health:
     def from_dict(cls, data: Mapping[str, Any]) -> Health:
         """Returns the health that `to_dict` wrote."""
         cells = {name: CellHealth(**cell) for name, cell in data["cells"].items()}
-        return cls(cells, data["largest_weight"], data["uniform_weight"])
+        return cls(cells, data["largest_weight"], data["uniform_weight"], data["trained"])
 
 
-def assess(genotype: Genotype, table: AlphaTable | None = None) -> Health:
+def assess(genotype: Genotype, table: AlphaTable | None = None, trained: bool = False) -> Health:
     """Returns the health of a derived genotype.
 
     Args:
         genotype: The genotype.
         table: The weights of the search; None for a cell without a search.
+        trained: Whether short training of candidates chose it.
     """
     cells, judged = {}, genotype.skeleton.judged
     for name, cell in genotype.cells.items():
@@ -141,11 +148,11 @@ def assess(genotype: Genotype, table: AlphaTable | None = None) -> Health:
         idle = {operation: counts[operation] for operation in IDLE if counts[operation]}
         cells[name] = CellHealth(len(cell.edges), idle, judged=judged is None or name in judged)
     if table is None:
-        return Health(cells)
+        return Health(cells, trained=trained)
     edges = [row.weights for rows in table.cells.values() for row in rows]
     # the edge that is furthest from uniform: edges may have different numbers of candidates
     most = max(edges, key=lambda weights: max(weights.values()) * len(weights))
-    return Health(cells, max(most.values()), 1 / len(most))
+    return Health(cells, max(most.values()), 1 / len(most), trained)
 
 
 def signs(space: SearchSpace, table: AlphaTable, genotype: Genotype) -> dict[str, float]:

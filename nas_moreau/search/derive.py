@@ -22,6 +22,7 @@ from nas_moreau.runs.manifest import check_recorded, write_recorded
 from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.runs.plain_files import json_text, read_json
 from nas_moreau.search.build import restore_supernet
+from nas_moreau.search.collapse import assess
 from nas_moreau.search.rules import DataShape, Derived, Trained, derive_by_rule, named_rule
 from nas_moreau.search.short_training import Place
 from nas_moreau.training.device import set_up_device, torch_settings_restored
@@ -107,8 +108,10 @@ def write_derived(run: str | PathLike[str], derived: Derived) -> None:
     try:
         for key in ("before_rule", "percentile"):  # the new cell may have none
             result.pop(key, None)
-        result |= derived.to_dict()
-        files = genotype_files(derived.genotype, Stage(folder, "search").final_alphas, png=True)
+        table = Stage(folder, "search").final_alphas
+        health = assess(derived.genotype, table, derived.trained)
+        result |= derived.to_dict() | {"health": health.to_dict(), "verdict": str(health)}
+        files = genotype_files(derived.genotype, table, png=True)
         write_recorded(folder, files | {"result.json": json_text(result).encode()}, lock)
     finally:
         lock.release()

@@ -21,7 +21,7 @@ from nas_moreau.data import Part
 from nas_moreau.errors import InputError, nearest, quoted
 from nas_moreau.search.perturbation import perturb
 from nas_moreau.search.selection import select
-from nas_moreau.search.short_training import Place, draw_cells, train_and_choose
+from nas_moreau.search.short_training import TRAINED, Place, draw_cells, train_and_choose
 
 Rule = Callable[..., tuple[Genotype, dict[str, Any]]]
 """(space, weights, trained or None, config) -> the genotype, and a record of plain data for result.json."""
@@ -164,7 +164,7 @@ def _selection(
     return genotype, record | tried
 
 
-@register_rule("trained", needs_supernet=True, budget=True)
+@register_rule(TRAINED, needs_supernet=True, budget=True)
 def _trained(
     space: SearchSpace, weights: AlphaTable, trained: Trained | None, config: Config, budget: Budget | None = None
 ) -> tuple[Genotype, dict[str, Any]]:
@@ -194,6 +194,11 @@ class Derived:
     genotype: Genotype
     derived_by: dict[str, Any]
     before: Genotype | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether short training of candidates chose the genotype."""
+        return self.derived_by.get("rule") == TRAINED
 
     def to_dict(self) -> dict[str, Any]:
         """Returns keys of a search's result.json: `genotype digest derived_by` and, with `before`, `before_rule`.
@@ -250,7 +255,7 @@ def derive_by_rule(
 def check_derivation(config: Config, space: SearchSpace, shape: DataShape) -> None:
     """Raises InputError when the rule is unknown or cannot keep the budget, or no cell of the space is within it."""
     named_rule(config.derive.rule)
-    if config.derive.rule == "trained" and distributed.world_size() > 1:
+    if config.derive.rule == TRAINED and distributed.world_size() > 1:
         raise InputError(
             "The rule trained trains its candidates in one process; the others would wait.",
             "Search with derive.rule=space, then `nas-moreau derive RUN --rule trained --write`.",

@@ -28,6 +28,9 @@ from nas_moreau.training.recipe import build_network
 from nas_moreau.training.signals import StopTraining
 from nas_moreau.training.trainer import Trainer
 
+TRAINED = "trained"
+"""The derivation rule that this module is (`derive.rule=trained`)."""
+
 DECAYS = 16
 """Learning rates of the cosine schedule: it falls this often."""
 

@@ -202,7 +202,7 @@ class CellSearch:
             peak_memory_bytes=peak_memory_bytes(setup.device),
             held_out_accuracy=evaluation.accuracy,
             alphas=table,
-            health=assess(found.before or found.genotype, table),
+            health=assess(found.genotype, table, found.trained),
             stability=self.stability.to_dict(),
             guard=None if self.collapse_rule == "off" else self.collapse.summary(self.collapse_rule),
         )

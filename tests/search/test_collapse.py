@@ -73,6 +73,9 @@ def test_the_verdict_turns_to_healthy_with_the_largest_weight(largest, verdict):
     health = assess(cell_of(strongest), table_of(strongest, largest))
     assert health.verdict == verdict
     assert (health.largest_weight, health.uniform_weight) == (largest, pytest.approx(0.2))
+    # what was trained decides, whatever the weights are; it does not cure a collapse
+    assert assess(cell_of(strongest), table_of(strongest, largest), trained=True).verdict == "healthy"
+    assert assess(cell_of([SKIP] * 6), table_of(strongest, largest), trained=True).verdict == "collapsed"
     # a collapse is one even if little was decided
     assert assess(cell_of([SKIP] * 6), table_of([SKIP] * 6, largest)).verdict == "collapsed"
     # a cell without a search has no weights that could be undecided
