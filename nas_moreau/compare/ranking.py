@@ -20,10 +20,10 @@ import torch
 
 from nas_moreau.architecture import Cell, Genotype, SearchSpace, load_space
 from nas_moreau.compare.nas_bench_table import SPACE, BenchmarkTable
-from nas_moreau.report.significance import kendall_tau
 from nas_moreau.config import Config
 from nas_moreau.data import Data, generator_for, seed_for
 from nas_moreau.data.batches import search_parts
+from nas_moreau.report.significance import kendall_tau
 from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.search.build import restore_supernet

@@ -91,7 +91,7 @@ def summarise(
     for method in methods:
         for row in sorted((row for row in rows if row.method == method), key=lambda row: row.rule or ""):
             groups.setdefault((method, row.rule), []).append(row)
-    found = []
+    found: list[Summary] = []
     for figure in FIGURES:
         known = (baselines[0]["mean"] if baselines else None, near_best) if figure == "table" else (None, None)
         found += _lines(figure, groups, baseline, *known)

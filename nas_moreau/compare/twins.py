@@ -22,8 +22,8 @@ Term = tuple[Any, ...]
 def twins(names: Iterable[str]) -> list[list[str]]:
     """Returns the groups of at least two cells that compute the same function.
 
-    Two of them are one network, trained twice, in the benchmark: with `none` left out and every skip connection resolved
-    into what it copies, their sums have the same terms. The 15,625 cells are 5,545 functions.
+    Two of them are one network, trained twice, in the benchmark: with `none` left out and every skip connection
+    resolved into what it copies, their sums have the same terms. The 15,625 cells are 5,545 functions.
 
     Args:
         names: NAS-Bench-201 strings.

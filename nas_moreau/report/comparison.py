@@ -79,7 +79,8 @@ def summary_table(result: Result, figure_name: str) -> Table:
     for line in result["baselines"] if figure_name == "table" else ():
         figures = [spread(line["mean"], None if line["n"] == 1 else line["std"]), cent(line["min"]), cent(line["max"])]
         improvement = 100 * (line["mean"] / result["baselines"][0]["mean"] - 1)
-        rows.append([f"{line['name']} (exact)", f"{line['n']:,}", *figures, number(improvement, "+.2f"), *[DASH] * (len(head) - 7)])
+        rest = [DASH] * (len(head) - 7)
+        rows.append([f"{line['name']} (exact)", f"{line['n']:,}", *figures, number(improvement, "+.2f"), *rest])
     return head, rows
 
 
@@ -126,7 +127,8 @@ def ranking_table(result: Result) -> Table:
         if line["figure"] == "table" and line["tau_running"] is not None
     ]
     if again := result["retraining"]:
-        rows.append([f"a second training ({again['pairs']} cells that the table has twice)", number(again["tau"]), DASH])
+        name = f"a second training ({again['pairs']} cells that the table has twice)"
+        rows.append([name, number(again["tau"]), DASH])
     references = {name: tau for name, tau in result["ranking"].items() if name != "cells"}
     for name, tau in references.items():
         rows.append([{"parameters": "parameter count"}.get(name, name), number(tau), DASH])
@@ -155,8 +157,8 @@ def outcome(result: Result) -> str:
     if key == "table" and result["retraining"] is not None:
         best = max((line for line in result["summary"] if line["figure"] == key), key=lambda line: line["mean"])
         found.append(
-            f"{best['near_best']} of {best['n']} cells of {name_of(best)} are not distinguishable from the table's best "
-            f"cell ({cent(result['retraining']['near_best'])} % up)."
+            f"{best['near_best']} of {best['n']} cells of {name_of(best)} are not distinguishable from the best of "
+            f"the table ({cent(result['retraining']['near_best'])} % up)."
         )
     if means := [(-line["mean"], line) for line in result["summary"] if line["figure"] == "percentile"]:
         ranked = [line for _, line in sorted(means, key=lambda pair: pair[0])]
@@ -275,8 +277,8 @@ def _reading_guide(result: Result) -> str:
 
 def _near(again: Mapping[str, Any]) -> str:
     return (
-        f"cells from {cent(again['near_best'])} % up: two trainings of one network differ by {cent(again['noise'])} points "
-        "(root mean square, from cells of the table that compute the same function), so that these are not "
+        f"cells from {cent(again['near_best'])} % up: two trainings of one network differ by {cent(again['noise'])} "
+        "points (root mean square, from cells of the table that compute the same function), so that these are not "
         "distinguishable from the best"
     )
 

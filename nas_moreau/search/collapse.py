@@ -117,7 +117,7 @@ class Health:
         return f"{self.verdict}: {reasons}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data: `verdict idle_share largest_weight uniform_weight trained` and, by cell, `edges idle judged`."""
+        """Returns plain data: what result.json holds under `health`."""
         return {
             "verdict": self.verdict,
             "idle_share": self.idle_share,

@@ -292,7 +292,6 @@ def test_an_invalid_setting_of_one_method_is_refused_before_anything_is_written(
     assert not (tmp_path / "c").exists()
 
 
-
 def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, tmp_path, capsys):
     config, output = tiny(images), tmp_path / "c"
     first = compare(config, {"darts1": (0,), "random": (0,)}, output, protocol=Protocol(table, "acc"))
