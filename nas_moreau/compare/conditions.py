@@ -1,4 +1,4 @@
-"""Under which conditions each method of a comparison runs: settings of its own, evaluations, step of the alphas."""
+"""Under which conditions each method of a comparison runs: own settings, evaluations, step of the alphas."""
 
 from __future__ import annotations
 
