@@ -71,6 +71,9 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "multiply_adds": "architecture",
         "parameter_count": "architecture",
         "register_operation": "architecture",
+        # a search inside a module
+        "Choice": "modules",
+        "search_module": "modules",
         # a run: its configuration, its images, its stages
         "Config": "config",
         "Hook": "training",

@@ -51,6 +51,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "timm_models",
         "training",
     },
+    "modules": {
+        "architecture",
+        "config",
+        "data",
+        "distributed",
+        "drawing",
+        "errors",
+        "report",
+        "runs",
+        "search",
+        "training",
+    },
     "report": {"architecture", "config", "drawing", "errors", "runs", "search"},
     "export": {
         "architecture",

@@ -195,7 +195,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     if args.output and len(args.runs) == 1:
         raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
     for run in args.runs:
-        stage_folder(run, "run", "search", "retrain")
+        stage_folder(run, "run", "search", "retrain", "module")
     paths = [str(write_report(Path(run))) for run in args.runs]
     result: dict[str, Any] = {"reports": paths}
     if len(args.runs) > 1:

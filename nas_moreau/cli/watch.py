@@ -30,7 +30,7 @@ def watch(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 65536:
         raise InputError(f"The port {args.port} is out of range.", "Give one from 0 to 65535.")
     for run in args.runs:
-        stage_folder(run, "run", "search", "retrain", "solve")
+        stage_folder(run, "run", "search", "retrain", "solve", "module")
     runs = [Path(run) for run in args.runs]
     with tempfile.TemporaryDirectory() as place:
         _serve(runs[0] if len(runs) == 1 else gather(runs, Path(place)), args.port)

@@ -84,8 +84,8 @@ def _columns_of_legend(names: Sequence[str]) -> int:
     return max(1, min(4, len(names), int(3.7 / (0.062 * longest + 0.48))))
 
 
-def alpha_panels(key: str, epochs: Sequence[int], edges: dict[tuple[int, int], dict[str, list[float]]]) -> str:
-    """Returns a small panel for each edge of a cell with the softmax weight of every operation over the epochs."""
+def alpha_panels(key: str, epochs: Sequence[int], edges: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Returns a small panel for each edge or decision with the softmax weight of every option over the epochs."""
     shown = list(edges.items())[:30]
     columns = min(5, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -109,7 +109,7 @@ def alpha_panels(key: str, epochs: Sequence[int], edges: dict[tuple[int, int], d
                 *zip(*points), color=style.colour, linestyle=dash, linewidth=1.1, label=_plain(label(name)), **alone
             )
         axes.set_ylim(low, 1.02 * top)
-        axes.set_title(f"{edge[0]} → {edge[1]}", fontsize=7.5, pad=2, color=_INK)
+        axes.set_title(_plain(shorten(edge, 24)), fontsize=7.5, pad=2, color=_INK)
         axes.tick_params(labelsize=6)
         _whole_epochs(axes, 3)
         if i % columns:

@@ -21,7 +21,7 @@ def record_sections(run: Run) -> list[str]:
     source = run.source
     return [
         _images(run.stages[-1].data),
-        _cost(run),
+        cost_section(run),
         _reproduce(run),
         environment_section(source.environment),
         configuration_section(source.config),
@@ -74,7 +74,8 @@ def _images(data: Mapping[str, Any]) -> str:
     )
 
 
-def _cost(run: Run) -> str:
+def cost_section(run: Run) -> str:
+    """Returns times, steps and memory of the stages."""
     rows = [
         [
             stage.name if stage.finished else f"{stage.name} (not finished)",

@@ -18,7 +18,7 @@ from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import cell_title, label, shorten
-from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, line_chart
+from nas_moreau.report.charts import alpha_panels, confusion_chart
 from nas_moreau.report.choices import choices
 from nas_moreau.report.format import DASH, count, duration, listed, memory, number, percent
 from nas_moreau.report.html import (
@@ -37,9 +37,9 @@ from nas_moreau.report.html import (
     tiles,
 )
 from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
+from nas_moreau.report.module import render_module, stage_charts
 from nas_moreau.report.record import record_sections
 from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
 from nas_moreau.search.random_cell import RANDOM
@@ -67,11 +67,13 @@ def write_report(run_path: str | os.PathLike[str]) -> Path:
 
 def render(run: Run) -> str:
     """Returns the HTML of the report."""
+    if run.search is not None and run.search.name == "module":
+        return render_module(run.search)
     parts = [_header(run), _cells(run)]
     if run.search is not None:
         parts += [_search(run.search), _choices(run.search), _evolution(run.search)]
     if run.retrain is not None:
-        parts += [section("retraining", "Retraining", _charts(run.retrain)), _errors(run.retrain)]
+        parts += [section("retraining", "Retraining", stage_charts(run.retrain)), _errors(run.retrain)]
     return page(f"{_name(run)} · report", [*parts, *record_sections(run)])
 
 
@@ -202,19 +204,6 @@ def _percentile(genotype: Genotype) -> str:
     return paragraph(f"The cell has no predicted percentile: {reason}.") if genotype.skeleton == DARTS else ""
 
 
-def _charts(stage: Stage) -> str:
-    """Returns a chart for each group of columns in the stage's metrics.csv."""
-    epochs = [epoch for epoch in stage.metrics.get("epoch", []) if epoch is not None]
-    shown = ""
-    for key, (chart, curves) in charts_of(stage.metrics).items():
-        series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
-        if chart.may_be_zero and not any(value for line in series for value in line.values):
-            continue
-        svg = line_chart(f"{stage.name}-{key}", epochs, series, chart.unit, log=chart.log, percent=chart.percent)
-        shown += figure(chart.title, svg, chart.note)
-    return grid(shown) if shown else paragraph("No epoch was finished.")
-
-
 def _search(search: Stage) -> str:
     if search.result.get("method") == RANDOM:
         return section(
@@ -223,7 +212,7 @@ def _search(search: Stage) -> str:
             paragraph("It was drawn at random from the search space, without a search."),
         )
     cards = [(sign.level, sign.name, sign.value, sign.meaning) for sign in indicators(search)]
-    return section("search", "Is the search healthy?", signs(cards) + _charts(search))
+    return section("search", "Is the search healthy?", signs(cards) + stage_charts(search))
 
 
 def _choices(search: Stage) -> str:
@@ -261,7 +250,7 @@ def _evolution(search: Stage) -> str:
     panels = ""
     for name, rows in alphas[-1].cells.items() if alphas else ():
         edges = {
-            row.edge: {
+            f"{row.edge[0]} → {row.edge[1]}": {
                 operation: [table.cells[name][i].weights[operation] for table in alphas] for operation in row.weights
             }
             for i, row in enumerate(rows)

@@ -74,6 +74,7 @@ CHARTS: dict[str, Chart] = {
     "accuracies": Chart(
         "Accuracies", _SEARCH, "accuracy (%)", percent=True, note="Only the held-out images are seen by neither level."
     ),
+    "metric": Chart("Metric", _SEARCH, note="The user's metric, on held-out samples."),
     "discretisation_gap": Chart(
         "Discretisation gap",
         _SOUND,
@@ -163,6 +164,8 @@ COLUMNS: dict[str, Column] = {
     "one_hot_accuracy": Column(
         "derived cell, held out", "accuracies", "Held-out accuracy of the derived cell in the supernet"
     ),
+    "held_out_metric": Column("all options", "metric", "Held-out metric of the mixture"),
+    "one_hot_metric": Column("chosen options", "metric", "Held-out metric of the chosen options"),
     "discretisation_gap": Column("mixture minus derived cell", "discretisation_gap"),
     "alpha_entropy_*": Column("", "alpha_entropy"),
     "margin_*": Column("", "margin"),

@@ -249,9 +249,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if search is not None or retrain is not None:
         return Run(folder, search, retrain, open_stage(folder, "run"))
     stage = open_stage(folder)
-    if stage is None or stage.name not in ("search", "retrain"):
+    if stage is None or stage.name not in ("search", "module", "retrain"):
         raise InputError(f"The folder {folder} holds no search and no retraining.", "Give the folder of a run.")
-    return Run(folder, stage, None) if stage.name == "search" else Run(folder, None, stage)
+    return Run(folder, None, stage) if stage.name == "retrain" else Run(folder, stage, None)
 
 
 def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:

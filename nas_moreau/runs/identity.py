@@ -20,6 +20,8 @@ IDENTITY = "identity.json"
 PARTS = {
     "configuration": "Put the run's config.yaml back as it was",
     "images": "Put the images and labels back as they were (a folder that was moved is given with --data)",
+    "data": "Give the same data as before",
+    "module": "Make the module with the same parameters, Choices and options as before",
     "space": "Put the file of the search space back as it was",
     "genotype": "Put the run's genotype.json back as it was",
     "weights": "Put the run's checkpoints back as they were",

@@ -52,7 +52,9 @@ def step_numbers(info: Any) -> dict[str, Tensor]:
     named = {"lower_loss": info.f, "upper_objective": info.F}
     for level, stats in (("upper", info.F_aux), ("lower", info.f_aux)):
         if stats is not None:
-            named |= {f"{level}_loss": stats.loss, f"{level}_accuracy": stats.correct}
+            named[f"{level}_loss"] = stats.loss
+            if hasattr(stats, "correct"):
+                named[f"{level}_accuracy"] = stats.correct
     named |= {"f_theta": info.f_theta, **(info.norms or {}), "cosine": info.cosine}
     if "distance" in named and info.c is not None:
         # R_k of the paper's (15) on this step's batches, theta instead of the proximal minimiser

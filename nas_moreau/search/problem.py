@@ -35,7 +35,13 @@ class Posed(NamedTuple):
 
 
 def pose(
-    loss: Loss, x: list[Tensor], y: list[Tensor], own: Buffers, added: Callable[[list[Tensor], Any], list[Tensor]]
+    loss: Loss,
+    x: list[Tensor],
+    y: list[Tensor],
+    own: Buffers,
+    added: Callable[[list[Tensor], Any], list[Tensor]],
+    *,
+    are_read: bool = False,
 ) -> Posed:
     """Returns the bilevel problem of a search.
 
@@ -45,11 +51,15 @@ def pose(
         y: The weights to start with.
         own: The module's buffers, which f moves.
         added: (x, batch) -> terms that F adds to the loss.
+        are_read: Whether a loss may depend on the buffers, which those of BatchNorm in training mode do not: F then
+            reads those of y.
     """
     theta_buffers = {name: buffer.clone() for name, buffer in own.items()}
     scratch = {name: buffer.clone() for name, buffer in own.items()}
 
     def upper(x: list[Tensor], y: list[Tensor], batch: Any) -> tuple[Tensor, Any]:
+        if are_read and scratch:
+            torch._foreach_copy_(list(scratch.values()), list(own.values()))
         value, stats = loss(x, y, batch, scratch)
         for term in added(x, batch):
             value = value + term

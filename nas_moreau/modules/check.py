@@ -1,0 +1,230 @@
+"""The check before a search: every Choice on its real inputs, the loss on a batch; one sentence for each fault."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.errors import InputError, first_line, quoted
+from nas_moreau.modules.choice import Choice, Mixture, Places, find_choices, observed
+from nas_moreau.modules.samples import seeded
+
+ModuleLoss = Callable[[nn.Module, Any], Tensor]
+"""(module, batch) -> scalar."""
+
+
+@dataclass
+class Call:
+    """How a Choice was called: the arguments of its first call, and how often in one evaluation of the loss."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    count: int = 1
+
+
+@dataclass
+class Checked:
+    """What the check has seen.
+
+    Attributes:
+        places: The Choices.
+        calls: Place of a Choice in the module -> how it was called.
+        rebound: Buffers to which the module assigns new tensors.
+    """
+
+    places: Places
+    calls: dict[str, Call] = field(default_factory=dict)
+    rebound: frozenset[str] = frozenset()
+
+
+def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
+    """Returns the Choices of a module and how they are called, after one evaluation of the loss with every option.
+
+    Parameters of lazy modules have their shapes afterwards; running statistics and the mode stay as they were.
+
+    Args:
+        module: Holds Choices.
+        loss: The user's loss.
+        batch: A batch of the training data, on the module's device.
+
+    Raises:
+        InputError: There is no Choice, one is never called, an option fails, works in place, or returns another form
+            than the first; or the loss is not a scalar that depends on the module.
+    """
+    if not callable(loss):
+        raise InputError(f"The loss is {quoted(loss)}.", "Give a function of (module, batch) that returns a scalar.")
+    checked = Checked(find_choices(module))
+    paths = {id(choice): path for path, choice in module.named_modules() if isinstance(choice, Choice)}
+
+    def observer(choice: Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if id(choice) not in paths:
+            raise InputError(
+                f"{choice.title} with the options {', '.join(choice.names)} is called, but is not a submodule of the "
+                "module.",
+                "Keep it as an attribute, or in an nn.ModuleList or nn.ModuleDict.",
+            )
+        path = paths[id(choice)]
+        call = checked.calls.get(path)
+        if call is None:
+            checked.calls[path] = Call(_detached(args), _detached(kwargs))
+        else:
+            call.count += 1
+        return _all_options(choice, f"the Choice '{checked.places.paths[path]}'", args, kwargs)
+
+    with _left_as_it_was(module), observed(observer), seeded(0):
+        before = dict(module.named_buffers())
+        value = evaluate(loss, module, batch)
+        after = dict(module.named_buffers())
+    checked.rebound = frozenset(name for name, buffer in before.items() if after.get(name) is not buffer)
+    _refuse_other_losses(value, module)
+    for path, name in checked.places.paths.items():
+        if path not in checked.calls:
+            raise InputError(
+                f"The Choice '{name}' is never called when the loss is evaluated.",
+                "Call it in the module's forward, or remove it.",
+            )
+    return checked
+
+
+def evaluate(loss: ModuleLoss, module: nn.Module, batch: Any) -> Any:
+    """Returns what the user's loss returns; an error in it becomes one sentence.
+
+    Raises:
+        InputError: The loss or the module failed.
+    """
+    try:
+        return loss(module, batch)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"The loss fails on a batch of {_described(batch)}: {type(error).__name__}: {first_line(error)}.",
+            "It is called as loss(module, batch), with a batch as the data give it; try that by hand.",
+        ) from error
+
+
+def _refuse_other_losses(value: Any, module: nn.Module) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"The loss returns {quoted(value)}, not a tensor.", "Return a 0-dim tensor, such as a mean of losses."
+        )
+    if value.ndim:
+        raise InputError(
+            f"The loss returns a tensor of shape {tuple(value.shape)}, not a scalar.", "Take its mean over the batch."
+        )
+    if not value.is_floating_point():
+        raise InputError(f"The loss returns {value.dtype}, which has no gradient.", "Return a floating-point tensor.")
+    if not value.requires_grad:
+        raise InputError(
+            "The loss does not depend on the module's parameters.",
+            "Compute it from the module's output, without detach(), item() or torch.no_grad().",
+        )
+    if not torch.isfinite(value):
+        raise InputError(f"The loss of the first batch is {value.item()}.", "Correct the loss, or the data.")
+
+
+@contextmanager
+def _left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Restores buffers and mode at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    owned = [(part._buffers, key, buffer) for part in module.modules() for key, buffer in part._buffers.items()]
+    lazy = nn.parameter.is_lazy
+    kept = [None if buffer is None or lazy(buffer) else buffer.clone() for _, _, buffer in owned]
+    module.train()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lazy modules, which are new
+            yield
+    finally:
+        with torch.no_grad():
+            for (buffers, key, buffer), value in zip(owned, kept):
+                if value is not None and buffer is not None:
+                    buffer.copy_(value)
+                    buffers[key] = buffer
+        for part, mode in modes:
+            part.training = mode
+
+
+def _all_options(choice: Choice, title: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns the weighted sum of a Choice, after a comparison of the outputs of its options."""
+    given = list(tensors_of((args, kwargs)))
+    versions = [tensor._version for tensor in given]
+    outputs = []
+    for number, name in enumerate(choice.names):
+        try:
+            outputs += choice.candidates.outputs([number], args, kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"Option '{name}' of {title} fails on its input ({_described(args)}): {type(error).__name__}: "
+                f"{first_line(error)}.",
+                "Every option must accept what the Choice is called with.",
+            ) from error
+        if [tensor._version for tensor in given] != versions:
+            raise InputError(
+                f"Option '{name}' of {title} changes its input in place, which the other options then get.",
+                "Use its form that is not in place (inplace=False).",
+            )
+        first, found = _form(outputs[0]), _form(outputs[-1])
+        if found != first:
+            raise InputError(
+                f"Option '{name}' of {title} returns {found}, where option '{choice.names[0]}' returns {first}.",
+                "Options of one Choice must return the same shapes: add a projection, a stride or padding.",
+            )
+    for i, parts in enumerate(zip(*(tensors_of(output) for output in outputs))):
+        if not (parts[0].is_floating_point() or parts[0].is_complex()) and any(
+            not torch.equal(part, parts[0]) for part in parts
+        ):
+            raise InputError(
+                f"The options of {title} return different integers (tensor {i} of their output), which have no "
+                "weighted sum.",
+                "Compute them outside of the Choice.",
+            )
+    return choice.candidates.mixed(Mixture(torch.softmax(choice.alphas, -1)), args, kwargs)
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors in tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_of(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors_of(part)
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _detached(part) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_detached, value))
+    return type(value)(map(_detached, value)) if isinstance(value, tuple | list) else value
+
+
+def _form(value: Any) -> str:
+    """Returns the structure of an output: shapes of tensors, and other values as they are."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f"{value.dtype} ".removeprefix("torch.")
+        return f"{kind}{tuple(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_form(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__}[{', '.join(map(_form, value))}]"
+    return quoted(value)
+
+
+def _described(value: Any) -> str:
+    """Returns the shapes of the tensors in a value, for a message."""
+    shapes = [f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for tensor in tensors_of(value)]
+    return ", ".join(shapes[:4]) + (" ..." if len(shapes) > 4 else "") if shapes else quoted(value)

@@ -1,0 +1,299 @@
+"""A choice in a module: options of which a search finds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau.errors import InputError, quoted
+
+
+class Mixture(NamedTuple):
+    """The weights of the options in a forward pass.
+
+    Attributes:
+        weights: (options,).
+        active: Numbers of the options to compute; None for all.
+    """
+
+    weights: Tensor
+    active: tuple[int, ...] | None = None
+
+
+class Options(Protocol):
+    """Options that are computed together, such as the widths of one layer: a module with these methods.
+
+    Attributes:
+        names: Name of each option.
+    """
+
+    names: tuple[str, ...]
+
+    def outputs(self, active: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Returns the output of each option in `active`."""
+
+    def mixed(self, mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns the weighted sum of the outputs."""
+
+    def plain(self, number: int) -> nn.Module:
+        """Returns the option as a module by itself, which may share parameters with the options."""
+
+
+class Choice(nn.Module):
+    """A place in a module for which a search finds one of several options.
+
+    Called with any arguments, it passes them to every option and returns the sum of the outputs, weighed by the softmax
+    of `alphas`: a tensor, or tuples, lists and dicts of tensors. Choices of the same name are one decision: a search
+    gives them the same alphas.
+
+    Args:
+        options: Name -> module; at least two. Or options that are computed together: `Width`, `Depth`.
+        name: Of the decision; by default the place in the module, for example "encoder.0.act".
+
+    Attributes:
+        alphas: (options,), logits.
+        names: Names of the options.
+
+    Raises:
+        InputError: There are fewer than two options, one is not a module, or two of them share parameters.
+
+    Example:
+        >>> import torch
+        >>> choice = Choice({"double": torch.nn.Identity(), "relu": torch.nn.ReLU()})
+        >>> choice(torch.tensor([-2.0, 2.0])).tolist()
+        [-1.0, 2.0]
+    """
+
+    names: tuple[str, ...]
+    alphas: nn.Parameter
+
+    def __init__(self, options: Mapping[str, nn.Module] | nn.Module, name: str | None = None):
+        super().__init__()
+        if name is not None and (not isinstance(name, str) or not name.strip()):
+            raise InputError(f"A Choice cannot be named {quoted(name)}.", "Give a text, or leave the name out.")
+        self.name = name
+        if isinstance(options, nn.Module) and hasattr(options, "mixed"):
+            found: Any = options
+        elif isinstance(options, Mapping | nn.ModuleDict):
+            found = SeparateOptions(dict(options.items()), self.title)
+        else:
+            raise InputError(
+                f"{self.title} was given {quoted(options)} as its options.", 'Give a dict: {"conv": ..., "skip": ...}.'
+            )
+        self.candidates, self.names = found, tuple(found.names)
+        self.alphas = nn.Parameter(torch.zeros(len(self.names), device="cpu"))
+        self.mixture: Mixture | None = None
+
+    @property
+    def title(self) -> str:
+        """The Choice as messages name it."""
+        return "A Choice" if self.name is None else f"The Choice '{self.name}'"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the weighted sum of the options' outputs."""
+        if _OBSERVERS:
+            return _OBSERVERS[-1](self, args, kwargs)
+        mixture = self.mixture
+        if mixture is None:
+            mixture = Mixture(torch.softmax(self.alphas, -1))
+        return self.candidates.mixed(mixture, args, kwargs)
+
+    def plain(self, number: int) -> nn.Module:
+        """Returns an option as a module by itself; it may hold further Choices."""
+        found: nn.Module = self.candidates.plain(number)
+        return found
+
+    def extra_repr(self) -> str:
+        """Returns name and options, for the module's text."""
+        return ", ".join([*([] if self.name is None else [f"name={self.name!r}"]), f"options={list(self.names)}"])
+
+
+class SeparateOptions(nn.Module):
+    """Options that have nothing in common; each is computed by itself.
+
+    Args:
+        options: Name -> module.
+        title: The Choice as messages name it.
+    """
+
+    def __init__(self, options: dict[str, Any], title: str):
+        super().__init__()
+        owners: dict[int, str] = {}
+        within = title[0].lower() + title[1:]
+        for name, option in options.items():
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"{title} has an option named {quoted(name)}.", "Name every option by a text.")
+            if not isinstance(option, nn.Module):
+                raise InputError(
+                    f"Option '{name}' of {within} is {quoted(option)}, not a torch module.",
+                    "Give an nn.Module: nn.Identity() to leave a place out, nas_moreau.modules.zero() for zeros.",
+                )
+            for parameter in option.parameters():
+                other = owners.setdefault(id(parameter), name)
+                if other != name:
+                    raise InputError(
+                        f"The options '{other}' and '{name}' of {within} share "
+                        "parameters, so that each would be trained for the other.",
+                        "Give every option parameters that no other has (copy.deepcopy), or use Width or Depth.",
+                    )
+        if len(options) < 2:
+            raise InputError(f"{title} has {len(options)} option(s).", "Give at least two.")
+        self.names = tuple(options)
+        self.members = nn.ModuleList(options.values())
+
+    def outputs(self, active: Sequence[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Returns the output of each option in `active`."""
+        return [self.members[number](*args, **kwargs) for number in active]
+
+    def mixed(self, mixture: Mixture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns the weighted sum of the outputs."""
+        active = range(len(self.names)) if mixture.active is None else mixture.active
+        weights = mixture.weights.unbind()
+        return weighted_sum([weights[number] for number in active], self.outputs(active, args, kwargs))
+
+    def plain(self, number: int) -> nn.Module:
+        """Returns an option."""
+        return self.members[number]
+
+
+def weighted_sum(weights: Sequence[Tensor], outputs: Sequence[Any]) -> Any:
+    """Returns the sum of outputs of one structure (tensors in tuples, lists and dicts), each times its weight.
+
+    What is not a floating-point tensor is taken from the first: the check before a search refuses it where it differs.
+
+    Args:
+        weights: 0-dim.
+        outputs: Of the options.
+    """
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        if not (first.is_floating_point() or first.is_complex()):
+            return first
+        total = first * weights[0].to(first.dtype)
+        for weight, output in zip(weights[1:], outputs[1:]):
+            total = torch.addcmul(total, output, weight.to(output.dtype))
+        return total
+    if isinstance(first, dict):
+        return type(first)({key: weighted_sum(weights, [output[key] for output in outputs]) for key in first})
+    if isinstance(first, tuple | list):
+        parts = [weighted_sum(weights, part) for part in zip(*outputs)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first
+
+
+Observer = Callable[[Choice, tuple[Any, ...], dict[str, Any]], Any]
+_OBSERVERS: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Within this context Choices return what `observer` returns for (choice, args, kwargs)."""
+    _OBSERVERS.append(observer)
+    try:
+        yield
+    finally:
+        _OBSERVERS.pop()
+
+
+class Places(NamedTuple):
+    """The Choices of a module.
+
+    Attributes:
+        by_name: Decision -> its Choices.
+        paths: Place in the module -> decision.
+    """
+
+    by_name: dict[str, list[Choice]]
+    paths: dict[str, str]
+
+    @property
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Decision -> names of its options."""
+        return {name: choices[0].names for name, choices in self.by_name.items()}
+
+
+def find_choices(module: nn.Module) -> Places:
+    """Returns the Choices of a module, in the order of its submodules, outer ones before those within them.
+
+    Raises:
+        InputError: There is none, or Choices of one name have different options.
+    """
+    by_name: dict[str, list[Choice]] = {}
+    paths: dict[str, str] = {}
+    for path, choice in module.named_modules():
+        if not isinstance(choice, Choice):
+            continue
+        name = choice.name if choice.name is not None else shown_path(path)
+        first = by_name.setdefault(name, [choice])[0]
+        if first is not choice:
+            if first.names != choice.names:
+                raise InputError(
+                    f"Two Choices are named '{name}' and have different options: {', '.join(first.names)}; "
+                    f"{', '.join(choice.names)}.",
+                    "Choices of one name are one decision: give them the same options, or different names.",
+                )
+            by_name[name].append(choice)
+        paths[path] = name
+    if not by_name:
+        raise InputError(
+            f"The module {type(module).__name__} has no Choice, so there is nothing to search.",
+            "Put a Choice({...}) where one of several modules is to be found.",
+        )
+    return Places(by_name, paths)
+
+
+def shown_path(path: str) -> str:
+    """Returns the path of a submodule as users know it: without the parts by which a Choice holds its options."""
+    parts = path.split(".")
+    shown, place = [], 0
+    while place < len(parts):
+        if parts[place] == "candidates":
+            place += 2 if parts[place + 1 : place + 2] == ["members"] else 1
+        else:
+            shown.append(parts[place])
+            place += 1
+    return ".".join(shown) or "choice"
+
+
+@contextmanager
+def mixed_by(places: Places, mixtures: Mapping[str, Mixture]) -> Iterator[None]:
+    """Within this context every Choice computes the mixture of its decision."""
+    pairs = [(choice, mixtures[name]) for name, choices in places.by_name.items() for choice in choices]
+    for choice, mixture in pairs:
+        choice.mixture = mixture
+    try:
+        yield
+    finally:
+        for choice, _ in pairs:
+            choice.mixture = None
+
+
+def chosen_module(module: nn.Module, picks: Mapping[str, int], places: Places) -> nn.Module:
+    """Returns the module with every Choice replaced by its picked option; changes `module` (give it a copy).
+
+    Args:
+        module: Holds Choices.
+        picks: Decision -> number of the option.
+        places: `find_choices` of the module.
+    """
+    names = {id(choice): name for name, choices in places.by_name.items() for choice in choices}
+    done: dict[int, nn.Module] = {}
+
+    def resolve(part: nn.Module) -> nn.Module:
+        if id(part) in done:
+            return done[id(part)]
+        if isinstance(part, Choice):
+            done[id(part)] = found = resolve(part.plain(picks[names[id(part)]]))
+            return found
+        done[id(part)] = part
+        for key, child in part._modules.items():
+            if child is not None:
+                part._modules[key] = resolve(child)
+        return part
+
+    # the Choices stay alive until the end, so that no other module takes one of their ids
+    return resolve(module)

@@ -1,0 +1,302 @@
+"""The user's data: samples by number, batches of any structure, and batches that are reproducible at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+
+from nas_moreau.data import seed_for
+from nas_moreau.data.splitting import epoch_order, generator_for
+from nas_moreau.distributed import Shard
+from nas_moreau.errors import InputError, first_line, quoted
+
+BATCH_SIZE = 64
+"""Samples of a batch where the data do not say."""
+
+_FORMS = "Give a Dataset, a DataLoader, or a tuple of tensors with one row a sample."
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Data as samples by number.
+
+    Attributes:
+        what: "train" or "validation", for messages.
+        count: Number of samples.
+        fetch: Numbers -> batch.
+        batch_size: That of a DataLoader; None where the data do not say.
+        order: Seed -> the numbers of one pass, of a DataLoader with a sampler that is not plain shuffling; or None.
+        draws: Whether fetching may draw random numbers (augmentation in a Dataset).
+        digest: Of the content of tensors; of other data the number of samples and the form of the first one.
+    """
+
+    what: str
+    count: int
+    fetch: Callable[[list[int]], Any]
+    batch_size: int | None
+    order: Callable[[int], list[int]] | None
+    draws: bool
+    digest: str
+
+
+def open_samples(data: Any, what: str) -> Samples:
+    """Returns data as samples.
+
+    Args:
+        data: A Dataset with a length, a DataLoader of one, tensors (one, or in tuples, lists and dicts) with one row a
+            sample, or a list of samples.
+        what: "train" or "validation".
+
+    Raises:
+        InputError: The data have another form, or are empty.
+    """
+    if isinstance(data, DataLoader):
+        return _of_loader(data, what)
+    if isinstance(data, Tensor) or (isinstance(data, tuple | dict) and _only_tensors(data)):
+        return _of_tensors(data, what)
+    if isinstance(data, IterableDataset):
+        raise InputError(
+            f"The {what} data are an IterableDataset, whose samples have no numbers: they cannot be split, shuffled by "
+            "the seed or resumed exactly.",
+            "Give a Dataset with __len__ and __getitem__; a list of samples is one.",
+        )
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, str | bytes | Mapping):
+        raise InputError(f"The {what} data are {quoted(data)}.", _FORMS)
+    return _of_dataset(data, what, default_collate)
+
+
+def _only_tensors(data: Any) -> bool:
+    parts = list(data.values() if isinstance(data, dict) else data)
+    return bool(parts) and all(isinstance(part, Tensor) for part in parts)
+
+
+def _of_tensors(data: Any, what: str) -> Samples:
+    parts = [data] if isinstance(data, Tensor) else list(data.values() if isinstance(data, dict) else data)
+    counts = {len(part) if part.ndim else 0 for part in parts}
+    if len(counts) != 1:
+        raise InputError(
+            f"The {what} tensors have {' and '.join(map(str, sorted(counts)))} rows.", "Give one row a sample in each."
+        )
+    _refuse_empty(counts.copy().pop(), what)
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+        found.update(part.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+    def fetch(numbers: list[int]) -> Any:
+        rows = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], data)
+
+    return Samples(what, counts.pop(), fetch, None, None, False, found.hexdigest()[:16])
+
+
+def _of_dataset(data: Any, what: str, collate: Callable[[list[Any]], Any]) -> Samples:
+    _refuse_empty(len(data), what)
+
+    def fetch(numbers: list[int]) -> Any:
+        samples = [data[number] for number in numbers]
+        try:
+            return collate(samples)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The {what} samples cannot be put together to a batch: {first_line(error)}.",
+                "Give a DataLoader with a collate_fn that does it.",
+            ) from error
+
+    with seeded(0):
+        first = data[0]
+    form = hashlib.sha256(repr((len(data), _form(first))).encode())
+    return Samples(what, len(data), fetch, None, None, True, form.hexdigest()[:16])
+
+
+def _of_loader(loader: Any, what: str) -> Samples:
+    if isinstance(loader.dataset, IterableDataset):
+        return open_samples(loader.dataset, what)  # refuses it
+    if loader.batch_size is None and loader.batch_sampler is None:
+        raise InputError(f"The {what} DataLoader makes no batches (batch_size=None).", "Give it a batch_size.")
+    found = _of_dataset(loader.dataset, what, loader.collate_fn)
+    order: Callable[[int], list[int]] | None = None
+    if loader.batch_size is None:  # a batch sampler of the user
+        size = max(len(batch) for batch in loader.batch_sampler)
+
+        def batched(seed: int) -> list[int]:
+            return [number for batch in _drawn(loader.batch_sampler, seed) for number in batch]
+
+        order = batched
+    else:
+        size = loader.batch_size
+        if not isinstance(loader.sampler, RandomSampler | SequentialSampler) or getattr(
+            loader.sampler, "replacement", False
+        ):
+
+            def sampled(seed: int) -> list[int]:
+                return list(_drawn(loader.sampler, seed))
+
+            order = sampled
+    return Samples(what, found.count, found.fetch, size, order, True, found.digest)
+
+
+def _drawn(sampler: Any, seed: int) -> list[Any]:
+    """Returns what a sampler yields in a pass, drawn from this seed."""
+    inner = getattr(sampler, "sampler", sampler)
+    if isinstance(getattr(inner, "generator", None), torch.Generator):
+        inner.generator.manual_seed(seed)
+    with seeded(seed):
+        return list(sampler)
+
+
+def _refuse_empty(count: int, what: str) -> None:
+    if count == 0:
+        raise InputError(f"The {what} data are empty.", _FORMS)
+
+
+def _form(sample: Any) -> Any:
+    """Returns plain data on the structure of a sample: types and shapes."""
+    if isinstance(sample, Tensor | np.ndarray):
+        return str(sample.dtype), len(sample.shape)
+    if isinstance(sample, Mapping):
+        return {str(key): _form(value) for key, value in sample.items()}
+    if isinstance(sample, tuple | list):
+        return [_form(part) for part in sample]
+    return type(sample).__name__
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context the global generators of Python, numpy and torch draw from a seed; then as before."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Returns the batch with every tensor in its tuples, lists and dicts replaced by function(tensor)."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, Mapping):
+        found = {key: map_tensors(function, value) for key, value in batch.items()}
+        return found if type(batch) is dict else _rebuilt(batch, found)
+    if isinstance(batch, tuple | list):
+        parts = [map_tensors(function, part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def _rebuilt(batch: Any, found: dict[Any, Any]) -> Any:
+    try:
+        return type(batch)(found)
+    except TypeError:
+        return found
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Returns a batch on a device: tensors in tuples, lists and dicts, and objects that have a method `to`."""
+    if not isinstance(batch, Tensor | Mapping | tuple | list) and callable(getattr(batch, "to", None)):
+        return batch.to(device)
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def split(count: int, fractions: Mapping[str, float], seed: int, what: str) -> dict[str, list[int]]:
+    """Returns disjoint, sorted numbers of samples, one list a part, that together are all.
+
+    Args:
+        count: Number of samples.
+        fractions: Part -> share; they are divided by their sum.
+        seed: The run's seed.
+        what: "train" or "validation", for messages.
+
+    Raises:
+        InputError: There are fewer samples than parts.
+    """
+    if count < len(fractions):
+        raise InputError(
+            f"{count} {what} samples cannot be divided into {len(fractions)} parts ({', '.join(fractions)}).",
+            "Give more samples.",
+        )
+    order = torch.randperm(count, generator=generator_for(seed, "split"), device="cpu").tolist()
+    total, begin, parts, passed = sum(fractions.values()), 0, {}, 0.0
+    for left, (name, share) in zip(range(len(fractions) - 1, -1, -1), fractions.items()):
+        passed += share
+        end = min(max(round(count * passed / total), begin + 1), count - left)
+        parts[name], begin = sorted(order[begin:end]), end
+    return parts
+
+
+class Stream:
+    """Batches of a part of the samples, reproducible at every step without the steps before it.
+
+    The order of a pass depends on (seed, purpose, pass), random numbers of a Dataset on (seed, purpose, step).
+
+    Args:
+        samples: The data.
+        numbers: Samples of the part.
+        batch_size: Samples of a batch, at most those of the part. The last, smaller batch of a pass is left out.
+        seed: The run's seed.
+        purpose: Name of this stream of random draws.
+        shard: Rows of every batch to give.
+        device: Where batches are put.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        numbers: list[int],
+        batch_size: int,
+        seed: int,
+        purpose: str,
+        shard: Shard,
+        device: torch.device,
+    ):
+        self.samples, self.numbers, self.seed, self.purpose = samples, numbers, seed, purpose
+        self.batch_size, self.device = min(batch_size, len(numbers)), device
+        self.shard = shard if self.batch_size == shard.total else Shard(0, self.batch_size, self.batch_size)
+        self._pass, self._order = -1, numbers
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return len(self.numbers) // self.batch_size
+
+    def _of_pass(self, number: int) -> list[int]:
+        if self.samples.order is None:
+            every = torch.tensor(self.numbers, dtype=torch.int64, device="cpu")
+            return epoch_order(every, self.seed, f"order of {self.purpose}", number).tolist()
+        own = set(self.numbers)
+        found = [n for n in self.samples.order(seed_for(self.seed, f"order of {self.purpose}", number)) if n in own]
+        # a sampler may draw fewer than a pass needs
+        return [(found or self.numbers)[i % max(1, len(found or self.numbers))] for i in range(len(self.numbers))]
+
+    def batch(self, step: int) -> Any:
+        """Returns this process's part of the batch of a step, counted from the beginning of the run."""
+        number, place = divmod(step, len(self))
+        if number != self._pass:
+            self._order, self._pass = self._of_pass(number), number
+        whole = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self._fetched(whole[self.shard.start : self.shard.stop], step)
+
+    def _fetched(self, numbers: list[int], step: int) -> Any:
+        if not self.samples.draws:
+            return to_device(self.samples.fetch(numbers), self.device)
+        with seeded(seed_for(self.seed, f"samples of {self.purpose}", step)):
+            return to_device(self.samples.fetch(numbers), self.device)
+
+    def all(self) -> Iterator[tuple[Any, int]]:
+        """Yields every sample of the part once, in batches, each with its number of samples."""
+        for place in range(0, len(self.numbers), self.batch_size):
+            numbers = self.numbers[place : place + self.batch_size]
+            yield self._fetched(numbers, place), len(numbers)

@@ -1,0 +1,208 @@
+"""The search inside a user's module: `search_module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_moreau import distributed
+from nas_moreau.config import Config, make_config
+from nas_moreau.errors import InputError, quoted
+from nas_moreau.modules.check import ModuleLoss
+from nas_moreau.modules.found import Found
+from nas_moreau.modules.result import ModuleResult
+from nas_moreau.modules.setup import EPOCHS, ModuleSetup, build_module_search, module_data, module_identity
+from nas_moreau.modules.subject import ChoiceSearch, choice_files, random_picks
+from nas_moreau.report import write_report
+from nas_moreau.runs import RunFolder
+from nas_moreau.runs.own_checkpoints import own_checkpoint
+from nas_moreau.search.engine import SearchJob
+from nas_moreau.search.methods import check_method, parse_method
+from nas_moreau.training.device import refuse_float16, set_up_device, torch_settings_restored
+from nas_moreau.training.loop import Hook, run_in
+from nas_moreau.training.resume import check_like, finished_result, open_folder
+
+SECTIONS = ("search", "performance", "checkpoint", "logging")
+"""Sections of the configuration that a search in a module uses."""
+UNUSED = (
+    "channels",
+    "layers",
+    "epochs",
+    "batch_size",
+    "steps_per_epoch",
+    "image_size",
+    "augment",
+    "macs_penalty",
+    "partial_channels",
+    "guard",
+    "eigenvalue",
+)
+"""Keys of `search` that are about cells and images."""
+TOTAL_STEP = 5.25
+"""Sum of the learning rates of the alphas over a search: 3e-4 at each of 17,500 steps, as published."""
+BETA = 1.0
+"""Default weight of the term of +beta: cells have some twenty edges, among which its mean is taken, modules few."""
+RATES = (3e-4, 0.1)
+"""Bounds of the default learning rate of the alphas."""
+
+
+@torch_settings_restored()
+def search_module(
+    module: nn.Module,
+    loss: ModuleLoss,
+    train: Any,
+    validation: Any = None,
+    *,
+    steps: int,
+    method: str = "moreau+beta",
+    penalty: Any = None,
+    output: str | PathLike[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    metric: Callable[[nn.Module, Any], Any] | None = None,
+    batch_size: int | None = None,
+    hooks: Sequence[Hook] = (),
+    **sections: Mapping[str, Any],
+) -> Found:
+    """Searches for the options of every `Choice` in a module and returns what was found.
+
+    The module is copied and stays as it is. Weights and alphas are trained together by a bilevel method: the weights on
+    one part of the data, the alphas on another, and a third part is held out for the accuracy that is reported.
+
+    Args:
+        module: Holds at least one Choice.
+        loss: (module, batch) -> scalar; called with the module in training mode. It may call the module several times,
+            and any of its methods.
+        train: A Dataset, a DataLoader, or tensors with one row a sample. Batches may be tuples, lists or dicts.
+        validation: Of the same form; by default a part of `train`.
+        steps: Steps of the search.
+        method: A name of `nas-moreau list methods`, such as moreau+beta, darts1, darts2, drnas, gdas or random.
+        penalty: Cost that is added to the upper loss.
+        output: Run folder; by default nothing is written.
+        seed: Of every random draw.
+        device: "auto" (an accelerator if there is one), "cpu", or a device of torch.
+        resume: Continue from the last checkpoint in `output`.
+        metric: (module, batch) -> number, reported on the held-out samples.
+        batch_size: Samples of a batch; by default that of the DataLoader, else 64.
+        hooks: Called by the training loop.
+        sections: `search`, `performance`, `checkpoint`, `logging`: keys of the configuration, such as
+            search={"weights": {"lr": 0.05}}.
+
+    Raises:
+        InputError: An argument cannot be used; nothing was written.
+        NonFinite: A loss or direction became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+
+    Example:
+        net = nn.Sequential(nn.Linear(2, 8), Choice({"tanh": nn.Tanh(), "relu": nn.ReLU()}), nn.Linear(8, 1))
+        found = search_module(net, lambda net, batch: mse_loss(net(batch[0]), batch[1]), (x, y), steps=200)
+        found.choices, found.verdict, found.network()
+    """
+    config = module_config(steps, method, seed, device, sections)
+    if resume and output is None:
+        raise InputError("resume=True needs the run folder.", "Give output=, the folder of the run to continue.")
+
+    def planned() -> ModuleSetup:
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise InputError(f"batch_size is {quoted(batch_size)}.", "Give a whole number of at least 1.")
+        data = module_data(train, validation, batch_size, config, set_up_device(config))
+        return build_module_search(module, loss, data, config, steps, metric)
+
+    setup = distributed.run_on_all_ranks(planned)
+    subject = ChoiceSearch(setup, _configuration(setup, loss, steps))
+    if parse_method(method).is_random:
+        return Found(setup, _drawn(subject, output, resume))
+    job = SearchJob(setup, subject, None, module_identity(setup))
+    if output is None:
+        folder = RunFolder(Path(), "module", None, resuming=False, finished=False)
+        return Found(setup, run_in(job, folder, hooks))
+    result: ModuleResult = job.run(output, resume, hooks)
+    if not job.counters.step:
+        _restore(job, Path(output))
+    distributed.run_on_rank0(lambda: str(write_report(output)))
+    return Found(setup, result)
+
+
+def module_config(steps: int, method: str, seed: int, device: str, sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Returns the configuration of a search in a module.
+
+    Raises:
+        InputError: A key is unknown, a value does not fit, or the method has no meaning for choices.
+    """
+    if type(steps) is not int or steps < 1:
+        raise InputError(f"steps is {quoted(steps)}.", "Give a whole number of at least 1.")
+    for name in sections:
+        if name not in SECTIONS:
+            raise InputError(
+                f"Unknown argument '{name}' of search_module.", f"Known sections are {', '.join(SECTIONS)}."
+            )
+    search = dict(sections.get("search", {}))
+    rate = min(max(TOTAL_STEP / steps, RATES[0]), RATES[1])
+    search.setdefault("beta", BETA)
+    search["alphas"] = {"lr": rate, "lr_min": rate, **dict(search.get("alphas", {}))}
+    search |= {"method": method, "epochs": min(steps, EPOCHS)}
+    own = {name: dict(sections.get(name, {})) for name in SECTIONS[1:]}
+    config = make_config({"seed": seed, "device": device, **own, "search": search}, "search_module")
+    refuse_float16(config.performance)
+    found = check_method(config)
+    if "pc" in found.additions:
+        raise InputError("'+pc' is about the channels of cells; a module has none.", "Leave it out.")
+    if found.choose is not None:
+        raise InputError(
+            f"The method '{method}' chooses among genotypes of a search space.", "Use moreau+beta, darts1 or random."
+        )
+    if config.performance.compile:
+        raise InputError("performance.compile is for cells.", "Compile found.network() instead.")
+    return config
+
+
+def _drawn(subject: ChoiceSearch, output: str | PathLike[str] | None, resume: bool) -> ModuleResult:
+    """Returns choices that are drawn uniformly, without a step."""
+    setup = subject.setup
+    result = subject.drawn(random_picks(setup.places.options, setup.config.seed))
+    if output is None:
+        return result
+    identity = module_identity(setup)
+    with open_folder(output, subject.configuration(), subject.stage, resume, identity) as folder:
+        if folder.finished:
+            return subject.result_of(finished_result(folder))
+        folder.write_files(choice_files(result.choices, result.weights))
+        folder.finish(result.to_dict())
+        return result
+
+
+def _configuration(setup: ModuleSetup, loss: Any, steps: int) -> dict[str, Any]:
+    """Returns what config.yaml holds."""
+    plain = setup.config.to_dict()
+    search = {key: value for key, value in plain["search"].items() if key not in UNUSED}
+    sizes = {"steps": steps, "batch_size": setup.data.lower.batch_size, "epoch_steps": setup.epoch_steps}
+    names = {"class": type(setup.whole.module).__name__, "loss": getattr(loss, "__name__", type(loss).__name__)}
+    return {
+        "seed": plain["seed"],
+        "device": plain["device"],
+        "module": {
+            **names,
+            **sizes,
+            "choices": {name: list(options) for name, options in setup.places.options.items()},
+        },
+        "search": search,
+        **{name: plain[name] for name in SECTIONS[1:]},
+    }
+
+
+@torch.no_grad()
+def _restore(job: SearchJob, folder: Path) -> None:
+    """Loads the weights of a run that is finished already."""
+    loaded = distributed.run_on_rank0(lambda: own_checkpoint(folder))
+    if loaded is None:
+        raise InputError(f"{folder} has a result and no checkpoint.", "Restore its checkpoints, or search again.")
+    payload = loaded[0]
+    check_like([*payload["x"], *payload["y"]], [*job.x, *job.y])
+    job.load_state_dict(payload)
+    job.setup.write_back(job.x, job.y)

@@ -1,0 +1,322 @@
+"""The set-up of a search in a module: a copy of the module, the parts of the data, and the bilevel problem on them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_moreau import distributed
+from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights, softmax
+from nas_moreau.config import Config
+from nas_moreau.data import seed_for
+from nas_moreau.data.splitting import generator_for
+from nas_moreau.errors import InputError, first_line
+from nas_moreau.modules.check import Checked, ModuleLoss, check_module
+from nas_moreau.modules.choice import Mixture, Places, mixed_by
+from nas_moreau.modules.problem import ModuleBatch, ModuleTensors, WithLoss, module_problem, softmax_mixtures
+from nas_moreau.modules.samples import BATCH_SIZE, Samples, Stream, open_samples, split
+from nas_moreau.runs.identity import Identity
+from nas_moreau.search.methods import parse_method
+from nas_moreau.search.problem import Posed
+from nas_moreau.training.device import autocast
+
+EPOCHS = 10
+"""A search is divided into as many epochs, each with an evaluation and a checkpoint, whatever the size of the data."""
+
+
+@dataclass(frozen=True)
+class ModuleData:
+    """The parts of the data, as batches.
+
+    Attributes:
+        lower: Trains the weights.
+        upper: Trains the alphas.
+        held_out: Used by neither level.
+        digest: Of the data.
+    """
+
+    lower: Stream
+    upper: Stream
+    held_out: Stream
+    digest: str
+
+
+@dataclass(frozen=True)
+class ModuleSetup:
+    """What a search in a module works on (`search.engine.Setup`).
+
+    Attributes:
+        config: Seed, device, method and step sizes.
+        device: Of all tensors.
+        whole: A copy of the user's module with the loss; its weights follow x and y.
+        checked: Its Choices and how they are called.
+        posed: The bilevel problem, its start, and the running statistics of theta.
+        data: The parts of the data.
+        initial: The weights that the module came with, by name.
+        epoch_steps, total_steps: Steps of an epoch, and of the search.
+        metric: (module, batch) -> a number that is reported; or None.
+    """
+
+    config: Config
+    device: torch.device
+    whole: WithLoss
+    checked: Checked
+    posed: Posed
+    data: ModuleData
+    initial: dict[str, Tensor]
+    epoch_steps: int
+    total_steps: int
+    metric: Callable[[nn.Module, Any], Any] | None = None
+
+    @property
+    def places(self) -> Places:
+        """The Choices."""
+        return self.checked.places
+
+    def batches(self, step: int) -> tuple[ModuleBatch, ModuleBatch]:
+        """Returns the batches of F and f at a step."""
+        upper, lower = (
+            ModuleBatch(
+                stream.batch(step),
+                step / self.total_steps,
+                seed_for(self.config.seed, f"mixing of {stream.purpose}", step),
+            )
+            for stream in (self.data.upper, self.data.lower)
+        )
+        return upper, lower
+
+    def buffers(self) -> list[Tensor]:
+        """Returns the running statistics at y and at theta."""
+        return [*self.named_buffers().values(), *self.posed.theta_buffers.values()]
+
+    def named_buffers(self) -> dict[str, Tensor]:
+        """Returns the running statistics at y."""
+        return dict(self.whole.named_buffers())
+
+    def alpha_groups(self) -> None:
+        """Returns None: every row of the alphas is one softmax."""
+
+    def sharing(self) -> AbstractContextManager[Any]:
+        """Returns a context that does nothing: each process normalises by its own shard."""
+        return nullcontext()
+
+    @torch.no_grad()
+    def write_back(self, x: list[Tensor], y: list[Tensor]) -> None:
+        """Copies alphas and weights into the module."""
+        for choices, rows in zip(self.places.by_name.values(), x):
+            for choice in choices:
+                choice.alphas.copy_(rows[0])
+        for parameter, value in zip(ModuleTensors.of(self.whole).weights.values(), y):
+            parameter.copy_(value)
+
+    def alpha_table(self, x: list[Tensor]) -> AlphaTable:
+        """Returns the softmax weights of alphas: a cell of one edge for every decision."""
+        cells = {}
+        for (name, options), rows in zip(self.places.options.items(), x):
+            logits = rows[0].tolist()
+            weights = dict(zip(options, softmax(logits)))
+            cells[name] = (EdgeWeights((0, 1), weights, logits=dict(zip(options, logits))),)
+        return AlphaTable(cells)
+
+    def mixtures(self, x: list[Tensor]) -> dict[str, Mixture]:
+        """Returns the softmax of the alphas by decision."""
+        return dict(zip(self.places.by_name, softmax_mixtures(x)))
+
+    def one_hot(self, picks: Mapping[str, int]) -> dict[str, Mixture]:
+        """Returns the mixtures in which the picked options alone are computed."""
+        found = {}
+        for name, options in self.places.options.items():
+            weights = torch.zeros(len(options), device=self.device)
+            weights[picks[name]] = 1.0
+            found[name] = Mixture(weights, (picks[name],))
+        return found
+
+    def evaluate(self, mixtures: Mapping[str, Mixture], check_stop: Callable[[], None]) -> dict[str, float]:
+        """Returns the means of loss and metric over the held-out samples, in evaluation mode.
+
+        Args:
+            mixtures: Of every decision.
+            check_stop: Called before every batch; may raise.
+        """
+        with mixed_by(self.places, mixtures):
+            return mean_on(self.whole, self.data.held_out, self.metric, self.config.performance.precision, check_stop)
+
+
+def mean_on(
+    whole: WithLoss,
+    stream: Stream,
+    metric: Callable[[nn.Module, Any], Any] | None = None,
+    precision: str = "float32",
+    check_stop: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Returns the means of loss and metric ("loss", "metric") over the samples of a stream, in evaluation mode.
+
+    Args:
+        whole: Module and loss; its mode is restored.
+        stream: The samples.
+        metric: (module, batch) -> number, or None.
+        precision: Of the forward passes.
+        check_stop: Called before every batch; may raise.
+    """
+    sums: dict[str, Any] = {"loss": 0.0} | ({} if metric is None else {"metric": 0.0})
+    total = 0
+    with evaluating(whole), torch.no_grad():
+        for batch, count in stream.all():
+            check_stop()
+            with autocast(stream.device.type, precision):
+                sums["loss"] = sums["loss"] + count * whole(batch).double()
+                if metric is not None:
+                    sums["metric"] = sums["metric"] + count * _number(metric(whole.module, batch))
+            total += count
+    return {name: float(value) / total for name, value in sums.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().double().reshape(())
+    if isinstance(value, bool | int | float):
+        return float(value)
+    raise InputError(
+        f"The metric returns a {type(value).__name__}, not a number.", "Return the mean over the batch, for example."
+    )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within this context the module is in evaluation mode; afterwards every part is as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def build_module_search(
+    module: nn.Module,
+    loss: ModuleLoss,
+    data: ModuleData,
+    config: Config,
+    steps: int,
+    metric: Callable[[nn.Module, Any], Any] | None,
+    penalty: Callable[[ModuleSetup], Callable[[list[Tensor]], Tensor] | None] = lambda setup: None,
+) -> ModuleSetup:
+    """Returns the set-up of a search; the user's module stays as it is.
+
+    Args:
+        module: Holds Choices.
+        loss: (module, batch) -> scalar.
+        data: On the device that is used.
+        config: Seed, method and step sizes.
+        steps: Steps of the search.
+        metric: (module, batch) -> number, or None.
+        penalty: Makes the term that is added to F from the set-up without it.
+
+    Raises:
+        InputError: The module, the loss or the data cannot be used.
+    """
+    device = data.lower.device
+    working = _copied(module).to(device)
+    checked = check_module(working, loss, data.lower.batch(0))
+    for name, choices in checked.places.by_name.items():
+        logits = config.search.alphas.init_scale * torch.randn(
+            len(choices[0].names), generator=generator_for(config.seed, f"initial alphas of {name}"), device="cpu"
+        )
+        for choice in choices:
+            choice.alphas = nn.Parameter(logits.to(device))
+    whole = WithLoss(working.train(), loss)
+    weights = ModuleTensors.of(whole).weights
+    if not weights:
+        raise InputError(
+            "The module has no parameters to train but the alphas.", "Leave requires_grad=True where it is to learn."
+        )
+    x = [choices[0].alphas.detach().clone()[None] for choices in checked.places.by_name.values()]
+    method = parse_method(config.search.method)
+    initial = {name: p.detach().clone() for name, p in weights.items()}
+    epoch_steps = -(-steps // EPOCHS)
+
+    def posed(term: Callable[[list[Tensor]], Tensor] | None) -> Posed:
+        return module_problem(
+            whole,
+            checked.places,
+            x,
+            beta=config.search.beta if "beta" in method.additions else 0.0,
+            precision=config.performance.precision,
+            mix=method.mix,
+            penalty=term,
+            rebound=checked.rebound,
+        )
+
+    setup = ModuleSetup(config, device, whole, checked, posed(None), data, initial, epoch_steps, steps, metric)
+    term = penalty(setup)
+    return setup if term is None else ModuleSetup(**{**vars(setup), "posed": posed(term)})
+
+
+def module_data(
+    train: Any, validation: Any, batch_size: int | None, config: Config, device: torch.device
+) -> ModuleData:
+    """Returns the parts of the data: weights, architecture and held out.
+
+    Without validation data the training data are divided by `search.split`; otherwise they train the weights, and the
+    validation data are divided between the other two.
+
+    Args:
+        train, validation: See `samples.open_samples`; validation may be None.
+        batch_size: Samples of a batch; by default those of the DataLoader, else 64.
+        config: Seed and split.
+        device: Where batches are put.
+
+    Raises:
+        InputError: The data cannot be used.
+    """
+    fractions = config.search.split.model_dump()
+    first = open_samples(train, "train")
+    second = first if validation is None else open_samples(validation, "validation")
+    if validation is None:
+        parts = split(first.count, fractions, config.seed, "train")
+    else:
+        parts = {"weights": list(range(first.count))}
+        rest = {name: fractions[name] for name in ("architecture", "held_out")}
+        parts |= split(second.count, rest, config.seed, "validation")
+
+    def stream(samples: Samples, name: str) -> Stream:
+        size = batch_size or samples.batch_size or BATCH_SIZE
+        size = min(size, len(parts[name]))
+        if distributed.world_size() > 1:
+            size -= size % distributed.world_size()
+        if size < 1:
+            raise InputError(f"The part '{name}' has fewer samples than there are processes.", "Give more samples.")
+        (shard,) = distributed.own_shards(size)
+        return Stream(samples, parts[name], size, config.seed, name, shard, device)
+
+    digest = hashlib.sha256(f"{first.digest} {'' if validation is None else second.digest}".encode()).hexdigest()[:16]
+    return ModuleData(stream(first, "weights"), stream(second, "architecture"), stream(second, "held_out"), digest)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"The first argument is a {type(module).__name__}, not an nn.Module.", "Call the function that makes it."
+        )
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise InputError(
+            f"The module cannot be copied: {type(error).__name__}: {first_line(error)}.",
+            "Keep no tensors with a graph, open files or locks in it.",
+        ) from error
+
+
+def module_identity(setup: ModuleSetup) -> Identity:
+    """Returns digests of the data, and of the module's parameters and options by name and shape."""
+    tensors = {name: [list(t.shape), str(t.dtype)] for name, t in setup.whole.module.state_dict().items()}
+    form = hashlib.sha256(repr((sorted(tensors.items()), setup.places.paths, setup.places.options)).encode())
+    return {"data": setup.data.digest, "module": form.hexdigest()[:16]}

@@ -1,0 +1,150 @@
+"""The report of a search inside a module: the choices with their weights, all curves, everything to reproduce it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+from nas_moreau.drawing.choices import draw_choices
+from nas_moreau.report.charts import Series, alpha_panels, line_chart
+from nas_moreau.report.format import DASH, count, duration, memory, number, percent
+from nas_moreau.report.html import code, drawing, figure, grid, header, page, paragraph, section, table, tiles
+from nas_moreau.report.indicators import GOOD, WATCH
+from nas_moreau.report.record import configuration_section, cost_section, environment_section
+from nas_moreau.runs.columns import charts_of
+from nas_moreau.runs.history import Run, Stage
+
+COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "parameters": ("parameters", count),
+    "macs": ("multiply-adds", count),
+    "ms": ("predicted latency", lambda value: f"{number(value, '.3g')} ms"),
+}
+
+
+def render_module(search: Stage) -> str:
+    """Returns the HTML of the report of a search inside a module."""
+    name = search.path.resolve().name or "run"
+    parts = [_header(search, name), _choices(search), _charts(search), _evolution(search)]
+    run = Run(search.path, search, None)
+    parts += [cost_section(run), _reproduce(search), environment_section(search.environment)]
+    return page(f"{name} · report", [*parts, configuration_section(search.config)])
+
+
+def _header(search: Stage, name: str) -> str:
+    result, module = search.result, search.config.get("module") or {}
+    facts = [f"module {module.get('class')}", f"loss {module.get('loss')}", f"seed {search.config.get('seed')}"]
+    method = (search.config.get("search") or {}).get("method")
+    facts = [str(method), *facts] if method else facts
+    marks = [(f"search: {search.state}", GOOD if search.state == "finished" else WATCH)]
+    verdict = str(result.get("verdict", ""))
+    if verdict:
+        marks.append((f"choices: {verdict.split(':')[0]}", GOOD if verdict.startswith("decided") else WATCH))
+    summary = f"{verdict[:1].upper()}{verdict[1:]}." if verdict else "The search is not finished."
+    return header("report", name, facts, summary, _tiles(search), marks)
+
+
+def _tiles(search: Stage) -> str:
+    result = search.result
+    numbers: list[tuple[float | None, Callable[[float | None], str], str, str]] = []
+    for key, note in (("held_out", "all options, by their weights"), ("one_hot", "the chosen options alone")):
+        for name, value in (result.get(key) or {}).items():
+            numbers.append((value, lambda found: number(found, ".4g"), f"held-out {name}", note))
+    for key, (title, form) in COSTS.items():
+        numbers.append(((result.get("costs") or {}).get(key), form, title, "of the chosen module"))
+    numbers += [
+        (search.seconds, duration, "wall-clock time", "of the search"),
+        (search.number("peak_memory_bytes"), memory, "peak memory", ""),
+    ]
+    return tiles([(form(value), title, note) for value, form, title, note in numbers if value is not None])
+
+
+def _weights(search: Stage) -> dict[str, dict[str, float]]:
+    found = search.result.get("weights")
+    if found:
+        order = dict.fromkeys((search.result.get("places") or {}).values())
+        return {name: dict(found[name]) for name in (order or found)}
+    table = search.final_alphas
+    return {name: dict(row.weights) for name, (row,) in table.cells.items()} if table is not None else {}
+
+
+def _choices(search: Stage) -> str:
+    weights = _weights(search)
+    if not weights:
+        return ""
+    strongest = {name: max(options, key=lambda option: options[option]) for name, options in weights.items()}
+    chosen = search.result.get("choices") or strongest
+    places: dict[str, list[str]] = {}
+    for place, name in (search.result.get("places") or {}).items():
+        places.setdefault(name, []).append(place)
+    rows = []
+    for name, options in weights.items():
+        first, second = sorted(options, key=lambda option: -options[option])[:2]
+        rows.append(
+            [
+                name,
+                ", ".join(places.get(name, [])) or DASH,
+                chosen[name],
+                percent(options[chosen[name]], 1),
+                second if first == chosen[name] else first,
+                percent(options[second] if first == chosen[name] else options[first], 1),
+            ]
+        )
+    head = ["decision", "places", "chosen", "weight", "next", "weight"]
+    limits = [f"{name} at most {value:g}" for name, value in (search.result.get("limits") or {}).items()]
+    note = f" Chosen within limits: {', '.join(limits)}." if limits else ""
+    return section(
+        "choices",
+        "The choices",
+        drawing(draw_choices(weights, chosen))
+        + paragraph(f"For every decision the chosen option, its softmax weight, and the strongest of the others.{note}")
+        + table(head, rows, numbers=(3, 5)),
+    )
+
+
+def _charts(search: Stage) -> str:
+    return section("search", "How the search went", stage_charts(search, "loss")) if search.metrics else ""
+
+
+def stage_charts(stage: Stage, loss: str | None = None) -> str:
+    """Returns a chart for each group of columns in the stage's metrics.csv.
+
+    Args:
+        stage: The stage.
+        loss: What losses are measured in, if not in nats.
+    """
+    epochs = [epoch for epoch in stage.metrics.get("epoch", []) if epoch is not None]
+    shown = ""
+    for key, (chart, curves) in charts_of(stage.metrics).items():
+        series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
+        if chart.may_be_zero and not any(value for line in series for value in line.values):
+            continue
+        unit = loss if loss is not None and "nats" in chart.unit else chart.unit
+        svg = line_chart(f"{stage.name}-{key}", epochs, series, unit, log=chart.log, percent=chart.percent)
+        shown += figure(chart.title, svg, chart.note)
+    return grid(shown) if shown else paragraph("No epoch was finished.")
+
+
+def _evolution(search: Stage) -> str:
+    epochs, tables = list(search.alphas), list(search.alphas.values())
+    if not tables:
+        return ""
+    panels = {
+        name: {option: [found.cells[name][0].weights[option] for found in tables] for option in row.weights}
+        for name, (row,) in tables[-1].cells.items()
+    }
+    chart = alpha_panels("alphas", epochs, panels)
+    note = paragraph("Softmax weight of each option, epoch by epoch.")
+    return section(
+        "alphas", "Softmax weights during the search", note + f'<div class="wide">{figure("", chart, "")}</div>'
+    )
+
+
+def _reproduce(search: Stage) -> str:
+    command = str(((search.environment.get("earlier") or [search.environment])[0] or {}).get("command") or "")
+    text = (
+        "The same call of search_module with the same module, data, seed and number of threads gives the same bytes of "
+        "alphas, weights and metrics on a CPU."
+    )
+    inside = (paragraph("The command of this run:") + code(command)) if command else ""
+    unfinished = "" if search.finished else "<p>To continue, repeat it with <code>resume=True</code>.</p>"
+    return section("reproduce", "Reproduce this run", inside + f"<p>{escape(text)}</p>" + unfinished)
