@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "modules": {
         "architecture",
+        "compare",
         "config",
         "data",
         "distributed",

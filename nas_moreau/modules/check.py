@@ -36,11 +36,13 @@ class Checked:
         places: The Choices.
         calls: Place of a Choice in the module -> how it was called.
         rebound: Buffers to which the module assigns new tensors.
+        call: How the module itself was called first; None if the loss calls only methods of it.
     """
 
     places: Places
     calls: dict[str, Call] = field(default_factory=dict)
     rebound: frozenset[str] = frozenset()
+    call: Call | None = None
 
 
 def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
@@ -77,9 +79,16 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
             call.count += 1
         return _all_options(choice, f"the Choice '{checked.places.paths[path]}'", args, kwargs)
 
+    def first_call(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        checked.call = checked.call or Call(_detached(args), _detached(kwargs))
+
     with _left_as_it_was(module), observed(observer), seeded(0):
         before = dict(module.named_buffers())
-        value = evaluate(loss, module, batch)
+        handle = module.register_forward_pre_hook(first_call, with_kwargs=True)
+        try:
+            value = evaluate(loss, module, batch)
+        finally:
+            handle.remove()
         after = dict(module.named_buffers())
     checked.rebound = frozenset(name for name, buffer in before.items() if after.get(name) is not buffer)
     _refuse_other_losses(value, module)
@@ -90,6 +99,40 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
                 "Call it in the module's forward, or remove it.",
             )
     return checked
+
+
+def record_calls(module: nn.Module, loss: ModuleLoss, batch: Any) -> tuple[dict[str, Call], Call | None]:
+    """Returns how every Choice is called, by its place, and how the module is called, in one evaluation of the loss.
+
+    Every Choice computes its mixture, so that Choices within options are called too.
+
+    Args:
+        module: Holds Choices; in the mode in which it is.
+        loss: The user's loss.
+        batch: A batch.
+
+    Raises:
+        InputError: The loss fails.
+    """
+    paths = {id(choice): path for path, choice in module.named_modules() if isinstance(choice, Choice)}
+    calls: dict[str, Call] = {}
+    whole: list[Call] = []
+
+    def observer(choice: Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = calls.setdefault(paths[id(choice)], Call(_detached(args), _detached(kwargs), 0))
+        call.count += 1
+        return choice.candidates.mixed(Mixture(torch.softmax(choice.alphas, -1)), args, kwargs)
+
+    def first_call(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        whole.append(Call(_detached(args), _detached(kwargs)))
+
+    handle = module.register_forward_pre_hook(first_call, with_kwargs=True)
+    try:
+        with observed(observer):
+            evaluate(loss, module, batch)
+    finally:
+        handle.remove()
+    return calls, whole[0] if whole else None
 
 
 def evaluate(loss: ModuleLoss, module: nn.Module, batch: Any) -> Any:

@@ -287,9 +287,10 @@ class Stream:
         if number != self._pass:
             self._order, self._pass = self._of_pass(number), number
         whole = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        return self._fetched(whole[self.shard.start : self.shard.stop], step)
+        return self.fetched(whole[self.shard.start : self.shard.stop], step)
 
-    def _fetched(self, numbers: list[int], step: int) -> Any:
+    def fetched(self, numbers: list[int], step: int) -> Any:
+        """Returns these samples as a batch on the device; random numbers of a Dataset are those of the step."""
         if not self.samples.draws:
             return to_device(self.samples.fetch(numbers), self.device)
         with seeded(seed_for(self.seed, f"samples of {self.purpose}", step)):
@@ -299,4 +300,4 @@ class Stream:
         """Yields every sample of the part once, in batches, each with its number of samples."""
         for place in range(0, len(self.numbers), self.batch_size):
             numbers = self.numbers[place : place + self.batch_size]
-            yield self._fetched(numbers, place), len(numbers)
+            yield self.fetched(numbers, place), len(numbers)

@@ -14,7 +14,10 @@ from nas_moreau import distributed
 from nas_moreau.config import Config, make_config
 from nas_moreau.errors import InputError, quoted
 from nas_moreau.modules.check import ModuleLoss
+from nas_moreau.modules.costs import CostTable
 from nas_moreau.modules.found import Found
+from nas_moreau.modules.limits import check_limits
+from nas_moreau.modules.pricing import Priced, check_penalty
 from nas_moreau.modules.result import ModuleResult
 from nas_moreau.modules.setup import EPOCHS, ModuleSetup, build_module_search, module_data, module_identity
 from nas_moreau.modules.subject import ChoiceSearch, choice_files, random_picks
@@ -67,6 +70,10 @@ def search_module(
     resume: bool = False,
     metric: Callable[[nn.Module, Any], Any] | None = None,
     batch_size: int | None = None,
+    max_parameters: int | None = None,
+    max_macs: int | None = None,
+    max_ms: float | None = None,
+    costs: CostTable | str | PathLike[str] | None = None,
     hooks: Sequence[Hook] = (),
     **sections: Mapping[str, Any],
 ) -> Found:
@@ -83,13 +90,19 @@ def search_module(
         validation: Of the same form; by default a part of `train`.
         steps: Steps of the search.
         method: A name of `nas-moreau list methods`, such as moreau+beta, darts1, darts2, drnas, gdas or random.
-        penalty: Cost that is added to the upper loss.
+        penalty: Added to the upper loss: {"ms": 0.5, "macs": ..., "parameters": ...}, weights of the costs that the
+            softmax expects, relative to the most expensive options (0 to 1); or a function of {name of a Choice:
+            softmax weights} that returns a scalar.
         output: Run folder; by default nothing is written.
         seed: Of every random draw.
         device: "auto" (an accelerator if there is one), "cpu", or a device of torch.
         resume: Continue from the last checkpoint in `output`.
         metric: (module, batch) -> number, reported on the held-out samples.
         batch_size: Samples of a batch; by default that of the DataLoader, else 64.
+        max_parameters, max_macs, max_ms: Limits that the choices keep: scalars of the module, multiply-adds and
+            predicted milliseconds for one sample.
+        costs: A table of measured costs (`found.cost_table`), or the file of one; by default measured where a penalty
+            or a limit needs it. A run folder holds it as costs.json.
         hooks: Called by the training loop.
         sections: `search`, `performance`, `checkpoint`, `logging`: keys of the configuration, such as
             search={"weights": {"lr": 0.05}}.
@@ -105,6 +118,8 @@ def search_module(
         found.choices, found.verdict, found.network()
     """
     config = module_config(steps, method, seed, device, sections)
+    limits = check_limits({"max_parameters": max_parameters, "max_macs": max_macs, "max_ms": max_ms})
+    wanted = check_penalty(penalty)
     if resume and output is None:
         raise InputError("resume=True needs the run folder.", "Give output=, the folder of the run to continue.")
 
@@ -115,18 +130,20 @@ def search_module(
         return build_module_search(module, loss, data, config, steps, metric)
 
     setup = distributed.run_on_all_ranks(planned)
-    subject = ChoiceSearch(setup, _configuration(setup, loss, steps))
+    priced = Priced.of(setup, wanted, limits, costs, output)
+    setup = priced.setup
+    subject = ChoiceSearch(setup, _configuration(setup, loss, steps) | priced.configuration(), priced)
     if parse_method(method).is_random:
-        return Found(setup, _drawn(subject, output, resume))
+        return Found(setup, _drawn(subject, output, resume), priced)
     job = SearchJob(setup, subject, None, module_identity(setup))
     if output is None:
         folder = RunFolder(Path(), "module", None, resuming=False, finished=False)
-        return Found(setup, run_in(job, folder, hooks))
+        return Found(setup, run_in(job, folder, hooks), priced)
     result: ModuleResult = job.run(output, resume, hooks)
     if not job.counters.step:
         _restore(job, Path(output))
     distributed.run_on_rank0(lambda: str(write_report(output)))
-    return Found(setup, result)
+    return Found(setup, result, priced)
 
 
 def module_config(steps: int, method: str, seed: int, device: str, sections: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -165,7 +182,7 @@ def module_config(steps: int, method: str, seed: int, device: str, sections: Map
 def _drawn(subject: ChoiceSearch, output: str | PathLike[str] | None, resume: bool) -> ModuleResult:
     """Returns choices that are drawn uniformly, without a step."""
     setup = subject.setup
-    result = subject.drawn(random_picks(setup.places.options, setup.config.seed))
+    result = subject.drawn(random_picks(setup.places.options, setup.config.seed, keeps=subject.priced.keeps))
     if output is None:
         return result
     identity = module_identity(setup)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -116,6 +116,10 @@ class ModuleSetup:
         for parameter, value in zip(ModuleTensors.of(self.whole).weights.values(), y):
             parameter.copy_(value)
 
+    def with_penalty(self, term: Callable[[list[Tensor]], Tensor]) -> ModuleSetup:
+        """Returns the same search with a term of the alphas in its upper loss."""
+        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, term))
+
     def alpha_table(self, x: list[Tensor]) -> AlphaTable:
         """Returns the softmax weights of alphas: a cell of one edge for every decision."""
         cells = {}
@@ -207,7 +211,6 @@ def build_module_search(
     config: Config,
     steps: int,
     metric: Callable[[nn.Module, Any], Any] | None,
-    penalty: Callable[[ModuleSetup], Callable[[list[Tensor]], Tensor] | None] = lambda setup: None,
 ) -> ModuleSetup:
     """Returns the set-up of a search; the user's module stays as it is.
 
@@ -218,7 +221,6 @@ def build_module_search(
         config: Seed, method and step sizes.
         steps: Steps of the search.
         metric: (module, batch) -> number, or None.
-        penalty: Makes the term that is added to F from the set-up without it.
 
     Raises:
         InputError: The module, the loss or the data cannot be used.
@@ -239,25 +241,38 @@ def build_module_search(
             "The module has no parameters to train but the alphas.", "Leave requires_grad=True where it is to learn."
         )
     x = [choices[0].alphas.detach().clone()[None] for choices in checked.places.by_name.values()]
+    return ModuleSetup(
+        config=config,
+        device=device,
+        whole=whole,
+        checked=checked,
+        posed=_posed(config, whole, checked, x, None),
+        data=data,
+        initial={name: p.detach().clone() for name, p in weights.items()},
+        epoch_steps=-(-steps // EPOCHS),
+        total_steps=steps,
+        metric=metric,
+    )
+
+
+def _posed(
+    config: Config,
+    whole: WithLoss,
+    checked: Checked,
+    x: list[Tensor],
+    penalty: Callable[[list[Tensor]], Tensor] | None,
+) -> Posed:
     method = parse_method(config.search.method)
-    initial = {name: p.detach().clone() for name, p in weights.items()}
-    epoch_steps = -(-steps // EPOCHS)
-
-    def posed(term: Callable[[list[Tensor]], Tensor] | None) -> Posed:
-        return module_problem(
-            whole,
-            checked.places,
-            x,
-            beta=config.search.beta if "beta" in method.additions else 0.0,
-            precision=config.performance.precision,
-            mix=method.mix,
-            penalty=term,
-            rebound=checked.rebound,
-        )
-
-    setup = ModuleSetup(config, device, whole, checked, posed(None), data, initial, epoch_steps, steps, metric)
-    term = penalty(setup)
-    return setup if term is None else ModuleSetup(**{**vars(setup), "posed": posed(term)})
+    return module_problem(
+        whole,
+        checked.places,
+        x,
+        beta=config.search.beta if "beta" in method.additions else 0.0,
+        precision=config.performance.precision,
+        mix=method.mix,
+        penalty=penalty,
+        rebound=checked.rebound,
+    )
 
 
 def module_data(

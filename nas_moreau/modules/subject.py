@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nas_moreau.architecture import AlphaTable
 from nas_moreau.data import seed_for
 from nas_moreau.drawing.choices import choices_pixels, draw_choices
+from nas_moreau.errors import InputError
+from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, choices_json
 from nas_moreau.modules.setup import ModuleSetup
 from nas_moreau.runs.columns import board_layout, edge_curves, tag
@@ -22,16 +23,8 @@ from nas_moreau.search.epoch import step_row
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Loop
 
-Pick = Callable[[AlphaTable], dict[str, int]]
-"""Weights -> decision -> number of the chosen option."""
-
-
-def strongest(table: AlphaTable) -> dict[str, int]:
-    """Returns decision -> number of the option of the largest weight, the first among equals."""
-    found = {}
-    for name, (row,) in table.cells.items():
-        found[name] = list(row.weights).index(row.ranked()[0])
-    return found
+DRAWS = 1000
+"""Random choices that are drawn to find some within the limits."""
 
 
 class ChoiceSearch:
@@ -40,25 +33,13 @@ class ChoiceSearch:
     Args:
         setup: The module, its data and its bilevel problem.
         configuration: The whole configuration, plain data.
-        pick: Chooses the options by their weights.
-        added: (alphas, picks) -> further columns of an epoch.
-        costs: picks -> what the module of these costs.
-        limits: What the choices keep.
+        priced: Costs, limits and penalties.
     """
 
     stage = "module"
 
-    def __init__(
-        self,
-        setup: ModuleSetup,
-        configuration: dict[str, Any],
-        pick: Pick = strongest,
-        added: Callable[[list[Tensor], dict[str, int]], dict[str, float]] = lambda x, picks: {},
-        costs: Callable[[dict[str, int]], dict[str, float]] = lambda picks: {},
-        limits: Mapping[str, float] | None = None,
-    ):
-        self.setup, self._configuration, self.pick, self.added = setup, configuration, pick, added
-        self.costs, self.limits = costs, dict(limits or {})
+    def __init__(self, setup: ModuleSetup, configuration: dict[str, Any], priced: Priced):
+        self.setup, self._configuration, self.priced = setup, configuration, priced
 
     def configuration(self) -> dict[str, Any]:
         """Returns the whole configuration, plain data."""
@@ -70,6 +51,7 @@ class ChoiceSearch:
 
     def start(self, loop: Loop) -> None:
         """Begins or resumes in a run folder."""
+        loop.folder.write_files(self.priced.files())
 
     def stops(self) -> bool:
         """Returns False: the search ends after its last step."""
@@ -92,12 +74,12 @@ class ChoiceSearch:
         """Evaluates the module and its choices, logs and writes both."""
         torch.manual_seed(seed_for(self.setup.config.seed, "evaluation", job.counters.epochs))
         table = self.setup.alpha_table(job.x)
-        picks = self.pick(table)
+        picks = self.priced.pick(table)
         held_out, one_hot = self._evaluate(job, table, picks)
         row = step_row(job)
         for kind, numbers in (("held_out", held_out), ("one_hot", one_hot)):
             row |= {f"{kind}_{name}": value for name, value in numbers.items()}
-        row |= certainty(table) | self.added(job.x, picks)
+        row |= certainty(table) | self.priced.expected(job.x)
         self._log(job, table, picks, row)
         job.loop.monitor.alphas(row["epoch"], table)
         job.loop.monitor.epoch(row | {"wall_seconds": job.counters.seconds})
@@ -121,7 +103,7 @@ class ChoiceSearch:
     def replay_log(self, job: SearchJob) -> None:
         """Shows the picture of the last epoch again."""
         table = self.setup.alpha_table(job.x)
-        self._draw(job, table, self.pick(table))
+        self._draw(job, table, self.priced.pick(table))
 
     def _print(self, job: SearchJob, table: AlphaTable, picks: dict[str, int], row: dict[str, Any]) -> None:
         epochs = math.ceil(job.total_steps / job.epoch_steps)
@@ -150,8 +132,8 @@ class ChoiceSearch:
             steps=0,
             wall_seconds=0.0,
             peak_memory_bytes=0,
-            costs=self.costs(picks),
-            limits=self.limits,
+            costs=self.priced.costs_of(picks),
+            limits=dict(self.priced.limits or {}),
             places=setup.places.paths,
         )
 
@@ -160,7 +142,7 @@ class ChoiceSearch:
         begin = time.monotonic()
         torch.manual_seed(seed_for(self.setup.config.seed, "final evaluation"))
         table = self.setup.alpha_table(job.x)
-        picks = self.pick(table)
+        picks = self.priced.pick(table)
         held_out, one_hot = self._evaluate(job, table, picks)
         job.counters.seconds += time.monotonic() - begin
         result = ModuleResult(
@@ -173,8 +155,8 @@ class ChoiceSearch:
             peak_memory_bytes=peak_memory_bytes(self.setup.device),
             held_out=held_out,
             one_hot=one_hot,
-            costs=self.costs(picks),
-            limits=self.limits,
+            costs=self.priced.costs_of(picks),
+            limits=dict(self.priced.limits or {}),
             places=self.setup.places.paths,
         )
         job.loop.folder.write_files(choice_files(result.choices, result.weights))
@@ -201,16 +183,29 @@ def choice_files(chosen: Mapping[str, str], weights: Mapping[str, Mapping[str, f
     return {"choices.json": choices_json(chosen), "choices.svg": draw_choices(weights, chosen).encode()}
 
 
-def random_picks(options: Mapping[str, Sequence[str]], seed: int, number: int = 0) -> dict[str, int]:
+def random_picks(
+    options: Mapping[str, Sequence[str]],
+    seed: int,
+    number: int = 0,
+    keeps: Callable[[dict[str, int]], bool] = lambda picks: True,
+) -> dict[str, int]:
     """Returns decision -> number of an option, drawn uniformly.
 
     Args:
         options: Decision -> names of its options.
         seed: Of the run.
         number: Of the draw.
+        keeps: Whether picks keep the limits; drawn again until they do.
+
+    Raises:
+        InputError: None of `DRAWS` draws keeps the limits.
     """
     draws = random.Random(seed_for(seed, "random choices", number))
-    return {name: draws.randrange(len(found)) for name, found in options.items()}
+    for _ in range(DRAWS):
+        picks = {name: draws.randrange(len(found)) for name, found in options.items()}
+        if keeps(picks):
+            return picks
+    raise InputError(f"None of {DRAWS} random choices keeps the limits.", "Allow more.")
 
 
 def weights_of(table: AlphaTable) -> dict[str, dict[str, float]]:

@@ -111,6 +111,9 @@ CHARTS: dict[str, Chart] = {
     "expected_macs": Chart(
         "Expected multiply-adds", _SOUND, note="Relative to the most expensive cells, weighed by the softmax."
     ),
+    "expected_costs": Chart(
+        "Expected parameters and latency", _SOUND, note="Relative to the most expensive choice, weighed by the softmax."
+    ),
     "gap": Chart("Gap f(y) − f(θ)", _ENVELOPE, "nats", note="Should be small and not negative."),
     "distance": Chart(
         "Distance ‖y − θ‖ and penalty c_k",
@@ -173,6 +176,8 @@ COLUMNS: dict[str, Column] = {
     "idle_share_*": Column("", "idle_share"),
     "hessian_eigenvalue": Column("eigenvalue", "hessian_eigenvalue"),
     "expected_macs": Column("expected multiply-adds", "expected_macs"),
+    "expected_parameters": Column("parameters", "expected_costs"),
+    "expected_ms": Column("latency", "expected_costs"),
     "gap": Column("gap", "gap"),
     "distance": Column("‖y − θ‖", "distance"),
     "c_k": Column("c_k", "distance"),

@@ -1,0 +1,377 @@
+"""What every option costs where it stands: parameters, multiply-adds, and latency that is measured on the device."""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_moreau.errors import InputError
+from nas_moreau.modules.check import Call, record_calls
+from nas_moreau.modules.choice import Choice, Places, chosen_module, find_choices
+from nas_moreau.modules.samples import seeded
+from nas_moreau.modules.setup import ModuleSetup, evaluating
+from nas_moreau.runs.atomic import write_atomic
+
+KINDS = ("parameters", "macs", "ms")
+ROUNDS = 15
+"""Timings of each option; the median counts."""
+SHORTEST = 2e-3
+"""Seconds of a timing: an option that takes less is called several times in it."""
+WHOLES = 4
+"""Modules that are timed as a whole, for the part that no option changes."""
+
+
+@dataclass(frozen=True)
+class OptionCost:
+    """The cost of an option at all places of its decision, without what Choices within it cost.
+
+    Attributes:
+        parameters: Number of scalars.
+        macs: Multiply-adds of convolutions, linear layers and matrix products for one sample.
+        ms: Median of the measured milliseconds for one sample.
+        spread: Half of the interquartile range of the timings, ms.
+    """
+
+    parameters: int
+    macs: int
+    ms: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """The costs of all options, and of the part of the module that is the same for all choices.
+
+    Attributes:
+        base: Of the rest.
+        options: Place of a Choice -> cost of each option there, in the order of its options.
+        device: On which the latency was measured, in words.
+    """
+
+    base: OptionCost
+    options: dict[str, list[OptionCost]]
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        options = {place: [vars(cost) for cost in found] for place, found in self.options.items()}
+        return {"version": 1, "device": self.device, "base": vars(self.base), "options": options}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CostTable:
+        """Returns the table that `to_dict` wrote.
+
+        Raises:
+            InputError: The data are no such table.
+        """
+        try:
+            options = {place: [OptionCost(**cost) for cost in found] for place, found in data["options"].items()}
+            return cls(OptionCost(**data["base"]), options, str(data["device"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"The table of costs is damaged ({error}).", "Measure again.") from None
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the table as JSON."""
+        write_atomic(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> CostTable:
+        """Returns a saved table.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"The table of costs {path} cannot be read: {error}.", "Measure again.") from None
+
+    def check(self, places: Places) -> None:
+        """Raises InputError unless the table is of a module with these Choices."""
+        counts = {place: len(places.options[name]) for place, name in places.paths.items()}
+        if {place: len(found) for place, found in self.options.items()} != counts:
+            raise InputError("The table of costs is of a module with other Choices.", "Measure again.")
+
+    def largest(self, kind: str) -> float:
+        """Returns the sum over all places of the most expensive option."""
+        return sum(max(getattr(cost, kind) for cost in found) for found in self.options.values())
+
+
+class Costs:
+    """The cost of choices.
+
+    Args:
+        table: Of every option.
+        places: The Choices.
+    """
+
+    def __init__(self, table: CostTable, places: Places):
+        table.check(places)
+        self.table, self.places = table, places
+        self.parents = {path: _parents(path, places) for path in places.paths}
+
+    def of(self, picks: Mapping[str, int]) -> dict[str, float]:
+        """Returns "parameters", "macs" and "ms" of the module with the picked options."""
+        found = {kind: getattr(self.table.base, kind) for kind in KINDS}
+        for path, name in self.places.paths.items():
+            if all(picks[self.places.paths[parent]] == option for parent, option in self.parents[path]):
+                for kind in KINDS:
+                    found[kind] += getattr(self.table.options[path][picks[name]], kind)
+        return found
+
+    def expected(self, weights: Mapping[str, torch.Tensor], kind: str) -> torch.Tensor:
+        """Returns the mean cost of the options under independent draws, relative to the most expensive ones: 0 to 1.
+
+        The part that no option changes is left out. A Choice within an option counts with that option's weight.
+
+        Args:
+            weights: Decision -> weights of its options.
+            kind: One of `KINDS`.
+        """
+        terms = []
+        for path, name in self.places.paths.items():
+            row = weights[name]
+            costs = torch.tensor([getattr(c, kind) for c in self.table.options[path]], dtype=row.dtype, device="cpu")
+            term = (row * costs.to(row.device)).sum()
+            for parent, option in self.parents[path]:
+                term = term * weights[self.places.paths[parent]][option]
+            terms.append(term)
+        return torch.stack(terms).sum() / max(self.table.largest(kind), 1e-30)
+
+
+def _parents(path: str, places: Places) -> list[tuple[str, int]]:
+    """Returns the Choices that a Choice is within, each with the option that holds it.
+
+    One within options that are computed together counts as if it were always there.
+    """
+    found = []
+    for other in places.paths:
+        inside = f"{other}.candidates.members." if other else "candidates.members."
+        if path != other and path.startswith(inside):
+            found.append((other, int(path.removeprefix(inside).split(".")[0])))
+    return found
+
+
+def measure_costs(setup: ModuleSetup, rounds: int = ROUNDS) -> CostTable:
+    """Returns the costs of all options on the device of the search, for one sample, in evaluation mode.
+
+    The inputs of every Choice are those of a sample of the held-out data. Options are timed in turns, `rounds` times
+    each after a warm-up, and the median counts. The rest of the module is timed as the difference between whole modules
+    and the sum of their options.
+
+    Args:
+        setup: The search.
+        rounds: Timings of each option.
+
+    Raises:
+        InputError: The module fails on a single sample.
+    """
+    stream, module = setup.data.held_out, setup.whole.module
+    sample = stream.fetched(stream.numbers[:1], 0)
+    with evaluating(setup.whole), torch.no_grad(), seeded(0), _counted_products():
+        calls, whole_call = record_calls(module, setup.whole.loss, sample)
+        if whole_call is None:
+            raise InputError(
+                "The loss calls only methods of the module, so that its latency cannot be measured.",
+                "Let the loss call the module itself.",
+            )
+        timed = _Timed(setup.device)
+        raw = _measured_options(module, setup.places, calls, timed)
+        wholes = _whole_modules(module, setup.places)
+        for _, network in wholes:
+            timed.add(network, whole_call)
+        times = timed.run(rounds)
+        return _table(setup.places, raw, times, wholes, whole_call, str(_device_name(setup.device)))
+
+
+@dataclass
+class _Raw:
+    """An option as it is timed: its place in the list of timings, its counts, how often it is called, and the options
+    numbered 0 of the Choices within it, which are part of all that."""
+
+    number: int
+    parameters: int
+    macs: int
+    count: int
+    nested: list[str]
+
+
+def _measured_options(
+    module: nn.Module, places: Places, calls: Mapping[str, Call], timed: _Timed
+) -> dict[str, list[_Raw]]:
+    modules = dict(module.named_modules())
+    found: dict[str, list[_Raw]] = {}
+    for path, name in places.paths.items():
+        choice: Any = modules[path]
+        found[path] = []
+        for number in range(len(places.options[name])):
+            option = copy.deepcopy(choice.plain(number))
+            inner = [part for part in option.modules() if isinstance(part, Choice)]
+            inside = f"{path}.candidates.members.{number}." if path else f"candidates.members.{number}."
+            nested = [other for other in places.paths if other.startswith(inside)] if inner else []
+            if inner:
+                own = find_choices(option)
+                option = chosen_module(option, dict.fromkeys(own.by_name, 0), own)
+            call = calls.get(path)
+            parameters = sum(p.numel() for p in option.parameters())
+            if call is None:  # a place that this sample does not reach costs no time
+                found[path].append(_Raw(-1, parameters, 0, 0, nested))
+                continue
+            macs = count_macs(option, call)
+            found[path].append(_Raw(timed.add(option.eval(), call), parameters, macs, call.count, nested))
+    return found
+
+
+def _whole_modules(module: nn.Module, places: Places) -> list[tuple[dict[str, int], nn.Module]]:
+    """Returns modules of different choices, with their picks: the first options of all, the second ones, ..."""
+    wholes = []
+    for number in range(WHOLES):
+        twin = copy.deepcopy(module)
+        picks = {name: (number + i) % len(options) for i, (name, options) in enumerate(places.options.items())}
+        wholes.append((picks, chosen_module(twin, picks, find_choices(twin)).eval()))
+    return wholes
+
+
+def _table(
+    places: Places,
+    raw: Mapping[str, list[_Raw]],
+    times: list[tuple[float, float]],
+    wholes: list[tuple[dict[str, int], nn.Module]],
+    whole_call: Call,
+    device: str,
+) -> CostTable:
+    options: dict[str, list[OptionCost]] = {}
+    # inner Choices come after those that hold them: the other way round, their costs are known when they are taken off
+    for path in reversed(places.paths):
+        options[path] = []
+        for entry in raw[path]:
+            ms, spread = times[entry.number] if entry.number >= 0 else (0.0, 0.0)
+            within = [options[other][0] for other in entry.nested if _directly(other, entry.nested, raw)]
+            options[path].append(
+                OptionCost(
+                    entry.parameters - sum(cost.parameters for cost in within),
+                    entry.count * entry.macs - sum(cost.macs for cost in within),
+                    max(0.0, entry.count * ms - sum(cost.ms for cost in within)),
+                    entry.count * spread,
+                )
+            )
+    options = {path: options[path] for path in places.paths}
+    costs = Costs(CostTable(OptionCost(0, 0, 0.0), options, device), places)
+    rest = []
+    first = len(times) - len(wholes)
+    for number, (picks, _) in enumerate(wholes):
+        rest.append(times[first + number][0] - costs.of(picks)["ms"])
+    picks, network = wholes[0]
+    known = costs.of(picks)
+    base = OptionCost(
+        sum(p.numel() for p in network.parameters()) - int(known["parameters"]),
+        count_macs(network, whole_call) - int(known["macs"]),
+        max(0.0, statistics.median(rest)),
+        max(rest) - min(rest),
+    )
+    return CostTable(base, options, device)
+
+
+def _directly(path: str, nested: list[str], raw: Mapping[str, list[_Raw]]) -> bool:
+    """Returns whether, all options being the first, the Choice is part of what was measured."""
+    return all(path not in raw[other][k].nested for other in nested for k in range(1, len(raw[other])))
+
+
+def count_macs(module: nn.Module, call: Call) -> int:
+    """Returns the multiply-adds of convolutions, linear layers and matrix products in one call of a module.
+
+    Args:
+        module: The module.
+        call: Its arguments.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*call.args, **call.kwargs)
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _counted_products() -> Iterator[None]:
+    """Within this context attention is computed by products that are counted, not by one fused operation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _Timed:
+    """Calls that are timed in turns."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.calls: list[tuple[nn.Module, Call]] = []
+
+    def add(self, module: nn.Module, call: Call) -> int:
+        """Adds a call and returns its number."""
+        self.calls.append((module, call))
+        return len(self.calls) - 1
+
+    def run(self, rounds: int) -> list[tuple[float, float]]:
+        """Returns median and half interquartile range of each call, ms."""
+        wait: Callable[[], None] = (lambda: None) if self.device.type == "cpu" else torch.accelerator.synchronize
+
+        def timing(module: nn.Module, call: Call, times: int) -> float:
+            wait()
+            begin = time.perf_counter()
+            for _ in range(times):
+                module(*call.args, **call.kwargs)
+            wait()
+            return (time.perf_counter() - begin) / times
+
+        repeats = []
+        for module, call in self.calls:
+            timing(module, call, 2)
+            once = timing(module, call, 3)
+            repeats.append(max(1, min(1000, round(SHORTEST / max(once, 1e-9)))))
+        found: list[list[float]] = [[] for _ in self.calls]
+        for _ in range(rounds):
+            for number, (module, call) in enumerate(self.calls):
+                found[number].append(timing(module, call, repeats[number]))
+        return [_summary(values) for values in found]
+
+
+def _summary(values: list[float]) -> tuple[float, float]:
+    ordered = sorted(1e3 * value for value in values)
+    quarter = len(ordered) // 4
+    return statistics.median(ordered), (ordered[-1 - quarter] - ordered[quarter]) / 2
+
+
+def latency_ms(module: nn.Module, call: Call, device: torch.device, rounds: int = ROUNDS) -> float:
+    """Returns the median of the measured milliseconds of a call.
+
+    Args:
+        module: In evaluation mode, on the device.
+        call: Its arguments; see `check.record_calls`.
+        device: Of the module.
+        rounds: Timings.
+    """
+    timed = _Timed(device)
+    timed.add(module, call)
+    with torch.no_grad():
+        return timed.run(rounds)[0][0]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return f"{device.type}, {torch.get_device_module(device).get_device_name(device)}"

@@ -1,0 +1,224 @@
+"""Training of a module of fixed choices by the engine of the search, and the comparison with random choices."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas_moreau.compare.significance import permutation_p_value
+from nas_moreau.data import seed_for
+from nas_moreau.distributed import Shard
+from nas_moreau.modules.check import Checked
+from nas_moreau.modules.choice import Places
+from nas_moreau.modules.problem import WithLoss, module_problem
+from nas_moreau.modules.samples import Stream
+from nas_moreau.modules.setup import ModuleSetup, mean_on
+from nas_moreau.runs import RunFolder
+from nas_moreau.search.engine import SearchJob
+from nas_moreau.search.epoch import step_row
+from nas_moreau.training.loop import Loop, run_in
+
+
+class PlainTraining:
+    """A module without a decision (`search.engine.Subject`): its weights are trained, and it is evaluated at the end.
+
+    Args:
+        setup: Of the module.
+    """
+
+    stage = "module"
+
+    def __init__(self, setup: ModuleSetup):
+        self.setup = setup
+
+    def configuration(self) -> dict[str, Any]:
+        """Returns the configuration, plain data."""
+        return self.setup.config.to_dict()
+
+    def result_of(self, data: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the means on the held-out samples."""
+        return dict(data)
+
+    def start(self, loop: Loop) -> None:
+        """Begins; there is no folder."""
+
+    def stops(self) -> bool:
+        """Returns False: the training ends after its last step."""
+        return False
+
+    def end_epoch(self, job: SearchJob) -> tuple[dict[str, Any], bool]:
+        """Returns the means over the epoch's steps; nothing is written."""
+        return step_row(job), False
+
+    def replay_log(self, job: SearchJob) -> None:
+        """Shows nothing."""
+
+    def finish(self, job: SearchJob) -> Evaluated:
+        """Returns the means of loss and metric on the held-out samples."""
+        setup = self.setup
+        setup.write_back(job.x, job.y)
+        check_stop = job.loop.stop.check
+        return Evaluated(mean_on(setup.whole, setup.data.held_out, setup.metric, check_stop=check_stop))
+
+    def state_dict(self, job: SearchJob) -> dict[str, Any]:
+        """Returns nothing: no checkpoint is written."""
+        return {}
+
+    def load_state_dict(self, payload: dict[str, Any]) -> None:
+        """Restores nothing."""
+
+
+class Evaluated(dict[str, float]):
+    """Means on the held-out samples: "loss", and "metric" if there is one."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns plain data."""
+        return dict(self)
+
+
+def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -> Evaluated:
+    """Trains a module without Choices by the weights' recipe of a search, and returns its held-out means.
+
+    It is trained on all samples but the held-out ones, by the engine of the search with the method `lower-only`.
+
+    Args:
+        network: Trained in place.
+        setup: The search that it is from: loss, data, metric, recipe.
+        steps: Steps.
+        seed: Of the order of the samples.
+    """
+    lower, upper = setup.data.lower, setup.data.upper
+    numbers = sorted({*lower.numbers, *upper.numbers}) if lower.samples is upper.samples else lower.numbers
+    size = lower.batch_size
+    stream = Stream(lower.samples, numbers, size, seed, "training", Shard(0, size, size), lower.device)
+    search = setup.config.search.model_copy(update={"method": "lower-only"})
+    config = setup.config.model_copy(update={"search": search, "seed": seed})
+    whole, places = WithLoss(network.train(), setup.whole.loss), Places({}, {})
+    plain = ModuleSetup(
+        config=config,
+        device=setup.device,
+        whole=whole,
+        checked=Checked(places),
+        posed=module_problem(whole, places, [], rebound=setup.checked.rebound),
+        data=replace(setup.data, lower=stream, upper=stream),
+        initial={},
+        epoch_steps=-(-steps // search.epochs),
+        total_steps=steps,
+        metric=setup.metric,
+    )
+    job = SearchJob(plain, PlainTraining(plain), None, {})
+    found: Evaluated = run_in(job, RunFolder(Path(), "module", None, resuming=False, finished=False))
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module that was trained for a comparison.
+
+    Attributes:
+        kind: "found", "random", or the name of other choices.
+        choices: Decision -> option.
+        seed: Of the training.
+        loss: On the held-out samples.
+        metric: On the held-out samples; None without a metric.
+    """
+
+    kind: str
+    choices: dict[str, str]
+    seed: int
+    loss: float
+    metric: float | None
+
+    @property
+    def score(self) -> float:
+        """The metric, or the negative loss: the higher, the better."""
+        return -self.loss if self.metric is None else self.metric
+
+
+@dataclass(frozen=True)
+class RandomComparison:
+    """The found choices beside random ones, each trained from the module's initial weights by one recipe.
+
+    Attributes:
+        rows: All trainings.
+        steps: Steps of each.
+    """
+
+    rows: tuple[Row, ...]
+    steps: int
+
+    def scores(self, kind: str) -> list[float]:
+        """Returns the scores of a kind: the metric, or the negative loss."""
+        return [row.score for row in self.rows if row.kind == kind]
+
+    def mean(self, kind: str) -> float:
+        """Returns the mean score of a kind."""
+        return statistics.fmean(self.scores(kind))
+
+    def p(self, kind: str = "random") -> float | None:
+        """Returns the two-sided p-value of the difference of the found choices' mean from that of a kind."""
+        return permutation_p_value(self.scores("found"), self.scores(kind))
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the mean of the found choices is better than that of the random ones, with p < .05."""
+        p = self.p()
+        return self.mean("found") > self.mean("random") and p is not None and p < 0.05
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data: every training, and mean, standard deviation and p by kind."""
+        kinds = list(dict.fromkeys(row.kind for row in self.rows))
+        summary = [
+            {
+                "kind": kind,
+                "n": len(self.scores(kind)),
+                "mean": self.mean(kind),
+                "std": statistics.stdev(self.scores(kind)) if len(self.scores(kind)) > 1 else None,
+                "p": None if kind == "found" else self.p(kind),
+            }
+            for kind in kinds
+        ]
+        return {"steps": self.steps, "rows": [vars(row) for row in self.rows], "summary": summary}
+
+    def __str__(self) -> str:
+        score = "loss" if self.rows[0].metric is None else "metric"
+        lines = [f"held-out {score} after {self.steps} steps"]
+        for entry in self.to_dict()["summary"]:
+            spread = "" if entry["std"] is None else f" +- {entry['std']:.4g}"
+            p = "" if entry["p"] is None else f", p = {entry['p']:.3g}"
+            mean = -entry["mean"] if score == "loss" else entry["mean"]
+            lines.append(f"  {entry['kind']}: {mean:.4g}{spread} (n = {entry['n']}{p})")
+        return "\n".join(lines)
+
+
+def compare_choices(
+    network_of: Callable[[Mapping[str, str]], nn.Module],
+    setup: ModuleSetup,
+    kinds: Mapping[str, list[dict[str, str]]],
+    steps: int,
+) -> RandomComparison:
+    """Returns the comparison of several kinds of choices.
+
+    Args:
+        network_of: Choices -> the module of them, with its initial weights.
+        setup: The search they are from.
+        kinds: Kind -> choices, each trained once, with its own seed.
+        steps: Steps of each training.
+    """
+    rows = []
+    for kind, several in kinds.items():
+        for number, choices in enumerate(several):
+            seed = seed_for(setup.config.seed, f"training of {kind}", number)
+            network = network_of(choices)
+            torch.manual_seed(seed)
+            found = train_plain(network, setup, steps, seed)
+            loss = found["loss"] if math.isfinite(found["loss"]) else math.inf
+            rows.append(Row(kind, dict(choices), number, loss, found.get("metric")))
+    return RandomComparison(tuple(rows), steps)
