@@ -53,7 +53,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "modules": {
         "architecture",
-        "compare",
         "config",
         "data",
         "distributed",

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_moreau.compare.significance import permutation_p_value
 from nas_moreau.data import seed_for
 from nas_moreau.distributed import Shard
 from nas_moreau.modules.check import Checked
@@ -20,6 +19,7 @@ from nas_moreau.modules.choice import Places
 from nas_moreau.modules.problem import WithLoss, module_problem
 from nas_moreau.modules.samples import Stream
 from nas_moreau.modules.setup import ModuleSetup, mean_on
+from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.runs import RunFolder
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
