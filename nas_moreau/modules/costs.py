@@ -74,7 +74,7 @@ class CostTable:
         """Returns the table that `to_dict` wrote.
 
         Raises:
-            InputError: The data are no such table.
+            InputError: The data are damaged.
         """
         try:
             options = {place: [OptionCost(**cost) for cost in found] for place, found in data["options"].items()}
