@@ -3,8 +3,8 @@
 The names below are the public API; the subpackages (`nas_moreau.bilevel`, `problems`, `architecture`, `data`, `runs`,
 `search`) export further ones. Each is imported when it is first used:
 
-    from nas_moreau import load_config, run
-    result = run(load_config("smoke"), "runs/first")     # search, retrain, evaluate, report
+    from nas_moreau import run
+    result = run("smoke", "runs/first", seed=1)     # search, retrain, evaluate, report: a `Result`
 """
 
 import sys as _sys
@@ -39,15 +39,19 @@ def _lazy_exports(
 
 
 class _CallablePackage(_ModuleType):
-    """A package that can be called: it calls the function that it exports under its name."""
+    """A package that can be called: it calls the function of its name in its `_home`."""
+
+    _home: str
 
     def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return getattr(_import_module(self._home), self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
-def _make_callable(package: str) -> None:
-    """Makes `nas_moreau.search(...)` work although `nas_moreau.search` is a package."""
-    _sys.modules[package].__class__ = _CallablePackage
+def _make_callable(package: str, home: str) -> None:
+    """Makes `nas_moreau.search(...)` work although that is a package; `home` is the module of the function."""
+    module = _sys.modules[package]
+    module.__class__ = _CallablePackage
+    module._home = home  # type: ignore[attr-defined]
 
 
 __all__, __getattr__, __dir__ = _lazy_exports(
@@ -86,8 +90,10 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "register_mixing": "search",
         "register_rule": "search",
         "register_source": "data",
-        "retrain": "training.retrain",
-        "run": "pipeline",
+        "Result": "api",
+        "load_run": "api",
+        "retrain": "api",
+        "run": "api",
         "search": "search",
     },
 )

@@ -55,13 +55,20 @@ class RunResult:
 
 
 @torch_settings_restored()
-def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> RunResult:
+def run(
+    config: Config,
+    output: str | PathLike[str],
+    resume: bool = False,
+    data: Data | None = None,
+    hooks: Sequence[Hook] = (),
+) -> RunResult:
     """Searches, derives, retrains, evaluates and reports, as far as that is not done yet.
 
     Args:
         config: All sections.
         output: Becomes the parent of the folders `search` and `retrain`, with result.json and report.html.
         resume: Continue where an earlier call in this folder stopped.
+        data: The images, if they are loaded already.
         hooks: Called by the training loops of search and retraining.
 
     Raises:
@@ -69,20 +76,20 @@ def run(config: Config, output: str | PathLike[str], resume: bool = False, hooks
     """
 
     def plan() -> tuple[Data, SearchJob | RandomSearchJob]:
-        data = load_images(config)
+        images = load_images(config) if data is None else data
         _refuse_longer_search(config, Path(output))
         # the cell to retrain is not known yet: another one of the space has the same sizes
-        check_retraining(config, random_cell(load_space(config.space), config.seed), data)
-        return data, plan_search(config, data)
+        check_retraining(config, random_cell(load_space(config.space), config.seed), images)
+        return images, plan_search(config, images)
 
-    data, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
-    with open_folder(output, config.to_dict(), "run", resume, {"images": data.digest}) as folder:
+    images, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
+    with open_folder(output, config.to_dict(), "run", resume, {"images": images.digest}) as folder:
         if folder.finished:
             return RunResult.from_dict(finished_result(folder))
         try:
             found = job.run(folder.path / "search", folder.resuming, hooks)
             del job  # the supernet's memory is free for the retraining
-            trained = retrain(config, found.genotype, folder.path / "retrain", folder.resuming, data, hooks)
+            trained = retrain(config, found.genotype, folder.path / "retrain", folder.resuming, images, hooks)
         except Interrupted as error:
             folder.status("interrupted", reason=str(error))
             raise
@@ -122,7 +129,7 @@ def _report(config: Config, folder: Path, result: RunResult) -> None:
 
 
 @torch_settings_restored()
-def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
+def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None = None) -> EvaluateResult:
     """Evaluates a finished run and writes evaluation.json, which has the confusion matrix too.
 
     A retraining is evaluated on the test images, a search on the held-out split of the training images.
@@ -130,12 +137,13 @@ def evaluate_run(folder: str | PathLike[str], config: Config) -> EvaluateResult:
     Args:
         folder: Folder of a retraining or a search.
         config: Its configuration; data and device may differ from the run's.
+        data: The images, if they are loaded already.
 
     Raises:
         InputError: There is nothing to evaluate, or the images do not fit the network.
     """
     stage = Stage(Path(folder))
-    device, data = set_up_device(config), load_images(config)
+    device, data = set_up_device(config), load_images(config) if data is None else data
     last = config.performance.channels_last
     if stage.name == "search":
         split, part = "held_out", search_parts(config, data, device).held_out

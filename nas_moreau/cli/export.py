@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.options import CONFIGURATION, configuration, run_config, stage_folder
+from nas_moreau.cli.options import CONFIGURATION, configuration, stage_folder
 from nas_moreau.cli.output import note, print_rows, print_table
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.export import FORMATS
 from nas_moreau.report.format import percent
 
 SHOWN = 3  # classes in a row of `predict`
@@ -21,6 +22,8 @@ def _classifier(source: str) -> Any:
 
     if classifier.is_export(source):
         return classifier.from_export(source)
+    from nas_moreau.runs.configuration import run_config
+
     folder = stage_folder(source, "retrain")
     return classifier.from_run(folder, run_config(folder))
 
@@ -35,7 +38,7 @@ def _classifier(source: str) -> Any:
     ],
     options=[
         option("run", metavar="RUN", help="a retraining, or the parent made by `run`; with --untrained a genotype"),
-        option("--format", choices=["onnx", "torch-export", "python", "safetensors"], required=True),
+        option("--format", choices=FORMATS, required=True),
         option("--output", metavar="DIR", help="missing or empty folder (default: export-FORMAT in the run)"),
         option("--untrained", action="store_true", help="random weights: to try a genotype's network elsewhere"),
         *CONFIGURATION,

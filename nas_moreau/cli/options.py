@@ -91,17 +91,9 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
         overrides.append(f"checkpoint.on_nonfinite={args.on_nonfinite}")
     if args.preset or args.config or base is None:
         return load_config(args.preset, args.config, overrides)
+    from nas_moreau.runs.configuration import run_config
+
     return make_config(run_config(base).to_dict(), str(base / "config.yaml"), overrides)
-
-
-def run_config(folder: Path) -> Config:
-    """Returns the configuration of a run folder."""
-    from nas_moreau.config import make_config
-    from nas_moreau.runs.configuration import read_config
-
-    data = read_config(folder)
-    data.pop("genotype", None)  # recorded by a retraining, so that it cannot be resumed with another cell
-    return make_config(data, str(folder / "config.yaml"))
 
 
 def stage_folder(run: str, *stages: str) -> Path:
@@ -126,21 +118,13 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
         return path_of(as_text(args.output, "--output"))
     if args.resume:
         raise InputError("--resume needs the folder of the run.", "Name it with --output.")
-    parent, number = Path("checkpoints"), 1
-    while True:
-        path = parent / (stem if number == 1 else f"{stem}-{number}")
-        number += 1
-        try:
-            if not args.dry_run:
-                _MADE.extend(folder.absolute() for folder in (path, parent) if not folder.exists())
-                path.mkdir(parents=True)  # several commands at once: who makes it has it
-            elif path.exists():
-                continue
-            return path
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(f"{path} cannot be made ({error.strerror}).", "Name a folder with --output.") from None
+    from nas_moreau.runs.folder import DEFAULT_PARENT, new_run_folder
+
+    parent_is_new = not DEFAULT_PARENT.exists()
+    path = new_run_folder(stem, make=not args.dry_run)
+    if not args.dry_run:
+        _MADE.extend(folder.absolute() for folder in (path, *([DEFAULT_PARENT] if parent_is_new else [])))
+    return path
 
 
 _MADE: list[Path] = []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
 from nas_moreau.cli import options
-from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, run_config, stage_folder, working_in
+from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, stage_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
@@ -56,6 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             ),
             ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
             ("report", result.report),
+            ("next", _next(output)),
         ]
         print_rows(rows)
     return result.to_dict()
@@ -87,7 +87,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
             *_percentile(result.genotype),
             ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, _held_out(output, config))),
             ("genotype", str(output / "genotype.json")),
-            ("next", f"nas-moreau retrain {shlex.quote(str(output))}"),
+            ("next", _next(output)),
         ]
         print_rows(rows)
     return result.to_dict()
@@ -120,6 +120,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
 )
 def derive(args: argparse.Namespace) -> dict[str, Any]:
     """Derives a cell from the alphas of searches and prints it."""
+    from nas_moreau.runs.configuration import run_config
     from nas_moreau.search.derive import derive_ensemble, derive_run, write_derived
 
     folders = [stage_folder(run, "search") for run in args.runs]
@@ -229,6 +230,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
             ("cell", result.digest),
             ("test accuracy", _of_images(result.test_accuracy, _tests(output))),
             ("network", f"{result.parameters:,} parameters, {result.macs:,} multiply-adds"),
+            ("next", _next(output)),
         ]
         print_rows(rows)
     return result.to_dict()
@@ -248,6 +250,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measures a run's network and prints the numbers."""
     from nas_moreau.pipeline import evaluate_run
+    from nas_moreau.runs.configuration import run_config
 
     folder = stage_folder(args.run, "retrain", "search")
     config = run_config(folder)
@@ -259,6 +262,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
+
+
+def _next(folder: Path) -> str:
+    """Returns what to do next with the run in a folder."""
+    from nas_moreau.report.verdict import next_step
+    from nas_moreau.runs.history import read_run
+
+    return str(next_step(read_run(folder)))
 
 
 def _percentile(genotype: Genotype) -> list[tuple[str, str]]:

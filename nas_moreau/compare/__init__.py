@@ -8,4 +8,4 @@ from nas_moreau import _lazy_exports, _make_callable
 __all__, __getattr__, __dir__ = _lazy_exports(
     __name__, {"Comparison": "protocol", "Protocol": "protocol", "compare": "protocol"}
 )
-_make_callable(__name__)
+_make_callable(__name__, "nas_moreau.compare.protocol")

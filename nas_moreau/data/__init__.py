@@ -12,6 +12,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "Loaded": "images",
         "Part": "batches",
         "Request": "sources",
+        "data_from_arrays": "loading",
         "describe_data": "images",
         "epoch_order": "splitting",
         "generator_for": "splitting",

@@ -8,13 +8,13 @@ Everything else is refused with the line that converts it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nas_moreau.data.images import WHITE, white_notes, white_of
+from nas_moreau.data.images import WHITE, Images, Loaded, white_notes, white_of
 from nas_moreau.errors import InputError
 
 _USUAL_CHANNELS = (1, 3, 4)
@@ -62,6 +62,59 @@ def channel_axis(shape: tuple[int, ...], name: str, where: str) -> int | None:
     raise InputError(
         f"{where}: {name} has the shape {shape}; which axis holds the channels is not clear.",
         f"Store images as (n, height, width, channels); from channels first: {name} = {name}.transpose(0, 2, 3, 1).",
+    )
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Returns an array, tensor or nested list as a NumPy array of plain values.
+
+    Raises:
+        InputError: It holds none.
+    """
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (ValueError, TypeError):
+        array = np.empty(0, dtype=object)
+    if array.dtype.hasobject or array.dtype.names or array.ndim == 0 or not array.size:
+        raise InputError(f"{name} holds neither images nor labels.", "Give a NumPy array or a tensor of plain values.")
+    return array
+
+
+def loaded_arrays(
+    images: Mapping[str, Named],
+    labels: Mapping[str, Named],
+    names: tuple[str, ...] | None,
+    notes: Sequence[str],
+    where: str,
+) -> Loaded:
+    """Returns what arrays of images and labels hold.
+
+    Args:
+        images: Part ("train", "validation", "test") -> array.
+        labels: Part -> array, for the same parts.
+        names: The class names, if they are given.
+        notes: Sentences on how the arrays were read.
+        where: Where they are from, for messages.
+
+    Raises:
+        InputError: They can be read in no way, or in more than one.
+    """
+    for part, (name, array) in images.items():
+        count, own = len(array), labels[part]
+        if count != max(own.array.shape[:1], default=0) and own.array.size != count:
+            raise InputError(
+                f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.", "Give one label an image."
+            )
+    pixels, on_pixels, white = pixels_of(images, where)
+    by_part, classes, on_labels = labels_of(labels, names, where)
+    parts = {part: Images(pixels[part], by_part[part]) for part in images}
+    return Loaded(
+        parts["train"],
+        parts.get("test"),
+        classes,
+        (*on_pixels, *on_labels, *notes),
+        validation=parts.get("validation"),
+        white=white,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nas_moreau.config import Config
+from nas_moreau.data.arrays import Named, as_array, loaded_arrays
 from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes, pixel_notes
 from nas_moreau.data.parts import settle
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
@@ -18,6 +21,8 @@ from nas_moreau.errors import InputError
 from nas_moreau.text import path_of
 
 _log = logging.getLogger(__name__)
+ARRAYS = "arrays"
+"""Name of a data set that was given in memory."""
 
 
 def load_data(
@@ -58,6 +63,48 @@ def load_data(
     except MemoryError:
         raise InputError(f"There is not enough memory for {spec}.", "Use fewer or smaller images.") from None
     _check(source, loaded)
+    return _data_of(loaded, spec, image_size, seed, train_images)
+
+
+def data_from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any = None,
+    y_test: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    train_images: int | None = None,
+) -> Data:
+    """Returns the data set of arrays in memory, by the rules for npz files.
+
+    Args:
+        x_train: Images, an array or tensor: (n, height, width), or with channels last or first; uint8, wider integers,
+            floats from 0 to 1, -1 to 1 or 0 to 255, or booleans.
+        y_train: Labels: integers, text, booleans or one-hot.
+        x_test: Test images; without any, a tenth of the training images is held out.
+        y_test: Their labels.
+        class_names: Names of the classes in the order of the labels; by default the labels as text.
+        image_size: As in `load_data`.
+        train_images: As in `load_data`.
+
+    Raises:
+        InputError: The arrays can be read in no way, or in more than one.
+    """
+    check_image_size(image_size)
+    given = {"train": ("x_train", x_train, "y_train", y_train), "test": ("x_test", x_test, "y_test", y_test)}
+    if x_test is None and y_test is None:
+        del given["test"]
+    images, labels = {}, {}
+    for part, (x_name, x, y_name, y) in given.items():
+        images[part], labels[part] = (Named(name, as_array(name, value)) for name, value in ((x_name, x), (y_name, y)))
+    names = tuple(map(str, class_names)) if class_names is not None else None
+    loaded = loaded_arrays(images, labels, names, (), ARRAYS)
+    return _data_of(loaded, ARRAYS, image_size, 0, train_images)
+
+
+def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train_images: int | None) -> Data:
+    """Returns the data set of what a source read: all parts, at one size, with statistics."""
     loaded = settle(loaded, seed, spec)
     train, test, notes = loaded.train, loaded.test, loaded.notes
     assert test is not None

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from nas_moreau.data.arrays import Named, labels_of, pixels_of
-from nas_moreau.data.images import MAX_BYTES, Images, Loaded, too_dense
+from nas_moreau.data.arrays import Named, loaded_arrays
+from nas_moreau.data.images import MAX_BYTES, Loaded, too_dense
 from nas_moreau.data.parts import PART_OF, tokens
 from nas_moreau.errors import InputError
 
@@ -55,27 +55,9 @@ def read_npz(path: Path) -> Loaded:
         if isinstance(error, (InputError, PermissionError)):
             raise
         raise _no_archive(path, error) from error
-    where = str(path)
     x = {part: array for (kind, part), array in arrays.items() if kind == "x"}
     y = {part: array for (kind, part), array in arrays.items() if kind == "y"}
-    for part in x:
-        images, labels = x[part], y[part]
-        if len(images.array) != max(labels.array.shape[:1], default=0) and labels.array.size != len(images.array):
-            raise InputError(
-                f"{path}: {images.name} has {len(images.array)} images, {labels.name} {len(labels.array)} labels.",
-                "Give one label an image.",
-            )
-    pixels, on_pixels, white = pixels_of(x, where)
-    labels_by_part, classes, on_labels = labels_of(y, names, where)
-    parts = {part: Images(pixels[part], labels_by_part[part]) for part in x}
-    return Loaded(
-        parts["train"],
-        parts.get("test"),
-        classes,
-        (*on_pixels, *on_labels, *notes),
-        validation=parts.get("validation"),
-        white=white,
-    )
+    return loaded_arrays(x, y, names, notes, str(path))
 
 
 def _no_archive(path: Path, error: Exception) -> InputError:

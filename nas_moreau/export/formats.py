@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture import Network, multiply_adds, parameter_count
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, unknown
+from nas_moreau.export import FORMATS
 from nas_moreau.export.classifier import Classifier, timm_configuration
 from nas_moreau.export.model_card import model_card
 from nas_moreau.plugins import module_of
@@ -50,6 +51,8 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
         InputError: The folder is not empty, the network cannot be exported, or a package is missing.
         ExportFailed: Outputs differ by more than the tolerance.
     """
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
     if any(edge[0] == "noise" for cell in classifier.genotype.cells.values() for edge in cell.edges):
         raise InputError("The cell holds noise: its outputs are random.", "Export a cell of another space.")
     target = Path(output)

@@ -7,11 +7,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from nas_moreau.data import Augment
+from nas_moreau.data.arrays import Named, as_array, pixels_of
 from nas_moreau.data.image_files import is_image, read_image
 from nas_moreau.data.images import WHITE
+from nas_moreau.data.resizing import fit_pixels
 from nas_moreau.errors import InputError
 from nas_moreau.export.classifier import Classifier
 from nas_moreau.text import name_text
@@ -31,7 +35,6 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
         InputError: No image can be read.
     """
     data = classifier.data
-    augment = Augment(tuple(data["mean"]), tuple(data["std"]))
     rows: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     files = _files(paths)
@@ -45,21 +48,58 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
                 reason = error.cause.partition(" cannot be read: ")[2] or error.cause
                 unreadable.append({"file": name_text(path), "reason": reason})
         if kept:
-            logits = classifier.network(augment(torch.stack(pixels)))
-            for path, row in zip(kept, logits.double().softmax(-1).tolist()):
-                best = max(range(len(row)), key=row.__getitem__)
-                rows.append(
-                    {
-                        "file": name_text(path),
-                        "class": data["classes"][best],
-                        "probability": row[best],
-                        "probabilities": dict(zip(data["classes"], row)),
-                    }
-                )
+            found = _classify(classifier, torch.stack(pixels))
+            rows += [{"file": name_text(path), **row} for path, row in zip(kept, found)]
     if not rows:
         first = f" ({unreadable[0]['file']}: {unreadable[0]['reason'].rstrip('.')})" if unreadable else ""
         raise InputError(f"None of the {len(files)} files can be read{first}.", "Give image files or folders of them.")
     return {"images": rows, "unreadable": unreadable}
+
+
+@torch.no_grad()
+def predict_arrays(classifier: Classifier, images: np.ndarray | Tensor) -> list[dict[str, Any]]:
+    """Returns class, probability and the probabilities of all classes for each image of an array.
+
+    Args:
+        classifier: The network with the class names, size and statistics of the images it was trained on.
+        images: By the rules of npz files, of any height and width: (n, height, width, channels),
+            (n, channels, height, width), or one image without n; (n, height, width) where images are grey.
+
+    Raises:
+        InputError: The array holds no images, or images with another number of channels.
+    """
+    channels, height, width = classifier.input_size
+    if images.ndim == (2 if channels == 1 else 3):
+        images = images[None]
+    named = Named("images", as_array("images", images))
+    pixels, _, white = pixels_of({"train": named}, "predict")
+    batch = pixels["train"]
+    if batch.shape[1] != channels or white != classifier.data["white"]:
+        raise InputError(
+            f"The images have {batch.shape[1]} channels, white at {white}; the network was trained on {channels}, "
+            f"white at {classifier.data['white']}.",
+            "Convert them first.",
+        )
+    if batch.shape[2:] != (height, width):
+        if height != width:
+            raise InputError(
+                f"The images are {batch.shape[3]}x{batch.shape[2]}; the network was trained on {width}x{height}.",
+                "Resize them first.",
+            )
+        batch = fit_pixels(batch, height)
+    return [row for part in batch.split(BATCH) for row in _classify(classifier, part)]
+
+
+def _classify(classifier: Classifier, pixels: Tensor) -> list[dict[str, Any]]:
+    """Returns the rows of a batch of pixels (n, channels, height, width)."""
+    data = classifier.data
+    logits = classifier.network(Augment(tuple(data["mean"]), tuple(data["std"]))(pixels))
+    rows = []
+    for row in logits.double().softmax(-1).tolist():
+        best = max(range(len(row)), key=row.__getitem__)
+        named = dict(zip(data["classes"], row))
+        rows.append({"class": data["classes"][best], "probability": row[best], "probabilities": named})
+    return rows
 
 
 def _files(paths: Sequence[str | PathLike[str]]) -> list[Path]:

@@ -31,6 +31,7 @@ h1{margin:2px 0 4px;font-size:30px;line-height:1.2;overflow-wrap:anywhere}
 h2{margin:0 0 12px;font-size:20px}h3{margin:0 0 4px;font-size:14px}h3.apart{margin-top:22px}
 .facts{margin:0 0 8px;color:var(--faint);overflow-wrap:anywhere}
 .summary{font-size:18px;line-height:1.5;max-width:62em;margin:14px 0 18px}
+.next code{overflow-wrap:anywhere}
 .badge{display:inline-block;margin:0 8px 4px 0;padding:1px 10px;border-radius:99px;font-size:13px}
 .good{background:var(--good-veil);color:var(--good)}.watch{background:var(--watch-veil);color:var(--watch)}
 .bad{background:var(--bad-veil);color:var(--bad)}
@@ -110,6 +111,11 @@ def header(kind: str, title: str, facts: Sequence[str], summary: str, inside: st
         + (f"<p class=summary>{escape(summary)}</p>" if summary else "")
         + f"{inside}</header>"
     )
+
+
+def command_line(reason: str, command: str) -> str:
+    """Returns a paragraph with a command to copy, after what it is for."""
+    return f"<p class=next>{escape(reason)}: <code>{escape(command)}</code></p>"
 
 
 def tiles(numbers: Sequence[tuple[str, str, str]]) -> str:

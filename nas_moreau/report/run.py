@@ -20,9 +20,10 @@ from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import cell_title, label, shorten
 from nas_moreau.report.charts import alpha_panels, confusion_chart
 from nas_moreau.report.choices import choices
-from nas_moreau.report.format import DASH, count, duration, listed, memory, number, percent
+from nas_moreau.report.format import DASH, count, duration, memory, number, percent
 from nas_moreau.report.html import (
     breakable,
+    command_line,
     definition_list,
     details,
     drawing,
@@ -39,6 +40,7 @@ from nas_moreau.report.html import (
 from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
 from nas_moreau.report.module import render_module, stage_charts
 from nas_moreau.report.record import record_sections
+from nas_moreau.report.verdict import next_step, outcome
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
@@ -77,52 +79,6 @@ def render(run: Run) -> str:
     return page(f"{_name(run)} · report", [*parts, *record_sections(run)])
 
 
-def outcome(run: Run) -> str:
-    """Returns what came out, in a few sentences: accuracy, state, verdict on the cell, what to look at."""
-    accuracy, search, retrain = run.test_accuracy, run.search, run.retrain
-    found = []
-    if accuracy is not None and retrain is not None:
-        what = "The cell that was found reaches" if search is not None else "The network reaches"
-        parameters = retrain.number("parameters")
-        size = f", with {count(parameters)} parameters" if parameters is not None else ""
-        found.append(f"{what} {percent(accuracy)} test accuracy after retraining{size}.")
-    elif retrain is not None:
-        found.append(f"Retraining {_progress(retrain)}; there is no final test accuracy yet.")
-    if search is not None:
-        held_out = search.number("held_out_accuracy")
-        if search.result.get("method") == RANDOM:
-            found.append("The cell was drawn at random, as a baseline for searched cells.")
-        elif accuracy is None and search.finished:
-            reached = f", whose supernet reaches {percent(held_out)} on held-out images" if held_out is not None else ""
-            found.append(f"The search is finished and derived a cell{reached}.")
-            if retrain is None:
-                found.append("How good the cell is by itself is known only after retraining.")
-        rank = percentile(run.genotype) if run.genotype is not None else None
-        if rank is not None and search.finished:
-            found.append(f"Its predicted percentile among random cells is {rank}.")
-        elif not search.finished:
-            found.append(f"The search {_progress(search)}.")
-        found += _verdict(search)
-    return " ".join(found)
-
-
-def _progress(stage: Stage) -> str:
-    state = {"interrupted": "was interrupted", "failed": "failed", "killed": "was killed"}.get(
-        stage.state, "is not finished"
-    )
-    done = len(stage.metrics.get("epoch", []))
-    planned = (stage.config.get(stage.name) or {}).get("epochs")
-    return f"{state} after {done} of {planned} epochs" if isinstance(planned, int) else f"{state} after {done} epochs"
-
-
-def _verdict(search: Stage) -> list[str]:
-    state = health(search)
-    if state is None:
-        return []
-    look_at = [sign.name[:1].lower() + sign.name[1:] for sign in indicators(search) if sign.level != GOOD]
-    return [f"The cell is {state}.", *([f"Worth a look below: {listed(look_at)}."] if look_at else [])]
-
-
 def _name(run: Run) -> str:
     return run.path.resolve().name or "run"
 
@@ -139,7 +95,7 @@ def _header(run: Run) -> str:
     marks = [(f"{stage.name}: {stage.state}", GOOD if stage.state == "finished" else WATCH) for stage in run.stages]
     if run.search is not None and (state := health(run.search)) is not None:
         marks.append((f"cell: {state.verdict}", LEVELS[state.verdict]))
-    return header("report", _name(run), facts, outcome(run), _tiles(run), marks)
+    return header("report", _name(run), facts, outcome(run), command_line(*next_step(run)) + _tiles(run), marks)
 
 
 def _tiles(run: Run) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.config import flatten
+from nas_moreau.config import Config, flatten, make_config
 from nas_moreau.errors import InputError
 from nas_moreau.runs.plain_files import read_yaml
 
@@ -29,6 +29,17 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if found is None:
         raise InputError(f"{folder} is not a run folder (config.yaml is missing).", "Give the folder of a run.")
     return found
+
+
+def run_config(folder: str | os.PathLike[str]) -> Config:
+    """Returns the configuration of a run folder.
+
+    Raises:
+        InputError: As `read_config`, or a key is unknown or does not fit.
+    """
+    data = read_config(folder)
+    data.pop("genotype", None)  # recorded by a retraining, so that it cannot be resumed with another cell
+    return make_config(data, str(Path(folder) / "config.yaml"))
 
 
 def configuration_digest(config: dict[str, Any], may_change: Collection[str] = MAY_CHANGE) -> str:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -33,7 +34,34 @@ WORST_FILE = "worst.png"
 
 MOVABLE = ("data.name",)
 """Keys that a resumed run may change as long as the content is the same."""
+DEFAULT_PARENT = Path("checkpoints")
+"""Where runs are that were given no folder."""
 STATES = ("running", "finished", "interrupted", "failed")
+
+
+def new_run_folder(stem: str, make: bool = True) -> Path:
+    """Returns a new folder under checkpoints/ whose name begins with `stem`.
+
+    Args:
+        stem: The name, with a number where it is taken.
+        make: Whether to make it, so that no other process gets the same one.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    for number in count(1):
+        path = DEFAULT_PARENT / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            if make:
+                path.mkdir(parents=True)
+                return path
+            if not path.exists():
+                return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}).", "Name a folder with --output.") from None
+    raise AssertionError("unreachable")
 
 
 class RunFolder:

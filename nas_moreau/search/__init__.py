@@ -1,6 +1,6 @@
 """The search: bilevel methods on a supernet, and the derivation of a cell.
 
-The package can be called: `nas_moreau.search(...)` is `nas_moreau.search.search(...)`.
+The package can be called: `nas_moreau.search(...)` is `nas_moreau.api.search(...)`, which gives a `Result`.
 """
 
 from nas_moreau import _lazy_exports, _make_callable
@@ -15,4 +15,4 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "search": "stage",
     },
 )
-_make_callable(__name__)
+_make_callable(__name__, "nas_moreau.api")

@@ -18,7 +18,8 @@ from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.errors import InputError
 from nas_moreau.report.choices import choices
 from nas_moreau.report.indicators import BAD, GOOD, WATCH, health, indicators
-from nas_moreau.report.run import outcome, write_report
+from nas_moreau.report.run import write_report
+from nas_moreau.report.verdict import outcome
 from nas_moreau.runs.history import read_run
 from nas_moreau.search.collapse import assess
 

@@ -1,0 +1,133 @@
+"""The Python front door: what a person does with a run in a session, on tiny images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nas_moreau
+from nas_moreau import Genotype, InputError, Result, load_config, load_run
+from nas_moreau.data import data_from_arrays
+
+TINY = {
+    "search": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "channels": 2, "image_size": None},
+    "retrain": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "channels": 2},
+    "logging": {"tensorboard": False},
+}
+
+
+def arrays(n=60, size=16):
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    return pixels, np.arange(n) % 3, pixels[:30], np.arange(30) % 3
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return nas_moreau.run("smoke", tmp_path_factory.mktemp("runs") / "a", data=arrays(), **TINY)
+
+
+def test_what_came_out(result):
+    assert isinstance(result, Result) and isinstance(result.genotype, Genotype)
+    assert 0 <= result.test_accuracy <= 1 and result.search.seed == 0 and result.retrain.epochs == 1
+    assert result.genotype.digest() in repr(result)
+    assert json.loads(json.dumps(result.to_dict())) == json.loads((result.path / "result.json").read_text())
+    assert result.metrics["epoch"] == [0] and len(result.metrics["train_loss"]) == 1
+    page = result.report
+    assert page.endswith("report.html") and result.genotype.digest() in Path(page).read_text(encoding="utf-8")
+    assert "nas-moreau " in result.verdict and result.search.health.verdict in result.verdict
+    assert "<svg" in result._repr_html_()
+
+
+def test_a_folder_gives_the_same_object(result):
+    again = load_run(str(result.path))
+    assert again.to_dict() == result.to_dict() and again.search == result.search and again.retrain == result.retrain
+    assert again.verdict == result.verdict
+    for stage in ("search", "retrain"):
+        part = load_run(result.path / stage)
+        assert part.to_dict() == json.loads((result.path / stage / "result.json").read_text())
+    assert load_run(result.path / "search").test_accuracy is None
+
+
+def test_its_network_classifies(result, tmp_path):
+    from PIL import Image
+
+    x_train, *_ = arrays()
+    rows = result.predict(x_train[:5])
+    first = torch.from_numpy(x_train[:5]).permute(0, 3, 1, 2)
+    for form in (first, x_train[:5].astype(np.float32), first.float() / 255):
+        for row, other in zip(rows, result.predict(form)):
+            assert row["class"] == other["class"] and row["probability"] == pytest.approx(
+                other["probability"], abs=1e-3
+            )
+    assert len(result.predict(x_train[0])) == 1 and set(rows[0]["probabilities"]) == {"0", "1", "2"}
+    Image.fromarray(x_train[0]).save(tmp_path / "a.png")
+    (found,) = result.predict(tmp_path / "a.png")
+    assert found["file"].endswith("a.png") and found["class"] == rows[0]["class"]
+    assert found["probabilities"] == pytest.approx(rows[0]["probabilities"], abs=1e-5)
+    assert result.predict([tmp_path / "a.png"]) == [found]
+    assert not result.network().training and result.network().genotype == result.genotype
+    with pytest.raises(InputError, match="channels"):
+        result.predict(np.zeros((2, 16, 16), np.uint8))
+    with pytest.raises(InputError):
+        result.predict([1, 2])
+
+
+def test_it_is_evaluated_on_its_images_and_on_others(result):
+    images = arrays()
+    assert result.evaluate(images).evaluation.accuracy == pytest.approx(result.test_accuracy)
+    assert result.evaluate(data_from_arrays(*images)).evaluation.accuracy == pytest.approx(result.test_accuracy)
+    with pytest.raises(InputError, match="arrays"):
+        result.evaluate()
+
+
+def test_it_is_exported(result, tmp_path):
+    place = result.export("python", tmp_path / "out")
+    assert place == tmp_path / "out" and (place / "model.py").exists()
+    with pytest.raises(InputError):
+        result.export("pickle", tmp_path / "other")
+
+
+def test_search_and_retrain_likewise(tmp_path):
+    found = nas_moreau.search("smoke", tmp_path / "s", data=arrays(), seed=3, **TINY)
+    assert found.search.seed == 3 and found.retrain is None and found.test_accuracy is None
+    assert "nas-moreau derive" in found.verdict or "nas-moreau retrain" in found.verdict
+    with pytest.raises(InputError, match="retraining"):
+        found.network()
+    trained = nas_moreau.retrain("smoke", found.genotype, tmp_path / "r", data=arrays(), **TINY)
+    assert trained.genotype == found.genotype and trained.search is None
+    assert "nas-moreau predict" in trained.verdict
+
+
+def test_configurations_of_every_kind_and_nested_settings(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("space: toy\nsearch: {alphas: {lr: 0.5, lr_min: 0.25}}\n")
+    for i, config in enumerate(("smoke", path, load_config(path=path))):
+        found = nas_moreau.search(config, tmp_path / str(i), data=arrays(), **TINY | {"seed": i})
+        stored = load_run(found.path)._run.search.config
+        assert stored["seed"] == i and stored["search"]["channels"] == 2 and stored["data"]["name"] == "arrays"
+        assert stored["search"]["alphas"]["lr"] == (0.01 if i == 0 else 0.5)
+    with pytest.raises(InputError, match="smok"):
+        nas_moreau.run("smok", tmp_path / "x")
+    with pytest.raises(InputError, match="epoch"):
+        nas_moreau.run("smoke", tmp_path / "x", search={"epoch": 3})
+    with pytest.raises(InputError):
+        nas_moreau.run("smoke", tmp_path / "x", data=(1, 2, 3))
+    with pytest.raises(InputError):
+        nas_moreau.run("smoke", resume=True)
+    with pytest.raises(InputError):
+        load_run(tmp_path / "absent")
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (
+        nas_moreau.search("smoke", data=arrays(), search={**TINY["search"], "method": "random"}) for _ in "ab"
+    )
+    assert [r.path.as_posix() for r in (first, second)] == [
+        "checkpoints/search-smoke-seed0",
+        "checkpoints/search-smoke-seed0-2",
+    ]
