@@ -15,6 +15,7 @@ from nas_moreau.architecture import load_space
 from nas_moreau.config import Config
 from nas_moreau.data import Augment, Data, Part, load_images
 from nas_moreau.data.batches import search_parts
+from nas_moreau.data.description import as_trained, check_description
 from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor
@@ -34,6 +35,9 @@ from nas_moreau.training.recipe import build_network
 from nas_moreau.training.resume import finished_result, load_weights, open_folder
 from nas_moreau.training.retrain import RetrainResult, check_retraining, retrain
 from nas_moreau.training.signals import Interrupted
+
+OTHER_IMAGES = "evaluation-other.json"
+"""The evaluation of a retraining on other images than its own."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ def _report(config: Config, folder: Path, result: RunResult) -> None:
 def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None = None) -> EvaluateResult:
     """Evaluates a finished run and writes evaluation.json, which has the confusion matrix too.
 
-    A retraining is evaluated on the test images, a search on the held-out split of the training images.
+    A retraining is evaluated on the test images, a search on the held-out split of the training images. A retraining
+    that is evaluated on other images than its own keeps its evaluation.json; their result is in evaluation-other.json.
 
     Args:
         folder: Folder of a retraining or a search.
@@ -144,17 +149,19 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
     """
     stage = Stage(Path(folder))
     device, data = set_up_device(config), load_images(config) if data is None else data
-    last = config.performance.channels_last
+    last, name = config.performance.channels_last, "evaluation.json"
     if stage.name == "search":
         split, part = "held_out", search_parts(config, data, device).held_out
         model: torch.nn.Module = restore_supernet(stage.path, config, data, device)
     else:
-        split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
         if stage.genotype is None:
             raise InputError(f"{folder} has no genotype.", "Give the folder of a retraining or a search.")
         recorded = recorded_identity(stage.path)
         if config.data.name == (stage.config.get("data") or {}).get("name"):
             refuse_other(recorded, {"images": data.digest}, "this command", f"the run in {folder}")
+        elif recorded.get("images") != data.digest:
+            data, name = as_trained(data, check_description(stage.data, stage.path / "data.json")), OTHER_IMAGES
+        split, part = "test", Part.whole(data.test.to(device), Augment(data.mean, data.std))
         model = build_network(config, stage.genotype, data.num_classes, data.channels)
         load_weights(model, stage.path)
         model = model.to(device).eval()
@@ -162,5 +169,5 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
     if not len(part):
         raise InputError(f"There are no {split} images.", "Give a data set that has them.")
     result = EvaluateResult(split, evaluate_model(model, part, data.num_classes, channels_last=last), data.classes)
-    write_recorded(stage.path, {"evaluation.json": result.file()})
+    write_recorded(stage.path, {name: result.file()})
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def markdown(text: str) -> str:
 def path_of(text: str) -> Path:
     """Returns the path that UTF-8 text names, also where the system's locale is another one (LC_ALL=C)."""
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape"))).expanduser()
+
+
+def specification(kind: str, place: str | os.PathLike[str]) -> str:
+    """Returns a data specification, KIND:PLACE, as it is written on a command line, quoted where that is needed."""
+    return shlex.quote(f"{kind}:{os.fspath(place)}")
 
 
 def spreadsheet_text(text: str) -> str:

@@ -63,7 +63,7 @@ def test_every_key_and_section_has_a_meaning_a_type_and_its_default():
     ("key", "type"),
     [
         ("seed", "integer in [0, 9223372036854775808)"),
-        ("search.epochs", "integer >= 1"),
+        ("search.epochs", "integer in [1, 100000]"),
         ("search.steps_per_epoch", "integer >= 1 or null"),
         ("search.weights.lr", "number > 0"),
         ("search.moreau.p", "number in [0, 0.5)"),

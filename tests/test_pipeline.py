@@ -1,10 +1,13 @@
 """The main job as a function: what it builds, what it returns, and the evaluation of its stages."""
 
 import json
+import logging
 
+import numpy as np
 import pytest
 
 from nas_moreau.architecture import load_genotype
+from nas_moreau.data import load_data
 from nas_moreau.errors import InputError
 from nas_moreau.pipeline import RunResult, evaluate_run, run
 from nas_moreau.search import stage
@@ -68,6 +71,40 @@ def test_the_evaluation_of_a_stage_repeats_its_accuracy(name, split, samples, fi
     assert found.to_dict() == {"split": split, "accuracy": accuracy, "loss": found.loss, "samples": samples}
     stored = json.loads((folder / name / "evaluation.json").read_text())
     assert stored.items() >= found.to_dict().items() and sum(map(sum, stored["confusion"])) == samples
+
+
+def test_a_retraining_is_evaluated_on_other_images_with_its_own_classes_and_normalisation(finished, tmp_path, caplog):
+    config, folder, result, _ = finished
+    own = load_data("shapes", image_size=8)
+    before = (folder / "retrain" / "evaluation.json").read_bytes()
+
+    def other(classes, images=slice(None), scale=1):
+        pixels = (own.test.pixels[images].permute(0, 2, 3, 1).numpy() * scale).astype(np.uint8)
+        labels = np.array(classes)[own.test.labels[images].numpy()]
+        np.savez(tmp_path / "a.npz", x_train=255 - pixels, y_train=labels, x_test=pixels, y_test=labels)
+        data = config.data.model_copy(update={"name": f"npz:{tmp_path / 'a.npz'}"})
+        return evaluate_run(folder / "retrain", config.model_copy(update={"data": data}))
+
+    caplog.set_level(logging.INFO, "nas_moreau")
+    found = other(own.classes)  # in another order than that of their names, other statistics
+    assert (found.accuracy, found.loss) == (result.retrain.test_accuracy, pytest.approx(evaluated(finished).loss))
+    assert "are not those of the training" in caplog.text
+    assert (folder / "retrain" / "evaluation.json").read_bytes() == before
+    stored = json.loads((folder / "retrain" / "evaluation-other.json").read_text())
+    assert stored["accuracy"] == found.accuracy and stored["classes"] == list(own.classes)
+    two = own.test.labels < 2
+    assert other(own.classes, two).to_dict()["samples"] == int(two.sum())
+    with pytest.raises(InputError, match=own.classes[0][:-1]) as caught:
+        other([own.classes[0][:-1], *own.classes[1:]])
+    assert own.classes[0] in caught.value.cure
+    with pytest.raises(InputError, match="channels"):
+        np.savez(tmp_path / "b.npz", x=np.eye(8)[None].repeat(40, 0), y=np.array(own.classes[:2] * 20))
+        data = config.data.model_copy(update={"name": f"npz:{tmp_path / 'b.npz'}"})
+        evaluate_run(folder / "retrain", config.model_copy(update={"data": data}))
+
+
+def evaluated(finished):
+    return evaluate_run(finished[1] / "retrain", finished[0])
 
 
 def test_a_random_search_has_no_weights_to_show(tmp_path, tiny_config, tiny_data):

@@ -147,6 +147,21 @@ def _resuming(arguments: Sequence[str], output: str) -> str:
     return shlex.join(command if "--resume" in arguments else [*command, "--resume"])
 
 
+def _refuse_other_command(arguments: list[str]) -> None:
+    """Refuses a rank that was started with other arguments than rank 0, whose configuration counts for all."""
+    first = distributed.run_on_rank0(lambda: arguments)
+
+    def compare() -> None:
+        if arguments != first:
+            only = [*(text for text in arguments if text not in first), *(t for t in first if t not in arguments)]
+            raise InputError(
+                f"Rank {distributed.rank()} was started with other arguments than rank 0: {' '.join(only)}.",
+                "Give all processes the same command.",
+            )
+
+    distributed.run_on_all_ranks(compare)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failure, 2 usage, 3 not finite, 130/143 after a signal."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -161,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{args.verb} runs in one process.", f"Start it without torchrun ({several} may use it)."
                 )
             with distributed.session():
+                _refuse_other_command(arguments)
                 import_modules(args.imports)
                 result = args.function(args)
         if distributed.rank():

@@ -12,6 +12,7 @@ from nas_moreau.cli.output import note, print_table
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
+from nas_moreau.text import specification
 
 
 @verb(
@@ -157,7 +158,7 @@ def kind_of(file: str) -> str:
     from nas_moreau.architecture.spaces.space import load_space
     from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.config import Config, load_config
-    from nas_moreau.data.archives import unpacking
+    from nas_moreau.data.mistaken_paths import unpacking
     from nas_moreau.yaml_files import parse_yaml, read_text
 
     if Path(file).suffix in (".yaml", ".yml", ".json"):
@@ -172,9 +173,12 @@ def kind_of(file: str) -> str:
             return "configuration"
     path = Path(file)
     if path.is_dir() and not any((path / place).exists() for place in ("genotype.json", "search/genotype.json")):
-        raise InputError(f"{file} is a folder without a genotype.", f"If it holds images, write check folder:{file}.")
+        raise InputError(
+            f"{file} is a folder without a genotype.",
+            f"If it holds images, write check {specification('folder', file)}.",
+        )
     if path.is_file() and path.suffix in (".npz", ".zip"):
-        cure = unpacking(path) or f"For images write check npz:{file}."
+        cure = unpacking(path) or f"For images write check {specification('npz', file)}."
         raise InputError(f"{file} is neither a configuration nor a genotype.", cure)
     return f"genotype of {load_genotype(file).space}"
 

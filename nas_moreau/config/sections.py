@@ -14,6 +14,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+MAX_EPOCHS = 100_000
+Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 Channels = Annotated[int, Field(ge=1, le=16384)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
@@ -136,7 +138,7 @@ class SearchConfig(Section):
     layers: Layers = Field(
         default=8, description="Cells of the supernet; in nas_bench_201 the cells of each of three stages."
     )
-    epochs: Count = Field(default=50, description="Epochs.")
+    epochs: Epochs = Field(default=50, description="Epochs.")
     batch_size: Annotated[int, Field(ge=2)] = Field(default=64, description="Images of a batch, for each level.")
     steps_per_epoch: Count | None = Field(
         default=None, description="Steps of an epoch. Default: one pass over the weight split."
@@ -217,7 +219,7 @@ class RetrainConfig(Section):
     layers: Layers = Field(
         default=20, description="Cells of the network; in nas_bench_201 the cells of each of three stages."
     )
-    epochs: Count = Field(default=600, description="Epochs.")
+    epochs: Epochs = Field(default=600, description="Epochs.")
     batch_size: Annotated[int, Field(ge=2)] = Field(default=96, description="Images of a batch.")
     accumulate: Count = Field(
         default=1, description="Number of parts in which a batch is computed; their gradients are averaged."

@@ -20,6 +20,8 @@ from nas_moreau.errors import InputError
 _USUAL_CHANNELS = (1, 3, 4)
 _MOST_CHANNELS = 16
 _CHUNK = 1024
+_ROUNDING = 0.01  # beyond the ends of a range
+_DARK = -0.75  # pixels from -1 to 1 go below it in any set of photographs
 _BRIGHT = 127  # pixels from 0 to 255 go beyond it in any set of photographs
 
 
@@ -36,8 +38,13 @@ def channel_axis(shape: tuple[int, ...], name: str, where: str) -> int | None:
     Raises:
         InputError: The shape is none of images, or both readings are possible.
     """
-    if len(shape) == 3:
+    if len(shape) == 3 and not (shape[2] in _USUAL_CHANNELS and shape[1] > 2 * _MOST_CHANNELS):
         return None
+    if len(shape) == 3:
+        raise InputError(
+            f"{where}: {name} has the shape {shape}; it is not clear whether its last axis holds channels.",
+            f"If it does not: {name} = {name}[..., None].",
+        )
     if len(shape) != 4:
         side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
         cure = "Give (n, height, width) or (n, height, width, channels)."
@@ -80,6 +87,14 @@ def as_array(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def _one_label_an_image(images: Named, labels: Named) -> str:
+    """Returns the cure where the numbers differ: the images may lie along the last axis, as in SVHN."""
+    name, array = images
+    if array.ndim == 4 and array.shape[-1] == labels.array.size:
+        return f"If the last axis counts the images: {name} = {name}.transpose(3, 0, 1, 2)."
+    return "Give one label an image."
+
+
 def loaded_arrays(
     images: Mapping[str, Named],
     labels: Mapping[str, Named],
@@ -103,7 +118,7 @@ def loaded_arrays(
         count, own = len(array), labels[part]
         if count != max(own.array.shape[:1], default=0) and own.array.size != count:
             raise InputError(
-                f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.", "Give one label an image."
+                f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.", _one_label_an_image(images[part], own)
             )
     pixels, on_pixels, white = pixels_of(images, where)
     by_part, classes, on_labels = labels_of(labels, names, where)
@@ -194,16 +209,16 @@ def _scale(parts: Mapping[str, Named], where: str) -> _Scale:
 def _rule(kind: str, low: float, high: float) -> object:
     """Returns a key that differs where ranges are read in different ways."""
     if kind == "f":
-        return "signed" if low < 0 else "unit" if high <= 1 else "bytes"
+        return "unit" if low >= -_ROUNDING and high <= 1 + _ROUNDING else "signed" if low < -_ROUNDING else "bytes"
     return white_of(int(high)) if 0 <= high <= WHITE else "wide"
 
 
 def _of_floats(low: float, high: float, name: str, where: str) -> _Scale:
-    if low >= 0 and high <= 1:
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
         return _Scale(0, 255, ("Pixels are from 0 to 1: 1 is white.",), WHITE)
-    if low >= -1 and high <= 1:
+    if -1 - _ROUNDING <= low <= _DARK and high <= 1 + _ROUNDING:
         return _Scale(1, 127.5, ("Pixels are from -1 to 1: -1 is black, 1 is white.",), WHITE)
-    if low >= 0 and _BRIGHT < high <= 255:
+    if low >= -0.5 and _BRIGHT < high <= 255.5:
         return _Scale(0, 1, ("Pixels are floats from 0 to 255; they are rounded.",), WHITE)
     lowest = 0 if low >= 0 else f"{low:g}"
     shifted = name if low >= 0 else f"({name} - ({lowest}))"
@@ -312,7 +327,9 @@ def _flat(named: Named, where: str, notes: list[str]) -> np.ndarray:
     if array.ndim != 1:
         raise InputError(f"{where}: {name} has the shape {array.shape}, not (n,).", "Give one label an image.")
     if array.dtype.kind == "S":
-        return np.char.decode(array, "utf-8", "backslashreplace")
+        array = np.char.decode(array, "utf-8", "backslashreplace")
+    if array.dtype.kind == "U" and (np.char.strip(array) == "").any():
+        raise InputError(f"{where}: {name} holds empty labels.", f"Remove these images: keep = {name} != ''.")
     return array
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from nas_moreau.data.images import WHITE, refuse_too_large, white_notes, white_of
+from nas_moreau.data.images import WHITE, refuse_too_large, too_dense, white_notes, white_of
 from nas_moreau.data.resizing import POLICY, fit_image
 from nas_moreau.errors import InputError
 
@@ -149,34 +149,45 @@ def _unreadable(bad: dict[Path, str], count: int) -> InputError:
 
 def _cure(bad: Sequence[Path]) -> str:
     """Returns what to do about files that cannot be read: a command that converts those that another program can."""
-    endings = sorted({path.suffix for path in bad if path.suffix.lower() in _UNDECODED})
+    endings = sorted({path.suffix.lower() for path in bad} & _UNDECODED)
     if not endings:
         return "Repair or remove these files."
     folder = shlex.quote(os.path.commonpath([path.parent for path in bad]) or ".")
+    names = " -o ".join(f"-iname '*{ending}'" for ending in endings)
     return (
-        f"Convert {' and '.join(endings)} files to JPEG, with ImageMagick: find {folder} -name '*{endings[0]}' "
+        f"Convert {' and '.join(endings)} files to JPEG, with ImageMagick: find {folder} \\( {names} \\) "
         "-exec magick {} {}.jpg ';' -exec mv {} {}.original ';' (iPhone: Settings, Camera, Formats, Most Compatible)."
     )
 
 
 def _open(path: Path) -> Image.Image:
-    """Returns the opened image, as `Image.open` does; JPEGs of any size are opened, to be decoded at reduced size."""
+    """Returns the opened image, as `Image.open` does; JPEGs of any size are opened, to be decoded at reduced size.
+
+    Raises:
+        ValueError: It is too large to be decoded, or its size is not that of its bytes.
+    """
     if path.suffix.lower() in _RAW:
         raise ValueError("a camera's raw file")
     try:
-        return Image.open(path)
+        image = Image.open(path)
     except Image.DecompressionBombError:
         try:
-            return JpegImageFile(path)
+            image = JpegImageFile(path)
         except SyntaxError:
             raise ValueError(
                 f"more than {_megapixels(2 * (Image.MAX_IMAGE_PIXELS or 0))}; reduce it: "
                 f"magick mogrify -resize 2048x2048 {shlex.quote(str(path))}"
             ) from None
+    pixels, stored = image.width * image.height, path.stat().st_size
+    if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and too_dense(pixels * len(image.getbands()), stored):
+        image.close()
+        raise ValueError(f"it claims {_megapixels(pixels)} in {stored:,} bytes, unlike photographs")
+    return image
 
 
 def _megapixels(count: int | None) -> str:
-    return f"{(count or 0) / 1e6:.3g} megapixels"
+    millions = (count or 0) / 1e6
+    return f"{millions:,.0f} megapixels" if millions >= 10 else f"{millions:.3g} megapixels"
 
 
 def _is_huge(image: Image.Image) -> bool:

@@ -8,6 +8,7 @@ refused.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas_moreau.data.image_files import is_image
-from nas_moreau.data.parts import SPELLINGS, part_of
+from nas_moreau.data.parts import FILLERS, SPELLINGS, part_of
 from nas_moreau.errors import InputError, nearest
-from nas_moreau.text import is_utf8, name_text
+from nas_moreau.text import is_utf8, name_text, specification
 
 _DROPPINGS = frozenset(
     (
@@ -35,7 +36,13 @@ _DROPPINGS = frozenset(
     )
 )
 """Files and folders, in lower case, that systems leave behind; names with a leading dot are passed over as well."""
-_DEEPEST = 4
+_DEEPEST = 6
+_TABLES = frozenset((".csv", ".tsv", ".json", ".txt", ".xlsx", ".xml"))
+"""Endings of files that may hold labels, which are not read."""
+_OF_CAMERAS = "img|dsc|dscn|dscf|pxl|vid|mvimg|scan|screenshot|image|photo"
+_NAMED_BY_CLASS = re.compile(rf"(?!(?:{_OF_CAMERAS})[._-])([^\W\d_]+)[._-]\D{{0,3}}\d", re.I)
+"""A name that begins with a class and a number; cameras' and programs' own names do not."""
+_MOST_WORDS = 100  # more than that are no classes
 _SHOWN = 5
 _ARCHIVES = {".zip": "unzip", ".tar": "tar xf", ".gz": "tar xf", ".tgz": "tar xf", ".xz": "tar xf", ".7z": "7z x"}
 Classes = dict[str, list[Path]]
@@ -152,9 +159,15 @@ class _Reader:
                 )
         if "train" not in named:
             others = [folder for folders in named.values() for folder in folders]
+            likely = [folder for folder in rest if _holds_images(folder)] or others
+            cure = f"Rename the folder of training images: {_move(likely[0], here.path / 'train')}."
+            if len(likely) > 1 and likely != others:
+                cure = (
+                    f"Put the training images of {', '.join(folder.name for folder in likely)} into one folder: train."
+                )
             raise InputError(
-                f"{self.root} has no training part; it has {', '.join(folder.name for folder in others)}.",
-                f"Rename the folder of training images: {_move(others[0], here.path / 'train')}.",
+                f"{self.root} has no training part; it has {', '.join(folder.name for folder in [*others, *rest])}.",
+                cure,
             )
         self.left += rest
         self.unread += here.images
@@ -172,12 +185,10 @@ class _Reader:
         while (inner := self._only_folder(here)) is not None and not (known and name_text(inner.name) in known):
             self.notes.append(f"The images are read from {self._below(inner)}, the only folder with images.")
             here = _entries(inner)
+        if known and len(here.folders) == 1 and name_text(here.folders[0].name) not in known:
+            here = _entries(here.folders[0])  # val/images/*
         if here.images and not here.folders:
-            instead = "" if known is None else f", or move it away: {_move(folder, self.root.parent / 'unlabelled')}"
-            raise InputError(
-                f"{here.path} holds {len(here.images)} images and no class folders: they have no labels.",
-                f"Put them at {here.path}/CLASS/*{instead}.",
-            )
+            raise self._without_labels(here, folder, known)
         self.unread += here.images
         self.count(here)
         found = self._class_files(here.folders)
@@ -191,6 +202,22 @@ class _Reader:
                 else "Give the training part these classes too, or remove them.",
             )
         return found
+
+    def _without_labels(self, here: _Folder, folder: Path, known: Classes | None) -> InputError:
+        """Returns the error for a part, or a whole set, whose images are in no class folders."""
+        tables = [path.name for path in here.others if path.suffix.lower() in _TABLES]
+        unread = f" ({', '.join(tables[:_SHOWN])} is not read: folders give the labels)" if tables else ""
+        cause = f"{here.path} holds {len(here.images)} images and no class folders: they have no labels{unread}."
+        words = {match[1] for path in here.images if (match := _NAMED_BY_CLASS.match(path.name))}
+        if known is None and 2 <= len(words) <= _MOST_WORDS and all(_NAMED_BY_CLASS.match(p.name) for p in here.images):
+            listed = ", ".join(sorted(words)[:_SHOWN])
+            return InputError(
+                cause,
+                f"If their names begin with the class ({listed}), make folders: cd {shlex.quote(str(here.path))} && "
+                'for f in *.*; do c="${f%%[._-]*}"; mkdir -p "$c" && mv "$f" "$c/"; done.',
+            )
+        instead = "" if known is None else f", or move it away: {_move(folder, self.root.parent / 'unlabelled')}"
+        return InputError(cause, f"Put them at {here.path}/CLASS/*, a folder for each class{instead}.")
 
     def _class_files(self, folders: Iterable[Path]) -> Classes:
         """Returns the images of class folders by the class's name."""
@@ -235,9 +262,21 @@ class _Reader:
         filled = [folder for folder in here.folders if _holds_images(folder)]
         if not filled:
             raise self._nothing(here)
+        if len(filled) == 1 and name_text(filled[0].name).lower() in FILLERS and not here.images:
+            inner = _entries(filled[0])
+            inner.others += here.others
+            raise self._without_labels(inner, here.path, None)
         if transposed := self._transposed(filled):
             self.notes.append("Each class has its own folders of parts; they are read as such.")
             return transposed
+        contents = [_entries(folder) for folder in filled]
+        inside = {() if found.images else tuple(inner.name for inner in found.folders) for found in contents}
+        if len(filled) > 1 and len(inside) == 1 and len(names := inside.pop()) > 1:
+            raise InputError(
+                f"The folders {', '.join(f.name for f in filled[:_SHOWN])} of {here.path} all hold the folders "
+                f"{', '.join(names[:_SHOWN])}: they look like parts.",
+                f"Name the parts train, val and test: {_move(filled[0], here.path / 'train')}.",
+            )
         self.unread += here.images
         self.count(here)
         if len(filled) > 1:
@@ -266,16 +305,23 @@ class _Reader:
         """Returns the error for a folder without class folders, by what else it holds."""
         names = {path.name: path for path in here.others}
         quoted = shlex.quote(str(here.path))
-        if here.images:
+        if any("\\" in path.name for path in here.images):
             return InputError(
-                f"{here.path} holds {len(here.images)} images and no class folders: they have no labels.",
-                f"Put them at {here.path}/CLASS/*, one folder for each class.",
+                f"The names of files in {here.path} hold backslashes, as of a zip file made on Windows.",
+                f'Make folders of them: cd {quoted} && for f in *\\\\*; do t="${{f//\\\\//}}"; '
+                'mkdir -p "${t%/*}"; mv "$f" "$t"; done.',
             )
+        if here.images:
+            return self._without_labels(here, here.path, None)
         if any("idx3-ubyte" in name for name in names):
-            return InputError(f"{here.path} holds the idx files of MNIST or a relative.", f"Write idx:{here.path}.")
+            return InputError(
+                f"{here.path} holds the idx files of MNIST or a relative.", f"Write {specification('idx', here.path)}."
+            )
         arrays = [name for name in names if name.lower().endswith(".npz")]
         if arrays:
-            return InputError(f"{here.path} holds {arrays[0]}.", f"Write npz:{here.path / arrays[0]}.")
+            return InputError(
+                f"{here.path} holds {arrays[0]}.", f"Write {specification('npz', here.path / arrays[0])}."
+            )
         packed = [
             (name, _ARCHIVES[path.suffix.lower()]) for name, path in names.items() if path.suffix.lower() in _ARCHIVES
         ]

@@ -17,8 +17,8 @@ from nas_moreau.data.parts import settle
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
 from nas_moreau.data.splitting import stratified_split
-from nas_moreau.errors import InputError
-from nas_moreau.text import path_of
+from nas_moreau.errors import InputError, first_line
+from nas_moreau.text import path_of, printable
 
 _log = logging.getLogger(__name__)
 ARRAYS = "arrays"
@@ -60,6 +60,11 @@ def load_data(
         loaded = source.read(Request(place, image_size, seed, download))
     except PermissionError as error:
         raise InputError(f"{error.filename} may not be read.", "Change its permissions.") from error
+    except OSError as error:
+        where = printable(str(error.filename or spec))[:100]
+        raise InputError(
+            f"{where} cannot be read ({error.strerror or first_line(error)}).", "Check the disk and the path."
+        ) from error
     except MemoryError:
         raise InputError(f"There is not enough memory for {spec}.", "Use fewer or smaller images.") from None
     _check(source, loaded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tokenize
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,20 @@ from numpy.lib import format as npy
 
 from nas_moreau.data.arrays import Named, loaded_arrays
 from nas_moreau.data.images import MAX_BYTES, Loaded, too_dense
+from nas_moreau.data.mistaken_paths import BEGINNINGS, MAKE_NPZ, check_path, unpacking
 from nas_moreau.data.parts import PART_OF, tokens
 from nas_moreau.errors import InputError
+from nas_moreau.text import specification
 
 KINDS = {
-    "x": ("x", "image", "images", "img", "imgs", "pixels", "data"),
-    "y": ("y", "label", "labels", "target", "targets", "class", "classes"),
+    "x": ("x", "image", "images", "img", "imgs", "pixels", "data", "input", "inputs", "features", "photos", "pictures"),
+    "y": ("y", "label", "labels", "lbl", "lbls", "target", "targets", "class", "classes", "output", "outputs"),
 }
 """What an array holds -> its names, in lower case; beside it stands the part: x_train, train_images, testY."""
 CLASS_NAMES = frozenset(("classnames", "labelnames", "targetnames", "names", "categories"))
 _KIND_OF = {spelling: kind for kind, spellings in KINDS.items() for spelling in spellings}
 _FILLERS = ("set", "split", "array", "arr")
 _LONGEST_HEADER = 1 << 14
-_MAKE_IT = "Write the file by numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...)."
 _AGAIN = "Copy or write the file again."
 
 
@@ -42,10 +44,11 @@ def read_npz(path: Path) -> Loaded:
     if path.is_dir():
         inside = sorted(path.glob("*.npz"))
         raise InputError(
-            f"{path} is a folder.", f"Write npz:{inside[0]}." if inside else f"Write folder:{path} for image files."
+            f"{path} is a folder.",
+            f"Write {specification('npz', inside[0]) if inside else specification('folder', path)}.",
         )
     if not path.is_file():
-        raise InputError(f"The file {path} does not exist.", "Check the path after npz:.")
+        raise InputError(f"The file {path} does not exist.", check_path("npz", path))
     try:
         with zipfile.ZipFile(path) as archive:
             arrays, names, notes = _arrays(archive, path)
@@ -62,8 +65,12 @@ def read_npz(path: Path) -> Loaded:
 
 def _no_archive(path: Path, error: Exception) -> InputError:
     with path.open("rb") as file:
-        if file.read(6) == b"\x93NUMPY":
-            return InputError(f"{path} is one array, not an npz file of several.", _MAKE_IT)
+        first = file.read(6)
+    for beginning, kind in BEGINNINGS.items():
+        if first.startswith(beginning):
+            return InputError(f"{path} is {kind}.", unpacking(path) or MAKE_NPZ)
+    if first and not first.startswith(b"PK"):
+        return InputError(f"{path} is not an npz file.", unpacking(path) or MAKE_NPZ)
     return InputError(f"{path} cannot be read as an npz file ({error}).", "Copy or write it again.")
 
 
@@ -99,9 +106,16 @@ def _arrays(
     """Returns the arrays by kind and part, the class names, and a note on what is not read."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     chosen: dict[tuple[str, str], str] = {}
+    named = [name for name in members if name.lower().replace("_", "").replace("-", "") in CLASS_NAMES]
+    if (
+        not named
+        and "classes" in members
+        and any((_role(name) or "")[:1] == ("y",) for name in members if name != "classes")
+    ):
+        named = ["classes"]  # beside labels of another name: the names of the classes
     for name in members:
         role = _role(name)
-        if role is None:
+        if role is None or name in named:
             continue
         key = (role[0], role[1] or "train")
         if key in chosen:
@@ -113,8 +127,7 @@ def _arrays(
     missing = [f"{kind}_{part}" for part in sorted(present) for kind in ("x", "y") if (kind, part) not in chosen]
     if missing:
         found = ", ".join(sorted(members)[:10]) or "nothing"
-        raise InputError(f"{path} lacks {', '.join(missing)} (it holds {found}).", _MAKE_IT)
-    named = [name for name in members if name.lower().replace("_", "").replace("-", "") in CLASS_NAMES]
+        raise InputError(f"{path} lacks {', '.join(missing)} (it holds {found}).", _naming(path, members) or MAKE_NPZ)
     size = sum(members[name].file_size for name in (*chosen.values(), *named))
     if size > MAX_BYTES:
         raise InputError(
@@ -127,6 +140,15 @@ def _arrays(
     more = ", ..." if len(unread) > 10 else ""
     notes = [f"{len(unread)} other arrays were not read: {', '.join(unread[:10])}{more}."] if unread else []
     return arrays, names, notes
+
+
+def _naming(path: Path, members: Mapping[str, object]) -> str | None:
+    """Returns the line that names arrays that were saved without names, in the usual order."""
+    usual = ("x_train", "y_train", "x_test", "y_test")
+    if set(members) not in ({"arr_0", "arr_1"}, {"arr_0", "arr_1", "arr_2", "arr_3"}):
+        return None
+    pairs = ", ".join(f"{name}=a['arr_{i}']" for i, name in zip(range(len(members)), usual))
+    return f"If they are in this order: a = numpy.load({str(path)!r}); numpy.savez('named.npz', {pairs})."
 
 
 def _class_names(array: np.ndarray, name: str, path: Path) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ def tokens(name: str) -> list[str]:
 def part_of(name: str) -> str | None:
     """Returns train, validation or test for a folder's name that spells it, else None."""
     words = [token.removesuffix("set") or token for token in tokens(name)]
+    while len(words) > 1 and words[0].isdigit():  # 01_train
+        del words[0]
     words = [word for word in words if word not in FILLERS and not (word.isdigit() and len(word) == 4)]  # train2017
     return PART_OF.get(words[0]) if len(words) == 1 else None
 

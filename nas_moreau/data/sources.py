@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_moreau.data.archives import unpacking
+from nas_moreau.data.mistaken_paths import line_for_other
 from nas_moreau.errors import InputError, nearest
+from nas_moreau.text import path_of
 
 if TYPE_CHECKING:
     from nas_moreau.data.images import Loaded
+
+
+_LONGEST = 4096  # characters of a path
 
 
 class Request(NamedTuple):
@@ -97,6 +101,8 @@ def find_source(spec: str) -> tuple[Source, str]:
     Raises:
         InputError: Unknown source, or a specification without its place.
     """
+    if len(spec) > _LONGEST:
+        raise InputError(f"The data specification '{spec[:20]}...' has {len(spec):,} characters.", "Write a path.")
     name, colon, place = spec.partition(":")
     source = SOURCES.get(name + colon)
     if source is not None and (place or not colon):
@@ -106,12 +112,9 @@ def find_source(spec: str) -> tuple[Source, str]:
         raise InputError(f"The data specification '{spec}' lacks its {source.place}.", f"Write {source.form}.")
     if name in SOURCES:
         raise InputError(f"The data source '{name}' takes nothing after a colon.", f"Write {name}.")
-    path = Path(spec).expanduser()
-    if spec and path.is_file() and (unpack := unpacking(path)):
-        raise InputError(f"{spec} is an archive.", unpack)
-    if spec and (path.is_dir() or path.is_file()):
-        kind = "folder" if path.is_dir() else "npz"
-        raise InputError(f"The data specification '{spec}' is a path without its kind.", f"Write {kind}:{spec}.")
+    cure = line_for_other(spec)
+    if cure is not None and (nearest(name, SOURCES) is None or path_of(spec).exists()):
+        raise InputError(f"The data specification '{spec}' does not begin with the name of a source.", cure)
     forms = ", ".join(source.form for source in SOURCES.values())
     near = nearest(name, {source.name for source in SOURCES.values()})
     if near is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from nas_moreau.architecture import Genotype, Network
 from nas_moreau.config import Config
 from nas_moreau.data import describe_data, load_images
-from nas_moreau.data.images import WHITE
+from nas_moreau.data.description import check_description, is_count
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.manifest import read_recorded, sha256
@@ -25,8 +24,6 @@ from nas_moreau.training.resume import load_weights
 
 MAX_WEIGHTS = 8 << 30
 """Bytes of model.safetensors that are read."""
-MAX_SIDE = 4096
-"""Pixels of a side of an image, and its channels."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,7 @@ def from_run(folder: str | PathLike[str], config: Config) -> Classifier:
     stage = Stage(Path(folder), "retrain")
     if stage.genotype is None or not stage.data:
         raise InputError(f"{folder} has no genotype or no description of its images.", "Give a finished retraining.")
-    try:
-        data = _checked(stage.data)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{stage.path / 'data.json'} does not describe images ({first_line(error)})"
-        raise InputError(f"{reason}.", "Restore it, or retrain.") from None
+    data = check_description(stage.data, stage.path / "data.json")
     network = build_network(config, stage.genotype, len(data["classes"]), data["channels"], kernels="portable")
     load_weights(network, stage.path)
     record = {"result": stage.result, "environment": stage.environment, "config": config.to_dict()}
@@ -114,7 +107,7 @@ def from_export(folder: str | PathLike[str]) -> Classifier:
     weights = read_recorded(folder / "model.safetensors", MAX_WEIGHTS) or b""
     try:
         options, own = config["model_args"], config["nas_moreau"]
-        data = _checked(own["data"])
+        data = check_description(own["data"], folder / "config.json")
         if own["weights"] != sha256(weights):
             raise InputError(f"model.safetensors in {folder} holds other weights than were exported.", "Export again.")
         state = load(weights)
@@ -136,7 +129,7 @@ def _network_of(state: dict[str, Tensor], genotype: Genotype, options: dict[str,
     """Returns the network of a configuration with its weights, which are compared before any memory is allocated."""
     channels, layers = options["channels"], options["layers"]
     elements = sum(tensor.numel() for tensor in state.values())
-    if not (_is_count(channels, elements) and _is_count(layers, len(state))):
+    if not (is_count(channels, elements) and is_count(layers, len(state))):
         raise ValueError(f"channels {channels!r} and layers {layers!r} do not fit the weights")
 
     def build() -> Network:
@@ -150,31 +143,6 @@ def _network_of(state: dict[str, Tensor], genotype: Genotype, options: dict[str,
     network = build()
     network.load_state_dict(state)
     return network
-
-
-def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """Returns the description of the images of an export; ValueError or KeyError where it cannot be one."""
-    classes, colours = data["classes"], data["channels"]
-    if not classes or not all(isinstance(name, str) for name in classes) or len(data["image_size"]) != 2:
-        raise ValueError("classes or image_size")
-    if not all(_is_count(size, MAX_SIDE) for size in (colours, *data["image_size"])):
-        raise ValueError("channels or image_size")
-    for name, least in (("mean", -math.inf), ("std", 0.0)):
-        values = data[name]
-        if len(values) != colours or not all(type(v) in (int, float) and least < v < math.inf for v in values):
-            raise ValueError(name)
-    for name in ("train", "test"):
-        if len(data[name]) != len(classes) or not all(type(n) is int and n >= 0 for n in data[name]):
-            raise ValueError(name)
-    if not isinstance(data["name"], str) or not all(isinstance(note, str) for note in data["notes"]):
-        raise ValueError("name or notes")
-    if not _is_count(data["white"], WHITE):
-        raise ValueError("white")
-    return data
-
-
-def _is_count(value: Any, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most
 
 
 def timm_configuration(classifier: Classifier, weights: str) -> dict[str, Any]:

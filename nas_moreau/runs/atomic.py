@@ -134,7 +134,7 @@ def read_plain(path: Path, limit: int) -> bytes | None:
         if about.st_size > limit:
             raise InputError(f"{path} has {about.st_size:,} bytes; {limit:,} are the most that are read.", cure)
         try:
-            return file.read(limit)
+            return file.read(about.st_size)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error}.", cure) from None
 

@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment, a full disk and a flipped bit.
 
-A file is a header and a payload. The header: 8 bytes magic, then little-endian schema number (4 bytes), payload
-length (8) and CRC32 (4) over schema, length and payload. The payload is what `torch.save` makes of tensors and plain
-values. Nothing of the payload is interpreted before its checksum is verified, and then only with
-`torch.load(weights_only=True)`, so that no code is ever taken from a file.
+A file is what `torch.save` makes of tensors and plain values, a zip archive, with a seal as the archive's comment:
+other programs read it by `torch.load(path, weights_only=True)`. The seal, the last 24 bytes, is 8 bytes magic, then
+little-endian schema number (4 bytes), length of what is before it (8) and CRC32 (4) over schema, length and all before
+it. Nothing is interpreted before its checksum is verified, and then only with `torch.load(weights_only=True)`, so that
+no code is ever taken from a file.
 
 A folder holds `last.pt`, `previous.pt` (the one before) and `best.pt`.
 """
@@ -27,11 +28,12 @@ from torch import Tensor
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.atomic import sync_folder, write_atomic, write_durable
 
-SCHEMA = 3
+SCHEMA = 4
 """Number of the payloads' layout; it grows whenever a stage saves other keys. Other numbers are refused."""
 _MAGIC = b"NASMORCK"
-_HEADER = struct.Struct("<8sIQI")
-_CHECKED = struct.Struct("<IQ")  # the fields that the CRC covers in addition to the payload
+_SEAL = struct.Struct("<8sIQI")
+_CHECKED = struct.Struct("<IQ")  # the fields of the seal that its CRC covers
+_COMMENT = struct.pack("<H", _SEAL.size)  # ends a zip archive: the length of its comment
 _TRIES, _PAUSE = 5, 0.002
 _SCALARS = (int, float, bool, str, type(None))
 
@@ -142,16 +144,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def decode(file: BinaryIO, size: int) -> dict[str, Any]:
     """Returns the payload out of an open file of `size` bytes; see `read_checkpoint`."""
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise Damaged(f"is cut off within its header ({len(header)} bytes)")
-    magic, schema, length, checksum = _HEADER.unpack(header)
+    if size < _SEAL.size:
+        raise Damaged(f"is cut off ({size} bytes)")
+    file.seek(size - _SEAL.size)
+    magic, schema, length, checksum = _SEAL.unpack(file.read(_SEAL.size).ljust(_SEAL.size, b"\0"))
     if magic != _MAGIC:
-        raise Damaged("is not a checkpoint of nas_moreau")
-    if size - _HEADER.size != length:  # before anything of that size is allocated
-        raise Damaged(f"holds {size - _HEADER.size:,} bytes of {length:,}")
-    data = file.read(length)
-    if _checksum(schema, data) != checksum:
+        raise Damaged("is cut off, or is not a checkpoint of nas_moreau")
+    if size - _SEAL.size != length:  # before anything of that size is allocated
+        raise Damaged(f"holds {size - _SEAL.size:,} bytes of {length:,}")
+    file.seek(0)
+    data = file.read(size)
+    if _checksum(schema, length, memoryview(data)[:length]) != checksum:
         raise Damaged("fails its checksum")
     if schema != SCHEMA:
         raise OtherSchema(f"has checkpoint schema {schema}, this version reads schema {SCHEMA}")
@@ -199,12 +202,20 @@ def encode(payload: dict[str, Any]) -> bytes:
         raise TypeError(f"A checkpoint is a dict, not {type(payload).__name__}.")
     buffer = io.BytesIO()
     torch.save(plain(payload, "payload"), buffer)
-    data = buffer.getvalue()
-    return _HEADER.pack(_MAGIC, SCHEMA, len(data), _checksum(SCHEMA, data)) + data
+    return seal(buffer.getvalue())
 
 
-def _checksum(schema: int, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(_CHECKED.pack(schema, len(data))))
+def seal(archive: bytes, schema: int = SCHEMA) -> bytes:
+    """Returns the bytes of a checkpoint file: a zip archive of torch, with its seal as the archive's comment."""
+    parts = (memoryview(archive)[: -len(_COMMENT)], _COMMENT)
+    return b"".join((*parts, _SEAL.pack(_MAGIC, schema, len(archive), _checksum(schema, len(archive), *parts))))
+
+
+def _checksum(schema: int, length: int, *parts: bytes | memoryview) -> int:
+    found = zlib.crc32(_CHECKED.pack(schema, length))
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return found
 
 
 def plain(value: Any, where: str) -> Any:

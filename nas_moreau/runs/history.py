@@ -19,6 +19,7 @@ from nas_moreau.architecture.spaces.derivation import derive
 from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.architecture.spaces.space import SearchSpace, load_space
 from nas_moreau.architecture.spaces.zoo import refuse_other_cells
+from nas_moreau.config.sections import MAX_EPOCHS
 from nas_moreau.drawing.network import Sizes
 from nas_moreau.errors import InputError
 from nas_moreau.runs.lock import is_held
@@ -104,7 +105,7 @@ class Stage:
     @cached_property
     def metrics(self) -> dict[str, list[float | None]]:
         """Column of metrics.csv -> its numbers by epoch, None where there is none."""
-        rows = read_table(self.path / "metrics.csv")
+        rows = read_table(self.path / "metrics.csv", MAX_EPOCHS)
         return {column: [_number(row[column]) for row in rows] for column in (rows[0] if rows else ())}
 
     def last(self, column: str) -> float | None:

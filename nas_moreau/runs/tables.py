@@ -17,6 +17,9 @@ from nas_moreau.runs.atomic import append_durable, write_atomic
 from nas_moreau.runs.manifest import read_recorded, record_table
 from nas_moreau.runs.plain_files import CURE
 
+MAX_CELLS = 1 << 22
+"""Of a table that is read: eight times what 600 epochs of the largest search space have."""
+
 
 class EpochTable:
     """A CSV file whose columns are those of its first row, one of them "epoch".
@@ -108,13 +111,21 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+def read_table(path: str | os.PathLike[str], most_rows: int = MAX_CELLS) -> list[dict[str, str]]:
     """Returns the rows of a CSV file as text by column, without an incomplete last row; [] if there is no file.
 
+    Args:
+        path: The file.
+        most_rows: A table with more rows is refused before it is taken apart.
+
     Raises:
-        InputError: It is damaged, or not what was recorded.
+        InputError: It is damaged, too large, or not what was recorded.
     """
     whole = read_recorded(Path(path))
+    if whole is not None:
+        count = whole.count(b"\n")
+        if count > most_rows + 1 or count * (whole[: whole.find(b"\n")].count(b",") + 1) > MAX_CELLS:
+            raise InputError(f"{path} has {count - 1:,} rows, more than any run writes.", CURE)
     rows = [] if whole is None else [row for row in _rows(Path(path), whole) if row]
     return [dict(zip(rows[0], row)) for row in rows[1:] if len(row) == len(rows[0])] if rows else []
 

@@ -129,7 +129,7 @@ def _save_and_die(place: Path, point: int, turn: int) -> int:
 def signals(count: int, folder: Path, seed: int = 1) -> Row:
     """Sends SIGTERM or SIGINT at `count` random moments; checks code, time, command, status, and the resumed run."""
     draw, commands = random.Random(seed), make_toy(folder)
-    begin, slowest, well, done = time.monotonic(), 0.0, 0, 0
+    begin, slowest, well, done, begun = time.monotonic(), 0.0, 0, 0, 0
     references = {stage: _reference(words, folder) for stage, words in commands.items()}
     times = {stage: seconds for stage, (_, seconds) in references.items()}
     wrong: Counter[str] = Counter()
@@ -152,7 +152,9 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
         slowest = max(slowest, time.monotonic() - sent)
         log = output.with_suffix(".log").read_text()
         bad = [] if code == 128 + number else [f"exit code {code}"]
-        bad += [] if "nas-moreau" in log and "--resume" in log else ["no command"]
+        begun += output.exists()
+        if output.exists() != ("nas-moreau" in log and "--resume" in log):
+            bad.append("no command" if output.exists() else "a command for a folder that was not made")
         status = output / "status.json"
         if status.exists() and json.loads(status.read_text())["state"] != "interrupted":
             bad.append("status")
@@ -165,7 +167,8 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
     note = (
         str(dict(wrong))
         if wrong
-        else f"exit codes 130 and 143, saved, equal bytes when resumed; slowest {slowest:.1f} s"
+        else f"exit codes 130 and 143, {begun} of them with a folder that the printed command resumes, equal bytes "
+        f"when resumed; slowest {slowest:.1f} s"
     )
     return Row("SIGINT and SIGTERM", count, well, note, time.monotonic() - begin)
 

@@ -227,14 +227,6 @@ def _checkpoint(folder: Path) -> list[Path]:
     return [folder / "last.pt"]
 
 
-def seal(payload: bytes) -> bytes:
-    """Returns a checkpoint file whose checksum is right, whatever its payload is."""
-    from nas_moreau.runs.checkpoint import SCHEMA
-
-    checksum = zlib.crc32(payload, zlib.crc32(struct.pack("<IQ", SCHEMA, len(payload))))
-    return struct.pack("<8sIQI", b"NASMORCK", SCHEMA, len(payload), checksum) + payload
-
-
 class _Evil:
     def __reduce__(self) -> Any:
         return (os.system, ("touch owned",))
@@ -243,7 +235,7 @@ class _Evil:
 def _forged_checkpoints(folder: Path) -> list[Callable[[], None]]:
     import torch
 
-    from nas_moreau.runs.checkpoint import SCHEMA
+    from nas_moreau.runs.checkpoint import SCHEMA, seal
 
     def saved(value: Any) -> bytes:
         file = io.BytesIO()
@@ -276,11 +268,12 @@ def _forged_checkpoints(folder: Path) -> list[Callable[[], None]]:
 
 def _read_checkpoint(folder: Path) -> None:
     from nas_moreau.runs import load_checkpoint
+    from nas_moreau.runs.checkpoint import seal
 
     path = folder / "last.pt"
     load_checkpoint(folder)
     if path.is_file() and len(data := path.read_bytes()) > 24:  # and once more with a checksum that is right
-        path.write_bytes(seal(data[24:]))
+        path.write_bytes(seal(data[:-24]))
         load_checkpoint(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,48 @@ def test_a_bare_path_gets_its_kind(tmp_path):
     with pytest.raises(InputError) as caught:
         load_data(str(tmp_path / "a.npz"))
     assert f"npz:{tmp_path / 'a.npz'}" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    "form, cure",
+    [
+        ("https://example.com/photos.zip", "download it first"),
+        ("folder:https://example.com/photos", "download it first"),
+        ("file://{}/my photos", "'folder:{}/my photos'"),
+        ("folder:file://{}/my photos", "'folder:{}/my photos'"),
+        ("folder:'{}/my photos'", "'folder:{}/my photos'"),
+        ("folder={}/my photos", "'folder:{}/my photos'"),
+        ("dir:{}/my photos", "'folder:{}/my photos'"),
+        ("{}/my photos", "'folder:{}/my photos'"),
+        ("folder:{}/my photo", "'folder:{}/my photos'"),
+        ("{}/my photo", "folder:"),
+        ("npz:{}/arays.npz", "npz:{}/arrays.npz"),
+        ("npz:{}", "npz:{}/arrays.npz"),
+        ("{}/table.csv", "savez"),
+        ("{}/arrays.h5", "savez"),
+        ("npz:{}/arrays.h5", "savez"),
+        ("{}/one.jpg", "DIR/CLASS"),
+        ("folder:{}/one.jpg", "DIR/CLASS"),
+        ("folder:{}/arrays.npz", "npz:{}/arrays.npz"),
+        ("C:\\photos", "folder:DIR"),
+    ],
+)
+def test_what_is_given_instead_of_a_specification(form, cure, tmp_path):
+    (tmp_path / "my photos").mkdir()
+    np.savez(tmp_path / "arrays.npz", x=1)
+    (tmp_path / "arrays.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+    for name in ("table.csv", "one.jpg"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError) as caught:
+        load_data(form.replace("{}", str(tmp_path)))
+    assert cure.replace("{}", str(tmp_path)) in caught.value.cure, str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["folder:" + "x" * 5000, "folder:" + "x/" * 1000, "npz:" + "x" * 300, "y" * 300])
+def test_a_path_of_any_length_is_one_sentence(spec):
+    with pytest.raises(InputError) as caught:
+        load_data(spec)
+    assert len(str(caught.value)) < 3000
 
 
 def test_a_name_with_and_without_a_place_is_two_sources():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import struct
+import subprocess
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from nas_moreau.data import describe_data, load_data
 from nas_moreau.errors import InputError
@@ -64,6 +68,8 @@ LAYOUTS = [
     ("train/cat train/dog __MACOSX/train/cat .Trash/train/cat @eaDir", (11, 1), ["tenth"]),
     ("train/cat train/dog train/__MACOSX train/.thumbnails", (11, 1), ["tenth"]),
     ("train/cat train/dog unlabelled/more", (11, 1), ["unlabelled"]),
+    ("01_train/cat 01_train/dog 02_test/cat 02_test/dog", (12, 12), []),
+    ("1/2/3/4/5/train/cat 1/2/3/4/5/train/dog", (11, 1), ["5"]),
 ]
 
 
@@ -91,7 +97,12 @@ REFUSED = [
     ("train/cat train/dog test/Cat test/dog", ["Cat"], ["mv ", "cat"]),
     ("train/cat train/dog Train/cat", ["Train"], []),
     ("val/cat val/dog test/cat test/dog", ["no training part", "val"], ["mv "]),
-    ("train/cat/a train/cat/b train/dog/a train/dog/b", ["cat", "either"], ["mv "]),
+    ("train/cat/a train/cat/b train/dog/a train/dog/c", ["cat", "either"], ["mv "]),
+    ("fold1/cat fold1/dog fold2/cat fold2/dog", ["fold1", "cat, dog", "parts"], ["mv ", "/train"]),
+    ("train1/cat train1/dog train2/cat train2/dog test/cat", ["no training part", "train1"], ["train1, train2 into"]),
+    ("pictures/cat pictures/dog test/cat", ["no training part", "pictures"], ["mv ", "/pictures"]),
+    ("train/cat/images train/dog/images val/images", ["val/images", "no labels"], ["val/images/CLASS", "mv "]),
+    ("images", ["6 images", "no labels"], ["images/CLASS"]),
 ]
 
 
@@ -120,6 +131,38 @@ def test_a_folder_of_something_else_says_what_to_write(tmp_path, name, cure):
     assert cure in caught.value.cure
     with pytest.raises(InputError):
         load(tmp_path / name)
+
+
+def test_the_lines_that_refusals_give_make_folders_that_are_read(tmp_path):
+    for name, files in {
+        "windows": [f"train\\{label}\\bild {i}.png" for label in ("Birnen & Co", "Äpfel") for i in range(6)],
+        "kaggle": [f"{label}.{i}.png" for label in ("cat", "dog") for i in range(6)],
+        "scenes": [f"{label}_{i:03}.png" for label in ("cat", "dog") for i in range(6)],
+    }.items():
+        folder = tmp_path / f"my {name}"
+        folder.mkdir()
+        for file in files:
+            picture().save(folder / file)
+        with pytest.raises(InputError) as caught:
+            load(folder)
+        line = caught.value.cure.partition("folders of them: " if name == "windows" else "make folders: ")[2].rstrip(
+            "."
+        )
+        subprocess.run(["bash", "-c", line], check=True)
+        assert len(load(folder).classes) == 2 and len(load(folder).train) == 11
+    put(tmp_path / "camera", ".", 3)
+    for i in range(6):
+        picture().save(tmp_path / "camera" / f"{('IMG', 'PXL')[i % 2]}_{i}.png")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "camera")
+    assert "CLASS" in caught.value.cure and "begin with" not in caught.value.cure
+
+
+def test_labels_in_a_table_are_named(tmp_path):
+    put(tmp_path, "images")
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    with pytest.raises(InputError, match=r"labels\.csv is not read"):
+        load(tmp_path)
 
 
 def test_a_part_given_alone_points_to_the_others(tmp_path):
@@ -171,6 +214,10 @@ def test_what_only_looks_like_an_image_is_named_with_the_reason(tmp_path, name, 
         load(tmp_path)
     assert name in caught.value.cause and reason in caught.value.cause
     assert ("magick" in caught.value.cure) == (name.lower().endswith((".heic", ".dng")))
+    if name == "IMG_1.HEIC":
+        command = caught.value.cure.partition("ImageMagick: ")[2].partition(" -exec")[0]
+        found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        assert found.stdout.splitlines() == [str(folder / name)]
 
 
 def deep(folder, highest, count=6):
@@ -210,6 +257,53 @@ def test_a_huge_jpeg_is_read_and_a_huge_other_file_named(tmp_path, monkeypatch):
     assert "1 of 14" in caught.value.cause and "huge.png" in caught.value.cause and "-resize" in caught.value.cause
 
 
+def png_of(width, height, depth=8, colours=2):
+    """Returns a PNG file that claims a size and holds no pixels."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)),
+        (b"IDAT", b""),
+        (b"IEND", b""),
+    ]
+    parts = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg_of(width, height, progressive):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=progressive)
+    data = bytearray(file.getvalue())
+    place = data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.png", png_of(17_000, 10_000)),
+        ("deep.png", png_of(17_000, 10_000, 16, 6)),
+        ("endless.png", png_of(2**31 - 1, 2**31 - 1)),
+        ("a.jpg", jpeg_of(65_500, 65_500, False)),
+        ("progressive.jpg", jpeg_of(65_500, 65_500, True)),
+        ("a.bmp", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, 12_000, 14_000, 1, 24, 0, 0, 0, 0, 0, 0)),
+        ("a.ppm", b"P6 13000 13000 255\n" + bytes(100)),
+    ],
+)
+def test_a_forged_size_is_refused_before_memory_is_taken(tmp_path, monkeypatch, name, content):
+    folder = put(tmp_path, "train/cat train/dog") / "train" / "cat"
+    (folder / name).write_bytes(content)
+
+    def load_no_other(image):
+        assert image.size == (6, 6)
+        return real(image)
+
+    real = ImageFile.ImageFile.load_prepare
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", load_no_other)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    assert "1 of 13" in caught.value.cause and name in caught.value.cause and "megapixels" in caught.value.cause
+
+
 @pytest.mark.parametrize("value", [0, 9])
 def test_pixels_without_content_get_a_warning(tmp_path, value):
     for name in ("a", "b"):
@@ -243,6 +337,9 @@ KEYS = [
     "train_x train_y test_x test_y",
     "images_train labels_train images_test labels_test",
     "xtrain ytrain xtest ytest",
+    "train_img train_lbl test_img test_lbl",
+    "train/x train/y test/x test/y",
+    "inputs outputs inputs_test outputs_test",
     "trainX trainY testX testY",
     "train_data train_targets test_data test_targets",
     "Xtr Ytr Xte Yte",
@@ -285,6 +382,9 @@ PIXELS = {
     "float64 0..1": (lambda x: x / 255, lambda x: x, ["0 to 1"]),
     "float16 0..1": (lambda x: (x > 127).astype(np.float16), lambda x: (x > 127) * 255, ["0 to 1"]),
     "float -1..1": (lambda x: x / 127.5 - 1, lambda x: x, ["-1 to 1"]),
+    "float 0..1, rounded": (lambda x: x / 255 * 1.0001 - 1e-7, lambda x: x, ["0 to 1"]),
+    "float -1..1, rounded": (lambda x: x / 127.5 - 1.0001, lambda x: x, ["-1 to 1"]),
+    "float 0..255, resized": (lambda x: x + 0.001, lambda x: x, ["255"]),
     "bool": (lambda x: x > 127, lambda x: (x > 127) * 255, ["true"]),
     "uint16": (lambda x: x.astype(np.uint16) * 257, lambda x: x, []),
     "12 bits": (lambda x: (x * (4095 / 255)).round().astype(np.uint16), lambda x: x, ["4095"]),
@@ -331,6 +431,8 @@ BAD_PIXELS = {
     "flat": (np.zeros((30, 784), np.uint8), ["(30, 784)"], ["reshape(-1, 28, 28)"]),
     "five axes": (np.zeros((30, 2, 8, 8, 3), np.uint8), ["(30, 2, 8, 8, 3)"], []),
     "standardised": (X.astype(float) / 50 - 2, ["-2"], ["astype('uint8')"]),
+    "-0.5 to 0.5": (X / 255 - 0.5, ["-0.5"], ["astype('uint8')"]),
+    "an axis lost": (RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8), ["(30, 40, 3)"], ["[..., None]"]),
     "0 to 16": (RNG.integers(0, 17, (30, 8, 8)).astype(float), ["16"], ["255 / 16", "astype('uint8')"]),
     "signed": (X.astype(np.int16) - 128, ["-128"], ["astype('uint8')"]),
     "32 bits": (X.astype(np.uint32) * 2**20, ["267386880"], ["astype('uint8')"]),
@@ -407,6 +509,7 @@ def test_two_classes(tmp_path, store):
         ("label_names", NAMES.astype("S"), lambda y: y),
         ("classes_names", NAMES, None),
         ("class_names", NAMES, lambda y: y + 1),
+        ("classes", NAMES, lambda y: y),
         ("class_names", NAMES, lambda y: NAMES[y]),
         ("class_names", NAMES[::-1], lambda y: NAMES[y]),
     ],
@@ -431,6 +534,7 @@ BAD_LABELS = {
     "numbers of files": (np.arange(30), {}, ["30 different"]),
     "objects": (np.array(["a", None] * 15, dtype=object), {}, ["object"]),
     "another number": (Y[:29], {}, ["30 images", "29 labels"]),
+    "empty": (np.array(["ant", "bee", ""])[Y], {}, ["empty"]),
     "dates": (np.zeros(30, "datetime64[D]"), {}, ["datetime64"]),
 }
 
@@ -456,6 +560,18 @@ def test_arrays_that_are_not_read_are_named(tmp_path):
         npz(tmp_path, x_train=X, X_train=X, y_train=Y)
     with pytest.raises(InputError, match="y_test"):
         npz(tmp_path, x_train=X, y_train=Y, x_test=X)
+
+
+def test_arrays_without_names_and_images_along_the_last_axis(tmp_path):
+    np.savez(tmp_path / "a.npz", X, Y, U, V)
+    with pytest.raises(InputError) as caught:
+        load_data(f"npz:{tmp_path / 'a.npz'}")
+    line = caught.value.cure.partition(": ")[2].rstrip(".").replace("'named.npz'", repr(str(tmp_path / "b.npz")))
+    exec(line, {"numpy": np})
+    assert len(load_data(f"npz:{tmp_path / 'b.npz'}").test) == 12
+    with pytest.raises(InputError) as caught:
+        npz(tmp_path, X=X.transpose(1, 2, 3, 0), y=Y[:, None])
+    assert "X.transpose(3, 0, 1, 2)" in caught.value.cure
 
 
 def test_one_array_and_a_folder_are_told_apart(tmp_path):

@@ -184,6 +184,32 @@ def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp
     assert err.count("nas-moreau: ") == 1 and "not here" in err
 
 
+EACH = """
+import os, sys
+from nas_moreau.cli import main
+rank = os.environ["RANK"]
+os.chdir(os.path.join(sys.argv[1], rank))  # as on a machine of its own: a file of this name there
+words = ["search", "--data", "npz:images.npz", "--output", os.path.join(sys.argv[1], "run"), *sys.argv[2:]]
+for more in ([f"seed={rank}"], []):
+    print(f"exit code {main(words + more)}", file=sys.stderr)
+"""
+
+
+def test_ranks_with_another_command_or_other_images_are_refused(images, tmp_path):
+    whole = dict(np.load(images.partition(":")[2]))
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+        whole["x_train"][0, 0, 0, 0] ^= rank
+        np.savez(tmp_path / str(rank) / "images.npz", **whole)
+    (tmp_path / "each.py").write_text(EACH, encoding="utf-8")
+    code, out, err = torchrun(2, [str(tmp_path / "each.py"), str(tmp_path), *KEYS])
+    assert code == 0 and out == "" and not (tmp_path / "run").exists(), err
+    assert err.count("nas-moreau: ") == 2 and err.count("exit code 2") == 4
+    command, content = (line for line in err.splitlines() if line.startswith("nas-moreau: "))
+    assert "seed=1" in command and "ank 1" in command and "ank 0" in command
+    assert "images" in content and "ank 1" in content and "ank 0" in content
+
+
 def test_a_comparison_spreads_its_cells(images, tmp_path):
     names = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
     lines = ("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|,50".format(*word) for word in product(names, repeat=6))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas_moreau.bilevel import moreau
 from nas_moreau.bilevel.methods import METHODS
@@ -19,7 +20,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.problems import cleaning_job, few_shot_job, learn
 from nas_moreau.problems.step_sizes import falling, tuned_step_sizes
 from nas_moreau.problems.tasks import solve_on_data, solve_options
-from nas_moreau.runs import load_checkpoint
+from nas_moreau.runs import Monitor, RunFolder, load_checkpoint
 from nas_moreau.runs.tables import read_table
 
 TINY = ["--data", "shapes", "--n", "40", "--steps", "6"]
@@ -129,6 +130,33 @@ def test_resume_is_exact(tmp_path, capsys, monkeypatch, small, task, method, sto
             assert (whole / name).read_bytes() == (broken / name).read_bytes()
     # a finished run is not run again
     assert json.loads(run(capsys, task, "--output", str(broken), "--resume", "--json")[1]) == second
+
+
+@pytest.mark.parametrize("place", ["Monitor.hparams", "RunFolder.finish", "Monitor.epoch"])
+def test_a_run_that_dies_near_its_end_shows_every_point_once(place, tmp_path, capsys, monkeypatch, small):
+    class Dead(BaseException):
+        pass
+
+    def dying(*arguments, **keywords):
+        if place != "RunFolder.finish":
+            original(*arguments, **keywords)
+        if place != "Monitor.epoch" or arguments[1]["epoch"] == 2:
+            raise Dead
+
+    owner, name = {"Monitor": Monitor, "RunFolder": RunFolder}[place.split(".")[0]], place.split(".")[1]
+    original = getattr(owner, name)
+    arguments = ["hyper-cleaning", *small, "--output", str(tmp_path / "a")]
+    with monkeypatch.context() as patch, pytest.raises(Dead):
+        patch.setattr(owner, name, dying)
+        run(capsys, *arguments)
+    assert run(capsys, *arguments, "--resume")[0] == 0
+    board = EventAccumulator(str(tmp_path / "a" / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    tags = board.Tags()["scalars"]
+    points = {tag: [event.step for event in board.Scalars(tag)] for tag in tags}
+    assert "final/accuracy" in tags and "step/accuracy" in tags
+    assert all(steps == sorted(set(steps)) for steps in points.values()), points
+    assert points["step/accuracy"] == [int(row["step"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
 
 
 def test_the_table_of_few_shot(tmp_path, capsys):

@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import torch
 from nas_moreau.errors import InputError
 from nas_moreau.runs import checkpoint
 from nas_moreau.runs.atomic import DiskFull
-from nas_moreau.runs.checkpoint import SCHEMA, Damaged, load_checkpoint, read_checkpoint, save_checkpoint
+from nas_moreau.runs.checkpoint import SCHEMA, Damaged, load_checkpoint, read_checkpoint, save_checkpoint, seal
 
 
 def sample(epoch: int) -> dict:
@@ -43,6 +42,14 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(found.pop("x")[0], payload.pop("x")[0])
     assert found == payload and type(found["flags"]) is tuple
     assert note == "last.pt is used."
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_other_programs_read_a_checkpoint_by_torch_alone(mapped, tmp_path):
+    save_checkpoint(tmp_path, sample(4), best=True)
+    for name in ("last.pt", "best.pt"):
+        found = torch.load(tmp_path / name, weights_only=True, mmap=mapped)
+        assert found["epoch"] == 4 and torch.equal(found["x"][0], sample(4)["x"][0])
 
 
 def test_strides_of_channels_last_and_dtypes_survive(tmp_path):
@@ -127,9 +134,9 @@ def test_every_truncation_and_every_tail_is_detected(tmp_path):
         read_checkpoint(path)
 
 
-def test_a_huge_length_in_the_header_is_refused_before_reading(tmp_path):
+def test_a_huge_length_is_refused_before_reading(tmp_path):
     path = tmp_path / "last.pt"
-    path.write_bytes(struct.pack("<8sIQI", b"NASMORCK", 1, 10 << 30, 0) + b"x")
+    path.write_bytes(b"x" + struct.pack("<8sIQI", b"NASMORCK", SCHEMA, 10 << 30, 0))
     with pytest.raises(Damaged, match="holds 1 bytes of 10,737,418,240"):
         read_checkpoint(path)
 
@@ -147,7 +154,7 @@ def test_a_damaged_last_falls_back_to_previous_and_says_so(tmp_path):
 def test_two_damaged_files_are_an_input_error(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"")
     (tmp_path / "previous.pt").write_bytes(b"x" * 100)
-    with pytest.raises(InputError, match=r"last.pt is cut off .* previous.pt is not a checkpoint of nas_moreau"):
+    with pytest.raises(InputError, match=r"last.pt is cut off .* previous.pt .*not a checkpoint of nas_moreau"):
         load_checkpoint(tmp_path)
 
 
@@ -160,8 +167,7 @@ def test_a_malicious_pickle_with_a_right_checksum_has_no_effect(tmp_path):
 
     torch.save({"a": Evil()}, tmp_path / "evil")
     for data in ((tmp_path / "evil").read_bytes(), pickle.dumps(Evil())):
-        checksum = zlib.crc32(data, zlib.crc32(struct.pack("<IQ", SCHEMA, len(data))))
-        (tmp_path / "last.pt").write_bytes(struct.pack("<8sIQI", b"NASMORCK", SCHEMA, len(data), checksum) + data)
+        (tmp_path / "last.pt").write_bytes(seal(data))
         with pytest.raises(InputError, match="holds no plain data"):
             load_checkpoint(tmp_path)
     assert not marker.exists()

@@ -17,13 +17,12 @@ import torch
 from nas_moreau.architecture import Supernet, derive, load_space
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint, save_checkpoint
-from nas_moreau.runs.checkpoint import SCHEMA, read_checkpoint
+from nas_moreau.runs.checkpoint import SCHEMA, read_checkpoint, seal
 from nas_moreau.search.stage import search
 from nas_moreau.search.supernet_problem import write_back
 
 FOLDER = Path(__file__).parent / "frozen"
 FROZEN = FOLDER / f"schema_{SCHEMA}_search_of_toy.pt"
-OLDER = FOLDER / "schema_1_search_of_toy.pt"
 KEYS = [
     "alphas",
     "buffers",
@@ -102,7 +101,7 @@ def test_a_search_continues_from_it(config, tiny_data, tmp_path, unfinish):
 def test_a_checkpoint_of_another_schema_is_refused_with_both_numbers(config, tiny_data, tmp_path, unfinish):
     search(config, tmp_path / "a", data=tiny_data)
     unfinish(tmp_path / "a")
-    shutil.copy(OLDER, tmp_path / "a" / "checkpoints" / "last.pt")
+    (tmp_path / "a" / "checkpoints" / "last.pt").write_bytes(seal(b"PK of another version", schema=1))
     for use in (
         lambda: load_checkpoint(tmp_path / "a" / "checkpoints"),
         lambda: search(config, tmp_path / "a", resume=True, data=tiny_data),

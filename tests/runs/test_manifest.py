@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import tracemalloc
 
 import pytest
 
 from nas_moreau.errors import InputError
 from nas_moreau.runs.folder import RunFolder
+from nas_moreau.runs.history import Stage
 from nas_moreau.runs.lock import LOCK_NAME, Lock, is_held
 from nas_moreau.runs.manifest import MANIFEST, finish_writes, read_recorded, remove_recorded, write_recorded
 from nas_moreau.runs.plain_files import read_json, read_yaml
@@ -254,6 +256,20 @@ def test_a_run_is_not_resumed_on_a_damaged_table(change, recorded, tmp_path):
         (tmp_path / MANIFEST).unlink()
     with pytest.raises(InputError, match=r"metrics\.csv"):
         Monitor(tmp_path, resume_from_epoch=4, tensorboard=False)
+
+
+def test_a_table_of_more_rows_than_a_run_writes_is_refused_before_it_is_taken_apart(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n" + "1,2\n" * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="1,000,000 rows"):
+            Stage(tmp_path).metrics  # noqa: B018
+        assert tracemalloc.get_traced_memory()[1] < 10 * (tmp_path / "metrics.csv").stat().st_size
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "alphas.csv").write_text("epoch,a,b,c\n" + "1,2,3,4\n" * 1_100_000)
+    with pytest.raises(InputError, match="1,100,000 rows"):
+        read_table(tmp_path / "alphas.csv")
 
 
 def test_rows_with_several_lines_an_epoch_must_be_whole(tmp_path):
