@@ -53,8 +53,11 @@ def read_text(path: Path, what: str, limit: int = MAX_BYTES) -> str:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise InputError(f"{what} {path} is larger than {limit // 1024:,} KiB.", "Check that it is the right file.")
-        return data.decode("utf-8")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the path
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8")  # PowerShell's >
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start:,})"
+        raise InputError(f"{what} {path} {reason}.", "Save it as UTF-8, or check that it is the right file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         if isinstance(error, InputError):
             raise
         raise InputError(f"{what} {path} cannot be read: {error}.", "Check the file and its permissions.") from None

@@ -368,6 +368,43 @@ def test_a_file_of_several_cells_lists_their_names_and_gives_the_one_that_is_nam
     assert load_genotype(file) == V2  # several names of one cell
 
 
+SURROUNDINGS = {
+    "a web page": lambda text: f"<pre>genotype = {text.replace(chr(39), '&#39;')}</pre>",
+    "its attributes": lambda text: text.replace("'", "&#x27;"),
+    "its quotes": lambda text: text.replace("'", "&quot;"),
+    "a word processor": lambda text: text.replace("'", "\u2019").replace(", ", ",\u00a0"),
+    "a cell of a CSV file": lambda text: '3,0.97,"' + text.replace("'", '""') + '"',
+    "a cell of a Markdown table": lambda text: f"| V2 | `{text}` | 97.3 % |",
+    "a printed sentence": lambda text: f"Genotype: {text}, val acc 0.97",
+    "a second column": lambda text: f"{text}; epoch 3",
+    "a Japanese keyboard": lambda text: text.translate(str.maketrans("(),=", "\uff08\uff09\uff0c\uff1d")),
+    "a page's code": lambda text: f"```python\nV2 = {text}\n```\nAs found in epoch 3, it has 3.3 M parameters.",
+}
+
+
+@pytest.mark.parametrize("where", SURROUNDINGS)
+def test_texts_that_other_programs_have_changed(where):
+    assert Genotype.parse(SURROUNDINGS[where](V2.to_printed())) == V2
+
+
+def test_a_spaced_string_of_nas_bench_201():
+    text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
+    spaced = text.replace("|", " | ").replace("+", " + ")
+    assert Genotype.parse(spaced) == Genotype.parse(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_encodings_of_files(tmp_path, encoding):
+    file = tmp_path / "cell.txt"
+    file.write_bytes(V2.to_printed().encode(encoding))
+    if encoding != "utf-16-le":
+        assert load_genotype(file) == V2
+    file.write_bytes(b"genotype = \xff" + V2.to_printed().encode())
+    with pytest.raises(InputError, match="not UTF-8") as caught:
+        load_genotype(file)
+    assert "codec" not in str(caught.value)
+
+
 def test_the_last_genotype_of_a_log_is_read_and_its_line_noted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nas_moreau")
     genotypes = [darts_text(random.Random(seed))[0] for seed in range(30)]

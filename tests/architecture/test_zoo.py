@@ -125,7 +125,7 @@ def test_what_is_no_genotype_is_refused_with_its_place(tmp_path):
     with pytest.raises(InputError, match="200,000 characters"):
         load_genotype(tmp_path / "large.json")
     (tmp_path / "binary").write_bytes(b"\xff\xfe{")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not UTF-8"):
         load_genotype(tmp_path / "binary")
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "missing.json", "a\x00b", "a" * 3000, "", "no such cell"):

@@ -18,7 +18,16 @@ T = TypeVar("T")
 MAX_LISTED, MAX_PLACES = 12, 10_000
 SEVERAL = "genotypes.py"
 """Stands in messages for the file that holds several genotypes."""
-_ANSI = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
+_CLEANED = (
+    (re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]"), ""),  # colours of a terminal
+    (re.compile(r"&(?:#0{0,3}39|#x0{0,2}27|apos|lsquo|rsquo);", re.I), "'"),  # a web page
+    (re.compile(r"&(?:#0{0,3}34|#x0{0,2}22|quot|ldquo|rdquo);", re.I), '"'),
+    (re.compile(r'""(?=\w)|(?<=\w)""'), '"'),  # a cell of a CSV file
+    (re.compile(r"\|[ \t]+(?=[^\s|~+]{1,60}~\d)"), "|"),  # a spaced NAS-Bench-201 string
+    (re.compile(r"(~\d{1,5})[ \t]+\|"), r"\1|"),
+)
+_TYPESET = str.maketrans("\u2018\u2019\u201c\u201d\u00a0\u202f\uff08\uff09\uff0c\uff1d", "''\"\"  (),=")
+"""Quotes, blanks and brackets that word processors and web pages print."""
 _FIELD = r"""\\?['"]?(?:normal|reduce|recurrent)(?:_concat)?\\?['"]?"""
 _ANCHOR = re.compile(
     rf"""(?:Genotype|Structure|OrderedDict|dict)[ ]?\(
@@ -44,7 +53,7 @@ _LEVEL = re.compile(r"^(?:DEBUG|INFO|WARNING)\s+")
 _NAMED = re.compile(r"""(?:^\s*(\w{1,60})\s*:\s*[\w.]{1,60}|\[\s*['"]([^'"\n]{1,60})['"]\s*\])\s*=$""")
 """`name: Genotype =` and `cells['name'] =`."""
 _BETWEEN = re.compile(r":(?=\S)|: |\s-\s|[\]|>,;]|\s{2,}")
-_AFTER = re.compile(r"""[ \t"'`)\]};,.\\]*(?:#.*)?(?:\r?\n|$)""")
+_AFTER = re.compile(r"""[ \t"'`)\]};,.\\]*(?:#.*|[|,;<][^\n()\[\]{}'"~=]*)?(?:\r?\n|$)""")
 
 
 class Place(NamedTuple):
@@ -73,7 +82,9 @@ def find_places(text: str) -> list[Place]:
     Raises:
         InputError: There are more than `MAX_PLACES`, or one is longer than `MAX_CHARACTERS`.
     """
-    text = _ANSI.sub("", text)
+    text = text.translate(_TYPESET)
+    for pattern, plain in _CLEANED:
+        text = pattern.sub(plain, text)
     lines = [0, *(match.end() for match in re.finditer("\n", text))]
     found: list[Place] = []
     starts: list[int] = []
