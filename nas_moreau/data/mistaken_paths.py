@@ -23,7 +23,7 @@ BEGINNINGS = {
     b"\x1f\x8b": "a gzip file",
     b"SQLite": "a database",
 }
-"""First bytes of a file that is no npz file -> what it is."""
+"""First bytes of other files -> what they are."""
 
 
 def unpacking(file: Path) -> str | None:
@@ -58,7 +58,7 @@ def line_for(path: Path) -> str:
 
 
 def line_for_other(text: str) -> str | None:
-    """Returns what to write in place of a specification that is none of ours, None if that cannot be known."""
+    """Returns what to write instead of an unknown specification, None if that cannot be known."""
     if text.startswith(("http://", "https://", "ftp://", "s3://", "gs://", "hf://")):
         return f"Images are read from files: download it first (wget {shlex.quote(text)}), then write folder:DIR."
     plain = text.strip().strip(_QUOTES).removeprefix("file://")
