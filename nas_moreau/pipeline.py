@@ -142,12 +142,13 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
     Args:
         folder: Folder of a retraining or a search.
         config: Its configuration; data and device may differ from the run's.
-        data: The images, if they are loaded already.
+        data: The images, the run's own or others, if they are loaded already.
 
     Raises:
         InputError: There is nothing to evaluate, or the images do not fit the network.
     """
     stage = Stage(Path(folder))
+    named = data is None  # by the configuration: whose name is that of the run means the same images
     device, data = set_up_device(config), load_images(config) if data is None else data
     last, name = config.performance.channels_last, "evaluation.json"
     if stage.name == "search":
@@ -157,7 +158,7 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
         if stage.genotype is None:
             raise InputError(f"{folder} has no genotype.", "Give the folder of a retraining or a search.")
         recorded = recorded_identity(stage.path)
-        if config.data.name == (stage.config.get("data") or {}).get("name"):
+        if named and config.data.name == (stage.config.get("data") or {}).get("name"):
             refuse_other(recorded, {"images": data.digest}, "this command", f"the run in {folder}")
         elif recorded.get("images") != data.digest:
             data, name = as_trained(data, check_description(stage.data, stage.path / "data.json")), OTHER_IMAGES

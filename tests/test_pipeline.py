@@ -2,12 +2,13 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nas_moreau.architecture import load_genotype
-from nas_moreau.data import load_data
+from nas_moreau.data import Images, load_data
 from nas_moreau.errors import InputError
 from nas_moreau.pipeline import RunResult, evaluate_run, run
 from nas_moreau.search import stage
@@ -92,6 +93,8 @@ def test_a_retraining_is_evaluated_on_other_images_with_its_own_classes_and_norm
     assert (folder / "retrain" / "evaluation.json").read_bytes() == before
     stored = json.loads((folder / "retrain" / "evaluation-other.json").read_text())
     assert stored["accuracy"] == found.accuracy and stored["classes"] == list(own.classes)
+    turned = replace(own, test=Images(own.test.pixels.flip(0), own.test.labels))  # others, of the same name
+    assert evaluate_run(folder / "retrain", config, turned).to_dict()["samples"] == 1000
     two = own.test.labels < 2
     assert other(own.classes, two).to_dict()["samples"] == int(two.sum())
     with pytest.raises(InputError, match=own.classes[0][:-1]) as caught:

@@ -118,7 +118,8 @@ def loaded_arrays(
         count, own = len(array), labels[part]
         if count != max(own.array.shape[:1], default=0) and own.array.size != count:
             raise InputError(
-                f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.", _one_label_an_image(images[part], own)
+                f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.",
+                _one_label_an_image(images[part], own),
             )
     pixels, on_pixels, white = pixels_of(images, where)
     by_part, classes, on_labels = labels_of(labels, names, where)
