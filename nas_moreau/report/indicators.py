@@ -9,11 +9,13 @@ from typing import Any
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable
 from nas_moreau.architecture.spaces.genotype import Genotype
+from nas_moreau.config import SearchConfig, make_section
 from nas_moreau.drawing.operation_style import cell_title
 from nas_moreau.report.choices import Choice, choices
 from nas_moreau.report.format import percent
 from nas_moreau.runs.history import Stage
 from nas_moreau.search.collapse import Health, assess
+from nas_moreau.search.few_images import few_images
 
 GOOD, WATCH, BAD = "good", "watch", "bad"
 LEVELS = {"healthy": GOOD, "undecided": WATCH, "collapsed": BAD}
@@ -61,6 +63,8 @@ def indicators(search: Stage) -> list[Indicator]:
         found += _without_parameters(search.genotype)
     if search.final_alphas is not None:
         found += [_margins(choices(search)), _entropy(search.final_alphas)]
+    if (few := _few(search)) is not None:
+        found.append(few)
     held_out, upper = search.last("held_out_accuracy"), search.last("upper_accuracy")
     if (lost := search.last("discretisation_gap")) is not None:
         found.append(_discretisation(lost, held_out))
@@ -92,6 +96,18 @@ def _cells(state: Health) -> list[Indicator]:
         )
         found.append(Indicator("Largest softmax weight", percent(state.largest_weight, 1), WATCH, meaning))
     return found
+
+
+def _few(search: Stage) -> Indicator | None:
+    settings, counts = search.config.get("search"), search.data.get("train")
+    if not settings or not counts:
+        return None
+    own = make_section(SearchConfig, settings, str(search.path / "config.yaml"), "Restore it.")
+    few = few_images(round(sum(counts) * own.split.weights), own)
+    if few is None:
+        return None
+    value = f"{few.images:,}, each passed {few.passes:.0f} times"
+    return Indicator("Images for the weights", value, WATCH if few.prone else GOOD, str(few))
 
 
 def _without_parameters(genotype: Genotype) -> list[Indicator]:

@@ -29,6 +29,7 @@ from nas_moreau.search.epoch import (
     print_epoch,
     write_epoch,
 )
+from nas_moreau.search.few_images import few_images
 from nas_moreau.search.methods import check_method, parse_method
 from nas_moreau.search.random_cell import RandomSearchJob
 from nas_moreau.search.result import SearchResult
@@ -130,8 +131,10 @@ class CellSearch:
         return SearchResult.from_dict(data, self.space)
 
     def start(self, loop: Loop) -> None:
-        """Logs what differs from the configuration."""
+        """Logs what differs from the configuration, and what its images make likely."""
         search = self.setup.config.search
+        if few := few_images(len(self.setup.parts.weights), search):
+            loop.folder.log(f"search: {few}")
         if search.alphas.rule != "adam" and not parse_method(search.method).is_softmax:
             loop.folder.log(
                 f"search: the weights of {search.method} are not the softmax of its alphas, so that Adam moves them, "
