@@ -115,8 +115,8 @@ def test_recipe(title, text, alone, capsys):
         code = alone(words)
         assert code == 0, f"{command}\n{capsys.readouterr().err[-2000:]}"
     if title.startswith("Recipe 1"):
-        block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-        exec(compile(block[1], title, "exec"), {"__name__": "readme"})
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(compile(block, title, "exec"), {"__name__": "readme"})
 
 
 def test_there_are_four_recipes():
