@@ -104,8 +104,9 @@ class Result:
         """Returns plain data, as in result.json: of a whole run by stage."""
         if self._run.parent is None:
             return dict(self._run.stages[0].result)
-        found = {stage.name: dict(stage.result) for stage in self._run.stages}
-        return {**found, "report": str(self.path / "report.html")}
+        found: dict[str, Any] = {stage.name: dict(stage.result) for stage in self._run.stages}
+        random = [dict(stage.result) for stage in self._run.random]
+        return found | {"report": str(self.path / "report.html")} | ({"random": random} if random else {})
 
     # --- what can be done with it ---
 
@@ -206,7 +207,8 @@ def run(
         resume: Continue where an earlier call in this folder stopped.
         data: The images, other than those of the configuration.
         hooks: Called by the training loops of search and retraining.
-        settings: Sections and keys that replace those of the configuration: `search={"epochs": 3}`, `seed=1`.
+        settings: Sections and keys that replace those of the configuration: `search={"epochs": 3}`, `seed=1`,
+            `against_random=3`.
 
     Raises:
         InputError: An argument cannot be used; nothing was written.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import torch
 from nas_moreau import distributed
 from nas_moreau.architecture import load_space
 from nas_moreau.config import Config
-from nas_moreau.data import Augment, Data, Part, load_images
+from nas_moreau.data import Augment, Data, Part, load_images, seed_for
 from nas_moreau.data.batches import search_parts
 from nas_moreau.data.description import as_trained, check_description
 from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
 from nas_moreau.runs import Monitor
-from nas_moreau.runs.history import Stage
+from nas_moreau.runs.folder import RunFolder
+from nas_moreau.runs.history import RANDOM_CELLS, Stage
 from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.search.build import restore_supernet
@@ -42,20 +43,31 @@ OTHER_IMAGES = "evaluation-other.json"
 
 @dataclass(frozen=True)
 class RunResult:
-    """The outcome of the main job: those of its search and retraining, and the path of the report."""
+    """The outcome of the main job.
+
+    Attributes:
+        search: Of its search.
+        retrain: Of its retraining.
+        report: Path of the report.
+        random: Of the retrainings of random cells.
+    """
 
     search: SearchResult
     retrain: RetrainResult
     report: str
+    random: list[RetrainResult] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what result.json holds."""
-        return {"search": self.search.to_dict(), "retrain": self.retrain.to_dict(), "report": self.report}
+        random = {"random": [result.to_dict() for result in self.random]} if self.random else {}
+        return {"search": self.search.to_dict(), "retrain": self.retrain.to_dict(), "report": self.report, **random}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunResult:
         """Returns the result that `to_dict` wrote."""
-        return cls(SearchResult.from_dict(data["search"]), RetrainResult.from_dict(data["retrain"]), data["report"])
+        random = [RetrainResult.from_dict(row) for row in data.get("random", ())]
+        found = SearchResult.from_dict(data["search"]), RetrainResult.from_dict(data["retrain"])
+        return cls(*found, data["report"], random)
 
 
 @torch_settings_restored()
@@ -79,12 +91,14 @@ def run(
         InputError, NonFinite, Interrupted: As `search` and `retrain`.
     """
 
+    alone = config.model_copy(update={"against_random": 0})  # more random cells change neither search nor retraining
+
     def plan() -> tuple[Data, SearchJob | RandomSearchJob]:
         images = load_images(config) if data is None else data
         _refuse_longer_search(config, Path(output))
         # the cell to retrain is not known yet: another one of the space has the same sizes
-        check_retraining(config, random_cell(load_space(config.space), config.seed), images)
-        return images, plan_search(config, images)
+        check_retraining(alone, random_cell(load_space(config.space), config.seed), images)
+        return images, plan_search(alone, images)
 
     images, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
     with open_folder(output, config.to_dict(), "run", resume, {"images": images.digest}) as folder:
@@ -93,15 +107,29 @@ def run(
         try:
             found = job.run(folder.path / "search", folder.resuming, hooks)
             del job  # the supernet's memory is free for the retraining
-            trained = retrain(config, found.genotype, folder.path / "retrain", folder.resuming, images, hooks)
+            trained = retrain(alone, found.genotype, folder.path / "retrain", folder.resuming, images, hooks)
+            random = _retrain_random(alone, config.against_random, folder, images, hooks)
         except Interrupted as error:
             folder.status("interrupted", reason=str(error))
             raise
-        result = RunResult(found, trained, str(Path(output) / "report.html"))
+        result = RunResult(found, trained, str(Path(output) / "report.html"), random)
         folder.write_result(result.to_dict())
         distributed.run_on_rank0(lambda: _report(config, folder.path, result))
         folder.status("finished")
         return result
+
+
+def _retrain_random(
+    alone: Config, count: int, folder: RunFolder, images: Data, hooks: Sequence[Hook]
+) -> list[RetrainResult]:
+    """Returns the outcome of random cells trained by the recipe of the found one, with the same seed and batches."""
+    space, results = load_space(alone.space), []
+    for number in range(count):
+        folder.log(f"run: random cell {number + 1} of {count}")
+        cell = random_cell(space, seed_for(alone.seed, "against random", number))
+        place = folder.path / RANDOM_CELLS / f"{number:03}"
+        results.append(retrain(alone, cell, place, folder.resuming, images, hooks))
+    return results
 
 
 def _refuse_longer_search(config: Config, folder: Path) -> None:

@@ -90,6 +90,20 @@ def test_it_is_exported(result, tmp_path):
         result.export("pickle", tmp_path / "other")
 
 
+def test_a_run_is_measured_against_random_cells_and_more_of_them_may_follow(tmp_path):
+    first = nas_moreau.run("smoke", tmp_path / "a", data=arrays(), against_random=1, **TINY)
+    assert len(first.to_dict()["random"]) == 1 and " of 1 random cells" in first.verdict
+    before = (tmp_path / "a" / "retrain" / "result.json").read_bytes()
+    more = nas_moreau.run("smoke", tmp_path / "a", True, arrays(), against_random=2, **TINY)
+    rows = more.to_dict()["random"]
+    assert len(rows) == 2 and rows[0] == first.to_dict()["random"][0] and rows[0]["digest"] != rows[1]["digest"]
+    assert (tmp_path / "a" / "retrain" / "result.json").read_bytes() == before
+    assert "Against chance" in Path(more.report).read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["random"] == rows
+    with pytest.raises(InputError, match="against_random"):
+        nas_moreau.run("smoke", tmp_path / "a", True, arrays(), against_random=1, **TINY)
+
+
 def test_search_and_retrain_likewise(tmp_path):
     found = nas_moreau.search("smoke", tmp_path / "s", data=arrays(), seed=3, **TINY)
     assert found.search.seed == 3 and found.retrain is None and found.test_accuracy is None

@@ -87,6 +87,8 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
         overrides.append(f"seed={args.seed}")
     if args.download:
         overrides.append("data.download=true")
+    if getattr(args, "against_random", None) is not None:
+        overrides.append(f"against_random={args.against_random}")
     if getattr(args, "on_nonfinite", None):
         overrides.append(f"checkpoint.on_nonfinite={args.on_nonfinite}")
     if args.preset or args.config or base is None:

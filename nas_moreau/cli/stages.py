@@ -27,9 +27,19 @@ if TYPE_CHECKING:
         "run --preset smoke",
         "run --preset cpu --data npz:cifar10.npz --output checkpoints/first",
         "run --preset cifar10 --data cifar10 --download",
+        "run --preset smoke --against-random 3",
         "run --output checkpoints/first --resume",
     ],
-    options=[*CONFIGURATION, *RUN_FOLDER],
+    options=[
+        *CONFIGURATION,
+        *RUN_FOLDER,
+        option(
+            "--against-random",
+            type=int,
+            metavar="N",
+            help="also train N random cells by the same recipe: is the found one better than chance?",
+        ),
+    ],
     distributed=True,
 )
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -54,6 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
                 f"{_of_images(trained.test_accuracy, _tests(output / 'retrain'))}, {trained.wall_seconds:.0f} s",
             ),
             ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
+            *_against_random(output),
             ("report", result.report),
             ("next", _next(output)),
         ]
@@ -262,6 +273,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
+
+
+def _against_random(folder: Path) -> list[tuple[str, str]]:
+    """Returns the row on random cells of a run that trained some."""
+    from nas_moreau.report.verdict import against_random
+    from nas_moreau.runs.history import read_run
+
+    found = against_random(read_run(folder))
+    return [("against chance", found)] if found is not None else []
 
 
 def _next(folder: Path) -> str:

@@ -326,6 +326,11 @@ class Config(Section):
     search: SearchConfig = Field(default=SearchConfig(), description="The search stage.")
     derive: DeriveConfig = Field(default=DeriveConfig(), description="From a finished search to the cell.")
     retrain: RetrainConfig = Field(default=RetrainConfig(), description="The retraining stage.")
+    against_random: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="Random cells that `run` trains by the recipe of the found one, to say whether it is better than "
+        "chance (--against-random).",
+    )
     performance: PerformanceConfig = Field(default=PerformanceConfig(), description="How to compute, not what.")
     checkpoint: CheckpointConfig = Field(
         default=CheckpointConfig(), description="Checkpoints and numbers that are not finite."

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nas_moreau.architecture.spaces.genotype import Genotype
@@ -128,7 +128,10 @@ def plan(
     limits = Limits(_machine_memory(config) if memory is None else memory, hours)
 
     def measure(stage: str, changed: Config) -> Cost:
-        return measure_stage(stage, changed, genotype, imports)
+        found = measure_stage(stage, changed, genotype, imports)
+        if stage == "retrain" and found.hours is not None:
+            return replace(found, hours=found.hours * (1 + config.against_random))
+        return found
 
     costs: dict[str, Cost] = {}
     for stage in STAGES:

@@ -18,7 +18,7 @@ from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import cell_title, label, shorten
-from nas_moreau.report.charts import alpha_panels, confusion_chart
+from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, dot_chart
 from nas_moreau.report.choices import choices
 from nas_moreau.report.format import DASH, count, duration, memory, number, percent
 from nas_moreau.report.html import (
@@ -40,7 +40,7 @@ from nas_moreau.report.html import (
 from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
 from nas_moreau.report.module import render_module, stage_charts
 from nas_moreau.report.record import record_sections
-from nas_moreau.report.verdict import next_step, outcome
+from nas_moreau.report.verdict import against_random, next_step, outcome
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
@@ -75,8 +75,23 @@ def render(run: Run) -> str:
     if run.search is not None:
         parts += [_search(run.search), _choices(run.search), _evolution(run.search)]
     if run.retrain is not None:
-        parts += [section("retraining", "Retraining", stage_charts(run.retrain)), _errors(run.retrain)]
+        parts += [section("retraining", "Retraining", stage_charts(run.retrain)), _random(run), _errors(run.retrain)]
     return page(f"{_name(run)} · report", [*parts, *record_sections(run)])
+
+
+def _random(run: Run) -> str:
+    """Returns the section on random cells that were trained by the recipe of the found one."""
+    if (found := against_random(run)) is None:
+        return ""
+    values = [value for stage in run.random if (value := stage.number("test_accuracy")) is not None]
+    series = [Series("found", [run.test_accuracy or 0.0]), Series("random cells", values)]
+    chart = dot_chart("against-random", series, [], "test accuracy (%)")
+    rows = [["found", run.genotype.digest() if run.genotype else DASH, percent(run.test_accuracy)]]
+    for stage in run.random:
+        cell = stage.genotype.digest() if stage.genotype is not None else DASH
+        rows.append([f"random {stage.path.name}", cell, percent(stage.number("test_accuracy"))])
+    shown = paragraph(f"The found cell is {found}.") + figure("", chart, "A dot is a network.")
+    return section("random", "Against chance", shown + table(["cell", "digest", "test accuracy"], rows, numbers=(2,)))
 
 
 def _name(run: Run) -> str:

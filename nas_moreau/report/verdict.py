@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from nas_moreau.architecture import percentile
-from nas_moreau.report.format import count, listed, percent
+from nas_moreau.report.format import LEVEL, count, listed, mean_and_spread, p_value, percent
 from nas_moreau.report.indicators import GOOD, health, indicators
 from nas_moreau.runs.history import Run, Stage
 from nas_moreau.search.random_cell import RANDOM
@@ -49,7 +50,7 @@ def outcome(run: Run) -> str:
             if retrain is None:
                 found.append("How good the cell is by itself is known only after retraining.")
         if search.finished:
-            found.append(_chance(run))
+            found += _chance(run)
         else:
             found.append(f"The search {_progress(search)}.")
         found += _verdict(search)
@@ -75,10 +76,10 @@ def next_step(run: Run) -> NextStep:
         return NextStep("Let short training choose the cell", f"nas-moreau derive {where} --rule trained --write")
     if retrain is None:
         return NextStep("Train the cell from scratch", f"nas-moreau retrain {where}")
-    method = RANDOM if drawn else search.result.get("method")
-    methods = RANDOM if drawn else f"{method},{RANDOM}"
-    own = shlex.quote(str(run.source.path / "config.yaml"))
-    return NextStep("Compare with random cells", f"nas-moreau compare --config {own} --methods {methods} --seeds 0-3")
+    if run.parent is not None and not drawn and not run.random:
+        command = f"nas-moreau run --output {path} --resume --against-random 3"
+        return NextStep("Compare with random cells trained by the same recipe", command)
+    return NextStep("Write the network for another program", f"nas-moreau export {path} --format onnx")
 
 
 def _continued(run: Run, stage: Stage) -> str:
@@ -88,13 +89,38 @@ def _continued(run: Run, stage: Stage) -> str:
     return f"nas-moreau {verb}{subject} --output {shlex.quote(str(path))} --resume"
 
 
-def _chance(run: Run) -> str:
-    if run.search is not None and run.search.result.get("method") == RANDOM and run.genotype is None:
-        return ""
+def against_random(run: Run) -> str | None:
+    """Returns how the found cell compares with the random cells of its run; None without any, or before it is trained.
+
+    The p-value is that of the found cell's rank among all of them, (1 + number at least as good) / (1 + N): with N
+    random cells it cannot be below 1 / (1 + N).
+    """
+    accuracy = run.test_accuracy
+    others = [value for stage in run.random if (value := stage.number("test_accuracy")) is not None]
+    if accuracy is None or not others:
+        return None
+    better, count = sum(accuracy > value for value in others), len(others)
+    p = (1 + count - better) / (1 + count)
+    needed = math.floor(1 / LEVEL)
+    sure = f"p {p_value(p)}"
+    if p >= LEVEL and count < needed:
+        sure += f"; below {LEVEL} takes at least {needed} random cells"
+    return (
+        f"better than {better} of {count} random cells trained by the same recipe "
+        f"({percent(accuracy)} against {mean_and_spread(others)}; {sure})"
+    )
+
+
+def _chance(run: Run) -> list[str]:
+    """Returns sentences on whether the cell is better than chance."""
+    compared = against_random(run)
     rank = percentile(run.genotype) if run.genotype is not None else None
-    if rank is not None:
-        return f"Its predicted percentile among random cells is {rank}."
-    return "Whether it is better than random cells is not known from one run."
+    found = [f"Its predicted percentile among random cells is {rank}."] if rank is not None else []
+    if compared is not None:
+        return [*found, f"It is {compared}."]
+    if run.search is not None and run.search.result.get("method") == RANDOM:
+        return found
+    return found or ["Whether it is better than random cells is not known from one run."]
 
 
 def _progress(stage: Stage) -> str:

@@ -15,8 +15,10 @@ from nas_moreau.runs.plain_files import read_yaml
 
 LOCAL = ("logging", "device", "output", "download", "directory", "threads")
 """Keys, in any section, in which even the processes of one run may differ."""
-MAY_CHANGE = (*LOCAL, "epochs", "checkpoint")
-"""Keys, in any section, that a resumed run may change (epochs only upwards). None of them changes what is computed."""
+GROWING = ("epochs", "against_random")
+"""Keys, in any section, that a resumed run may change upwards."""
+MAY_CHANGE = (*LOCAL, *GROWING, "checkpoint")
+"""Keys, in any section, that a resumed run may change. None of them changes what is computed before."""
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def configuration_digest(config: dict[str, Any], may_change: Collection[str] = M
 def compare_configurations(
     old: dict[str, Any], new: dict[str, Any], folder: Path, movable: Collection[str] = ()
 ) -> list[str]:
-    """Returns the keys of epochs that grew.
+    """Returns the keys of `GROWING` that grew.
 
     Args:
         old: What the run was begun with.
@@ -77,9 +79,9 @@ def compare_configurations(
         if (a == b and type(a) is type(b)) or key in movable:
             continue
         parts = key.split(".")
-        if parts[-1] == "epochs" and type(a) is int and type(b) is int:
+        if parts[-1] in GROWING and type(a) is int and type(b) is int:
             (grown if b > a else refused).append(key)
-        elif parts[-1] == "epochs" or not _among(key, MAY_CHANGE):
+        elif parts[-1] in GROWING or not _among(key, MAY_CHANGE):
             refused.append(key)
     if refused:
         shown = ", ".join(f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in refused[:5])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ from nas_moreau.runs.lock import is_held
 from nas_moreau.runs.plain_files import read_json, read_recorded_text, read_yaml
 from nas_moreau.runs.tables import read_table
 
+RANDOM_CELLS = "random"
+"""In the folder of a run: the retrainings of random cells."""
 FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "genotype.json")
 """A folder with one of them holds a stage."""
 WINDOW = 5
@@ -192,10 +194,18 @@ class Run:
         search: Its search, None where there is none.
         retrain: Its retraining, None where there is none.
         parent: The folder that holds both, None for a stage by itself.
+        random: Retrainings of random cells by the same recipe, that the found cell is measured against.
     """
 
-    def __init__(self, path: Path, search: Stage | None, retrain: Stage | None, parent: Stage | None = None):
-        self.path, self.search, self.retrain, self.parent = path, search, retrain, parent
+    def __init__(
+        self,
+        path: Path,
+        search: Stage | None,
+        retrain: Stage | None,
+        parent: Stage | None = None,
+        random: Sequence[Stage] = (),
+    ):
+        self.path, self.search, self.retrain, self.parent, self.random = path, search, retrain, parent, random
 
     @property
     def stages(self) -> list[Stage]:
@@ -248,7 +258,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise InputError(f"There is no folder {folder}.", "Give the folder of a run.")
     search, retrain = (open_stage(folder / name, name) for name in ("search", "retrain"))
     if search is not None or retrain is not None:
-        return Run(folder, search, retrain, open_stage(folder, "run"))
+        places = sorted((folder / RANDOM_CELLS).glob("[0-9]*"), key=lambda place: place.name)
+        random = [stage for place in places if (stage := open_stage(place, "retrain")) is not None and stage.finished]
+        return Run(folder, search, retrain, open_stage(folder, "run"), random)
     stage = open_stage(folder)
     if stage is None or stage.name not in ("search", "module", "retrain"):
         raise InputError(f"The folder {folder} holds no search and no retraining.", "Give the folder of a run.")
