@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -39,6 +40,9 @@ from nas_moreau.training.signals import Interrupted
 
 OTHER_IMAGES = "evaluation-other.json"
 """The evaluation of a retraining on other images than its own."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def _retrain_random(
     space, results = load_space(alone.space), []
     for number in range(count):
         folder.log(f"run: random cell {number + 1} of {count}")
+        _log.info("random cell %d of %d", number + 1, count)
         cell = random_cell(space, seed_for(alone.seed, "against random", number))
         place = folder.path / RANDOM_CELLS / f"{number:03}"
         results.append(retrain(alone, cell, place, folder.resuming, images, hooks))
