@@ -41,7 +41,6 @@ from nas_moreau.training.signals import Interrupted
 OTHER_IMAGES = "evaluation-other.json"
 """The evaluation of a retraining on other images than its own."""
 
-
 _log = logging.getLogger(__name__)
 
 

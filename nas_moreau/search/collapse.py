@@ -108,10 +108,10 @@ class Health:
         several = len(self.cells) > 1
         reasons = ", ".join(f"{name}: {cell}" if several else str(cell) for name, cell in self.cells.items())
         if self.verdict == "undecided":
-            weights = (
-                f"the largest softmax weight is {self.largest_weight:.2f}, the uniform one {self.uniform_weight:.2f}"
+            reasons = (
+                f"no operation is clearly preferred (largest softmax weight {self.largest_weight:.2f}, uniform "
+                f"{self.uniform_weight:.2f}), so that another seed would likely give another cell; {reasons}"
             )
-            reasons = f"{weights}; {reasons}"
         elif self.trained and not self.collapsed:
             reasons = f"chosen by short training; {reasons}"
         return f"{self.verdict}: {reasons}"
