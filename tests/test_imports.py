@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,6 +24,7 @@ PACKAGES = ["nas_moreau"] + [
 # room -> the rooms it may import besides itself, from the lowest to the highest; nothing imports the command line
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
+    "lazy_exports": set(),
     "text": set(),
     "errors": {"text"},
     "distributed": {"errors"},
@@ -175,9 +177,13 @@ def module_name(path: Path) -> str:
 
 
 def handed_on(path: Path) -> dict[str, str]:
-    """Name -> module within the package, of the call of `_lazy_exports` in a package's `__init__`."""
+    """Name -> module within the package, of the call of `lazy_exports` in a package's `__init__`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_lazy_exports" and len(node.args) == 2:
+        if (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", "").lstrip("_") == "lazy_exports"
+            and len(node.args) == 2
+        ):
             return dict(ast.literal_eval(node.args[1]))
     return {}
 
@@ -231,7 +237,8 @@ def run_python(code: str) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES])
 def test_imports_go_one_way(path):
     own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    mine = {room(name) for name in imports(path) if name.split(".")[0] == "nas_moreau"} - {own, ""}
+    mine = {room(name) for name in imports(path) if name.split(".")[0] == "nas_moreau"}
+    mine -= {own, "", "lazy_exports"}  # every package makes its exports with it
     assert own == "__main__" or "cli" not in mine, "nothing imports the command line"
     if own not in UNBOUND:
         assert own in MAY_IMPORT, f"{own} is a new room: say in MAY_IMPORT what it may import"
@@ -321,7 +328,7 @@ def test_the_solver_brings_nothing_else_of_the_package_with_it():
     names = [path.relative_to(ROOT).with_suffix("").parts for path in (ROOT / "bilevel").rglob("*.py")]
     modules = ", ".join("nas_moreau." + ".".join(name) for name in names if name[-1] != "__init__")
     code = f"import sys, {modules}; print(*(m for m in sys.modules if m.startswith('nas_moreau.')))"
-    assert {room(name) for name in run_python(code).split()} == {"bilevel"}
+    assert {room(name) for name in run_python(code).split()} == {"bilevel", "lazy_exports"}
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -337,3 +344,12 @@ def test_packages_export_their_public_names_and_nothing_else(name):
         _ = package.no_such_name
     by_accident = {found for found in vars(package) if not found.startswith("_")} - modules - set(package.__all__)
     assert not by_accident
+
+
+def test_type_checkers_see_every_public_name_where_it_is_defined():
+    stub = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
+    seen = {alias.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(seen) == set(nas_moreau.__all__)
+    for name, module in seen.items():
+        found = getattr(nas_moreau, name)
+        assert isinstance(found, ModuleType) or getattr(importlib.import_module(module), name) is found

@@ -3,9 +3,9 @@
 The package can be called: `nas_moreau.search(...)` is `nas_moreau.api.search(...)`, which gives a `Result`.
 """
 
-from nas_moreau import _lazy_exports, _make_callable
+from nas_moreau.lazy_exports import lazy_exports, make_callable
 
-__all__, __getattr__, __dir__ = _lazy_exports(
+__all__, __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Mixing": "supernet_problem",
@@ -15,4 +15,4 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "search": "stage",
     },
 )
-_make_callable(__name__, "nas_moreau.api")
+make_callable(__name__, "nas_moreau.api")
