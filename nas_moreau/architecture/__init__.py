@@ -1,8 +1,8 @@
 """What can be found: search spaces, genotypes, supernets, derived networks. Torch is loaded only by what needs it."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "AlphaTable": "spaces.alpha_table",

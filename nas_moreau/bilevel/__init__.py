@@ -1,8 +1,8 @@
 """A solver for any nonconvex bilevel problem; it needs torch alone."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Bilevel": "problem",

@@ -1,8 +1,8 @@
 """Data sets held in memory as uint8 tensors, seeded splits and orders, augmentation of whole batches."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Augment": "augmentation",

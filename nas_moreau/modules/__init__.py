@@ -1,8 +1,8 @@
 """The search inside any `nn.Module`: choices in it, the user's loss and data. Torch is loaded by what needs it."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Choice": "choice",

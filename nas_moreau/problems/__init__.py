@@ -1,8 +1,8 @@
 """Bilevel problems other than architecture search: small ones with known answers, and hyper-parameter learning."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Case": "synthetic",

@@ -1,8 +1,8 @@
 """Reports of runs and comparisons as HTML pages of one file each."""
 
-from nas_moreau.lazy_exports import lazy_exports
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "write_comparison": "comparison",

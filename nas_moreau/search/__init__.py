@@ -3,9 +3,10 @@
 The package can be called: `nas_moreau.search(...)` is `nas_moreau.api.search(...)`, which gives a `Result`.
 """
 
-from nas_moreau.lazy_exports import lazy_exports, make_callable
+from nas_moreau.lazy_exports import lazy_exports as _lazy_exports
+from nas_moreau.lazy_exports import make_callable as _make_callable
 
-__all__, __getattr__, __dir__ = lazy_exports(
+__all__, __getattr__, __dir__ = _lazy_exports(
     __name__,
     {
         "Mixing": "supernet_problem",
@@ -15,4 +16,4 @@ __all__, __getattr__, __dir__ = lazy_exports(
         "search": "stage",
     },
 )
-make_callable(__name__, "nas_moreau.api")
+_make_callable(__name__, "nas_moreau.api")
