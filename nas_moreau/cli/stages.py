@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
 from nas_moreau.cli import options
+from nas_moreau.cli.modules import MODULE, refuse_without_module, search_inside
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, stage_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_rows
 from nas_moreau.cli.verbs import option, verb
@@ -74,13 +75,20 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 @verb(
     "search",
-    "search for cells",
-    examples=["search --preset smoke", "search --preset cpu search.method=random seed=3"],
-    options=[*CONFIGURATION, *RUN_FOLDER],
+    "search for cells, or for choices inside your own module",
+    examples=[
+        "search --preset smoke",
+        "search --preset cpu search.method=random seed=3",
+        "search --import mine.py --module make_model --steps 1000",
+    ],
+    options=[*CONFIGURATION, *RUN_FOLDER, *MODULE],
     distributed=True,
 )
 def search(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Searches and prints the cell and the next command."""
+    """Searches and prints the cell and the next command; with --module see `cli.modules`."""
+    refuse_without_module(args)
+    if args.module:
+        return search_inside(args)
     config, output = begin(args, "search")
     if args.dry_run:
         print_json(_described(config, output))
