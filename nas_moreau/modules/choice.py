@@ -205,15 +205,22 @@ class Places(NamedTuple):
     Attributes:
         by_name: Decision -> its Choices.
         paths: Place in the module -> decision.
+        choices: Place in the module -> Choice.
     """
 
     by_name: dict[str, list[Choice]]
     paths: dict[str, str]
+    choices: dict[str, Choice]
 
     @property
     def options(self) -> dict[str, tuple[str, ...]]:
         """Decision -> names of its options."""
         return {name: choices[0].names for name, choices in self.by_name.items()}
+
+    def within(self, path: str, number: int) -> list[str]:
+        """Returns the places of the Choices that an option of the Choice at `path` holds."""
+        inner = {id(part) for part in self.choices[path].plain(number).modules() if isinstance(part, Choice)}
+        return [other for other, choice in self.choices.items() if id(choice) in inner]
 
 
 def find_choices(module: nn.Module) -> Places:
@@ -224,6 +231,7 @@ def find_choices(module: nn.Module) -> Places:
     """
     by_name: dict[str, list[Choice]] = {}
     paths: dict[str, str] = {}
+    found: dict[str, Choice] = {}
     for path, choice in module.named_modules():
         if not isinstance(choice, Choice):
             continue
@@ -237,13 +245,13 @@ def find_choices(module: nn.Module) -> Places:
                     "Choices of one name are one decision: give them the same options, or different names.",
                 )
             by_name[name].append(choice)
-        paths[path] = name
+        paths[path], found[path] = name, choice
     if not by_name:
         raise InputError(
             f"The module {type(module).__name__} has no Choice, so there is nothing to search.",
             "Put a Choice({...}) where one of several modules is to be found.",
         )
-    return Places(by_name, paths)
+    return Places(by_name, paths, found)
 
 
 def shown_path(path: str) -> str:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_moreau.errors import InputError
 from nas_moreau.modules.check import Call, record_calls
-from nas_moreau.modules.choice import Choice, Places, chosen_module, find_choices
+from nas_moreau.modules.choice import Places, chosen_module, find_choices
 from nas_moreau.modules.samples import seeded
 from nas_moreau.modules.setup import ModuleSetup, evaluating
 from nas_moreau.runs.atomic import write_atomic
@@ -122,13 +122,13 @@ class Costs:
     def __init__(self, table: CostTable, places: Places):
         table.check(places)
         self.table, self.places = table, places
-        self.parents = {path: _parents(path, places) for path in places.paths}
+        self.parents = _parents(places)
 
     def of(self, picks: Mapping[str, int]) -> dict[str, float]:
         """Returns "parameters", "macs" and "ms" of the module with the picked options."""
         found = {kind: getattr(self.table.base, kind) for kind in KINDS}
         for path, name in self.places.paths.items():
-            if all(picks[self.places.paths[parent]] == option for parent, option in self.parents[path]):
+            if all(picks[self.places.paths[parent]] in holding for parent, holding in self.parents[path]):
                 for kind in KINDS:
                     found[kind] += getattr(self.table.options[path][picks[name]], kind)
         return found
@@ -147,22 +147,22 @@ class Costs:
             row = weights[name]
             costs = torch.tensor([getattr(c, kind) for c in self.table.options[path]], dtype=row.dtype, device="cpu")
             term = (row * costs.to(row.device)).sum()
-            for parent, option in self.parents[path]:
-                term = term * weights[self.places.paths[parent]][option]
+            for parent, holding in self.parents[path]:
+                term = term * weights[self.places.paths[parent]][sorted(holding)].sum()
             terms.append(term)
         return torch.stack(terms).sum() / max(self.table.largest(kind), 1e-30)
 
 
-def _parents(path: str, places: Places) -> list[tuple[str, int]]:
-    """Returns the Choices that a Choice is within, each with the option that holds it.
-
-    One within options that are computed together counts as if it were always there.
-    """
-    found = []
-    for other in places.paths:
-        inside = f"{other}.candidates.members." if other else "candidates.members."
-        if path != other and path.startswith(inside):
-            found.append((other, int(path.removeprefix(inside).split(".")[0])))
+def _parents(places: Places) -> dict[str, list[tuple[str, frozenset[int]]]]:
+    """Returns for every Choice those that it is within, each with the options that hold it."""
+    found: dict[str, list[tuple[str, frozenset[int]]]] = {path: [] for path in places.paths}
+    for parent, name in places.paths.items():
+        holding: dict[str, set[int]] = {}
+        for number in range(len(places.options[name])):
+            for inner in places.within(parent, number):
+                holding.setdefault(inner, set()).add(number)
+        for inner, numbers in holding.items():
+            found[inner].append((parent, frozenset(numbers)))
     return found
 
 
@@ -190,7 +190,7 @@ def measure_costs(setup: ModuleSetup, rounds: int = ROUNDS) -> CostTable:
                 "Let the loss call the module itself.",
             )
         timed = _Timed(setup.device)
-        raw = _measured_options(module, setup.places, calls, timed)
+        raw = _measured_options(setup.places, calls, timed)
         wholes = _whole_modules(module, setup.places)
         for _, network in wholes:
             timed.add(network, whole_call)
@@ -210,20 +210,14 @@ class _Raw:
     nested: list[str]
 
 
-def _measured_options(
-    module: nn.Module, places: Places, calls: Mapping[str, Call], timed: _Timed
-) -> dict[str, list[_Raw]]:
-    modules = dict(module.named_modules())
+def _measured_options(places: Places, calls: Mapping[str, Call], timed: _Timed) -> dict[str, list[_Raw]]:
     found: dict[str, list[_Raw]] = {}
     for path, name in places.paths.items():
-        choice: Any = modules[path]
         found[path] = []
         for number in range(len(places.options[name])):
-            option = copy.deepcopy(choice.plain(number))
-            inner = [part for part in option.modules() if isinstance(part, Choice)]
-            inside = f"{path}.candidates.members.{number}." if path else f"candidates.members.{number}."
-            nested = [other for other in places.paths if other.startswith(inside)] if inner else []
-            if inner:
+            option = copy.deepcopy(places.choices[path].plain(number))
+            nested = places.within(path, number)
+            if nested:
                 own = find_choices(option)
                 option = chosen_module(option, dict.fromkeys(own.by_name, 0), own)
             call = calls.get(path)
@@ -255,12 +249,13 @@ def _table(
     device: str,
 ) -> CostTable:
     options: dict[str, list[OptionCost]] = {}
+    parents = _parents(places)
     # inner Choices come after those that hold them: the other way round, their costs are known when they are taken off
     for path in reversed(places.paths):
         options[path] = []
         for entry in raw[path]:
             ms, spread = times[entry.number] if entry.number >= 0 else (0.0, 0.0)
-            within = [options[other][0] for other in entry.nested if _directly(other, entry.nested, raw)]
+            within = [options[other][0] for other in entry.nested if _with_first_options(other, entry.nested, parents)]
             options[path].append(
                 OptionCost(
                     entry.parameters - sum(cost.parameters for cost in within),
@@ -286,9 +281,9 @@ def _table(
     return CostTable(base, options, device)
 
 
-def _directly(path: str, nested: list[str], raw: Mapping[str, list[_Raw]]) -> bool:
-    """Returns whether, all options being the first, the Choice is part of what was measured."""
-    return all(path not in raw[other][k].nested for other in nested for k in range(1, len(raw[other])))
+def _with_first_options(path: str, nested: list[str], parents: Mapping[str, list[tuple[str, frozenset[int]]]]) -> bool:
+    """Returns whether a Choice is reached where all Choices in `nested` take their first option."""
+    return all(0 in holding for parent, holding in parents[path] if parent in nested)
 
 
 def count_macs(module: nn.Module, call: Call) -> int:

@@ -93,8 +93,8 @@ class Limited:
         total = getattr(costs.table.base, kind)
         undecided: dict[str, list[float]] = {}
         for path, name in costs.places.paths.items():
-            known = [(costs.places.paths[parent], option) for parent, option in costs.parents[path]]
-            if any(parent in picks and picks[parent] != option for parent, option in known):
+            known = [(costs.places.paths[parent], holding) for parent, holding in costs.parents[path]]
+            if any(parent in picks and picks[parent] not in holding for parent, holding in known):
                 continue
             each = [getattr(cost, kind) for cost in costs.table.options[path]]
             if name in picks:

@@ -22,11 +22,13 @@ class Priced(nn.Module):
         super().__init__()
         inner = Choice({"narrow": nn.Conv1d(6, 6, 1), "wide": nn.Conv1d(6, 6, 5, padding=2)}, name="inner")
         block = nn.Sequential(nn.Conv1d(6, 6, 3, padding=1), inner)
+        # a Choice that only the deepest of the depths holds
+        last = Choice({"linear": nn.Linear(6, 6), "none": nn.Identity()}, name="last")
         self.first = nn.Conv1d(2, 6, 3)
         self.body = Choice({"block": block, "skip": nn.Identity()}, name="body")
         self.acts = nn.ModuleList(Choice({"relu": nn.ReLU(), "prelu": nn.PReLU(6)}, name="act") for _ in range(2))
         self.width = Choice(Width([nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)], [2, 8]), name="width")
-        self.depth = Choice(Depth([nn.Linear(6, 6) for _ in range(3)], [1, 3]), name="depth")
+        self.depth = Choice(Depth([*(nn.Linear(6, 6) for _ in range(2)), last], [1, 3]), name="depth")
 
     def forward(self, x):
         hidden = self.acts[1](self.body(self.acts[0](self.first(x))))
@@ -57,7 +59,9 @@ def test_counts_are_those_of_the_network(found):
         assert costs["macs"] == count_macs(network, call), choices
         assert costs["ms"] > 0
     # by hand: first 2*6*3 + 6, block 6*6*3 + 6, wide 6*6*5 + 6, two PReLU of 6, width and depth
-    largest = found.costs({"body": "block", "inner": "wide", "act": "prelu", "width": "8", "depth": "3"})
+    largest = found.costs(
+        {"body": "block", "inner": "wide", "act": "prelu", "width": "8", "depth": "3", "last": "linear"}
+    )
     assert largest["parameters"] == 42 + 114 + 186 + 12 + (56 + 54) + 3 * 42
     assert largest["macs"] == 36 * 18 + 108 * 18 + 180 * 18 + 2 * 48 + 3 * 36
 
@@ -72,17 +76,19 @@ def table_of(found, **ms):
     return CostTable(OptionCost(table.base.parameters, table.base.macs, 1.0), options, "by hand")
 
 
-MS = dict(body=(3.0, 0.0), inner=(1.0, 2.0), act=(0.1, 0.4), width=(0.5, 2.0), depth=(1.0, 3.0))
+MS = dict(body=(3.0, 0.0), inner=(1.0, 2.0), act=(0.1, 0.4), width=(0.5, 2.0), depth=(1.0, 3.0), last=(0.5, 0.0))
 
 
 def test_latencies_add_up_and_an_inner_choice_counts_only_where_it_is(found):
     costs = Costs(table_of(found, **MS), found.setup.places)
-    assert costs.of(found.picks({"body": "block", "inner": "wide", "act": "relu", "width": "2", "depth": "1"}))[
-        "ms"
-    ] == pytest.approx(1 + 3 + 2 + 2 * 0.1 + 0.5 + 1)
-    assert costs.of(found.picks({"body": "skip", "inner": "wide", "act": "prelu", "width": "8", "depth": "3"}))[
-        "ms"
-    ] == pytest.approx(1 + 2 * 0.4 + 2 + 3)
+
+    def ms(**choices):
+        return costs.of(found.picks(choices))["ms"]
+
+    small = ms(body="block", inner="wide", act="relu", width="2", depth="1", last="linear")
+    assert small == pytest.approx(1 + 3 + 2 + 2 * 0.1 + 0.5 + 1)
+    large = ms(body="skip", inner="wide", act="prelu", width="8", depth="3", last="linear")
+    assert large == pytest.approx(1 + 2 * 0.4 + 2 + 3 + 0.5)
 
 
 def test_the_expected_cost_is_the_mean_over_all_choices(found):
@@ -96,7 +102,7 @@ def test_the_expected_cost_is_the_mean_over_all_choices(found):
         picks = found.picks(choices)
         share = torch.stack([weights[name][k] for name, k in picks.items()]).prod()
         mean += share * (costs.of(picks)["ms"] - 1.0)
-    largest = 3 + 2 + 2 * 0.4 + 2 + 3
+    largest = 3 + 2 + 2 * 0.4 + 2 + 3 + 0.5
     torch.testing.assert_close(costs.expected(weights, "ms"), mean / largest)
 
 
