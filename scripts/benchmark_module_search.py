@@ -24,13 +24,15 @@ from torch import nn
 
 from nas_moreau import Choice
 from nas_moreau.modules import Found
-from nas_moreau.modules.costs import latency_ms, record_calls
+from nas_moreau.modules.costs import Costs, measure_beside
 from nas_moreau.modules.search import module_config
 from nas_moreau.modules.setup import build_module_search, module_data
 from nas_moreau.modules.subject import ChoiceSearch, random_picks
 from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.search.engine import SearchJob
 
+ROUNDS = 61
+"""Timings of each option and network."""
 EXAMPLES = ("signals", "unet", "bytes_transformer")
 
 
@@ -45,26 +47,20 @@ def example(name: str) -> ModuleType:
 
 
 def latency(name: str, count: int) -> dict[str, Any]:
-    """Returns how well the table predicts the latency of `count` random choices of an example."""
+    """Returns how well the table predicts the latency of `count` random choices of an example, timed in turns."""
     found: Found = example(name).main(steps=1, count=100)
-    setup, table = found.setup, found.cost_table
-    stream = setup.data.held_out
-    setup.whole.eval()
-    with torch.no_grad():
-        _, call = record_calls(setup.whole.module, setup.whole.loss, stream.fetched(stream.numbers[:1], 0))
-    assert call is not None
-    errors = []
-    for number in range(count):
-        picks = random_picks(setup.places.options, 1, number)
-        choices = {key: options[picks[key]] for key, options in setup.places.options.items()}
-        predicted = found.costs(choices)["ms"]
-        measured = latency_ms(found.network(choices=choices), call, setup.device)
-        errors.append((predicted - measured) / measured)
+    known = found.setup.places.options
+    picks = [random_picks(known, 1, number) for number in range(count)]
+    networks = [found.network(choices={key: known[key][k] for key, k in picked.items()}) for picked in picks]
+    table, measured = measure_beside(found.setup, networks, ROUNDS)
+    costs = Costs(table, found.setup.places)
+    errors = [(costs.of(picked)["ms"] - ms) / ms for picked, ms in zip(picks, measured)]
     sizes = sorted(abs(error) for error in errors)
     return {
         "example": name,
         "n": count,
         "device": table.device,
+        "measured_ms": [min(measured), max(measured)],
         "mean_error": statistics.fmean(errors),
         "mean_absolute_error": statistics.fmean(sizes),
         "median_absolute_error": statistics.median(sizes),

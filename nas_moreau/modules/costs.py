@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,16 @@ from nas_moreau.modules.setup import ModuleSetup, evaluating
 from nas_moreau.runs.atomic import write_atomic
 
 KINDS = ("parameters", "macs", "ms")
-ROUNDS = 15
+ROUNDS = 25
 """Timings of each option; the median counts."""
-SHORTEST = 2e-3
+SHORTEST = 1e-3
 """Seconds of a timing: an option that takes less is called several times in it."""
-WHOLES = 4
-"""Modules that are timed as a whole, for the part that no option changes."""
+FEWEST = 5
+"""With fewer timings in which the thread was not interrupted, those that were count too."""
+WHOLES = 12
+"""Modules that are timed as a whole, for the part that no option changes and for how options act together."""
+SLOPES = (0.5, 1.5)
+"""Bounds of the factor by which an option within a module takes longer than alone."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,9 @@ def measure_costs(setup: ModuleSetup, rounds: int = ROUNDS) -> CostTable:
     """Returns the costs of all options on the device of the search, for one sample, in evaluation mode.
 
     The inputs of every Choice are those of a sample of the held-out data. Options are timed in turns, `rounds` times
-    each after a warm-up, and the median counts. The rest of the module is timed as the difference between whole modules
-    and the sum of their options.
+    each after a warm-up, and the median counts. Whole modules are timed with them, and a straight line is fitted: their
+    time is that of the part which no option changes plus a factor times the sum of their options, which are multiplied
+    by it in the table (alone, an option finds other caches than within the module).
 
     Args:
         setup: The search.
@@ -179,6 +186,22 @@ def measure_costs(setup: ModuleSetup, rounds: int = ROUNDS) -> CostTable:
 
     Raises:
         InputError: The module fails on a single sample.
+    """
+    return measure_beside(setup, [], rounds)[0]
+
+
+def measure_beside(
+    setup: ModuleSetup, networks: Sequence[nn.Module], rounds: int = ROUNDS
+) -> tuple[CostTable, list[float]]:
+    """Returns the costs of all options, and the latencies of networks that are timed in turns with them, ms.
+
+    Args:
+        setup: The search.
+        networks: Take what the module of the search takes.
+        rounds: Timings of each option and network.
+
+    Raises:
+        InputError: As `measure_costs`.
     """
     stream, module = setup.data.held_out, setup.whole.module
     sample = stream.fetched(stream.numbers[:1], 0)
@@ -192,10 +215,12 @@ def measure_costs(setup: ModuleSetup, rounds: int = ROUNDS) -> CostTable:
         timed = _Timed(setup.device)
         raw = _measured_options(setup.places, calls, timed)
         wholes = _whole_modules(module, setup.places)
-        for _, network in wholes:
+        for network in (*(whole for _, whole in wholes), *networks):
             timed.add(network, whole_call)
         times = timed.run(rounds)
-        return _table(setup.places, raw, times, wholes, whole_call, str(_device_name(setup.device)))
+        own, others = times[: len(times) - len(networks)], times[len(times) - len(networks) :]
+        table = _table(setup.places, raw, own, wholes, whole_call, str(_device_name(setup.device)))
+        return table, [ms for ms, _ in others]
 
 
 @dataclass
@@ -231,11 +256,11 @@ def _measured_options(places: Places, calls: Mapping[str, Call], timed: _Timed) 
 
 
 def _whole_modules(module: nn.Module, places: Places) -> list[tuple[dict[str, int], nn.Module]]:
-    """Returns modules of different choices, with their picks: the first options of all, the second ones, ..."""
-    wholes = []
+    """Returns modules of different choices, with their picks: the first options of all, and random ones."""
+    wholes, draws = [], random.Random(0)
     for number in range(WHOLES):
         twin = copy.deepcopy(module)
-        picks = {name: (number + i) % len(options) for i, (name, options) in enumerate(places.options.items())}
+        picks = {name: draws.randrange(len(options)) if number else 0 for name, options in places.options.items()}
         wholes.append((picks, chosen_module(twin, picks, find_choices(twin)).eval()))
     return wholes
 
@@ -266,19 +291,36 @@ def _table(
             )
     options = {path: options[path] for path in places.paths}
     costs = Costs(CostTable(OptionCost(0, 0, 0.0), options, device), places)
-    rest = []
-    first = len(times) - len(wholes)
-    for number, (picks, _) in enumerate(wholes):
-        rest.append(times[first + number][0] - costs.of(picks)["ms"])
+    sums = [costs.of(picks)["ms"] for picks, _ in wholes]
+    rest, slope = _line(sums, [ms for ms, _ in times[len(times) - len(wholes) :]])
+    options = {
+        path: [replace(cost, ms=slope * cost.ms, spread=slope * cost.spread) for cost in found]
+        for path, found in options.items()
+    }
     picks, network = wholes[0]
     known = costs.of(picks)
     base = OptionCost(
         sum(p.numel() for p in network.parameters()) - int(known["parameters"]),
         count_macs(network, whole_call) - int(known["macs"]),
-        max(0.0, statistics.median(rest)),
-        max(rest) - min(rest),
+        rest,
     )
     return CostTable(base, options, device)
+
+
+def _line(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Returns intercept and slope of the least-squares line through relative errors, the intercept not negative.
+
+    Args:
+        sums: Sum of the options of each module.
+        measured: Its time.
+    """
+    weights = [1 / ms**2 for ms in measured]
+    total = sum(weights)
+    x, y = (sum(w * v for w, v in zip(weights, values)) / total for values in (sums, measured))
+    spread = sum(w * (s - x) ** 2 for w, s in zip(weights, sums))
+    slope = sum(w * (s - x) * (ms - y) for w, s, ms in zip(weights, sums, measured)) / spread if spread else 1.0
+    slope = min(max(slope, SLOPES[0]), SLOPES[1])
+    return max(0.0, y - slope * x), slope
 
 
 def _with_first_options(path: str, nested: list[str], parents: Mapping[str, list[tuple[str, frozenset[int]]]]) -> bool:
@@ -325,45 +367,39 @@ class _Timed:
         """Returns median and half interquartile range of each call, ms."""
         wait: Callable[[], None] = (lambda: None) if self.device.type == "cpu" else torch.accelerator.synchronize
 
-        def timing(module: nn.Module, call: Call, times: int) -> float:
+        def timing(module: nn.Module, call: Call, times: int) -> tuple[float, bool]:
+            before = _interruptions()
             wait()
             begin = time.perf_counter()
             for _ in range(times):
                 module(*call.args, **call.kwargs)
             wait()
-            return (time.perf_counter() - begin) / times
+            return (time.perf_counter() - begin) / times, _interruptions() == before
 
         repeats = []
         for module, call in self.calls:
             timing(module, call, 2)
-            once = timing(module, call, 3)
+            once = timing(module, call, 3)[0]
             repeats.append(max(1, min(1000, round(SHORTEST / max(once, 1e-9)))))
-        found: list[list[float]] = [[] for _ in self.calls]
+        found: list[list[tuple[float, bool]]] = [[] for _ in self.calls]
         for _ in range(rounds):
             for number, (module, call) in enumerate(self.calls):
                 found[number].append(timing(module, call, repeats[number]))
         return [_summary(values) for values in found]
 
 
-def _summary(values: list[float]) -> tuple[float, float]:
+def _interruptions() -> int:
+    """Returns how often this thread had to leave its processor to another program, where that is known."""
+    who = getattr(resource, "RUSAGE_THREAD", None)
+    return 0 if who is None else resource.getrusage(who).ru_nivcsw
+
+
+def _summary(timings: list[tuple[float, bool]]) -> tuple[float, float]:
+    undisturbed = [value for value, alone in timings if alone]
+    values = undisturbed if len(undisturbed) >= FEWEST else [value for value, _ in timings]
     ordered = sorted(1e3 * value for value in values)
     quarter = len(ordered) // 4
     return statistics.median(ordered), (ordered[-1 - quarter] - ordered[quarter]) / 2
-
-
-def latency_ms(module: nn.Module, call: Call, device: torch.device, rounds: int = ROUNDS) -> float:
-    """Returns the median of the measured milliseconds of a call.
-
-    Args:
-        module: In evaluation mode, on the device.
-        call: Its arguments; see `check.record_calls`.
-        device: Of the module.
-        rounds: Timings.
-    """
-    timed = _Timed(device)
-    timed.add(module, call)
-    with torch.no_grad():
-        return timed.run(rounds)[0][0]
 
 
 def _device_name(device: torch.device) -> str:
