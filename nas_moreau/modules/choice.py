@@ -173,9 +173,7 @@ def weighted_sum(weights: Sequence[Tensor], outputs: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         if not (first.is_floating_point() or first.is_complex()):
             return first
-        total = first * weights[0].to(first.dtype)
-        for weight, output in zip(weights[1:], outputs[1:]):
-            total = torch.addcmul(total, output, weight.to(output.dtype))
+        total: Tensor = WeightedSum.apply(torch.stack([*weights]), *outputs)
         return total
     if isinstance(first, dict):
         return type(first)({key: weighted_sum(weights, [output[key] for output in outputs]) for key in first})
@@ -183,6 +181,38 @@ def weighted_sum(weights: Sequence[Tensor], outputs: Sequence[Any]) -> Any:
         parts = [weighted_sum(weights, part) for part in zip(*outputs)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     return first
+
+
+class WeightedSum(torch.autograd.Function):
+    """sum_k w_k o_k of tensors of one shape, with one pass over each tensor forwards and two backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *outputs: Tensor) -> Tensor:
+        """Returns the sum; `weights` is (k,)."""
+        ctx.save_for_backward(weights, *outputs)
+        factors = weights.to(outputs[0].dtype).unbind()
+        total = outputs[0] * factors[0]
+        for factor, output in zip(factors[1:], outputs[1:]):
+            total.addcmul_(output, factor)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns (<grad, o_k>) for all k, and w_k grad for each."""
+        weights, *outputs = ctx.saved_tensors
+        of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_weights = torch.stack([_inner_product(grad, output) for output in outputs]).to(weights.dtype)
+        factors = weights.to(grad.dtype).unbind()
+        of_outputs = [grad * factor if ctx.needs_input_grad[1 + k] else None for k, factor in enumerate(factors)]
+        return of_weights, *of_outputs
+
+
+def _inner_product(a: Tensor, b: Tensor) -> Tensor:
+    if a.dtype in (torch.float32, torch.float64) and a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype:
+        return torch.dot(a.flatten(), b.flatten())
+    product = a * b.conj() if b.is_complex() else a * b
+    return product.sum(dtype=torch.float32) if a.dtype in (torch.float16, torch.bfloat16) else product.sum().real
 
 
 Observer = Callable[[Choice, tuple[Any, ...], dict[str, Any]], Any]

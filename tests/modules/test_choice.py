@@ -8,7 +8,7 @@ from torch import nn
 
 from nas_moreau import Choice, InputError
 from nas_moreau.modules import Depth, Width, zero
-from nas_moreau.modules.choice import Mixture, chosen_module, find_choices, mixed_by
+from nas_moreau.modules.choice import Mixture, WeightedSum, chosen_module, find_choices, mixed_by
 
 
 class Scale(nn.Module):
@@ -185,3 +185,11 @@ def test_choices_of_one_name_have_the_same_options():
         find_choices(net)
     with pytest.raises(InputError, match="no Choice"):
         find_choices(nn.ReLU())
+
+
+def test_the_weighted_sum_has_first_and_second_derivatives():
+    draw = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, dtype=torch.float64, generator=draw) for shape in ((3,), (2, 4), (2, 4), (2, 4))]
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    assert torch.autograd.gradcheck(WeightedSum.apply, tensors)
+    assert torch.autograd.gradgradcheck(WeightedSum.apply, tensors)
