@@ -127,6 +127,21 @@ class MoreauConfig(Section):
     theta_steps: Count = Field(default=1, description="Steps of theta in each step of the method.")
 
 
+class PenaltyConfig(Section):
+    """Weights, in F, of what the softmax of the alphas costs, as a fraction of the most expensive cells."""
+
+    parameters: NotNegative = Field(default=0.0, description="Weight of the parameters; 0 for none.")
+    macs: NotNegative = Field(default=0.0, description="Weight of the multiply-adds of one image; 0 for none.")
+    ms: NotNegative = Field(
+        default=0.0,
+        description="Weight of the latency of one image, measured on the device when the search begins; 0 for none.",
+    )
+
+    def weights(self) -> dict[str, float]:
+        """Returns kind -> weight of those that are not 0."""
+        return {kind: weight for kind, weight in self.model_dump().items() if weight}
+
+
 class SearchConfig(Section):
     """The search stage."""
 
@@ -155,11 +170,7 @@ class SearchConfig(Section):
     beta: NotNegative = Field(
         default=10.0, description="Weight, in F, of the Beta-DARTS regularisation that +beta adds."
     )
-    macs_penalty: NotNegative = Field(
-        default=0.0,
-        description="Weight, in F, of the multiply-adds that the softmax of the alphas expects, as a fraction of the "
-        "most expensive cells'; 0 for none. For methods that mix by the softmax.",
-    )
+    penalty: PenaltyConfig = Field(default=PenaltyConfig(), description="Costs in F, by the softmax of the alphas.")
     partial_channels: Annotated[int, Field(ge=2)] = Field(
         default=4, description="With +pc, one in this number of channels passes through the operations."
     )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-import resource
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -19,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_moreau.architecture.networks.latency import ROUNDS, Timed
 from nas_moreau.errors import InputError
 from nas_moreau.modules.check import Call, record_calls
 from nas_moreau.modules.choice import Places, chosen_module, find_choices
@@ -27,12 +25,6 @@ from nas_moreau.modules.setup import ModuleSetup, evaluating
 from nas_moreau.runs.atomic import write_atomic
 
 KINDS = ("parameters", "macs", "ms")
-ROUNDS = 25
-"""Timings of each option; the median counts."""
-SHORTEST = 1e-3
-"""Seconds of a timing: an option that takes less is called several times in it."""
-FEWEST = 5
-"""With fewer timings in which the thread was not interrupted, those that were count too."""
 WHOLES = 12
 """Modules that are timed as a whole, for the part that no option changes and for how options act together."""
 SLOPES = (0.5, 1.5)
@@ -212,11 +204,11 @@ def measure_beside(
                 "The loss calls only methods of the module, so that its latency cannot be measured.",
                 "Let the loss call the module itself.",
             )
-        timed = _Timed(setup.device)
+        timed = Timed(setup.device)
         raw = _measured_options(setup.places, calls, timed)
         wholes = _whole_modules(module, setup.places)
         for network in (*(whole for _, whole in wholes), *networks):
-            timed.add(network, whole_call)
+            timed.add(network, whole_call.args, whole_call.kwargs)
         times = timed.run(rounds)
         own, others = times[: len(times) - len(networks)], times[len(times) - len(networks) :]
         table = _table(setup.places, raw, own, wholes, whole_call, str(_device_name(setup.device)))
@@ -235,7 +227,7 @@ class _Raw:
     nested: list[str]
 
 
-def _measured_options(places: Places, calls: Mapping[str, Call], timed: _Timed) -> dict[str, list[_Raw]]:
+def _measured_options(places: Places, calls: Mapping[str, Call], timed: Timed) -> dict[str, list[_Raw]]:
     found: dict[str, list[_Raw]] = {}
     for path, name in places.paths.items():
         found[path] = []
@@ -251,7 +243,9 @@ def _measured_options(places: Places, calls: Mapping[str, Call], timed: _Timed) 
                 found[path].append(_Raw(-1, parameters, 0, 0, nested))
                 continue
             macs = count_macs(option, call)
-            found[path].append(_Raw(timed.add(option.eval(), call), parameters, macs, call.count, nested))
+            found[path].append(
+                _Raw(timed.add(option.eval(), call.args, call.kwargs), parameters, macs, call.count, nested)
+            )
     return found
 
 
@@ -349,57 +343,6 @@ def _counted_products() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-class _Timed:
-    """Calls that are timed in turns."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.calls: list[tuple[nn.Module, Call]] = []
-
-    def add(self, module: nn.Module, call: Call) -> int:
-        """Adds a call and returns its number."""
-        self.calls.append((module, call))
-        return len(self.calls) - 1
-
-    def run(self, rounds: int) -> list[tuple[float, float]]:
-        """Returns median and half interquartile range of each call, ms."""
-        wait: Callable[[], None] = (lambda: None) if self.device.type == "cpu" else torch.accelerator.synchronize
-
-        def timing(module: nn.Module, call: Call, times: int) -> tuple[float, bool]:
-            before = _interruptions()
-            wait()
-            begin = time.perf_counter()
-            for _ in range(times):
-                module(*call.args, **call.kwargs)
-            wait()
-            return (time.perf_counter() - begin) / times, _interruptions() == before
-
-        repeats = []
-        for module, call in self.calls:
-            timing(module, call, 2)
-            once = timing(module, call, 3)[0]
-            repeats.append(max(1, min(1000, round(SHORTEST / max(once, 1e-9)))))
-        found: list[list[tuple[float, bool]]] = [[] for _ in self.calls]
-        for _ in range(rounds):
-            for number, (module, call) in enumerate(self.calls):
-                found[number].append(timing(module, call, repeats[number]))
-        return [_summary(values) for values in found]
-
-
-def _interruptions() -> int:
-    """Returns how often this thread had to leave its processor to another program, where that is known."""
-    who = getattr(resource, "RUSAGE_THREAD", None)
-    return 0 if who is None else resource.getrusage(who).ru_nivcsw
-
-
-def _summary(timings: list[tuple[float, bool]]) -> tuple[float, float]:
-    undisturbed = [value for value, alone in timings if alone]
-    values = undisturbed if len(undisturbed) >= FEWEST else [value for value, _ in timings]
-    ordered = sorted(1e3 * value for value in values)
-    quarter = len(ordered) // 4
-    return statistics.median(ordered), (ordered[-1 - quarter] - ordered[quarter]) / 2
 
 
 def _device_name(device: torch.device) -> str:

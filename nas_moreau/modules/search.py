@@ -40,7 +40,7 @@ UNUSED = (
     "steps_per_epoch",
     "image_size",
     "augment",
-    "macs_penalty",
+    "penalty",
     "partial_channels",
     "guard",
     "eigenvalue",

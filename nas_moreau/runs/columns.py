@@ -69,7 +69,7 @@ CHARTS: dict[str, Chart] = {
         "Upper objective F",
         _SEARCH,
         "nats",
-        note="Cross-entropy on the architecture split, with its regularising terms (+beta, macs_penalty).",
+        note="Cross-entropy on the architecture split, with its regularising terms (+beta, penalty).",
     ),
     "accuracies": Chart(
         "Accuracies", _SEARCH, "accuracy (%)", percent=True, note="Only the held-out images are seen by neither level."
@@ -112,7 +112,7 @@ CHARTS: dict[str, Chart] = {
         "Expected multiply-adds", _SOUND, note="Relative to the most expensive cells, weighed by the softmax."
     ),
     "expected_costs": Chart(
-        "Expected parameters and latency", _SOUND, note="Relative to the most expensive choice, weighed by the softmax."
+        "Expected parameters and latency", _SOUND, note="Relative to the most expensive ones, weighed by the softmax."
     ),
     "gap": Chart("Gap f(y) − f(θ)", _ENVELOPE, "nats", note="Should be small and not negative."),
     "distance": Chart(

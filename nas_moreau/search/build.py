@@ -15,7 +15,8 @@ from nas_moreau import distributed
 from nas_moreau.architecture import Genotype, Network, SearchSpace, Supernet, load_space
 from nas_moreau.architecture.networks.batch_norm import synchronise
 from nas_moreau.architecture.networks.batch_shard import Gather, on_shard
-from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
+from nas_moreau.architecture.networks.costs import added_costs, expected_cost, relative_costs
+from nas_moreau.architecture.networks.latency import operation_latencies
 from nas_moreau.architecture.networks.skeleton import check_images
 from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config
@@ -30,8 +31,8 @@ from nas_moreau.search.supernet_problem import Batch, supernet_problem, write_ba
 from nas_moreau.training.device import batchnorm_gather
 from nas_moreau.training.resume import check_like
 
-Macs = dict[str, Tensor]
-"""Cell name -> (edges, operations), the operations' shares of the multiply-adds of the most expensive cells."""
+CostShares = dict[str, dict[str, Tensor]]
+"""Kind of cost -> cell name -> (edges, operations), the operations' shares of the cost of the most expensive cells."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class SearchSetup:
         gather: How BatchNorm's statistics are gathered from all processes, or None.
         supernet: The supernet.
         posed: The bilevel problem, its start, and the running statistics of theta.
-        macs: For `search.macs_penalty`; empty without.
+        costs: For `search.penalty`; empty without.
         shape: (classes, channels, height, width) of the data.
     """
 
@@ -60,7 +61,7 @@ class SearchSetup:
     gather: Gather | None
     supernet: Supernet
     posed: Posed
-    macs: Macs
+    costs: CostShares
     shape: tuple[int, int, int, int]
 
     @property
@@ -115,7 +116,7 @@ def build_search(config: Config, data: Data, device: torch.device) -> SearchSetu
     height, width = parts.weights.images.pixels.shape[-2:]
     image = (data.channels, height, width)
     supernet = build_supernet(config, data.num_classes, image, device)
-    macs = _relative_macs(config, supernet, image)
+    costs = _cost_shares(config, supernet, image)
     return SearchSetup(
         config=config,
         space=supernet.space,
@@ -125,8 +126,8 @@ def build_search(config: Config, data: Data, device: torch.device) -> SearchSetu
         upper=upper,
         gather=batchnorm_gather(config),
         supernet=supernet,
-        posed=_pose(config, supernet, macs),
-        macs=macs,
+        posed=_pose(config, supernet, costs),
+        costs=costs,
         shape=(data.num_classes, *data.input_size),
     )
 
@@ -201,11 +202,13 @@ def restore_supernet(run: str | PathLike[str], config: Config, data: Data, devic
     return supernet.eval()
 
 
-def _pose(config: Config, supernet: Supernet, macs: Macs) -> Posed:
+def _pose(config: Config, supernet: Supernet, costs: CostShares) -> Posed:
     settings = config.search
+    weights = settings.penalty.weights()
 
     def penalty(alphas: list[Tensor]) -> Tensor:
-        return settings.macs_penalty * expected_macs(alphas, macs)
+        terms = [weight * expected_cost(alphas, costs[kind]) for kind, weight in weights.items()]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
     return supernet_problem(
         supernet,
@@ -213,18 +216,23 @@ def _pose(config: Config, supernet: Supernet, macs: Macs) -> Posed:
         precision=config.performance.precision,
         transform=torch.compile if config.performance.compile else lambda forward: forward,
         mix=parse_method(settings.method).mix,
-        penalty=penalty if macs else None,
+        penalty=penalty if costs else None,
     )
 
 
-def _relative_macs(config: Config, supernet: Supernet, image: tuple[int, int, int]) -> Macs:
+def _cost_shares(config: Config, supernet: Supernet, image: tuple[int, int, int]) -> CostShares:
     settings = config.search
-    if not settings.macs_penalty:
-        return {}
     classes, weight = supernet.classifier.out_features, supernet.classifier.weight
 
     def build(genotype: Genotype) -> Network:
         return Network(genotype, settings.channels, settings.layers, classes, in_channels=image[0])
 
-    shares = relative_macs(supernet.space, build, image)
-    return {name: table.to(weight.device, torch.float32) for name, table in shares.items()}
+    def shares(kind: str) -> dict[str, Tensor]:
+        if kind == "ms":
+            added = distributed.run_on_rank0(lambda: operation_latencies(supernet.space, build, image, weight.device))
+        else:
+            added = added_costs(supernet.space, build, image, kind)
+        tables = relative_costs(supernet.space, added, kind)
+        return {name: table.to(weight.device, torch.float32) for name, table in tables.items()}
+
+    return {kind: shares(kind) for kind in settings.penalty.weights()}

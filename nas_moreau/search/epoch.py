@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable, Genotype, derive
-from nas_moreau.architecture.networks.costs import expected_macs
+from nas_moreau.architecture.networks.costs import expected_cost
 from nas_moreau.data import Part, seed_for
 from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
@@ -130,8 +130,8 @@ def metrics_row(job: SearchJob, cells: CellSearch, found: EpochEvaluation) -> di
     row = step_row(job) | {"held_out_loss": found.held_out.loss, "held_out_accuracy": found.held_out.accuracy}
     row |= {"one_hot_loss": found.one_hot.loss, "one_hot_accuracy": found.one_hot.accuracy}
     row["discretisation_gap"] = found.held_out.accuracy - found.one_hot.accuracy
-    if setup.macs:
-        row["expected_macs"] = expected_macs(setup.supernet.operation_logits(job.x), setup.macs).item()
+    for kind, shares in setup.costs.items():
+        row[f"expected_{kind}"] = expected_cost(setup.supernet.operation_logits(job.x), shares).item()
     row |= signs(setup.space, found.table, found.genotype)
     if settings.eigenvalue:
         size = settings.batch_size

@@ -172,11 +172,11 @@ def check_method(config: Config) -> SearchMethod:
     """
     search, performance = config.search, config.performance
     method = parse_method(search.method)
-    if search.macs_penalty and (method.is_random or method.mix is not None):
+    if search.penalty.weights() and (method.is_random or method.mix is not None):
         raise InputError(
-            f"The method '{search.method}' draws its operations; search.macs_penalty weighs them by the softmax of the "
+            f"The method '{search.method}' draws its operations; search.penalty weighs them by the softmax of the "
             "alphas, which has no meaning for it.",
-            "Take moreau, darts1 or darts2, or set search.macs_penalty=0 (derive.max_macs limits any method's cell).",
+            "Take moreau, darts1 or darts2, or leave search.penalty out (derive.max_macs limits any method's cell).",
         )
     if method.info is None:
         return method

@@ -241,11 +241,16 @@ class CellSearch:
             "collapse": pack(self.collapse),
             "stability": self.stability.to_state(),
             "drawn": list(self.drawn),
+            # measured latencies are other ones each time: a resumed search keeps its first ones
+            **({"latencies": self.setup.costs["ms"]} if "ms" in self.setup.costs else {}),
         }
 
     def load_state_dict(self, payload: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.collapse = unpack(CollapseGuard(), payload["collapse"], self.setup.device)
         self.stability = Stability.from_state(payload["stability"])
+        if "ms" in self.setup.costs:
+            for name, table in payload["latencies"].items():
+                self.setup.costs["ms"][name].copy_(table)
         digest, step = payload["drawn"]
         self.drawn = digest, step

@@ -25,7 +25,7 @@ from nas_moreau.architecture import (
     parameter_count,
 )
 from nas_moreau.architecture.networks.budget import Budget
-from nas_moreau.architecture.networks.costs import expected_macs, relative_macs
+from nas_moreau.architecture.networks.costs import added_costs, expected_cost, relative_costs
 from nas_moreau.architecture.networks.literal import matching_state
 from nas_moreau.architecture.spaces.derivation import edge_normalised
 from nas_moreau.architecture.spaces.neighbours import neighbours
@@ -295,11 +295,13 @@ def test_a_one_hot_supernet_equals_the_derived_network():
 
 def test_expected_multiply_adds_count_the_candidates_alone(load):
     space = load()
-    costs = relative_macs(space, lambda genotype: Network(genotype, 4, 3, 5), (3, 8, 8))
+    costs = relative_costs(
+        space, added_costs(space, lambda genotype: Network(genotype, 4, 3, 5), (3, 8, 8), "macs"), "macs"
+    )
     supernet = Supernet(space, 4, 3)
     with torch.no_grad():
         supernet.alphas["normal"].fill_(3.0)
-    found = expected_macs(supernet.operation_logits(list(supernet.alphas.values())), costs)
+    found = expected_cost(supernet.operation_logits(list(supernet.alphas.values())), costs)
     table = AlphaTable.from_logits(space, supernet.alphas)
     wanted = math.fsum(
         weight * costs[cell][i, k].item()

@@ -40,7 +40,7 @@ def file(tmp_path):
 def test_every_method_searches_there(method, file, tmp_path, tiny_config, tiny_data):
     wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
     penalty = (
-        ["search.macs_penalty=0.5", "search.eigenvalue=true", "search.layers=3"] if method.startswith("moreau") else []
+        ["search.penalty.macs=0.5", "search.eigenvalue=true", "search.layers=3"] if method.startswith("moreau") else []
     )
     config = tiny_config(f"space={file}", f"search.method={method}", "search.epochs=2", *wider, *penalty)
     result = search(config, tmp_path / "run", data=tiny_data).to_dict()

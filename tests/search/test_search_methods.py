@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as f
 
 from nas_moreau.architecture import Network, Supernet, derive, load_space, multiply_adds
+from nas_moreau.architecture.networks.costs import expected_cost
 from nas_moreau.architecture.networks.literal import LiteralSupernet, matching_state
 from nas_moreau.architecture.networks.skeleton import pool_features, run_cells
 from nas_moreau.cli import main
@@ -18,9 +19,10 @@ from nas_moreau.data import Augment, Images, Part, seed_for
 from nas_moreau.errors import InputError
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search import mixing
+from nas_moreau.search.build import build_search
 from nas_moreau.search.methods import parse_method
 from nas_moreau.search.mixing import best_of_many, dirichlet_weights, gumbel_paths, register_mixing, uniform_path
-from nas_moreau.search.stage import search
+from nas_moreau.search.stage import cell_search, search
 from nas_moreau.search.supernet_problem import Batch, supernet_problem
 from nas_moreau.training.signals import StopRequest, StopTraining
 
@@ -289,7 +291,7 @@ def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path, tiny_
     wider = ["search.channels=4", "search.partial_channels=2"] if "+pc" in method else []
     macs, expected = {}, {}
     for weight in (0, 1000):
-        words = [*PENALISED, *wider, f"search.method={method}", f"search.macs_penalty={weight}"]
+        words = [*PENALISED, *wider, f"search.method={method}", f"search.penalty.macs={weight}"]
         folder = tmp_path / str(weight)
         result = search(load_config(overrides=words), folder, data=tiny_data)
         network = Network(result.genotype, 4, 3, 3)
@@ -302,7 +304,34 @@ def test_a_penalty_on_multiply_adds_brings_cheaper_cells(method, tmp_path, tiny_
 
 @pytest.mark.parametrize("method", ["random", "rsws", "gdas", "drnas+beta"])
 def test_methods_that_draw_refuse_a_penalty_on_multiply_adds(method, tmp_path):
-    config = load_config(overrides=[*PENALISED, f"search.method={method}", "search.macs_penalty=1"])
-    with pytest.raises(InputError, match="macs_penalty"):
+    config = load_config(overrides=[*PENALISED, f"search.method={method}", "search.penalty.macs=1"])
+    with pytest.raises(InputError, match=r"search\.penalty"):
         search(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_penalties_of_each_kind_are_added_to_the_upper_loss(tiny_config, tiny_data):
+    """F with all three penalties minus F without, against the expected costs by hand, and f without any."""
+    weights = {"parameters": 0.5, "macs": 2.0, "ms": 3.0}
+    keys = [f"search.penalty.{kind}={weight}" for kind, weight in weights.items()]
+    plain, charged = (
+        build_search(tiny_config("search.method=darts1", "search.layers=3", *more), tiny_data, torch.device("cpu"))
+        for more in ((), keys)
+    )
+    assert plain.costs == {} and set(charged.costs) == set(weights)
+    upper, lower = plain.batches(0)
+    x, y = plain.posed.x, plain.posed.y
+    logits = plain.supernet.operation_logits(x)
+    expected = sum(weight * expected_cost(logits, charged.costs[kind]) for kind, weight in weights.items())
+    difference = charged.posed.problem.F(x, y, upper)[0] - plain.posed.problem.F(x, y, upper)[0]
+    torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
+    assert charged.posed.problem.f(x, y, lower)[0] == plain.posed.problem.f(x, y, lower)[0]
+    assert all(0 < expected_cost(logits, shares) < 1 for shares in charged.costs.values())
+
+
+def test_a_resumed_search_keeps_the_latencies_that_it_measured_first(tiny_config, tiny_data):
+    config = tiny_config("search.method=darts1", "search.layers=3", "search.penalty.ms=1")
+    first, second = (cell_search(build_search(config, tiny_data, torch.device("cpu"))) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    (upper, _), x, y = first.setup.batches(0), first.x, first.y
+    assert first.setup.posed.problem.F(x, y, upper)[0] == second.setup.posed.problem.F(x, y, upper)[0]

@@ -93,45 +93,59 @@ def network_costs(
     return base, added
 
 
-def relative_macs(space: SearchSpace, build: BuildNetwork, input_size: tuple[int, int, int]) -> dict[str, Tensor]:
+def relative_costs(space: SearchSpace, added: Mapping[tuple[str, int, str], float], kind: str) -> dict[str, Tensor]:
     """Returns cell name -> (edges, operations), float64 on the CPU: the cost of an operation relative to the maximum.
 
     Columns beyond an edge's own candidates are 0.
 
-    The maximum is the sum, over all edges of all cells, of the multiply-adds of the edge's most expensive operation.
-    The cost of the network without any operation (stem, preprocessing, head) is left out, since no choice changes it.
+    The maximum is the sum, over all edges of all cells, of the cost of the edge's most expensive operation. The cost of
+    the network without any operation (stem, preprocessing, head) is left out, since no choice changes it.
+
+    Args:
+        space: Cells, edges and operations.
+        added: (cell, edge number, operation) -> its cost, of all candidates (`added_costs`, `operation_latencies`).
+        kind: Key of `search.penalty`, for the message.
+
+    Raises:
+        InputError: No operation of the space costs anything.
+    """
+    tables = {cell: torch.zeros(space.alpha_shape, dtype=torch.float64, device="cpu") for cell in space.cells}
+    for cell, table in tables.items():
+        for number in range(len(space.edges)):
+            for k, name in enumerate(space.candidates(cell, number)):
+                table[number, k] = added[cell, number, name]
+    largest = sum(float(table.max(-1).values.sum()) for table in tables.values())
+    if not largest:
+        raise InputError(
+            f"No operation of the space '{space.name}' costs {kind}, so there is nothing to penalise.",
+            f"Set search.penalty.{kind}=0.",
+        )
+    return {cell: table / largest for cell, table in tables.items()}
+
+
+def added_costs(
+    space: SearchSpace, build: BuildNetwork, input_size: tuple[int, int, int], kind: str
+) -> dict[tuple[str, int, str], float]:
+    """Returns what every operation, excluded ones too, adds to the network on each edge of each cell.
 
     Args:
         space: Cells, edges and operations.
         build: Makes the network of a genotype.
         input_size: (channels, height, width) of an image.
-
-    Raises:
-        InputError: No operation of the space costs anything.
+        kind: "parameters" or "macs".
     """
     _, added = network_costs(space, build, input_size, excluded=True)
-    tables = {cell: torch.zeros(space.alpha_shape, dtype=torch.float64, device="cpu") for cell in space.cells}
-    for cell, table in tables.items():
-        for number in range(len(space.edges)):
-            for k, name in enumerate(space.candidates(cell, number)):
-                table[number, k] = added[cell, number, name][1]
-    largest = sum(float(table.max(-1).values.sum()) for table in tables.values())
-    if not largest:
-        raise InputError(
-            f"No operation of the space '{space.name}' costs multiply-adds, so there is nothing to penalise.",
-            "Set search.macs_penalty=0.",
-        )
-    return {cell: table / largest for cell, table in tables.items()}
+    return {key: float(cost[("parameters", "macs").index(kind)]) for key, cost in added.items()}
 
 
-def expected_macs(logits: Sequence[Tensor], costs: Mapping[str, Tensor]) -> Tensor:
+def expected_cost(logits: Sequence[Tensor], costs: Mapping[str, Tensor]) -> Tensor:
     """Returns the mean cost, a scalar, of cells whose operations are drawn edge by edge by softmax(logits).
 
     Linear in the weights, so the sum of the means of the edges is the mean over all cells of the space.
 
     Args:
         logits: (edges, operations) for every cell, in the order of `costs`.
-        costs: From `relative_macs`; the result is then between 0 and 1.
+        costs: From `relative_costs`; the result is then between 0 and 1.
     """
     terms = [(torch.softmax(rows, -1) * table.to(rows)).sum() for rows, table in zip(logits, costs.values())]
     return torch.stack(terms).sum()
