@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_the_page_is_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "search_inside_a_module.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (more,) = re.findall(r"^    found\.cost_table(?:.*\n)+?(?=\n)", text, re.MULTILINE)
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block.replace("steps=30", "steps=2"), "page", "exec"), names)
+    for code in (block, textwrap.dedent(more)):
+        exec(compile(code.replace("steps=30", "steps=2"), "page", "exec"), names)
     assert set(names["found"].choices) == {"act"} and (tmp_path / "costs.json").exists()
     assert names["small"].costs()["parameters"] <= 60
 
