@@ -50,7 +50,7 @@ SHOWN_CELLS = 12
 """Cells that are drawn; the others are in the table alone."""
 LONGEST_NAME = 24
 """Letters of settings in the name of a group."""
-OWN_KEYS = ("seed", "logging", "checkpoint", "genotype")
+OWN_KEYS = ("seed", "logging", "checkpoint", "genotype", "against_random")
 """Keys of a configuration in which runs of one group may differ."""
 
 
@@ -67,6 +67,11 @@ class Group:
     name: str
     settings: dict[str, str]
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def distinct(self) -> list[Run]:
+        """The first run of each seed: another one of the same seed and settings is the same run, done again."""
+        return list({run.seed: run for run in reversed(self.runs)}.values())[::-1]
 
 
 def write_several_runs(run_paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> Path:
@@ -149,8 +154,8 @@ def _method(run: Run) -> str:
 
 
 def figures(found: Group, key: str) -> list[float]:
-    """Returns a final figure of the runs of a group that have it."""
-    values = (_figure(run, key) for run in found.runs)
+    """Returns a final figure of the runs of a group that have it, one for each seed."""
+    values = (_figure(run, key) for run in found.distinct)
     return [value for value in values if value is not None]
 
 
@@ -197,6 +202,8 @@ def outcome(groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     if collapsed := sum(run.search is not None and run.search.verdict == "collapsed" for run in runs):
         found.append(f"The cell has collapsed in {collapsed} of {len(runs)} runs.")
+    if repeated := sum(len(found.runs) - len(found.distinct) for found in groups):
+        found.append(f"{repeated} of the runs {'repeats' if repeated == 1 else 'repeat'} seed and settings of another.")
     if unfinished := sum(not all(stage.finished for stage in run.stages) for run in runs):
         found.append(f"{unfinished} of the runs {'is' if unfinished == 1 else 'are'} not finished.")
     return " ".join(found)

@@ -15,7 +15,7 @@ from nas_moreau.architecture.spaces.percentile import limit, percentile
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
-from nas_moreau.report.several_runs import agreement, group, outcome, write_several_runs
+from nas_moreau.report.several_runs import agreement, figures, group, outcome, write_several_runs
 from nas_moreau.runs.history import read_run
 
 
@@ -60,6 +60,15 @@ def test_cells_have_percentiles_where_there_are_any(tmp_path):
     assert limit() in html.unescape(section)
     others = [write_run(tmp_path / name, 0, 0.9, "NASNet") for name in "ab"]
     assert 'id="percentile"' not in write_several_runs(others, tmp_path / "c.html").read_text()
+
+
+def test_a_run_that_was_done_again_counts_once(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_run(tmp_path / name, seed, 0.93 if seed else 0.91)
+    groups = group([read_run(tmp_path / name) for name in "abc"])
+    assert figures(groups[0], "test_accuracy") == [0.91, 0.93]
+    assert "n = 2" in outcome(groups) or "2 seeds" in outcome(groups)
+    assert "1 of the runs repeats" in outcome(groups)
 
 
 def test_groups_are_named_by_what_differs_and_set_against_each_other(tmp_path):
