@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_moreau.cli.output import note, print_rows
 from nas_moreau.cli.verbs import option, verb
@@ -14,6 +14,9 @@ from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.presets import preset_header, preset_names
 from nas_moreau.report.format import percent
+
+if TYPE_CHECKING:
+    from nas_moreau.runs.history import Stage
 
 Row = dict[str, Any]
 
@@ -144,14 +147,24 @@ def runs(output: Path) -> list[Row]:
         stage = Stage(status.parent)
         row: Row = {"run": str(stage.path)}
         try:
-            row |= {"stage": stage.status.get("stage", "?"), "state": stage.state}
-            row |= {"accuracy": percent(stage.accuracy), "verdict": stage.verdict or "-"}
+            row |= {"stage": stage.status.get("stage", "?"), "state": stage.state, **_of_configuration(stage)}
+            accuracy, what = stage.measured or (None, "-")
+            row |= {"accuracy": percent(accuracy), "of": what, "verdict": stage.verdict or "-"}
             updated = stage.status.get("updated", "?")
         except (InputError, OSError, ValueError, TypeError, AttributeError, KeyError):  # one run does not end the list
-            row |= {"stage": "?", "state": "unreadable", "accuracy": percent(None), "verdict": "-"}
+            row |= {"stage": "?", "state": "unreadable", "method": "-", "data": "-"}
+            row |= {"accuracy": percent(None), "of": "-", "verdict": "-"}
             updated = "?"
         found.append(row | {"age": age(updated), "updated": updated})
     return found
+
+
+def _of_configuration(stage: Stage) -> Row:
+    """Returns method and data of a run: of its search, or those of a task."""
+    config = stage.config
+    search, data = config.get("search") or {}, config.get("data") or {}
+    method = search.get("method") if stage.status.get("stage") != "retrain" else None
+    return {"method": str(method or config.get("method") or "-"), "data": str(data.get("name") or "-")}
 
 
 def age(moment: str, now: datetime | None = None) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from nas_moreau.architecture.spaces.percentile import limit
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
-from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, ranking, spread
+from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
 from nas_moreau.report.html import definition_list, details, figure, header, page, paragraph, section, table
 from nas_moreau.report.record import configuration_section, environment_section
+from nas_moreau.report.significance import ranking
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.history import Stage
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
 
-from nas_moreau.report.significance import permutation_p_value, runs_needed
-
 DASH = "–"
-LEVEL = 0.05
-"""p-values below it are more than chance, in the texts of pages."""
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -84,30 +80,3 @@ def ranges(numbers: Sequence[int]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Returns "a, b and c"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
-    """Returns which group has the best mean, and whether it can be distinguished from the next one.
-
-    Args:
-        what: The figure ("test accuracy after retraining").
-        groups: Name -> fractions of its runs; at least one group, none of them empty.
-    """
-    (best, values), *others = sorted(groups.items(), key=lambda group: -mean(group[1]))
-    if not others:
-        seeds = f"over {len(values)} seeds" if len(values) > 1 else "one run"
-        return [f"{best} reaches {mean_and_spread(values)} {what} ({seeds}, mean ± standard deviation)."]
-    second, theirs = others[0]
-    p = permutation_p_value(values, theirs)
-    if min(len(values), len(theirs)) == 1:
-        certainty = "with a single run on one side, chance is not ruled out."
-    elif p is not None and p < LEVEL:
-        certainty = f"p {p_value(p)} by a permutation test: more than chance."
-    else:
-        needed = runs_needed(values, theirs)
-        more = f"; to show a difference of this size takes about {needed:,} runs of each" if needed else ""
-        certainty = f"p {p_value(p)} by a permutation test: chance is not ruled out{more}."
-    return [
-        f"The best mean {what} is that of {best}: {mean_and_spread(values)} (n = {len(values)}).",
-        f"{second} follows {100 * (mean(values) - mean(theirs)):.2f} points behind; {certainty}",
-    ]

@@ -28,7 +28,6 @@ from nas_moreau.report.format import (
     number,
     percent,
     ranges,
-    ranking,
 )
 from nas_moreau.report.html import (
     definition_list,
@@ -42,6 +41,7 @@ from nas_moreau.report.html import (
     section,
     table,
 )
+from nas_moreau.report.significance import ranking
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.runs.columns import CHARTS, COLUMNS, FIGURES, final_figures
 from nas_moreau.runs.history import Run, Stage, read_run

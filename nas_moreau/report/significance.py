@@ -1,4 +1,4 @@
-"""Small statistics of a comparison: permutation test, runs needed, rank correlation, improvement over random cells."""
+"""Statistics of comparisons: permutation test, runs needed, rank correlation, and which group is best, in words."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nas_moreau.report.format import mean_and_spread, p_value
+
 EXACT = 200_000
 """Largest number of ways to divide the values that are all counted (a second or so)."""
+LEVEL = 0.05
+"""p-values below it are more than chance, in the texts of pages."""
 DRAWS = 20_000
 """Random ways that are drawn beyond that: the standard error of a p-value of .05 is .0015."""
 
@@ -89,3 +93,31 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
 def relative_improvement(accuracy: float, random_mean: float) -> float:
     """Returns the relative improvement over random cells in per cent (Yang et al., ICLR 2020)."""
     return 100 * (accuracy - random_mean) / random_mean
+
+
+def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
+    """Returns which group has the best mean, and whether it can be distinguished from the next one.
+
+    Args:
+        what: The figure ("test accuracy after retraining").
+        groups: Name -> fractions of its runs; at least one group, none of them empty.
+    """
+    (best, values), *others = sorted(groups.items(), key=lambda group: -statistics.fmean(group[1]))
+    if not others:
+        seeds = f"over {len(values)} seeds" if len(values) > 1 else "one run"
+        return [f"{best} reaches {mean_and_spread(values)} {what} ({seeds}, mean ± standard deviation)."]
+    second, theirs = others[0]
+    p = permutation_p_value(values, theirs)
+    if min(len(values), len(theirs)) == 1:
+        certainty = "with a single run on one side, chance is not ruled out."
+    elif p is not None and p < LEVEL:
+        certainty = f"p {p_value(p)} by a permutation test: more than chance."
+    else:
+        needed = runs_needed(values, theirs)
+        more = f"; to show a difference of this size takes about {needed:,} runs of each" if needed else ""
+        certainty = f"p {p_value(p)} by a permutation test: chance is not ruled out{more}."
+    behind = 100 * (statistics.fmean(values) - statistics.fmean(theirs))
+    return [
+        f"The best mean {what} is that of {best}: {mean_and_spread(values)} (n = {len(values)}).",
+        f"{second} follows {behind:.2f} points behind; {certainty}",
+    ]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas_moreau.architecture import percentile
-from nas_moreau.report.format import LEVEL, count, listed, mean_and_spread, p_value, percent
+from nas_moreau.report.format import count, listed, mean_and_spread, p_value, percent
 from nas_moreau.report.indicators import GOOD, health, indicators
+from nas_moreau.report.significance import LEVEL
 from nas_moreau.runs.history import Run, Stage
 from nas_moreau.search.random_cell import RANDOM
 

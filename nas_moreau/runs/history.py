@@ -30,6 +30,8 @@ RANDOM_CELLS = "random"
 """In the folder of a run: the retrainings of random cells."""
 FILES = ("config.yaml", "status.json", "result.json", "metrics.csv", "genotype.json")
 """A folder with one of them holds a stage."""
+ACCURACIES = {"test_accuracy": "test", "held_out_accuracy": "supernet, held out", "accuracy": "task"}
+"""Key of a result -> what its accuracy is of; the first one that is there counts."""
 WINDOW = 5
 """Epochs over which the stability of a cell's edges is counted."""
 
@@ -138,9 +140,16 @@ class Stage:
     @property
     def accuracy(self) -> float | None:
         """Test accuracy, else accuracy on held-out images, else that of a task; None if there is none."""
-        keys = ("test_accuracy", "held_out_accuracy", "accuracy")
-        values = (result.get(key) for key in keys for result in self.results.values())
-        return next((value for value in values if isinstance(value, float)), None)
+        return self.measured[0] if self.measured is not None else None
+
+    @property
+    def measured(self) -> tuple[float, str] | None:
+        """The accuracy, and what it is of: a trained network, a supernet or a task; None if there is none."""
+        for key, what in ACCURACIES.items():
+            for result in self.results.values():
+                if isinstance(value := result.get(key), float):
+                    return value, what
+        return None
 
     @property
     def verdict(self) -> str | None:

@@ -45,11 +45,14 @@ def test_runs_are_listed_with_their_age(tmp_path):
     assert row["age"] == "3 h ago" and row["state"] == "finished" and row["verdict"] == "-"
     result = {"held_out_accuracy": 0.25, "health": {"verdict": "collapsed"}}
     (tmp_path / "a" / "result.json").write_text(json.dumps(result))
+    (tmp_path / "a" / "config.yaml").write_text("search: {method: darts1}\ndata: {name: shapes}\n")
     (row,) = listing.runs(tmp_path)
     assert row["accuracy"] == "25.00 %" and row["verdict"] == "collapsed"
+    assert row["of"].startswith("supernet") and (row["method"], row["data"]) == ("darts1", "shapes")
+    columns = list(row)
     (tmp_path / "a" / "result.json").write_text("{")
     (row,) = listing.runs(tmp_path)
-    assert row["state"] == "unreadable"
+    assert row["state"] == "unreadable" and list(row) == columns
 
 
 def test_a_cell_in_words_counts_every_edge():

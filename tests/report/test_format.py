@@ -13,9 +13,9 @@ from nas_moreau.report.format import (
     p_value,
     percent,
     ranges,
-    ranking,
     spread,
 )
+from nas_moreau.report.significance import ranking
 
 
 @pytest.mark.parametrize(
