@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,8 @@ from nas_moreau import distributed
 from nas_moreau.text import printable
 
 _UNBOUNDED = 1 << 16
+_NARROWEST = 20
+"""Columns below which a text is left to the terminal to fold."""
 
 
 def note(text: str = "") -> None:
@@ -58,11 +62,22 @@ def print_json(result: Any) -> None:
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows of texts as columns; the last text of a row may have any length."""
+    """Prints rows of texts as columns; on a terminal the last text of a row is folded between words."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(len(row) for row in rows) - 1)]
+    before = sum(widths) + 2 * len(widths)
+    room = shutil.get_terminal_size().columns - before if sys.stdout.isatty() else _UNBOUNDED
     for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip())
+        line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip()
+        if len(row) > len(widths) and len(row[-1]) > room > _NARROWEST:
+            folded = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False)
+            line = line[:before] + ("\n" + " " * before).join(folded)
+        print(line)
+
+
+def print_next(reason: str, command: str) -> None:
+    """Prints what to do next; the command stands alone in a line, to be copied."""
+    print(f"\n{printable(reason)}:\n  {printable(command)}")
 
 
 def print_table(

@@ -11,7 +11,7 @@ from nas_moreau import distributed
 from nas_moreau.cli import options
 from nas_moreau.cli.modules import MODULE, refuse_without_module, search_inside
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, stage_folder, working_in
-from nas_moreau.cli.output import note, print_json, print_rows
+from nas_moreau.cli.output import note, print_json, print_next, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.report.format import percent
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
             *_against_random(output),
             ("report", result.report),
-            ("next", _next(output)),
         ]
         print_rows(rows)
+        _print_next(output)
     return result.to_dict()
 
 
@@ -106,9 +106,9 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
             *_percentile(result.genotype),
             ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, _held_out(output, config))),
             ("genotype", str(output / "genotype.json")),
-            ("next", _next(output)),
         ]
         print_rows(rows)
+        _print_next(output)
     return result.to_dict()
 
 
@@ -249,9 +249,9 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
             ("cell", result.digest),
             ("test accuracy", _of_images(result.test_accuracy, _tests(output))),
             ("network", f"{result.parameters:,} parameters, {result.macs:,} multiply-adds"),
-            ("next", _next(output)),
         ]
         print_rows(rows)
+        _print_next(output)
     return result.to_dict()
 
 
@@ -292,12 +292,12 @@ def _against_random(folder: Path) -> list[tuple[str, str]]:
     return [("against chance", found)] if found is not None else []
 
 
-def _next(folder: Path) -> str:
-    """Returns what to do next with the run in a folder."""
+def _print_next(folder: Path) -> None:
+    """Prints what to do next with the run in a folder."""
     from nas_moreau.report.verdict import next_step
     from nas_moreau.runs.history import read_run
 
-    return str(next_step(read_run(folder)))
+    print_next(*next_step(read_run(folder)))
 
 
 def _percentile(genotype: Genotype) -> list[tuple[str, str]]:
