@@ -41,6 +41,12 @@ class ChoiceSearch:
     def __init__(self, setup: ModuleSetup, configuration: dict[str, Any], priced: Priced):
         self.setup, self._configuration, self.priced = setup, configuration, priced
 
+    @property
+    def about(self) -> str:
+        """The module and its choices."""
+        count = len(self.setup.places.options)
+        return f"{type(self.setup.whole.module).__name__} with {count} choice{'s' * (count != 1)}"
+
     def configuration(self) -> dict[str, Any]:
         """Returns the whole configuration, plain data."""
         return self._configuration

@@ -123,6 +123,7 @@ class LearningJob:
 
     def __init__(self, task: LearningTask):
         self.task, self.name, self.device = task, task.name, task.x[0].device
+        self.about = f"{task.evaluations} evaluations a step"
         self.identity: Identity = {}  # the folder is open already, and has been compared
         self.total_steps, self.epoch_steps = task.steps, task.every
         self.counters, self.guard = Counters(), FiniteGuard(task.name, self.device, None)

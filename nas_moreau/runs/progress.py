@@ -76,15 +76,21 @@ class Progress:
             self._bar.cell = text
 
     def time_left(self, step: int, now: float) -> str:
-        """Returns the remaining time as h:mm:ss, from the mean of the steps done here; "?" before there are two.
+        """Returns the remaining time as h:mm:ss; "?" before it is known."""
+        left = self.seconds_left(step, now)
+        if left is None:
+            return "?"
+        seconds = round(left)
+        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+    def seconds_left(self, step: int, now: float | None = None) -> float | None:
+        """Returns the remaining time in seconds, from the mean of the steps done here; None before there are two.
 
         The first step is left out: it may compile, or find empty caches.
         """
+        now = self._clock() if now is None else now
         first, began = self._first or (step, now)
-        if step <= first:
-            return "?"
-        seconds = round((now - began) / (step - first) * max(0, self.total - step))
-        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+        return (now - began) / (step - first) * max(0, self.total - step) if step > first else None
 
     def _write(self, text: str) -> None:
         self._stream.write(text + "\n")

@@ -77,6 +77,10 @@ class Subject(Protocol):
 
     stage: str
 
+    @property
+    def about(self) -> str:
+        """What it is, for the first line on the terminal."""
+
     def configuration(self) -> dict[str, Any]:
         """Returns the whole configuration, plain data."""
 
@@ -139,6 +143,17 @@ class SearchJob:
         self.sums: dict[str, Tensor] = {}
         self.c: Any = None
         self.latest: dict[str, str] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self.setup.device
+        return device
+
+    @property
+    def about(self) -> str:
+        """Method and subject."""
+        return f"{self.setup.config.search.method}, {self.subject.about}"
 
     def _build_method(self) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""

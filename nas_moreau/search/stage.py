@@ -122,6 +122,11 @@ class CellSearch:
         self.collapse, self.stability = CollapseGuard(), Stability()
         self.drawn: tuple[str, int] = ("", -1)
 
+    @property
+    def about(self) -> str:
+        """The search space."""
+        return f"space {self.space.name}"
+
     def configuration(self) -> dict[str, Any]:
         """Returns the whole configuration, plain data."""
         return self.setup.config.to_dict()

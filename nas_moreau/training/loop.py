@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
@@ -18,6 +20,10 @@ from nas_moreau.training.resume import Resumable, finished_result, open_folder, 
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest, StopTraining
 
 T = TypeVar("T")
+RATE_KNOWN = 20.0
+"""Seconds after which the rate of the steps is known."""
+LATE = 24 * 3600.0
+"""Seconds: an end on a CPU that is further away gets a warning."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Job(Resumable, Protocol):
         total_steps, epoch_steps: Steps altogether, and of an epoch.
         identity: Digests of what it is made of, by content.
         guard: Detects NaN and infinity; it is read before anything is saved.
+        device: Where it runs.
+        about: What it is, for the first line on the terminal: "moreau+beta, space darts".
     """
 
     loop_settings: LoopSettings
@@ -84,6 +92,14 @@ class Job(Resumable, Protocol):
     epoch_steps: int
     identity: Identity
     guard: FiniteGuard
+
+    @property
+    def device(self) -> torch.device:
+        """The device."""
+
+    @property
+    def about(self) -> str:
+        """What it is."""
 
     @property
     def description(self) -> dict[str, Any] | None:
@@ -203,6 +219,8 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         Progress(job.total_steps, job.name, start=step, epoch_steps=job.epoch_steps) as progress,
     ):
         loop = Loop(folder, monitor, progress, StopRequest(), hooks)
+        if not folder.silent:
+            progress.line(heading(job))
         job.start(loop)
         if resumed:
             progress.line(resumed)
@@ -237,7 +255,8 @@ def _or_stop(job: Job, loop: Loop, work: Callable[[], T]) -> T:
 
 def _train(job: Job, loop: Loop) -> None:
     counters, every = job.counters, job.loop_settings.save_every
-    started = time.monotonic() - counters.seconds
+    began, late = time.monotonic(), job.device.type != "cpu"
+    started = began - counters.seconds
     if _at_end_of_epoch(job) and counters.epochs < math.ceil(counters.step / job.epoch_steps):
         _end_epoch(job, loop)  # a signal had arrived while it was evaluated
     while not job.done():
@@ -247,6 +266,7 @@ def _train(job: Job, loop: Loop) -> None:
         counters.logged = {}
         job.log_step(info, time.monotonic() - begin)
         counters.seconds = time.monotonic() - started
+        late = late or _warn_of_late_end(job, loop, time.monotonic() - began)
         loop.call("on_step", job, info)
         ends = _at_end_of_epoch(job)
         if ends:
@@ -259,6 +279,35 @@ def _train(job: Job, loop: Loop) -> None:
     counters.seconds = time.monotonic() - started
     if loop.stop_requested():
         raise StopTraining
+
+
+def heading(job: Job) -> str:
+    """Returns what a stage is about to do: device, steps and images."""
+    cpu = job.device.type == "cpu"
+    threads = torch.get_num_threads()
+    device = f"cpu, {threads} thread{'s' * (threads > 1)}" if cpu else str(job.device)
+    parts = [job.about, device, f"{job.total_steps:,} steps in {math.ceil(job.total_steps / job.epoch_steps)} epochs"]
+    if job.description is not None:
+        data = job.description
+        height, width = data["image_size"]
+        images = f"{sum(data['train']):,} training images, {width}x{height}, {len(data['classes'])} classes"
+        parts.append(f"{data['name']} ({images})")
+    return f"{job.name}: {'; '.join(parts)}"
+
+
+def _warn_of_late_end(job: Job, loop: Loop, seconds: float) -> bool:
+    """Returns whether the end was looked at; warns, once the rate is known, where it is further away than a day."""
+    if seconds < RATE_KNOWN:
+        return False
+    left = loop.progress.seconds_left(job.counters.step)
+    if left is None:
+        return False
+    if left > LATE and not loop.folder.silent:
+        loop.progress.line(
+            f"{job.name}: about {left / 3600:.0f} h are left on this CPU. `nas-moreau plan` with the same arguments "
+            "proposes sizes that fit; --preset cpu is the same job at a size for CPUs."
+        )
+    return True
 
 
 def _at_end_of_epoch(job: Job) -> bool:

@@ -174,6 +174,12 @@ class RetrainJob:
         self.trainer = Trainer(config, network, data.num_classes, device)
         self.guard, self.sums = self._guard(), self._zeros()
 
+    @property
+    def about(self) -> str:
+        """Cell and sizes."""
+        sizes = f"{self.settings.channels} channels, {self.settings.layers} layers"
+        return f"cell {self.genotype.digest()}, {sizes}, batch {self.settings.batch_size}"
+
     def _guard(self) -> FiniteGuard:
         return FiniteGuard(self.name, self.device, lambda step: self.trainer.lr)
 
