@@ -160,5 +160,6 @@ def judged(problem: Bilevel, solution: Solution, tolerance: float, spent: Callab
         status = "solved"
     elif found.is_saddle and status == "biased":
         status = "not-minimal"
-    bias = "" if math.isnan(found.bias) or status == "solved" else f" The estimated error of x is {found.bias:.1e}."
+    known = math.isfinite(found.bias) and status != "solved"
+    bias = f" The estimated error of x is {found.bias:.1e}." if known else ""
     return replace(solution, status=status, certificate=found, message=f"{solution.message}{bias}")

@@ -27,14 +27,14 @@ class Structure:
         values = list(given.values()) if isinstance(given, Mapping) else given
         if not isinstance(values, (list, tuple)):
             fault = f"is a {type(given).__name__}"
-        elif not values:
-            fault = "is empty"
         else:
             wrong = [t for t in values if not isinstance(t, torch.Tensor) or not t.is_floating_point()]
-            if not wrong:
+            if not wrong and any(t.numel() for t in values):
                 self.tensors: Tensors = [t.detach() for t in values]
                 return
-            fault = f"holds {wrong[0].dtype if isinstance(wrong[0], torch.Tensor) else type(wrong[0]).__name__}"
+            fault = "holds no numbers"
+            if wrong:
+                fault = f"holds {wrong[0].dtype if isinstance(wrong[0], torch.Tensor) else type(wrong[0]).__name__}"
         raise TypeError(f"{name} {fault}; give a list of floating-point tensors, such as [torch.zeros(3)], or a dict.")
 
     def arrange(self, tensors: Tensors) -> Any:

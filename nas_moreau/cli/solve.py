@@ -29,7 +29,11 @@ NETWORKS = "hyper-cleaning and few-shot"
     options=[
         option("task", metavar="TASK", help="a name of `list tasks`"),
         option("--n", type=int, help="size of the problem (hyper-cleaning: training samples, default 5000)"),
-        option("--method", help="a name of `list methods` (default moreau)"),
+        option(
+            "--method",
+            help="a name of `list methods`; default: moreau for data and group-lasso, automatic for small problems "
+            "(the solver decides and certifies)",
+        ),
         option("--steps", type=int, help="maximum number of steps"),
         options.SEED,
         option("--debias", action="store_true", help="small problems: remove the bias of the penalty"),
@@ -56,8 +60,13 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{args.task} has no run folder.", "Leave --output and --resume out.")
         result = solve_task(args.task, _given(args)).to_dict()
         if not args.json:
-            shown = {name: value for name, value in result.items() if name not in ("x", "y") and value is not None}
-            print_rows([(name, str(value)) for name, value in shown.items()])
+            hidden = ("x", "y", "certificate")
+            shown = {name: value for name, value in result.items() if name not in hidden and value is not None}
+            known = {name: value for name, value in result["certificate"].items() if value is not None}
+            print_rows(
+                [(name, str(value)) for name, value in shown.items()]
+                + [(name.replace("_", " "), f"{value:.1e}") for name, value in known.items()]
+            )
         return result
     output = new_folder(args, f"solve-{args.task}-seed{args.seed or 0}")
     with working_in(output):

@@ -31,6 +31,10 @@ from nas_moreau.training.device import peak_memory_bytes, pick_device, torch_set
 
 Count = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
+STEPS = 2000
+"""Maximum number of steps of `bilevel.solve` without a method."""
+AUTOMATIC = "automatic"
+"""The method of problems with known answers if none is named: `bilevel.solve` without a method."""
 
 
 class SolveConfig(Section):
@@ -44,6 +48,10 @@ class SolveConfig(Section):
 class SmallConfig(SolveConfig):
     """The options of problems with known answers."""
 
+    method: str = Field(
+        default=AUTOMATIC,
+        description="Bilevel method (nas-moreau list methods), or automatic: the solver decides and certifies.",
+    )
     n: Count | None = Field(default=None, description="Size of the problem. Default: the task's own.")
     debias: bool = Field(default=False, description="Whether to remove the bias of the penalty (methods named moreau).")
     polish: bool = Field(default=True, description="Whether to solve the lower level accurately at the final x.")
@@ -109,6 +117,9 @@ class SolveResult:
         seconds: Of the method.
         peak_memory_bytes: The most that the process held; on an accelerator, that its allocator took.
         message: How the solver ended.
+        status: The same in one word (`bilevel.solution.Status`).
+        evaluations: Evaluations of F and f and products with second derivatives.
+        certificate: Relative residuals at the point by name (`bilevel.Certificate`); None for what is not known.
     """
 
     task: str
@@ -123,6 +134,9 @@ class SolveResult:
     seconds: float
     peak_memory_bytes: int
     message: str
+    status: str
+    evaluations: int
+    certificate: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data."""
@@ -136,14 +150,16 @@ class SmallTask:
     Attributes:
         what: One line for `list tasks`.
         n: Default size.
-        steps: Default maximum number of steps.
+        steps: Default maximum number of steps of a method.
         build: (n, seed) -> the problem.
+        method: Default method.
     """
 
     what: str
     n: int
     steps: int
     build: Callable[[int, int], Case]
+    method: str = AUTOMATIC
     config: ClassVar[type[SolveConfig]] = SmallConfig
 
 
@@ -178,6 +194,7 @@ TASKS: dict[str, SmallTask | DataTask] = {
         600,
         2000,
         lambda n, seed: group_lasso(n=n, seed=seed),
+        method="moreau",  # a large nonsmooth level, on which a certificate is expensive
     ),
     "hyper-cleaning": DataTask(
         "which training labels are wrong: a weight for each by validation loss (--data, --corrupt)",
@@ -225,9 +242,11 @@ def solve_options(name: str, options: Mapping[str, Any], resumed: Path | None = 
     for key, value in options.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = {**merged[key], **value} if both else value
+    if isinstance(task, SmallTask):
+        merged.setdefault("method", task.method)
     cure = f"Its options are {', '.join(task.config.model_fields)}."
     config = make_section(task.config, merged, f"the options of {name}", cure)
-    if config.method not in METHODS:
+    if config.method not in METHODS and not (isinstance(config, SmallConfig) and config.method == AUTOMATIC):
         raise unknown("bilevel method", config.method, METHODS)
     if isinstance(task, DataTask) and config.steps is None:
         info = METHODS[config.method]
@@ -249,14 +268,15 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     task, config = find_task(name), solve_options(name, options or {})
     if not isinstance(task, SmallTask) or not isinstance(config, SmallConfig):
         raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
-    n, steps, method = config.n or task.n, config.steps or task.steps, config.method
+    n, method, alone = config.n or task.n, config.method, config.method == AUTOMATIC
+    steps = config.steps or (STEPS if alone else task.steps)
     try:
         case = task.build(n, config.seed)
-        chosen = method_for(method, case)
-        if config.debias and chosen.at_penalty is None:
+        chosen = None if alone else method_for(method, case)
+        if chosen is not None and config.debias and chosen.at_penalty is None:
             raise InputError(f"The method '{method}' has no penalty bias to remove.", "Leave debias out.")
         begin = time.perf_counter()
-        found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias)
+        found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias and not alone)
     except InputError:
         raise
     except ValueError as error:
@@ -266,7 +286,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     last, info = None, found.info
     if found.status != "diverged" and info is not None and info.c is not None and info.gamma is not None:
         last = residual(case.problem, found.x, found.y, info.c, info.gamma).total
-    if config.polish:
+    if config.polish and not alone:
         found = polished(case.problem, found)
     distance = case.error(found.x) if case.error else None
     return SolveResult(
@@ -282,6 +302,9 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(found.x[0].device),
         message=found.message,
+        status=found.status,
+        evaluations=found.evaluations,
+        certificate={name: _finite(value) for name, value in found.certificate._asdict().items()},
     )
 
 

@@ -17,6 +17,10 @@ def square(tensor):
     return tensor.square().sum()
 
 
+UNITS = t(1e-4, 1.0, 1e5)
+FLIP = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+
+
 def follows(F, **parts):
     """y = x below."""
     return Bilevel(F, lambda x, y, b: 0.5 * square(y[0] - x[0]), **parts)
@@ -76,6 +80,59 @@ def test_solved(name, problem, x, y, exact):
     assert max(found.certificate.lower_residual, found.certificate.hypergradient) < 1e-7 and found.evaluations > 0
 
 
+@pytest.mark.parametrize("name, problem, x, y, exact", [
+    ("units of y", Bilevel(
+        lambda x, y, b: 0.5 * square(UNITS * y[0] - 1) + 0.05 * square(x[0]),
+        lambda x, y, b: 0.5 * square(UNITS * y[0] - x[0]),
+    ), t(3.0, 1.0, 1.0), t(0.0, 0.0, 0.0), t(1.0, 1.0, 1.0) / 1.1),
+    ("units of x far from the start", Bilevel(
+        lambda x, y, b: 0.5 * square(y[0] - 1) + 0.05 * square(UNITS * x[0]),
+        lambda x, y, b: 0.5 * square(y[0] - UNITS * x[0]),
+    ), t(1.0, 1.0, 1.0), t(0.0, 0.0, 0.0), 1 / 1.1 / UNITS),
+    ("an error outside the domain", Bilevel(
+        lambda x, y, b: square(y[0] - 0.52),
+        lambda x, y, b: 0.5 * square(torch.linalg.cholesky(torch.eye(2) + x[0] * FLIP).T @ y[0]) - y[0].sum(),
+    ), t(-0.5), t(0.0, 0.0), t(1 / 0.52 - 1)),
+    ("a kink of f that was not declared", Bilevel(
+        lambda x, y, b: square(y[0] - 1) + square(x[0]),
+        lambda x, y, b: torch.maximum(y[0] - x[0], 2 * (x[0] - y[0])).sum(),
+    ), t(4.0), t(0.0), t(0.5)),
+    ("x hidden from autograd", Bilevel(
+        lambda x, y, b: square(y[0] - 1) + 0.1 * square(x[0]), lambda x, y, b: square(y[0] - x[0].detach())
+    ), t(0.5), t(0.0), t(1 / 1.1)),
+    ("two wells beside a concave kink", Bilevel(
+        lambda x, y, b: square(y[0] + 1.2) + 0.1 * square(x[0]),
+        lambda x, y, b: (0.5 * y[0].square() - y[0].abs() - 0.2 * x[0] * y[0]).sum(),
+    ), t(2.0), t(1.0), t(-2 / 7)),
+    ("an oblique kink of F", follows(
+        lambda x, y, b: y[0].max() + 0.1 * square(x[0] - t(3.0, 2.0))
+    ), t(5.0, -1.0), t(0.0, 0.0), t(0.0, 0.0)),
+])  # fmt: skip
+def test_hard_for_derivatives(name, problem, x, y, exact):
+    found = solve(problem, [x], [y])
+    assert found.status == "solved"
+    torch.testing.assert_close(found.x[0], exact, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_small_types(kind):
+    """Products of gradients below the smallest number of the type, and types without linear algebra."""
+    scale = 1e-30 if kind == torch.float32 else 1.0
+    problem = Bilevel(
+        lambda x, y, b: scale * (square(y[0] - 1) + square(x[0])), lambda x, y, b: 0.5 * square(y[0] - x[0])
+    )
+    found = solve(problem, [torch.full((2,), 3.0, dtype=kind)], [torch.zeros(2, dtype=kind)])
+    assert found.x[0].dtype == kind and found.status in ("solved", "out-of-steps")
+    torch.testing.assert_close(found.x[0].double(), t(0.5, 0.5), rtol=1e-2, atol=0)
+
+
+def test_values_that_differ_at_one_point_are_refused():
+    generator = torch.Generator().manual_seed(0)
+    noisy = follows(lambda x, y, b: square(y[0] - 1 + torch.randn(1, generator=generator)))
+    found = solve(noisy, [t(2.0)], [t(0.0)])
+    assert found.status == "refused" and "batches" in found.message
+
+
 def test_aux_and_mixed_types():
     problem = Bilevel(
         lambda x, y, b: (square(y[0] - 1) + square(x[0]) + square(x[1] - 2), {"seen": x[0]}),
@@ -116,10 +173,10 @@ class OnceDifferentiable(torch.autograd.Function):
         lambda x, y, b: square(y[0] - 1) + square(x[0] - 1),
         lambda x, y, b: torch.nn.functional.softplus(-x[0].exp() * y[0]).sum(),
     ), t(0.0), t(0.0)),
-    ("x hidden from autograd", Bilevel(
-        lambda x, y, b: square(y[0] - 1) + 0.1 * square(x[0]), lambda x, y, b: square(y[0] - x[0].detach())
-    ), t(0.5), t(0.0)),
-    ("y hidden above", follows(lambda x, y, b: square(y[0].detach() - 1) + 0.1 * square(x[0])), t(0.5), t(0.0)),
+    ("a jump where another minimiser becomes the deepest", Bilevel(
+        lambda x, y, b: square(y[0] + 1) + 0.1 * square(x[0] - 0.5),
+        lambda x, y, b: square(y[0].square() - 1) - 0.3 * (x[0] * y[0]).sum(),
+    ), t(0.5), t(1.0)),
     ("a plateau", follows(lambda x, y, b: square(y[0].clamp(10, 10.4) - 10.2)), t(50.0), t(0.0)),
     ("not finite at the start", Bilevel(
         lambda x, y, b: square(y[0] - 1), lambda x, y, b: square(y[0] - x[0].log())

@@ -222,7 +222,7 @@ def test_rates(name, p):
     "given, fault",
     [
         (torch.zeros(2), "x is a Tensor"),
-        ([], "x is empty"),
+        ([], "x holds no numbers"),
         ([torch.zeros(2, dtype=torch.int64)], "x holds torch.int64"),
         ([numpy.zeros(2)], "x holds ndarray"),
     ],

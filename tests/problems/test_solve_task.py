@@ -8,14 +8,22 @@ from nas_moreau.errors import InputError
 from nas_moreau.problems.tasks import TASKS, SmallTask, solve_on_data, solve_options, solve_task
 
 KEYS = {"task", "n", "method", "x", "y", "error", "F", "residual", "steps", "seconds", "peak_memory_bytes", "message"}
+KEYS |= {"status", "evaluations", "certificate"}
 
 
 @pytest.mark.parametrize(("task", "n"), [("sine", 3), ("quadratic", 3), ("merely-convex", 2), ("lasso", 4)])
 def test_known_solutions(task, n):
-    found = solve_task(task, {"n": n, "debias": True}).to_dict()
+    found = solve_task(task, {"n": n, "method": "moreau", "debias": True}).to_dict()
     assert set(found) == KEYS and json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["error"] < 1e-4 and found["residual"] is not None and found["n"] == n
     assert len(found["y"]) == (2 * n if task == "merely-convex" else n)
+
+
+@pytest.mark.parametrize(("task", "n"), [("sine", 3), ("quadratic", 3), ("merely-convex", 2), ("lasso", 4)])
+def test_without_a_method_the_solver_decides_and_certifies(task, n):
+    found = solve_task(task, {"n": n})
+    assert found.status == "solved" and found.error < 1e-6 and found.method == "automatic"
+    assert found.certificate["lower_residual"] < 1e-7 and found.evaluations > 0
 
 
 def test_group_lasso_has_no_known_solution_and_is_seeded():
@@ -57,8 +65,9 @@ def test_a_problem_with_a_known_answer_has_no_run_folder(tmp_path):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_says_what_it_is_and_describes_its_options(name):
     task = TASKS[name]
-    assert task.what and solve_options(name, {}).method == "moreau"
+    assert task.what
     assert all(field.description for field in task.config.model_fields.values())
     options = solve_options(name, {})
-    assert options.method == "moreau" and options.seed == 0
+    alone = isinstance(task, SmallTask) and name != "group-lasso"
+    assert options.method == ("automatic" if alone else "moreau") and options.seed == 0
     assert task.n > 0 and task.steps > 0 if isinstance(task, SmallTask) else options.steps > 0

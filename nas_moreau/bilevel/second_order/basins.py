@@ -65,13 +65,24 @@ def deeper_basin(flat: FlatProblem, u: Tensor, w: Tensor) -> Tensor | None:
     return found
 
 
+def lower_along_coordinates(flat: FlatProblem, u: Tensor, w: Tensor) -> bool:
+    """Whether a scan of f(x, .) along each coordinate meets a clearly lower value; only for few entries of y."""
+    if len(w) > COORDINATES or not flat.smooth:
+        return False
+    here = flat.value(lambda v: flat.f(u, v), w)
+    return flat.value(lambda v: flat.f(u, v), _scanned(flat, u, w)) < here - 1e-6 * max(1.0, abs(here))
+
+
 def _starts(flat: FlatProblem, u: Tensor, w: Tensor) -> list[Tensor]:
     generator = seeded(2)
     spread = 1 + float(w.abs().mean())
     starts = [w + spread * 2.0 ** (k % 4 - 1) * drawn_like(w, generator) for k in range(STARTS)]
-    if len(w) > COORDINATES or not flat.smooth:
-        return starts
-    scanned = w.clone()
+    return starts if len(w) > COORDINATES or not flat.smooth else [_scanned(flat, u, w), *starts]
+
+
+def _scanned(flat: FlatProblem, u: Tensor, w: Tensor) -> Tensor:
+    """Returns the lowest point that a scan along one coordinate after the other meets."""
+    spread, scanned = 1 + float(w.abs().mean()), w.clone()
     for i in range(len(w)):
         best = flat.value(lambda v: flat.f(u, v), scanned)
         for reach in REACH:
@@ -81,4 +92,4 @@ def _starts(flat: FlatProblem, u: Tensor, w: Tensor) -> list[Tensor]:
                 value = flat.value(lambda v: flat.f(u, v), tried)
                 if value < best:
                     scanned, best = tried, value
-    return [scanned, *starts]
+    return scanned

@@ -21,6 +21,8 @@ ALIKE = 0.1
 def certify(problem: Bilevel, x: Tensors, y: Tensors, budget: int) -> tuple[Certificate, int]:
     """Returns what holds at (x, y) and the evaluations that it took; NaN for what cannot be found cheaply.
 
+    Infinite are the hypergradient and the bias where autograd's hypergradient is not the slope of Phi.
+
     The lower level is solved from y, so the residual is the distance of y from its solution; the hypergradient and the
     bias are those of Phi at x.
 
@@ -32,7 +34,7 @@ def certify(problem: Bilevel, x: Tensors, y: Tensors, budget: int) -> tuple[Cert
     flat = FlatProblem(problem, x, y)
     if problem.sharded or len(flat.start()[1]) > CHEAP:
         return UNKNOWN, 0
-    flat.limit = budget
+    flat.limit, flat.started = budget, True
     try:
         return (_certificate(flat) if twice_differentiable(flat) else UNKNOWN), flat.evaluations
     except (OutOfBudgetError, RuntimeError):  # too expensive, or an operation that autograd cannot differentiate
@@ -58,6 +60,8 @@ def _certificate(flat: FlatProblem) -> Certificate:
     if found is None:
         return Certificate(residual, lower.curvature, math.nan, math.nan)
     decrease = math.sqrt(max(0.0, found.decrease) / max(abs(place.value), 1e-300))
+    if not checks.gradient_is_right(evaluate, place, size, flat.eps, None):  # a kink, or a part hidden from autograd
+        return Certificate(residual, lower.curvature, math.inf, math.inf, found.lowest)
     return Certificate(residual, lower.curvature, decrease, found.step, found.lowest)
 
 

@@ -36,6 +36,7 @@ class Curvature(NamedTuple):
         step: The Newton step, entry by entry relative to its size at its largest, flat directions left out; for
             many unknowns that along the gradient; NaN where it was not measured.
         decrease: What the Newton step is predicted to gain; NaN where it was not measured.
+        move: The Newton step itself; 0 where it was not measured.
         direction: That of the smallest curvature.
         flat: Orthonormal directions in units of the sizes, (n, k), along which there is neither slope nor curvature.
     """
@@ -45,6 +46,7 @@ class Curvature(NamedTuple):
     decrease: float
     direction: Tensor
     flat: Tensor
+    move: Tensor
 
 
 def sizes_of(u: Tensor, origin: Tensor) -> Tensor:
@@ -67,31 +69,43 @@ def curvature_at(evaluate: Evaluate, place: Place, size: Tensor, eps: float, noi
     if n > SMALL:
         return _extreme_curvature(evaluate, place, size, eps)
     h = eps ** (1 / 3)
-    rows = []
-    for i in range(n):
+
+    def row(i: int, h: float) -> Tensor | None:
         unit = torch.zeros_like(place.u)
         unit[i] = h * size[i]
         ends = [evaluate(place.u + sign * unit, place.carry) for sign in (1.0, -1.0)]
         if not all(end.finite for end in ends):
             return None
-        rows.append((ends[0].gradient - ends[1].gradient) * size / (2 * h))
+        return (ends[0].gradient - ends[1].gradient) * size / (2 * h)
+
+    rows = [found for i in range(n) if (found := row(i, h)) is not None]
+    if len(rows) < n:
+        return None
     H = torch.stack(rows)
     H = 0.5 * (H + H.T)
     highest = float(H.abs().max())
     floor = max(FLAT * highest, 10 * eps ** (2 / 3) * highest, 1e3 * noise)
-    if highest <= floor:
-        return Curvature(0.0, 0.0, 0.0, size, torch.eye(n, dtype=size.dtype, device=size.device))
-    # in units in which the largest curvature of every entry is 1
     widest = H.abs().max(1).values
-    unit = torch.where(widest > floor, widest, highest).sqrt()
+    clear = widest > floor
+    for i in range(n):  # rounding error or small units? a curvature is the same at another distance
+        if not clear[i] and float(H[i, i].abs()) > 1e-3 * float(widest[i]) > 0:
+            wider = row(i, 10 * h)
+            clear[i] = wider is not None and abs(float(wider[i] - H[i, i])) <= 0.1 * abs(float(H[i, i]))
+    if not bool(clear.any()):
+        return Curvature(
+            0.0, 0.0, 0.0, size, torch.eye(n, dtype=size.dtype, device=size.device), torch.zeros_like(size)
+        )
+    # in units in which the largest curvature of every entry is 1
+    unit = torch.where(clear, widest, highest).sqrt()
     values, vectors = torch.linalg.eigh(H / (unit[:, None] * unit[None, :]))
     slope = vectors.T @ (place.gradient * size / unit)
     flat = (values.abs() <= FLAT) & (slope.abs() <= 1e3 * noise / math.sqrt(highest))
     moves = torch.where(flat, 0.0, slope / values.abs().clamp(min=FLAT))
-    step, decrease = float((vectors @ moves / unit).abs().max()), 0.5 * float(slope @ moves)
+    relative = vectors @ moves / unit
+    step, decrease = float(relative.abs().max()), 0.5 * float(slope @ moves)
     level = torch.linalg.qr(vectors[:, flat] / unit[:, None]).Q if bool(flat.any()) else vectors[:, flat]
     lowest = float(values[0]) / float(values.abs().max())
-    return Curvature(lowest, step, decrease, vectors[:, 0] * size / unit, level)
+    return Curvature(lowest, step, decrease, vectors[:, 0] * size / unit, level, -relative * size)
 
 
 def _extreme_curvature(evaluate: Evaluate, place: Place, size: Tensor, eps: float) -> Curvature | None:
@@ -123,7 +137,8 @@ def _extreme_curvature(evaluate: Evaluate, place: Place, size: Tensor, eps: floa
     along = steepness / bend if bend else 0.0
     lowest = float(values[0]) / highest if highest else 0.0
     direction = (Q.T @ vectors[:, 0]) * size
-    return Curvature(lowest, along / root, 0.5 * along * steepness, direction, nothing)
+    nowhere = torch.zeros_like(direction)
+    return Curvature(lowest, along / root, 0.5 * along * steepness, direction, nothing, nowhere)
 
 
 def lower_place(evaluate: Evaluate, place: Place, direction: Tensor) -> Place | None:
@@ -135,6 +150,15 @@ def lower_place(evaluate: Evaluate, place: Place, direction: Tensor) -> Place | 
         if found.value < place.value:
             return found
         length *= 2
+    return None
+
+
+def newton_place(evaluate: Evaluate, place: Place, curvature: Curvature) -> Place | None:
+    """Returns a lower place along the Newton step, None where there is none."""
+    for length in (1.0, 0.1, 0.01):
+        new = evaluate(place.u + length * curvature.move, place.carry)
+        if new.finite and new.value < place.value - 0.1 * length * curvature.decrease:
+            return new
     return None
 
 

@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel, Tensors
-from nas_moreau.bilevel.second_order.basins import deeper_basin, looks_convex
+from nas_moreau.bilevel.second_order.basins import deeper_basin, looks_convex, lower_along_coordinates
+from nas_moreau.bilevel.second_order.by_values import finish_by_values
 from nas_moreau.bilevel.second_order.certify import twice_differentiable
+from nas_moreau.bilevel.second_order.checks import SMALL
 from nas_moreau.bilevel.second_order.finish import Finished, finish
-from nas_moreau.bilevel.second_order.flat import FlatProblem, OutOfBudgetError
+from nas_moreau.bilevel.second_order.flat import OUTSIDE, FlatProblem, OutOfBudgetError
 from nas_moreau.bilevel.second_order.implicit import solve_lower
 from nas_moreau.bilevel.second_order.lower import DENSE, SINGULAR
 from nas_moreau.bilevel.second_order.penalised import finish_penalised
 from nas_moreau.bilevel.second_order.trail import Candidate, Envelope, Memory, Trail, Watch
-from nas_moreau.bilevel.second_order.upper import Pair
+from nas_moreau.bilevel.second_order.upper import Pair, Settings
 from nas_moreau.bilevel.solution import UNKNOWN, Certificate, Solution, Status
 
 BASIN_STEPS = 600
 """Steps of the envelope that look for a basin."""
-ROUNDS = 4
+ROUNDS = 8
 """Deeper basins that are followed."""
 BIASED = 1e-6
 """Estimated relative error of x above which an extrapolated point is called biased."""
@@ -66,6 +68,8 @@ def solve_by_itself(
         return _solution(Trail(flat, steps, 0.0, watch, begin), None, "diverged", "F or f is not finite at the start.")
     # float32 cannot do better
     trail = Trail(flat, steps, max(tolerance, 30 * flat.eps), watch, begin)
+    if not _repeats(flat, *begin):
+        return _solution(trail, None, "refused", _RANDOM)
     try:
         convex = _search(trail, begin, envelope, () if state is None else state.pairs)
     except KeyboardInterrupt:
@@ -95,6 +99,13 @@ _SENTENCES = {
 _BELOW = "The lower level may be unbounded below, or not be differentiable where it is minimal. Start elsewhere."
 
 
+_NOT_DEEPEST = " Whether its lower minimiser is the deepest could not be verified."
+_RANDOM = (
+    "F or f returns different values at the same point: random numbers, dropout, or a state that changes. Draw them "
+    "once before solve, or give what changes as batches=."
+)
+
+
 def _search(trail: Trail, begin: tuple[Tensor, Tensor], envelope: Envelope, pairs: Sequence[Pair]) -> bool:
     """Runs the phases; returns whether the lower level looked convex at the start."""
     flat = trail.flat
@@ -111,6 +122,10 @@ def _search(trail: Trail, begin: tuple[Tensor, Tensor], envelope: Envelope, pair
     wanted = not convex or flat.nonconvex or not (trail.solved or unbounded)
     if wanted and not trail.halted and trail.left:
         _from_the_envelope(trail, begin, envelope)
+    if not (trail.solved or unbounded or trail.halted) and trail.left:
+        _by_values(trail)
+    if convex and trail.solved and lower_along_coordinates(flat, trail.best.u, trail.best.w):
+        flat.nonconvex = True  # wells that second derivatives do not show, as of -|y|
     if (not convex or flat.nonconvex) and not trail.halted and not large:
         _deeper_basins(trail)
     return convex
@@ -121,7 +136,18 @@ def _finite_at(flat: FlatProblem, u: Tensor, w: Tensor) -> bool:
     found = [flat.gradients(flat.F, u, w), flat.gradients(flat.f, u, w)]
     if flat.problem.constraint is not None:
         flat.h(u, w)
-    return all(math.isfinite(value) and all(torch.isfinite(g).all() for g in grads) for value, grads in found)
+    finite = all(math.isfinite(value) and all(torch.isfinite(g).all() for g in grads) for value, grads in found)
+    flat.started = True
+    return finite
+
+
+def _repeats(flat: FlatProblem, u: Tensor, w: Tensor) -> bool:
+    """Whether F and f return the same values once more at a point."""
+    for function in (flat.F, flat.f):
+        first, second = (flat.value(function, u, w) for _ in range(2))
+        if abs(first - second) > 1e3 * flat.eps * abs(first):
+            return False
+    return True
 
 
 # --- phases -----------------------------------------------------------------------------------------------------------
@@ -159,6 +185,35 @@ def _finish(trail: Trail, u: Tensor, w: Tensor, path: str, pairs: Sequence[Pair]
             trail.candidates.append(Candidate(*at, value, UNKNOWN, "out-of-steps", path, note=note))
     finally:
         flat.limit = math.inf
+
+
+def _by_values(trail: Trail) -> None:
+    """Adds the finish by values alone, where nothing that the derivatives led to could be certified."""
+    flat = trail.flat
+    if any(_explained(candidate) for candidate in trail.candidates):
+        return
+    if len(trail.latest[0]) > SMALL or len(trail.latest[1]) > DENSE:
+        return
+    at = (trail.best.u, trail.best.w) if trail.candidates else trail.latest
+    origin = flat.start()[0] if trail.origin is None else trail.origin.u
+    trail.allow()
+    try:
+        limits = Settings(0.3 * trail.precision, trail.left, flat.eps, stop=trail.seen)
+        found = finish_by_values(flat, *at, origin, limits)
+        if found is not None:
+            candidate = _certified(trail, found, "differences of the values of F(x, y*(x))")
+            trail.candidates.append(candidate)
+    except OutOfBudgetError:
+        pass
+    finally:
+        flat.limit = math.inf
+
+
+def _explained(candidate: Candidate) -> bool:
+    """Whether it is known why a point is not certified, other than by derivatives that are wrong or missing."""
+    found = candidate.certificate
+    flat_below = found.lower_curvature == 0 and found.lower_residual <= 1e-6
+    return candidate.status in ("biased", "not-minimal") or flat_below
 
 
 def _penalised(trail: Trail, u: Tensor, w: Tensor) -> None:
@@ -237,7 +292,8 @@ def _envelope_alone(trail: Trail, begin: tuple[Tensor, Tensor], envelope: Envelo
     if at is None:
         return
     certificate = found[0].certificate
-    status = found[0].status if found[0].status in ("solved", "biased", "not-minimal") else "out-of-steps"
+    known = found[0].status in ("solved", "biased", "not-minimal") and certificate.hypergradient != math.inf
+    status = found[0].status if known else "out-of-steps"
     value = trail.flat.value(trail.flat.F, *at)
     trail.candidates.append(Candidate(*at, value, certificate, status, "the envelope"))
 
@@ -261,7 +317,7 @@ def _run_envelope(
     flat = trail.flat
     try:
         found = envelope(*flat.lists(*begin), steps, debias=debiased is not None)
-    except ValueError:  # no curvature to derive step sizes from
+    except OUTSIDE:  # no curvature to derive step sizes from, or a step out of the domain
         return None
     trail.done += min(found.steps, steps)
     trail.elsewhere += found.evaluations
@@ -292,15 +348,15 @@ def _deeper_basins(trail: Trail) -> None:
         if other is None:
             return
         # what was found is no minimiser of the lower level at its x
-        trail.candidates.remove(best)
+        trail.candidates = [candidate for candidate in trail.candidates if candidate is not best]
         note = " A deeper minimiser of the lower level exists at this x."
         trail.candidates.append(best._replace(status="not-minimal", note=note))
         if not trail.left:
-            return
+            break
         _finish(trail, best.u, other, "a deeper basin of the lower level")
-    if trail.solved:  # not verified any more
-        best = trail.best
-        trail.candidates = [c if c is not best else c._replace(status="out-of-steps") for c in trail.candidates]
+    trail.candidates = [
+        c._replace(status="out-of-steps", note=_NOT_DEEPEST) if c.status == "solved" else c for c in trail.candidates
+    ]
 
 
 def _solution(trail: Trail, best: Candidate | None, status: Status, message: str) -> Solution:

@@ -12,12 +12,23 @@ from nas_moreau.bilevel.second_order import checks
 from nas_moreau.bilevel.second_order.flat import FlatProblem
 from nas_moreau.bilevel.second_order.implicit import at_start, hyper_objective
 from nas_moreau.bilevel.second_order.lower import Lower
-from nas_moreau.bilevel.second_order.upper import Descent, Evaluate, Pair, Place, Settings, descend, rounding_error
+from nas_moreau.bilevel.second_order.upper import (
+    STATIONARY_STEP,
+    Descent,
+    Evaluate,
+    Pair,
+    Place,
+    Settings,
+    descend,
+    rounding_error,
+)
 
 NEGATIVE = -1e-4
 """Curvature over the largest, below which a point is a maximum or saddle of Phi."""
 FAR_ENOUGH = 1e-2
 """Share of x along flat directions above which it is asked whether Phi has levelled off."""
+LOOK = 25
+"""Line searches after which the gradient is compared with the values once: a wrong one would spend all evaluations."""
 RESTARTS = 4
 """Descents from lower places, after a maximum, a saddle or a worse basin."""
 
@@ -82,7 +93,20 @@ def finish(
 def minimise(evaluate: Evaluate, begin: Place, settings: Settings, pairs: Sequence[Pair] = ()) -> Finished:
     """Returns where descents end that continue from maxima, saddles, plateaus and worse basins."""
     settings = settings if settings.origin is not None else settings._replace(origin=begin)
-    descent = descend(evaluate, begin, settings, pairs)
+    origin, seen, wrong = settings.origin, 0, False
+    assert origin is not None
+
+    def stop(place: Place) -> bool:
+        nonlocal seen, wrong
+        seen += 1
+        if seen == LOOK:
+            size = checks.sizes_of(place.u, origin.u)
+            wrong = not checks.gradient_is_right(evaluate, place, size, settings.eps, settings.project)
+        return settings.stop(place) or wrong
+
+    descent = descend(evaluate, begin, settings._replace(stop=stop), pairs)
+    if wrong:
+        return Finished(descent._replace(stopped=False), math.nan, descent.step, False, True)
     curvature = None
     for _ in range(RESTARTS):
         if descent.stopped or descent.unbounded:
@@ -112,6 +136,8 @@ def _lower(
     size, found = checks.sizes_of(place.u, descent.origin.u), None
     if curvature is not None and curvature.lowest < NEGATIVE:
         found = checks.lower_place(evaluate, place, curvature.direction)
+    elif curvature is not None and curvature.step > STATIONARY_STEP and bool(curvature.move.any()):
+        found = checks.newton_place(evaluate, place, curvature)  # directions that the descent has not felt
     if found is None and curvature is not None and curvature.flat.shape[1]:
         found = checks.lower_place_around(evaluate, place, size, eps, project, curvature.flat)
     if found is None and len(place.u) <= checks.SMALL:
@@ -130,8 +156,12 @@ def _examined(evaluate: Evaluate, descent: Descent, settings: Settings, curvatur
         lowest = curvature.lowest
         step = curvature.step if len(place.u) <= checks.SMALL else step
         attained = not _levelled_off(evaluate, descent, curvature, size)
-    if project is None and descent.decrease > settings.tolerance and step > settings.tolerance:
-        step = min(step, checks.kink_radius(evaluate, place, size))
+    rising = math.isnan(lowest) or lowest >= NEGATIVE
+    if project is None and not (rising and min(descent.decrease, step) <= settings.tolerance):
+        radius = checks.kink_radius(evaluate, place, size)
+        step = min(step, radius)
+        if math.isfinite(radius):  # differences of gradients across a kink are no curvature
+            lowest = math.nan
     consistent = checks.gradient_is_right(evaluate, place, size, eps, project)
     return Finished(descent, lowest, step, consistent, attained)
 

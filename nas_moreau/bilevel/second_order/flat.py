@@ -14,6 +14,8 @@ from nas_moreau.bilevel.problem import Bilevel, Tensors
 from nas_moreau.bilevel.tensors import scalar_of
 
 Function = Callable[..., Tensor]
+OUTSIDE = (torch.linalg.LinAlgError, ArithmeticError, ValueError)
+"""What an objective may raise outside its domain, such as a Cholesky factorisation of an indefinite matrix."""
 
 
 class OutOfBudgetError(Exception):
@@ -29,20 +31,20 @@ class FlatProblem:
         batches: Passed to F and f.
 
     Attributes:
-        dtype: Of u and w: the widest of the tensors' types.
+        dtype: Of u and w: double precision where the device has it, whatever the tensors' types.
         eps: The coarsest relative precision of the tensors and of the values of F and f.
         evaluations: Forward and backward passes so far; a product with a second derivative counts as one.
         limit: Number of evaluations at which `OutOfBudgetError` is raised.
         nonconvex: Whether negative curvature of f(x, .) was met.
+        started: Whether F and f are known to be defined at the start; an objective that raises one of `OUTSIDE` after
+            that is outside its domain there, and counts as NaN.
     """
 
     def __init__(self, problem: Bilevel, x: Tensors, y: Tensors, batches: Batches = NO_BATCHES):
         self.problem, self.like_x, self.like_y, self.batches = problem, x, y, batches
-        self.dtype, self.eps = x[0].dtype, 0.0
-        for tensor in [*x, *y]:
-            self.dtype = torch.promote_types(self.dtype, tensor.dtype)
-            self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
-        self.evaluations, self.limit, self.nonconvex = 0, math.inf, False
+        self.dtype = widest(x[0].device)
+        self.eps = max(torch.finfo(tensor.dtype).eps for tensor in [*x, *y])
+        self.evaluations, self.limit, self.nonconvex, self.started = 0, math.inf, False, False
 
     @property
     def smooth(self) -> bool:
@@ -70,11 +72,11 @@ class FlatProblem:
 
     def F(self, u: Tensor, w: Tensor) -> Tensor:
         """Returns F, differentiable."""
-        return self._scalar(self.problem.F(*self.lists(u, w), self.batches.upper))
+        return self._called(lambda x, y: self._scalar(self.problem.F(x, y, self.batches.upper)), u, w)
 
     def f(self, u: Tensor, w: Tensor) -> Tensor:
         """Returns f, differentiable."""
-        return self._scalar(self.problem.at_theta(*self.lists(u, w), self.batches.lower))
+        return self._called(lambda x, y: self._scalar(self.problem.at_theta(x, y, self.batches.lower)), u, w)
 
     def g(self, u: Tensor, w: Tensor) -> Tensor:
         """Returns g, differentiable in u; 0 without g."""
@@ -94,6 +96,15 @@ class FlatProblem:
     def onto_x(self, u: Tensor) -> Tensor:
         """Returns the projection onto X."""
         return u if self.problem.project_x is None else self.flatten(self.problem.onto_x(unflatten(u, self.like_x)))
+
+    def _called(self, function: Callable[[Tensors, Tensors], Tensor], u: Tensor, w: Tensor) -> Tensor:
+        """Returns a function's value, NaN outside its domain."""
+        try:
+            return function(*self.lists(u, w))
+        except OUTSIDE:
+            if not self.started:
+                raise
+            return math.nan * (u.sum() + w.sum())
 
     def _joined(self, tensors: Tensors) -> Tensor:
         return torch.cat([tensor.reshape(-1).to(self.dtype) for tensor in tensors])
@@ -181,6 +192,15 @@ def unflatten(vector: Tensor, like: Tensors) -> Tensors:
     """Returns the list of tensors whose entries a vector holds, in the types of `like`."""
     parts = vector.split([tensor.numel() for tensor in like])
     return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, like)]
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Returns the most precise floating-point type of a device."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return torch.float32
+    return torch.float64
 
 
 def drawn_like(vector: Tensor, generator: torch.Generator) -> Tensor:

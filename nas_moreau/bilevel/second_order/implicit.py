@@ -13,8 +13,8 @@ from nas_moreau.bilevel.second_order.lower import Lower, solve_smooth
 from nas_moreau.bilevel.second_order.proximal import solve_proximal
 from nas_moreau.bilevel.second_order.upper import Evaluate, Place
 
-ACCURATE = 1e-3
-"""Lower residual above which a value of Phi means nothing."""
+ACCURATE, FEASIBLE = 1e-3, 1e-7
+"""Lower residual above which a value of Phi means nothing, without and with constraints that may have no solution."""
 
 
 def solve_lower(flat: FlatProblem, u: Tensor, w: Tensor, multipliers: Tensor | None = None) -> Lower:
@@ -34,7 +34,8 @@ def hyper_objective(flat: FlatProblem) -> Evaluate:
     def evaluate(u: Tensor, near: Lower) -> Place:
         lower = solve_lower(flat, u, near.w, near.multipliers)
         value, (F_x, F_y) = flat.gradients(flat.F, u, lower.w)
-        defined = lower.residual <= ACCURATE and (lower.definite or not flat.smooth)
+        limit = ACCURATE if flat.problem.constraint is None else max(FEASIBLE, 1e2 * flat.eps)
+        defined = lower.residual <= limit and (lower.definite or not flat.smooth)
         gradient = F_x + lower.adjoint(F_y) if defined else F_x
         usable = defined and math.isfinite(value) and bool(torch.isfinite(gradient).all())
         return Place(u, value if usable else math.inf, gradient, lower)

@@ -67,6 +67,8 @@ class Minimum(NamedTuple):
 def solve_smooth(flat: FlatProblem, u: Tensor, w: Tensor) -> Lower:
     """Returns the minimiser of f(x, .) downhill from w."""
     w, residual, curvature = newton(flat, lambda v: flat.f(u, v), w)
+    if 0 < curvature <= SINGULAR and len(w) <= DENSE:
+        curvature = _in_other_units(flat, u, w)
     grad_w, (leaf_u, leaf_w) = flat.gradient_with_graph(flat.f, u, w, wrt=1)
     inverse = _inverse(flat, grad_w, leaf_w)
 
@@ -74,6 +76,26 @@ def solve_smooth(flat: FlatProblem, u: Tensor, w: Tensor) -> Lower:
         return -flat.product(grad_w, leaf_u, inverse(F_y))
 
     return Lower(w, residual, curvature, adjoint)
+
+
+def _in_other_units(flat: FlatProblem, u: Tensor, w: Tensor) -> float:
+    """Returns the smallest curvature over the largest in units of y in which every entry's own curvature is 1.
+
+    It is 0 where the smallest one is rounding error, or changes between w and points beside it: a set of minimisers.
+    """
+    generator, found = seeded(10), []
+    for shift in (0.0, 1e-3, -1e-3):
+        at = w + shift * (w.abs() + 1e-3 * w.abs().max()) * drawn_like(w, generator)
+        gradient, (leaf,) = flat.gradient_with_graph(lambda v: flat.f(u, v), at, wrt=0)
+        H = symmetric(flat.jacobian(gradient, leaf))
+        unit = H.diagonal().abs().sqrt()
+        if not torch.isfinite(H).all() or not bool((unit > 0).all()):
+            return 0.0
+        values = torch.linalg.eigvalsh(H / (unit[:, None] * unit[None, :]))
+        found.append(torch.cat([values[:1] / values[-1], H.diagonal() / H.diagonal().abs().max()]))
+    here = found[0]
+    same = all(bool(((other - here).abs() <= 0.1 * here.abs()).all()) for other in found[1:])
+    return float(here[0]) if same and float(here[0]) > 1e3 * flat.eps else 0.0
 
 
 def _inverse(flat: FlatProblem, gradient: Tensor, leaf: Tensor) -> Callable[[Tensor], Tensor]:
@@ -172,8 +194,15 @@ def _dense_step(H: Tensor, slope: Tensor, size: float) -> tuple[Tensor, float, T
 
     Along flat directions the step is the slope, at most `size`.
     """
-    values, vectors = torch.linalg.eigh(symmetric(H))
+    H = symmetric(H)
+    values, vectors = torch.linalg.eigh(H)
     highest = float(values.abs().max())
+    if highest > 0 and abs(float(values[0])) <= SINGULAR * highest and bool((H.diagonal() > 0).all()):
+        unit = H.diagonal().sqrt()
+        inner, columns = torch.linalg.eigh(H / (unit[:, None] * unit[None, :]))
+        if float(inner[0]) > 1e-13 * float(inner[-1]):  # units of y, or a bad condition that can still be solved
+            step = columns @ ((columns.T @ (slope / unit)) / inner) / unit
+            return -step, max(float(values[0]) / highest, 1e-300), vectors[:, 0]
     along, floor = vectors.T @ slope, max(1e-12 * highest, 1e-300)
     bends = values.abs() > floor
     step = torch.where(bends, along / values.abs().clamp(min=floor), along.sign() * along.abs().clamp(max=size))

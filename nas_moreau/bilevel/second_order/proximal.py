@@ -13,6 +13,9 @@ from nas_moreau.bilevel.second_order.lower import DENSE, Adjoint, Lower
 
 STEPS = 5000
 NEWTON_EVERY = 25
+GROW_EVERY = 10
+"""Steps without backtracking after which a longer step size is tried; until the first backtracking at every step."""
+LONGEST = 1e30
 """Proximal gradient steps between two trials of a semismooth Newton step."""
 
 
@@ -113,26 +116,31 @@ def minimise_proximal(flat: FlatProblem, smooth: Function, u: Tensor, w: Tensor)
     Newton step on w = T(w), kept where it brings w closer to its image.
     """
     step, weight, previous, point = 1.0, 1.0, w, w
-    relative = math.inf
+    relative, size, easy, searched = math.inf, 0.0, 0, False
     for k in range(STEPS):
         next_weight = 0.5 * (1 + math.sqrt(1 + 4 * weight * weight))
         ahead = point + (weight - 1) / next_weight * (point - previous)
         base, (gradient,) = flat.gradients(smooth, ahead)
         if not math.isfinite(base) or not torch.isfinite(gradient).all():
             return FixedPoint(point, step, math.inf)
+        size = max(size, abs(base), float(gradient.norm() * ahead.norm()))
+        if easy >= GROW_EVERY or (not searched and k):
+            step, easy = min(2 * step, LONGEST), 0
+        slack = 10 * flat.eps * size
         new = _proximal(flat, u, ahead - step * gradient, step)
-        while not _sufficient(flat, smooth, base, gradient, ahead, new, step):
-            step /= 2
+        while not _sufficient(flat, smooth, base + slack, gradient, ahead, new, step):
+            step, easy, searched = step / 2, 0, True
             if step < 1e-14:
                 return FixedPoint(point, step, math.inf)
             new = _proximal(flat, u, ahead - step * gradient, step)
+        easy += 1
         assert new is not None
         relative = float((new - ahead).norm()) / max(float(new.norm()), 1e-3)
         uphill = float((ahead - new) @ (new - point)) > 0
         previous, point, weight = point, new, next_weight
         if uphill:
             previous, weight = point, 1.0
-        if relative <= 4 * flat.eps:
+        if relative <= 4 * flat.eps and (searched or relative == 0):
             break
         if (k + 1) % NEWTON_EVERY == 0 and len(w) <= DENSE:
             found = _semismooth_step(flat, smooth, u, point, step)
@@ -158,8 +166,7 @@ def _sufficient(
     if new is None:
         return False
     moved = new - ahead
-    slack = 10 * flat.eps * (1 + abs(base))
-    return flat.value(smooth, new) <= base + float(gradient @ moved) + float(moved @ moved) / (2 * step) + slack
+    return flat.value(smooth, new) <= base + float(gradient @ moved) + float(moved @ moved) / (2 * step)
 
 
 def _semismooth_step(flat: FlatProblem, smooth: Function, u: Tensor, w: Tensor, step: float) -> Tensor | None:
