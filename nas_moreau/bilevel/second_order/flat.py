@@ -14,7 +14,7 @@ from nas_moreau.bilevel.problem import Bilevel, Tensors
 from nas_moreau.bilevel.tensors import scalar_of
 
 Function = Callable[..., Tensor]
-OUTSIDE = (torch.linalg.LinAlgError, ArithmeticError, ValueError)
+OUTSIDE = (torch.linalg.LinAlgError, ArithmeticError, ValueError)  # type: ignore[attr-defined]
 """What an objective may raise outside its domain, such as a Cholesky factorisation of an indefinite matrix."""
 
 
