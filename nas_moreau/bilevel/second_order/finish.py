@@ -106,7 +106,8 @@ def minimise(evaluate: Evaluate, begin: Place, settings: Settings, pairs: Sequen
 
     descent = descend(evaluate, begin, settings._replace(stop=stop), pairs)
     if wrong:
-        return Finished(descent._replace(stopped=False), math.nan, descent.step, False, True)
+        running = descent._replace(stopped=False)
+        return Finished(running, math.nan, descent.step, consistent=False, attained=True)
     curvature = None
     for _ in range(RESTARTS):
         if descent.stopped or descent.unbounded:
