@@ -15,7 +15,6 @@ from nas_moreau.modules.choice import chosen_module, find_choices
 from nas_moreau.modules.costs import CostTable
 from nas_moreau.modules.export import export_module
 from nas_moreau.modules.pricing import Priced
-from nas_moreau.modules.problem import ModuleTensors
 from nas_moreau.modules.result import ModuleResult, Weights, choices_json
 from nas_moreau.modules.setup import ModuleSetup
 from nas_moreau.modules.subject import random_picks
@@ -87,16 +86,14 @@ class Found:
             InputError: A decision or option is unknown.
         """
         picks = self.picks(choices)
-        whole = copy.deepcopy(self.setup.whole)
+        module = copy.deepcopy(self.setup.whole.module)
         if fresh:
+            tensors = dict(module.named_parameters()) | dict(module.named_buffers())
             with torch.no_grad():
-                for name, parameter in ModuleTensors.of(whole).weights.items():
-                    parameter.copy_(self.setup.initial[name])
-                for part in whole.modules():
-                    if isinstance(part, nn.modules.batchnorm._NormBase):
-                        part.reset_running_stats()
-        places = find_choices(whole.module)
-        return chosen_module(whole.module, picks, places).eval()
+                for name, value in self.setup.initial.items():
+                    if name.startswith("module."):  # others are the loss's
+                        tensors[name.removeprefix("module.")].copy_(value)
+        return chosen_module(module, picks, find_choices(module)).eval()
 
     def picks(self, choices: Mapping[str, str] | None = None) -> dict[str, int]:
         """Returns decision -> number of the chosen option.

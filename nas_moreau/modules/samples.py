@@ -61,6 +61,8 @@ def open_samples(data: Any, what: str) -> Samples:
     """
     if isinstance(data, DataLoader):
         return _of_loader(data, what)
+    if isinstance(data, tuple | dict) and any(isinstance(part, np.ndarray) for part in _parts(data)):
+        data = _as_tensors(data, what)
     if isinstance(data, Tensor) or (isinstance(data, tuple | dict) and _only_tensors(data)):
         return _of_tensors(data, what)
     if isinstance(data, IterableDataset):
@@ -74,8 +76,22 @@ def open_samples(data: Any, what: str) -> Samples:
     return _of_dataset(data, what, default_collate)
 
 
+def _parts(data: Any) -> list[Any]:
+    return list(data.values() if isinstance(data, dict) else data)
+
+
+def _as_tensors(data: Any, what: str) -> Any:
+    """Returns arrays in a tuple or dict as tensors."""
+    try:
+        if isinstance(data, dict):
+            return {key: torch.as_tensor(part) for key, part in data.items()}
+        return tuple(torch.as_tensor(part) for part in data)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"The {what} arrays cannot become tensors: {first_line(error)}.", _FORMS) from None
+
+
 def _only_tensors(data: Any) -> bool:
-    parts = list(data.values() if isinstance(data, dict) else data)
+    parts = _parts(data)
     return bool(parts) and all(isinstance(part, Tensor) for part in parts)
 
 
@@ -227,7 +243,7 @@ def split(count: int, fractions: Mapping[str, float], seed: int, what: str) -> d
     if count < len(fractions):
         raise InputError(
             f"{count} {what} samples cannot be divided into {len(fractions)} parts ({', '.join(fractions)}).",
-            "Give more samples.",
+            "Give more samples; tensors with one row a sample are given in a tuple.",
         )
     order = torch.randperm(count, generator=generator_for(seed, "split"), device="cpu").tolist()
     total, begin, parts, passed = sum(fractions.values()), 0, {}, 0.0

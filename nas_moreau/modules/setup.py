@@ -59,7 +59,7 @@ class ModuleSetup:
         checked: Its Choices and how they are called.
         posed: The bilevel problem, its start, and the running statistics of theta.
         data: The parts of the data.
-        initial: The weights that the module came with, by name.
+        initial: The weights and buffers that the module came with, by name.
         epoch_steps, total_steps: Steps of an epoch, and of the search.
         metric: (module, batch) -> a number that is reported; or None.
     """
@@ -227,6 +227,8 @@ def build_module_search(
     """
     device = data.lower.device
     working = _copied(module).to(device)
+    if isinstance(loss, nn.Module):  # its weights are trained too
+        loss = _copied(loss).to(device)
     checked = check_module(working, loss, data.lower.batch(0))
     for name, choices in checked.places.by_name.items():
         logits = config.search.alphas.init_scale * torch.randn(
@@ -248,7 +250,7 @@ def build_module_search(
         checked=checked,
         posed=_posed(config, whole, checked, x, None),
         data=data,
-        initial={name: p.detach().clone() for name, p in weights.items()},
+        initial={name: t.detach().clone() for name, t in {**weights, **dict(whole.named_buffers())}.items()},
         epoch_steps=-(-steps // EPOCHS),
         total_steps=steps,
         metric=metric,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping
@@ -100,7 +101,8 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     stream = Stream(lower.samples, numbers, size, seed, "training", Shard(0, size, size), lower.device)
     search = setup.config.search.model_copy(update={"method": "lower-only"})
     config = setup.config.model_copy(update={"search": search, "seed": seed})
-    whole, places = WithLoss(network.train(), setup.whole.loss), Places({}, {}, {})
+    # a loss that is a module is trained with each network
+    whole, places = WithLoss(network.train(), copy.deepcopy(setup.whole.loss)), Places({}, {}, {})
     plain = ModuleSetup(
         config=config,
         device=setup.device,

@@ -158,6 +158,27 @@ def test_fresh_is_the_weights_that_the_module_came_with(make_net, loss, samples)
             found.network(choices=wrong)
 
 
+def test_pretrained_statistics_are_part_of_the_fresh_network_and_a_loss_may_have_weights(make_net, samples):
+    net = make_net()
+    net.norm.running_mean += 3.0
+
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))
+
+        def forward(self, net, batch):
+            return nn.functional.cross_entropy(net(batch["x"])["logits"] / self.temperature, batch["label"])
+
+    loss = Tempered()
+    found = search_module(net, loss, samples, **FEW)
+    assert found.network(fresh=True).norm.running_mean.tolist() == [3.0] * 6
+    assert found.setup.whole.loss.temperature != 1.0 == loss.temperature
+    before = found.setup.whole.loss.temperature.clone()
+    assert len(found.compare_random(1, steps=2, seeds=1).rows) == 2
+    assert found.setup.whole.loss.temperature == before
+
+
 def test_frozen_parameters_stay_and_statistics_of_the_upper_level_do_not_move(make_net, loss, samples):
     net = make_net()
     net.first.requires_grad_(False)
@@ -245,7 +266,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samp
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
     assert_same(state_of(found.network()), state_of(whole.network()))
     assert_same(state_of(found.network(fresh=True)), state_of(whole.network(fresh=True)))
-    assert found.network().seen.item() == 6.0
+    assert found.network().seen.item() == 6.0 and found.network(fresh=True).seen.item() == 0.0
 
 
 def test_another_module_or_other_data_are_refused(make_net, loss, samples, tmp_path):
@@ -286,6 +307,7 @@ def as_list(samples):
 
 KINDS = {
     "a tuple of tensors": lambda s: (s["x"], s["label"]),
+    "a tuple of arrays": lambda s: (s["x"].numpy(), s["label"].numpy()),
     "a TensorDataset": lambda s: TensorDataset(s["x"], s["label"]),
     "a list of samples": as_list,
     "a DataLoader": lambda s: DataLoader(TensorDataset(s["x"], s["label"]), batch_size=16, drop_last=True),
