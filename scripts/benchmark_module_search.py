@@ -33,7 +33,7 @@ from nas_moreau.search.engine import SearchJob
 
 ROUNDS = 61
 """Timings of each option and network."""
-EXAMPLES = ("signals", "unet", "bytes_transformer")
+EXAMPLES = ("signals", "unet", "bytes_transformer", "timm_model")
 
 
 def example(name: str) -> ModuleType:

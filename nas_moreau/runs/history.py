@@ -153,7 +153,12 @@ class Stage:
 
     @property
     def verdict(self) -> str | None:
-        """The verdict on a finished search: "healthy", "undecided" or "collapsed"; None where there is none."""
+        """The verdict on a finished search: "healthy", "undecided" or "collapsed"; None where there is none.
+
+        Of a search inside a module "decided", "undecided" or "random".
+        """
+        if "verdict" in self.results.get("module", {}):
+            return str(self.results["module"]["verdict"]).partition(":")[0]
         health = self.results.get("search", {}).get("health")
         return str(health["verdict"]) if isinstance(health, Mapping) and "verdict" in health else None
 
