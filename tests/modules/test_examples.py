@@ -22,7 +22,9 @@ def test_the_page_is_true(tmp_path, monkeypatch):
     assert names["small"].costs()["parameters"] <= 60
 
 
-@pytest.mark.parametrize("name", ["signals", "unet", "bytes_transformer", "timm_model"])
+@pytest.mark.parametrize(
+    "name", ["signals", "unet", "bytes_transformer", pytest.param("timm_model", marks=pytest.mark.slow)]
+)
 def test_worked_examples(name):
     spec = importlib.util.spec_from_file_location(name, DOCS / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
