@@ -155,7 +155,7 @@ class Stage:
     def verdict(self) -> str | None:
         """The verdict on a finished search: "healthy", "undecided" or "collapsed"; None where there is none.
 
-        Of a search inside a module "decided", "undecided" or "random".
+        A search inside a module has "decided", "undecided" or "random".
         """
         if "verdict" in self.results.get("module", {}):
             return str(self.results["module"]["verdict"]).partition(":")[0]
