@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 import sys
@@ -18,7 +19,7 @@ from nas_moreau.cli.listing import KINDS
 from nas_moreau.cli.options import COMMON, remove_unused_folders
 from nas_moreau.cli.output import note, print_json, printing_notes
 from nas_moreau.cli.verbs import VERBS, Option, Verb
-from nas_moreau.errors import InputError, did_you_mean, nearest, unknown
+from nas_moreau.errors import InputError, did_you_mean, nearest, quoted, unknown
 from nas_moreau.plugins import import_modules
 from nas_moreau.presets import preset_names
 from nas_moreau.runs.atomic import DiskFull, is_full
@@ -36,7 +37,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """Raises InputError instead of printing the usage and exiting."""
-        raise InputError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+        name = self.prog.rpartition(" ")[2]
+        examples = VERBS[name].examples if name in VERBS else ["run --preset smoke"]
+        raise _described(message, self.prog, f"nas-moreau {examples[0]}")
+
+
+_NO_NUMBER = re.compile(r"argument (?:\S+/)?(\S+): invalid (int|float) value: '(.*)'", re.DOTALL)
+_NO_CHOICE = re.compile(r"argument (?:\S+/)?(\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+_MISSING = "the following arguments are required: "
+
+
+def _described(message: str, program: str, example: str) -> InputError:
+    """Returns the error for a message of argparse."""
+    if match := _NO_NUMBER.fullmatch(message):
+        name, kind, value = match.groups()
+        try:
+            whole = float(value).is_integer() and f" Write {name} {int(float(value))}."
+        except (ValueError, OverflowError):
+            whole = ""
+        what = "an integer" if kind == "int" else "a number"
+        return InputError(f"{name} is {quoted(value)}; it takes {what}.", (whole or f"See {program} --help.").strip())
+    if match := _NO_CHOICE.fullmatch(message):
+        name, value, known = match.groups()
+        choices = [choice.strip("' ") for choice in known.split(",")]
+        return InputError(f"{name} is {quoted(value)}.", did_you_mean(value, choices))
+    if message.startswith(_MISSING):
+        missing = message.removeprefix(_MISSING).removesuffix(", key=value")
+        return InputError(f"{program} lacks {missing}.", f"Write for example {example}.")
+    return InputError(f"{message[:1].upper()}{message[1:]}.", f"See {program} --help.")
 
 
 def build_parser() -> Parser:
@@ -121,9 +149,36 @@ def _unknown_verb(name: str) -> InputError:
     return InputError(f"Unknown command '{name}'.", f"Did you mean {meant}?")
 
 
+OTHER_OPTIONS = {
+    "gpu": "--device cuda",
+    "gpus": "--device cuda",
+    "cuda": "--device cuda",
+    "cpu": "--device cpu",
+    "o": "--output DIR",
+    "save": "--output DIR",
+    "save-dir": "--output DIR",
+    "outdir": "--output DIR",
+    "work-dir": "--output DIR",
+    "dataset": "--data SPEC",
+    "data-path": "--data SPEC",
+    "c": "--config FILE",
+    "cfg": "--config FILE",
+    "yaml": "--config FILE",
+    "continue": "--resume",
+    "restart": "--resume",
+    "n": "--dry-run",
+    "test": "--dry-run",
+    "q": "--json",
+}
+"""What other programs call their options -> ours."""
+
+
 def _unknown_option(text: str, verb: Verb) -> InputError:
     known = [name for option in [*COMMON, *verb.options] for name in option.names if name.startswith("-")]
     cure = did_you_mean(text, known) if nearest(text, known) else f"See nas-moreau {verb.name} --help."
+    other = OTHER_OPTIONS.get(text.lstrip("-").partition("=")[0].replace("_", "-").lower())
+    if text.startswith("-") and other is not None and other.split(" ")[0] in known:
+        return InputError(f"Unknown option '{text}' of {verb.name}.", f"Write {other}.")
     if text.startswith("-") and "overrides" in {name for option in verb.options for name in option.names}:
         from nas_moreau.config import config_keys
 

@@ -111,6 +111,21 @@ LISTS: dict[str, Callable[[], list[Row]]] = {
 }
 """Kind -> its rows; `runs`, which takes a folder, is the one further kind."""
 KINDS = (*LISTS, "runs")
+OTHER_KINDS = {
+    "dataset": "sources",
+    "data": "sources",
+    "genotype": "cells",
+    "model": "cells",
+    "architecture": "cells",
+    "config": "presets",
+    "experiment": "runs",
+    "optimizer": "methods",
+    "algorithm": "methods",
+    "problem": "tasks",
+    "primitive": "operations",
+    "op": "operations",
+}
+"""What other programs call them, without the s of the plural -> ours."""
 
 
 @verb(
@@ -125,7 +140,12 @@ KINDS = (*LISTS, "runs")
 def list_all(args: argparse.Namespace) -> list[Row]:
     """Prints one kind of thing."""
     if args.what not in KINDS:
-        raise unknown("kind", args.what, KINDS)
+        other = OTHER_KINDS.get(args.what.lower().removesuffix("s"))
+        raise (
+            InputError(f"Unknown kind '{args.what}'.", f"Write list {other}.")
+            if other
+            else unknown("kind", args.what, KINDS)
+        )
     rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
     if not args.json:
         head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading

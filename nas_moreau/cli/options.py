@@ -21,7 +21,7 @@ from nas_moreau.cli.verbs import option
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, nearest
 from nas_moreau.presets import preset_names
-from nas_moreau.text import is_utf8, name_text, path_of
+from nas_moreau.text import is_utf8, name_text, path_of, specification
 
 if TYPE_CHECKING:
     from nas_moreau.config import Config
@@ -69,6 +69,25 @@ RUN_FOLDER = [
 ]
 
 
+def _instead_of(word: str) -> str:
+    """Returns what to write instead of an argument that is no key=value: an option, or the key with its value."""
+    from nas_moreau.config.keys import config_keys, nearest_keys
+
+    if word in preset_names():
+        return f"Write --preset {word}."
+    path = path_of(word)
+    if path.suffix in (".yaml", ".yml"):
+        return f"Write --config {shlex.quote(word)}."
+    if len(word) < 256 and path.exists():
+        return f"Write --data {specification('folder' if path.is_dir() else 'npz', path)}."
+    key, _, value = word.partition(":")
+    keys = [key] if key in config_keys() else nearest_keys(key, config_keys())
+    if not keys:
+        return "Write for example search.epochs=10."
+    value = value or "VALUE"
+    return f"Write {' or '.join(f'{known}={value}' for known in keys)}, without blanks."
+
+
 def configuration(args: argparse.Namespace, base: Path | None = None, defaults: Sequence[str] = ()) -> Config:
     """Returns the configuration of the options.
 
@@ -79,6 +98,9 @@ def configuration(args: argparse.Namespace, base: Path | None = None, defaults: 
     """
     from nas_moreau.config import load_config, make_config
 
+    for override in args.overrides:
+        if "=" not in override:
+            raise InputError(f"'{override}' is not of the form key.sub=value.", _instead_of(override))
     overrides = [*defaults, *args.overrides]
     for key, value in (("data.name", args.data), ("data.directory", args.data_dir), ("device", args.device)):
         if value is not None:
@@ -173,6 +195,10 @@ def _length_given(args: argparse.Namespace, name: str) -> bool:
 
 def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
     """Returns the error for a run without a configuration: nobody trains with the published sizes by accident."""
+    for word in args.overrides:
+        if "=" not in word or word.startswith("preset="):
+            word = word.removeprefix("preset=")
+            return InputError(f"'{word}' is not of the form key.sub=value.", _instead_of(word))
     begin = f"give --preset smoke (a minute), cpu or cifar10 (list presets), --config FILE, or {_length(name)}=N"
     if args.resume and not args.output:
         return InputError("--resume needs the folder of the run.", "Name it with --output.")

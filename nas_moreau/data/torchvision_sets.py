@@ -76,8 +76,9 @@ def _open(name: str, dataset: str, request: Request, **part: bool) -> Any:
                 f"{name} could not be prepared in {directory} ({reason}).",
                 "Check that the folder is writable and remove damaged files, or use npz:FILE or folder:DIR.",
             ) from error
+        shown = "" if "not found" in reason else f" ({reason})"  # torchvision names an argument of its own
         raise InputError(
-            f"{name} is missing in {directory} or is damaged there ({reason}).",
+            f"{name} is missing in {directory} or is damaged there{shown}.",
             "Add --download to fetch it, or use npz:FILE or folder:DIR.",
         ) from error
     finally:

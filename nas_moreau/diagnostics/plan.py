@@ -251,7 +251,10 @@ def parse_memory(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS or float(match[1]) <= 0:
         raise InputError(f"Invalid amount of memory '{text}'.", "Write for example 11GB or 8GiB.")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    amount = int(float(match[1]) * UNITS[match[2].upper()])
+    if amount < 1 << 20:
+        raise InputError(f"The memory '{text}' is {amount} bytes.", f"Write for example {match[1]}GB.")
+    return amount
 
 
 def _machine_memory(config: Config) -> int | None:

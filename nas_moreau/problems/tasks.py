@@ -153,6 +153,7 @@ class SmallTask:
         steps: Default maximum number of steps of a method.
         build: (n, seed) -> the problem.
         method: Default method.
+        largest: Largest n: beyond it its vectors, or its matrices, do not fit into the memory of usual machines.
     """
 
     what: str
@@ -160,6 +161,7 @@ class SmallTask:
     steps: int
     build: Callable[[int, int], Case]
     method: str = AUTOMATIC
+    largest: int = 10_000_000
     config: ClassVar[type[SolveConfig]] = SmallConfig
 
 
@@ -184,7 +186,9 @@ TASKS: dict[str, SmallTask | DataTask] = {
     "sine": SmallTask(
         "(19): nonconvex lower level with many valleys; n = length of y", 100, 1000, lambda n, seed: sine(n)
     ),
-    "quadratic": SmallTask("(77): strongly convex; n = length of x and y", 100, 1000, lambda n, seed: quadratic(n)),
+    "quadratic": SmallTask(
+        "(77): strongly convex; n = length of x and y", 100, 1000, lambda n, seed: quadratic(n), 10_000
+    ),
     "merely-convex": SmallTask(
         "(18): the lower level has many solutions; n = length of x", 100, 2000, lambda n, seed: merely_convex(n)
     ),
@@ -195,6 +199,7 @@ TASKS: dict[str, SmallTask | DataTask] = {
         2000,
         lambda n, seed: group_lasso(n=n, seed=seed),
         method="moreau",  # a large nonsmooth level, on which a certificate is expensive
+        largest=20_000,
     ),
     "hyper-cleaning": DataTask(
         "which training labels are wrong: a weight for each by validation loss (--data, --corrupt)",
@@ -270,6 +275,8 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
     n, method, alone = config.n or task.n, config.method, config.method == AUTOMATIC
     steps = config.steps or (STEPS if alone else task.steps)
+    if n > task.largest:
+        raise InputError(f"{name} with n = {n:,} is larger than {task.largest:,}.", f"Choose n up to {task.largest}.")
     try:
         case = task.build(n, config.seed)
         chosen = None if alone else method_for(method, case)

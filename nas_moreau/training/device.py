@@ -47,6 +47,8 @@ def pick_device(name: str) -> torch.device:
         reason = first_line(error).rstrip(".")
         if reason.startswith("Expected one of"):  # torch lists every kind of device that it has ever known
             reason = "torch knows no device of that name"
+        elif "aten::" in reason or "driver" in reason or "not compiled" in reason:
+            reason = "this machine, or this build of torch, has none"
         raise InputError(
             f"Device '{name}' cannot be used: {reason}.", "Use --device auto (the accelerator of this machine) or cpu."
         ) from None

@@ -93,6 +93,28 @@ MISTYPED = [
     (["presets"], ["list presets"]),
     (["smoke"], ["run --preset smoke"]),
     (["mine.yaml"], ["--config mine.yaml"]),
+    (["run", "smoke", "--data", "shapes"], ["'smoke'", "--preset smoke"]),
+    (["run", "preset=smoke"], ["--preset smoke"]),
+    (["run", "--preset", "smoke", "search.epochs", "3"], ["search.epochs=VALUE"]),
+    (["run", "--preset", "smoke", "search.epochs:3"], ["search.epochs=3"]),
+    (["run", "--preset", "smoke", "search.lr", "3"], ["search.weights.lr=VALUE"]),
+    (["run", "--preset", "smoke", "tiny.yaml"], ["--config tiny.yaml"]),
+    (["run", "--preset", "smoke", "--data", "folder", "."], ["--data folder:."]),
+    (["run", "--preset", "smoke", "--gpu", "0"], ["--device cuda"]),
+    (["run", "--preset", "smoke", "--cuda"], ["--device cuda"]),
+    (["run", "--preset", "smoke", "--dataset", "shapes"], ["--data"]),
+    (["run", "--preset", "smoke", "-o", "there"], ["--output DIR"]),
+    (["run", "--preset", "smoke", "--device", "mps"], ["'mps'", "--device auto"]),
+    (["run", "--preset", "smoke", "--seed", "1.5"], ["--seed", "1.5", "an integer"]),
+    (["solve", "sine", "--n", "1e6"], ["--n", "1e6", "--n 1000000"]),
+    (["export", "run", "--format", "ONNX"], ["'ONNX'", "'onnx'"]),
+    (["retrain"], ["GENOTYPE-OR-RUN", "retrain DARTS_V2"]),
+    (["retrain", "."], ["without a genotype"]),
+    (["list", "datasets"], ["list sources"]),
+    (["list", "models"], ["list cells"]),
+    (["plan", "--preset", "smoke", "--memory", "8"], ["8 bytes", "8GB"]),
+    (["evaluate", "nowhere"], ["does not exist"]),
+    (["check", "cifar10"], ["--download"]),
 ]
 
 
@@ -104,9 +126,19 @@ def test_mistyped_commands(call, tmp_path, words, named):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
-def test_device_lists_nothing_of_torchs(call):
-    err = call("run", "--preset", "smoke", "--device", "gpu")[2]
-    assert "mkldnn" not in err and "privateuseone" not in err
+@pytest.mark.parametrize("words", [["run", "--preset", "smoke", "--device", "gpu"], ["check", "cifar10"]])
+def test_no_sentence_is_one_of_the_libraries(call, words):
+    err = call(*words)[2]
+    assert not any(text in err for text in ("mkldnn", "privateuseone", "aten::", "download=True"))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report", "derive"])
+def test_a_mistyped_run_names_the_near_one_and_those_inside(call, tmp_path, verb):
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "status.json").write_text("{}")
+    assert "runs/first" in call(verb, "runs/frist")[2]
+    assert "runs/first, runs/second" in call(verb, "runs")[2]
 
 
 def test_resume_of_a_mistyped_folder_names_the_near_run(call, tmp_path):

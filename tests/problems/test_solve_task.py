@@ -48,6 +48,9 @@ def test_methods_without_penalty_have_no_residual():
         ("lasso", {"n": 2, "method": "rhg"}, ["lasso", "rhg"]),
         ("sine", {"n": 1, "method": "bome", "steps": 10, "debias": True}, ["bome", "debias"]),
         ("few-shot", {}, ["few-shot", "solve_on_data"]),
+        ("sine", {"n": 10**9}, ["1,000,000,000", "10000000"]),
+        ("quadratic", {"n": 10**5}, ["100,000", "10000"]),
+        ("group-lasso", {"n": 10**6}, ["1,000,000"]),
     ],
 )
 def test_refusals(task, options, named):

@@ -200,6 +200,8 @@ def load_genotype(text_path_or_name: str | PathLike[str]) -> Genotype:
             f"{quoted(text, 200)} is not a genotype, a file or the name of a cell{meant(text, cell_names())}.",
             "Give a genotype.json, a run folder, a genotype as text, or a name of `nas-moreau list cells`.",
         )
+    if not path.exists() and path.name == "genotype.json":
+        raise InputError(f"{path.parent} is a folder without a genotype.", "Give the folder of a finished search.")
     chosen = None if _genotype_file(text) or not name else name
     try:
         found = Genotype.parse(read_text(path, "Genotype file", MAX_TEXT), name=chosen)
