@@ -12,6 +12,7 @@ from types import ModuleType
 
 from nas_moreau.errors import InputError
 
+_BUILT_IN = sys.builtin_module_names
 _IMPORTED: set[str] = set()
 """Names of modules that were imported for a user; another file may replace one of them."""
 
@@ -51,6 +52,8 @@ def import_modules(names: Sequence[str]) -> None:
     """
     for name in names:
         file = Path(name) if name.endswith(".py") else _in_working_folder(name)
+        if name.endswith(".py") and not Path(name).is_file():
+            raise InputError(f"--import {name}: there is no such file.", "Check the path.")
         if file is not None:
             _IMPORTED.add(_refuse_taken_name(name, file))
             folder = str((file.parent.parent if file.name == "__init__.py" else file.parent).resolve())
@@ -59,8 +62,8 @@ def import_modules(names: Sequence[str]) -> None:
         try:
             if name.endswith(".py"):
                 module_of(name, Path(name).stem, keep=True)
-            else:
-                importlib.import_module(name)
+            elif getattr(importlib.import_module(name), "__file__", None) is None and name not in _BUILT_IN:
+                raise InputError(f"--import {name}: it is a folder without Python files.", "Give a .py file.")
         except InputError:
             raise
         except Exception as error:

@@ -70,7 +70,7 @@ RUN_FOLDER = [
 
 
 def _instead_of(word: str) -> str:
-    """Returns what to write instead of an argument that is no key=value: an option, or the key with its value."""
+    """Returns what to write instead of an argument without "=": an option, or the key with its value."""
     from nas_moreau.config.keys import config_keys, nearest_keys
 
     if word in preset_names():
@@ -145,8 +145,9 @@ def new_folder(args: argparse.Namespace, stem: str) -> Path:
     from nas_moreau.runs.folder import DEFAULT_PARENT, new_run_folder
 
     parent_is_new = not DEFAULT_PARENT.exists()
-    path = new_run_folder(stem, make=not args.dry_run)
-    if not args.dry_run:
+    make = not getattr(args, "dry_run", False)  # not an option of solve
+    path = new_run_folder(stem, make)
+    if make:
         _MADE.extend(folder.absolute() for folder in (path, *([DEFAULT_PARENT] if parent_is_new else [])))
     return path
 

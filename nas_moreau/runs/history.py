@@ -301,7 +301,7 @@ def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
 
 
 def _near_run(folder: Path) -> str:
-    """Returns the cure for a folder that is no run: the run beside it of the nearest name, or those inside."""
+    """Returns the cure for a folder without status.json: the run beside it of the nearest name, or those inside."""
     try:
         runs = {status.parent.name: status.parent for status in folder.absolute().parent.glob("*/status.json")}
         inside = sorted(status.parent for status in folder.glob("*/status.json"))

@@ -114,6 +114,7 @@ MISTYPED = [
     (["list", "models"], ["list cells"]),
     (["plan", "--preset", "smoke", "--memory", "8"], ["8 bytes", "8GB"]),
     (["evaluate", "nowhere"], ["does not exist"]),
+    (["list", "cells", "--import", "missing.py"], ["missing.py", "no such file"]),
     (["check", "cifar10"], ["--download"]),
 ]
 
@@ -295,6 +296,15 @@ def test_hyper_cleaning_leaves_the_labels_of_users_alone(call, tmp_path):
     assert any(row["label"] != row["judged_as"] for row in rows)
     for row in [*rows, *read_table(tmp_path / "shown" / "cleaned.csv")]:
         assert row["label"] == ("'=cat" if "=cat" in row["file"] else "dog")  # the label that the user gave
+
+
+def test_solve_makes_a_folder_of_its_own(call, tmp_path):
+    photos(tmp_path / "photos")
+    for number in ("", "-2"):
+        assert call("solve", "hyper-cleaning", "--data", "folder:photos", "--steps", "1")[0] == 0
+        assert (tmp_path / f"checkpoints/solve-hyper-cleaning-seed0{number}/result.json").exists()
+    assert call("solve", "hyper-cleaning", "--data", "folder:photoz")[0] == 2
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 def test_the_demonstration_is_for_generated_images():
