@@ -187,7 +187,7 @@ TASKS: dict[str, SmallTask | DataTask] = {
         "(19): nonconvex lower level with many valleys; n = length of y", 100, 1000, lambda n, seed: sine(n)
     ),
     "quadratic": SmallTask(
-        "(77): strongly convex; n = length of x and y", 100, 1000, lambda n, seed: quadratic(n), 10_000
+        "(77): strongly convex; n = length of x and y", 100, 1000, lambda n, seed: quadratic(n), largest=10_000
     ),
     "merely-convex": SmallTask(
         "(18): the lower level has many solutions; n = length of x", 100, 2000, lambda n, seed: merely_convex(n)
