@@ -82,10 +82,12 @@ def _parts(data: Any) -> list[Any]:
 
 def _as_tensors(data: Any, what: str) -> Any:
     """Returns arrays in a tuple or dict as tensors."""
+
+    def tensor(part: Any) -> Tensor:
+        return part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")
+
     try:
-        if isinstance(data, dict):
-            return {key: torch.as_tensor(part) for key, part in data.items()}
-        return tuple(torch.as_tensor(part) for part in data)
+        return {key: tensor(part) for key, part in data.items()} if isinstance(data, dict) else (*map(tensor, data),)
     except (TypeError, RuntimeError, ValueError) as error:
         raise InputError(f"The {what} arrays cannot become tensors: {first_line(error)}.", _FORMS) from None
 
