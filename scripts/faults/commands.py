@@ -56,7 +56,7 @@ def steps(folder: Path) -> dict[str, Step]:
     data = ["--data", f"npz:{folder / 'toy.npz'}"]
     searched = folder / "searched"
     code, text = command_line(*words["search"], *SHORT, "--output", str(searched))
-    if code:
+    if code != 0:
         raise SystemExit(text)
     wide = [*words["retrain"], *SHORT]
     methods = ["--methods", "darts1,random", "--seeds", "0"]

@@ -24,7 +24,7 @@ def _reference(words: list[str], folder: Path) -> tuple[dict[str, Any], float]:
     begin = time.monotonic()
     code = run(words, folder / "reference")
     seconds = time.monotonic() - begin
-    if code:
+    if code != 0:
         raise SystemExit((folder / "reference.log").read_text())
     found = left_behind(folder / "reference")
     remove(folder / "reference")
@@ -56,7 +56,7 @@ def kill(stage: str, count: int, folder: Path, seed: int = 0) -> Row:
             os.kill(child, signal.SIGKILL)
             wait(child)
         code = run(words, output, resume=True)
-        bad = [f"exit code {code}"] if code else differences(output, reference)
+        bad = [f"exit code {code}"] if code != 0 else differences(output, reference)
         well += not bad
         wrong.update(bad)
         if not bad:
@@ -144,7 +144,7 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
         sent = time.monotonic()
         os.kill(child, number)
         code = wait(child)
-        times[stage] *= LONGER if code else SHORTER
+        times[stage] *= LONGER if code != 0 else SHORTER
         if code == 0:
             remove(output)
             continue
@@ -159,7 +159,7 @@ def signals(count: int, folder: Path, seed: int = 1) -> Row:
         if status.exists() and json.loads(status.read_text())["state"] != "interrupted":
             bad.append("status")
         code = run(commands[stage], output, resume=True)
-        bad += [f"resumed: exit code {code}"] if code else differences(output, references[stage][0])
+        bad += [f"resumed: exit code {code}"] if code != 0 else differences(output, references[stage][0])
         well += not bad
         wrong.update(bad)
         if not bad:

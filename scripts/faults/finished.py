@@ -55,7 +55,7 @@ class Finished:
     def call(self, *words: str) -> str:
         """Runs a command that must succeed, and returns its output."""
         code, text = command_line(*words)
-        if code:
+        if code != 0:
             raise SystemExit(f"{words}: {text}")
         return text
 

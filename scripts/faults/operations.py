@@ -129,7 +129,7 @@ def _end(step: Any, output: Path, reference: Any, clock: float = 0.0) -> int:
         output.mkdir()  # killed before the folder was made
     _prepared(step, output)
     code = step.run(output, resume=True)
-    if code:
+    if code != 0:
         return code
     found = step.left(output)
     differing = [key for key in reference if found[key] != reference[key]]

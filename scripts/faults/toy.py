@@ -110,7 +110,7 @@ def start(words: list[str], output: Path, resume: bool = False) -> int:
     return fork(lambda: main([*words, *more]), output.with_suffix(".log"))
 
 
-def wait(child: int, seconds: float = 120.0) -> int | None:
+def wait(child: int, seconds: float = 600.0) -> int | None:
     """Returns the exit code of a process (minus the signal that killed it), None if it still runs after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
