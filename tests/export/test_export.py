@@ -240,6 +240,7 @@ FORGED = {
     "other channels": lambda c: _with(c, "model_args", "channels", 8),
     "no test images": lambda c: c["nas_moreau"]["data"].pop("test") and c,
     "a mean that is no number": lambda c: _with(c, "nas_moreau", "data", "mean", [None, 0.5, 0.5]),
+    "a mean of NaN": lambda c: _with(c, "nas_moreau", "data", "mean", [float("nan")] * 3),
     "a std of zero": lambda c: _with(c, "nas_moreau", "data", "std", [0.0, 0.5, 0.5]),
     "a huge image": lambda c: _with(c, "nas_moreau", "data", "image_size", [10**9, 10**9]),
     "classes that are numbers": lambda c: _with(c, "nas_moreau", "data", "classes", [1, 2, 3]),
