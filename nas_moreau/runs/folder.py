@@ -126,10 +126,13 @@ class RunFolder:
         try:
             run = cls._enter(folder, stage, resume, lock)
             run._begin(config, identity)
-        except BaseException:
+            _log.debug("run folder: %s", folder, extra={"run_folder": folder})
+        except BaseException as error:
+            with suppress(OSError, InputError):
+                if isinstance(error, KeyboardInterrupt) and _begun_here(folder):
+                    run.status("interrupted", reason=first_line(error))
             lock.release()
             raise
-        _log.debug("run folder: %s", folder, extra={"run_folder": folder})
         return run
 
     @classmethod
@@ -275,6 +278,12 @@ class RunFolder:
                 state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 self.status(state, reason=first_line(error, 1000))
         self.close()
+
+
+def _begun_here(folder: Path) -> bool:
+    """Returns whether this process has written that the run is running."""
+    status = read_json(folder / "status.json") or {}
+    return status.get("state") == "running" and status.get("pid") == os.getpid()
 
 
 def _now() -> str:

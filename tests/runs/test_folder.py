@@ -94,6 +94,17 @@ def test_a_run_that_died_while_its_folder_was_made_can_be_resumed(tmp_path, monk
     assert point == 5  # files.json, config.yaml, environment.json, identity.json, status.json
 
 
+def test_a_signal_while_the_folder_is_made_leaves_it_interrupted(tmp_path, monkeypatch):
+    def stopped(self, text):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "log", stopped)
+        begin(tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "interrupted"
+    begin(tmp_path, resume=True).close()
+
+
 def test_resume_knows_whether_the_run_was_finished(tmp_path):
     with begin(tmp_path) as run:
         run.status("interrupted", step=4)
