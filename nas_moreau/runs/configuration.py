@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau.config import Config, flatten, make_config
-from nas_moreau.errors import InputError
+from nas_moreau.errors import InputError, nearest
 from nas_moreau.runs.plain_files import read_yaml
 
 LOCAL = ("logging", "device", "output", "download", "directory", "threads")
@@ -42,6 +42,21 @@ def run_config(folder: str | os.PathLike[str]) -> Config:
     data = read_config(folder)
     data.pop("genotype", None)  # recorded by a retraining, so that it cannot be resumed with another cell
     return make_config(data, str(Path(folder) / "config.yaml"))
+
+
+def near_run(folder: Path) -> str:
+    """Returns the cure for a folder without status.json: the run beside it of the nearest name, or those inside."""
+    try:
+        runs = {status.parent.name: status.parent for status in folder.absolute().parent.glob("*/status.json")}
+        inside = sorted(status.parent for status in folder.glob("*/status.json"))
+    except OSError:
+        runs, inside = {}, []
+    if inside:
+        return f"Give one of the runs in it: {', '.join(map(str, inside[:3]))}{', ...' * (len(inside) > 3)}."
+    near = nearest(folder.name, runs)
+    if near is not None:
+        return f"Did you mean {folder.parent / near}?"
+    return "Give a folder made by `nas-moreau run` or a stage."
 
 
 def configuration_digest(config: dict[str, Any], may_change: Collection[str] = MAY_CHANGE) -> str:

@@ -21,7 +21,8 @@ from nas_moreau.architecture.spaces.space import SearchSpace, load_space
 from nas_moreau.architecture.spaces.zoo import refuse_other_cells
 from nas_moreau.config.sections import MAX_EPOCHS
 from nas_moreau.drawing.network import Sizes
-from nas_moreau.errors import InputError, nearest
+from nas_moreau.errors import InputError
+from nas_moreau.runs.configuration import near_run
 from nas_moreau.runs.lock import is_held
 from nas_moreau.runs.plain_files import read_json, read_recorded_text, read_yaml
 from nas_moreau.runs.tables import read_table
@@ -290,7 +291,7 @@ def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
     folder = Path(path)
     if not (folder / "status.json").is_file():
         state = "is not a run folder" if folder.exists() else "does not exist"
-        raise InputError(f"{path} {state}.", _near_run(folder))
+        raise InputError(f"{path} {state}.", near_run(folder))
     own = Stage(folder)
     for name in names:
         if own.name == name:
@@ -298,21 +299,6 @@ def find_stage(path: str | os.PathLike[str], *names: str) -> Stage:
         if (folder / name / "status.json").is_file():
             return Stage(folder / name, name)
     raise InputError(f"{path} holds no {' or '.join(names)}.", f"It is a folder of '{own.name}'; give another one.")
-
-
-def _near_run(folder: Path) -> str:
-    """Returns the cure for a folder without status.json: the run beside it of the nearest name, or those inside."""
-    try:
-        runs = {status.parent.name: status.parent for status in folder.absolute().parent.glob("*/status.json")}
-        inside = sorted(status.parent for status in folder.glob("*/status.json"))
-    except OSError:
-        runs, inside = {}, []
-    if inside:
-        return f"Give one of the runs in it: {', '.join(map(str, inside[:3]))}{', ...' * (len(inside) > 3)}."
-    near = nearest(folder.name, runs)
-    if near is not None:
-        return f"Did you mean {folder.parent / near}?"
-    return "Give a folder made by `nas-moreau run` or a stage."
 
 
 def find_search(path: str | os.PathLike[str]) -> Stage | None:
