@@ -150,9 +150,8 @@ def _unknown_verb(name: str) -> InputError:
 
 
 OTHER_OPTIONS = {
-    "gpu": "--device cuda",
-    "gpus": "--device cuda",
-    "cuda": "--device cuda",
+    "gpu": "--device auto",
+    "gpus": "--device auto",
     "cpu": "--device cpu",
     "o": "--output DIR",
     "save": "--output DIR",
