@@ -52,9 +52,11 @@ def test_the_text_holds_means_and_costs(script):
     result = Comparison(
         rows,
         summarise(rows, ["a", "random"], "random", []),
+        conditions=[],
         baseline="random",
         baselines=[],
         column=None,
+        retraining=None,
         ranking=None,
         failed=["search b-seed0 (exit code 3)"],
         space="darts",

@@ -183,7 +183,7 @@ def test_a_machine_without_the_memory_to_try_says_so(monkeypatch):
         ("8GiB", 8 * 2**30),
         ("0.5 gb", 5 * 10**8),
         ("512MB", 512 * 10**6),
-        ("123", 123),
+        ("12345678", 12345678),
     ],
 )
 def test_amounts_of_memory(text, amount):
