@@ -59,6 +59,10 @@ class Result:
     def __init__(self, path: str | PathLike[str]):
         self.path = Path(path)
         self._run: Run = read_run(self.path)
+        if self._run.stages[0].name == "module":
+            raise InputError(
+                f"{self.path} is a search inside a module.", "Call search_module with its arguments and resume=True."
+            )
 
     # --- what came out ---
 
@@ -218,8 +222,7 @@ def run(
     Example:
         >>> result = run("smoke", data="shapes", search={"epochs": 1, "steps_per_epoch": 2})  # doctest: +SKIP
     """
-    complete, images = _begin(config, data, settings)
-    folder = _folder(output, resume, "run", config, complete)
+    complete, images, folder = _begin("run", config, output, resume, data, settings)
     pipeline.run(complete, folder, resume, images, hooks)
     return Result(folder)
 
@@ -233,8 +236,7 @@ def search(
     **settings: Any,
 ) -> Result:
     """Searches and derives a cell; arguments and errors are those of `run`."""
-    complete, images = _begin(config, data, settings)
-    folder = _folder(output, resume, "search", config, complete)
+    complete, images, folder = _begin("search", config, output, resume, data, settings)
     search_stage.search(complete, folder, resume, images, hooks)
     return Result(folder)
 
@@ -258,9 +260,8 @@ def retrain(
     Raises:
         InputError, NonFinite, Interrupted: As in `run`.
     """
-    complete, images = _begin(config, data, settings)
     cells = genotype if isinstance(genotype, Genotype) else load_genotype(fspath(genotype))
-    folder = _folder(output, resume, "retrain", config, complete)
+    complete, images, folder = _begin("retrain", config, output, resume, data, settings)
     retrain_stage.retrain(complete, cells, folder, resume, images, hooks)
     return Result(folder)
 
@@ -274,18 +275,32 @@ def load_run(path: str | PathLike[str]) -> Result:
     return Result(path)
 
 
-def _begin(config: Settings, data: Images | None, settings: Mapping[str, Any]) -> tuple[Config, Data | None]:
-    """Returns the whole configuration, and the images if they are given as such."""
+def _begin(
+    verb: str,
+    config: Settings,
+    output: str | PathLike[str] | None,
+    resume: bool,
+    data: Images | None,
+    settings: Mapping[str, Any],
+) -> tuple[Config, Data | None, Path]:
+    """Returns the whole configuration, the images if they are given as such, and the run folder."""
+    if resume and output is None:
+        raise InputError("A run to be resumed needs its folder.", "Give it as output.")
     spec, images = _images(data)
-    if isinstance(config, Config):
-        begun = config
-    else:
-        name = fspath(config)
-        begun = load_config(name) if name in preset_names() or not Path(name).exists() else load_config(path=name)
+    begun, origin = (config, "config") if isinstance(config, Config) else _named(fspath(config))
     merged = _merged(begun.to_dict(), settings)
     if spec is not None:
         merged["data"]["name"] = spec
-    return make_config(merged, "the settings"), images
+    complete = make_config(merged, "the settings")
+    folder = new_run_folder(f"{verb}-{origin}-seed{complete.seed}") if output is None else Path(output)
+    return complete, images, folder
+
+
+def _named(name: str) -> tuple[Config, str]:
+    """Returns the configuration of a preset or a YAML file, and what its runs are named after."""
+    path = Path(name)
+    is_file = name not in preset_names() and (path.exists() or path.suffix in (".yaml", ".yml"))
+    return (load_config(path=path) if is_file else load_config(name)), path.stem
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,12 +326,3 @@ def _images(data: Images | None) -> tuple[str | None, Data | None]:
         )
     found = data_from_arrays(*arrays)
     return found.name, found
-
-
-def _folder(output: str | PathLike[str] | None, resume: bool, verb: str, given: Settings, config: Config) -> Path:
-    if output is not None:
-        return Path(output)
-    if resume:
-        raise InputError("A run to be resumed needs its folder.", "Give it as output.")
-    origin = "config" if isinstance(given, Config) else Path(fspath(given)).stem
-    return new_run_folder(f"{verb}-{origin}-seed{config.seed}")

@@ -123,6 +123,8 @@ def test_configurations_of_every_kind_and_nested_settings(tmp_path):
         stored = load_run(found.path)._run.search.config
         assert stored["seed"] == i and stored["search"]["channels"] == 2 and stored["data"]["name"] == "arrays"
         assert stored["search"]["alphas"]["lr"] == (0.01 if i == 0 else 0.5)
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        nas_moreau.run("absent.yaml", tmp_path / "x")
     with pytest.raises(InputError, match="smok"):
         nas_moreau.run("smok", tmp_path / "x")
     with pytest.raises(InputError, match="epoch"):
@@ -134,6 +136,12 @@ def test_configurations_of_every_kind_and_nested_settings(tmp_path):
     with pytest.raises(InputError):
         load_run(tmp_path / "absent")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_search_inside_a_module_is_no_result(tmp_path):
+    (tmp_path / "status.json").write_text('{"stage": "module", "state": "finished"}')
+    with pytest.raises(InputError, match="module"):
+        load_run(tmp_path)
 
 
 def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 
 from nas_moreau import distributed
 from nas_moreau.cli.options import as_text, new_folder, working_in
-from nas_moreau.cli.output import note, print_json, print_rows
+from nas_moreau.cli.output import note, print_json, print_next, print_rows
 from nas_moreau.cli.verbs import option
 from nas_moreau.errors import InputError, unknown
 
@@ -90,7 +90,7 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
             write_recorded(output, {"comparison.json": json.dumps(result["comparison"], indent=1).encode()})
         note(str(comparison))
     if not args.json:
-        note(f"next: nas-moreau report {shlex.quote(str(output))}")
+        print_next("Write the report again", f"nas-moreau report {shlex.quote(str(output))}")
     return result
 
 

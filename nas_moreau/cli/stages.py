@@ -50,11 +50,14 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         print_json(_described(config, output))
         return None
     from nas_moreau import pipeline
+    from nas_moreau.report.verdict import against_random
+    from nas_moreau.runs.history import read_run
 
     with working_in(output):
         result = pipeline.run(config, output, args.resume)
     found, trained = result.search, result.retrain
     if not args.json:
+        chance = against_random(read_run(output))
         rows = [
             ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
             ("verdict", found.verdict or "drawn at random"),
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
                 f"{_of_images(trained.test_accuracy, _tests(output / 'retrain'))}, {trained.wall_seconds:.0f} s",
             ),
             ("network", f"{trained.parameters:,} parameters, {trained.macs:,} multiply-adds"),
-            *_against_random(output),
+            *([] if chance is None else [("against chance", chance)]),
             ("report", result.report),
         ]
         print_rows(rows)
@@ -281,15 +284,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result
-
-
-def _against_random(folder: Path) -> list[tuple[str, str]]:
-    """Returns the row on random cells of a run that trained some."""
-    from nas_moreau.report.verdict import against_random
-    from nas_moreau.runs.history import read_run
-
-    found = against_random(read_run(folder))
-    return [("against chance", found)] if found is not None else []
 
 
 def _print_next(folder: Path) -> None:

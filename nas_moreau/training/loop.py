@@ -220,7 +220,7 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
     ):
         loop = Loop(folder, monitor, progress, StopRequest(), hooks)
         if not folder.silent:
-            progress.line(heading(job))
+            progress.line(_heading(job))
         job.start(loop)
         if resumed:
             progress.line(resumed)
@@ -281,7 +281,7 @@ def _train(job: Job, loop: Loop) -> None:
         raise StopTraining
 
 
-def heading(job: Job) -> str:
+def _heading(job: Job) -> str:
     """Returns what a stage is about to do: device, steps and images."""
     cpu = job.device.type == "cpu"
     threads = torch.get_num_threads()

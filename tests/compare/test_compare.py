@@ -15,13 +15,11 @@ from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as stage
-from nas_moreau.compare.conditions import Conditions, conditions, split_settings
-from nas_moreau.compare.protocol import Comparison, Protocol, compare, plan_comparison
-from nas_moreau.compare.rows import Row, folder_name, read_rows, rows_file, rows_of_search
-from nas_moreau.compare.summary import summarise
+from nas_moreau.compare.conditions import conditions, split_settings
+from nas_moreau.compare.protocol import Protocol, compare, plan_comparison
+from nas_moreau.compare.rows import folder_name, read_rows, rows_file, rows_of_search
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
-from nas_moreau.report.comparison import outcome, percentile_table, render, summary_table
 from nas_moreau.runs.configuration import read_config
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.methods import parse_methods
@@ -125,87 +123,6 @@ def test_folders_of_methods_with_any_name_are_distinct_and_stay_inside():
     assert len(set(names)) == len(names) and not any("/" in name for name in names)
 
 
-# --- the summary ---
-
-
-def row(method, seed, rule=None, **values):
-    known = {"search": f"{method}-seed{seed}", "digest": "d", "genotype": {}, "arch": None}
-    return Row(
-        **({"method": method, "seed": seed, "rule": rule, "verdict": "healthy", "idle_share": 0.5} | known | values)
-    )
-
-
-def test_summary_by_hand():
-    rows = [
-        *(
-            row("a", i, table=v, search_seconds=t, search_peak_memory_bytes=m)
-            for i, (v, t, m) in enumerate([(0.90, 10, 5), (0.92, 20, 9), (0.94, 30, 7)])
-        ),
-        *(row("random", i, table=v, verdict="collapsed", idle_share=i / 2) for i, v in enumerate([0.80, 0.82, 0.84])),
-        row("a", 0, "selection", table=0.95),
-        row("a +selection", 0, table=0.5),  # a method of the user may have any name
-    ]
-    exact = [{"name": "all cells", "mean": 0.8}]
-    lines = summarise(rows, ["random", "a", "a +selection"], "random", exact)
-    assert [(line.method, line.rule, line.n) for line in lines] == [
-        ("random", None, 3),
-        ("a", None, 3),
-        ("a", "selection", 1),
-        ("a +selection", None, 1),
-    ]
-    random, a, selected, _ = lines
-    assert (a.figure, a.min, a.max) == ("table", 0.90, 0.94)
-    assert a.mean == pytest.approx(0.92) and a.std == pytest.approx(0.02)
-    assert a.relative_improvement == pytest.approx(15)  # over the table's mean, not over the three random cells
-    assert a.p_value == 0.1  # the two most extreme of 20
-    assert (a.search_seconds, a.search_peak_memory_bytes, a.collapsed) == (20, 9, 0)
-    assert random.p_value is None and random.relative_improvement == pytest.approx(2.5)
-    assert (random.collapsed, random.idle_share) == (3, 0.5)
-    assert selected.std is None and selected.label == "a +selection"
-
-
-def test_without_a_table_the_random_rows_are_the_measure():
-    rows = [
-        row("a", 0, retrained_accuracy=0.6, retrained_held_out_accuracy=0.5),
-        row("random", 0, retrained_accuracy=0.5),
-        row("random", 1, retrained_accuracy=0.3),
-    ]
-    found = summarise(rows, ["a", "random"], "random", [])
-    assert [(line.figure, line.method) for line in found] == [
-        ("retrained_accuracy", "a"),
-        ("retrained_accuracy", "random"),
-        ("retrained_held_out_accuracy", "a"),
-    ]
-    assert found[0].relative_improvement == pytest.approx(50)
-    assert found[2].relative_improvement is None
-
-
-def test_percentiles_are_compared_over_seeds():
-    rows = [
-        *(
-            row("a", i, percentile=v, percentile_ridge=v + 4, percentile_trees=v - 4)
-            for i, v in enumerate((90, 92, 94))
-        ),
-        row("a", 3, verdict="collapsed"),  # a collapsed cell has none
-        *(row("random", i, percentile=v, percentile_ridge=v, percentile_trees=v) for i, v in enumerate((40, 50, 60))),
-    ]
-    lines = summarise(rows, ["a", "random"], "random", [])
-    assert [(line.figure, line.method) for line in lines] == [
-        (figure, method)
-        for figure in ("percentile", "percentile_ridge", "percentile_trees")
-        for method in ("a", "random")
-    ]
-    first = lines[0]
-    assert (first.n, first.mean, first.std, first.p_value, first.relative_improvement) == (3, 92, 2, 0.1, None)
-    result = {"rows": [line.to_dict() for line in rows], "summary": [line.to_dict() for line in lines]}
-    result |= {"baseline": "random", "failed": []}
-    head, texts = percentile_table(result)
-    assert len(head) == len(texts[0])
-    assert texts[0] == ["a", "3", "92.0 ± 2.0", "90.0", "94.0", "0.100", "96.0", "0.100", "88.0", "0.100", "1"]
-    assert texts[1][:6] == ["random", "3", "50.0 ± 10.0", "40.0", "60.0", "–"] and texts[1][-1] == "0"
-    assert "a 92 (n = 3, p 0.100), random 50 (n = 3)" in outcome(result)
-
-
 def test_without_retraining_percentiles_judge_the_cells(images, here, tmp_path):
     output = tmp_path / "c"
     found = compare(tiny(images, "space=darts"), {"random": (0, 1)}, output, protocol=Protocol(retrain=False))
@@ -232,12 +149,6 @@ def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
         assert (found.percentile, found.percentile_ridge, found.percentile_trees) == expected
         (tmp_path / "rows.csv").write_bytes(rows_file([found]))
         assert read_rows(tmp_path / "rows.csv") == {name: [found]}
-
-
-def test_cells_near_the_best_of_the_table_are_counted():
-    rows = [row("a", i, table=value) for i, value in enumerate((0.90, 0.94, 0.95))]
-    assert [line.near_best for line in summarise(rows, ["a"], "a", [], 0.94)] == [2]
-    assert [line.near_best for line in summarise(rows, ["a"], "a", [])] == [None]
 
 
 def test_settings_of_one_method_are_told_apart_from_those_of_all():
@@ -476,30 +387,6 @@ def test_the_command_line(images, table, here, tmp_path, capsys):
     for wrong in (["--seed", "3"], ["search.method=moreau"], ["seed=3"]):
         assert cli.main([*words, *wrong]) == 2
     assert plan_comparison({"darts1": (0, 1)}, tmp_path / "c")["to do"] == ["darts1-seed1"]
-
-
-def test_the_page_escapes_hostile_names(tmp_path):
-    hostile = "<script>alert(1)</script>$x$&"
-    rows = [row(hostile, 0, table=0.5, search="x", arch=hostile)]
-    result = Comparison(
-        rows,
-        summarise(rows, [hostile], hostile, []),
-        conditions=[Conditions(hostile, 3, None, hostile, (hostile,))],
-        baseline=hostile,
-        baselines=[],
-        column=hostile,
-        retraining=None,
-        ranking=None,
-        failed=[hostile],
-        space=hostile,
-        data=hostile,
-        report="",
-    ).to_dict()
-    folder = tmp_path / "<b>c"
-    folder.mkdir()
-    page = render(result, {hostile: [[(1.0, 0.5), (2.0, 0.6)]]}, folder)
-    assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
-    assert summary_table(result, "table")[1][0][2] == "50.00"
 
 
 # --- processes and signals ---

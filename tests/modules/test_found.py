@@ -39,7 +39,7 @@ class Net(nn.Module):
     def forward(self, x):
         return self.last(self.acts[1](self.branch(self.acts[0](self.norm(self.first(x))))))
 net = Net().eval()
-net.load_state_dict(torch.load({str(tmp_path / "weights.pt")!r}))
+net.load_state_dict(torch.load({str(tmp_path / "weights.pt")!r}, weights_only=True))
 assert "nas_moreau" not in sys.modules
 print(json.dumps(net(torch.ones(1, 4)).tolist()))
 """
