@@ -73,8 +73,12 @@ def next_step(run: Run) -> NextStep:
     if state is not None and state.collapsed and not drawn:
         again = f"nas-moreau search --config {config} search.guard=best"
         return NextStep("Search again with the guard, which derives from the best epoch", again)
-    if state is not None and state.undecided and not drawn:
+    undecided = state is not None and state.undecided and not drawn
+    if undecided and retrain is None:
         return NextStep("Let short training choose the cell", f"nas-moreau derive {where} --rule trained --write")
+    if undecided:
+        again = f"nas-moreau run --config {shlex.quote(str(run.source.path / 'config.yaml'))} derive.rule=trained"
+        return NextStep("Search again, and let short training choose the cell", again)
     if retrain is None:
         return NextStep("Train the cell from scratch", f"nas-moreau retrain {where}")
     if run.parent is not None and not drawn and not run.random:

@@ -52,12 +52,17 @@ def test_without_random_cells_chance_is_not_known_and_the_next_step_is_to_ask(tm
 @pytest.mark.parametrize(
     ("health", "command"),
     [
-        ({"largest_weight": 0.26}, "derive"),
+        ({"largest_weight": 0.26}, "derive.rule=trained"),
         ({"cells": {"normal": {"edges": 4, "idle": {"skip_connect": 3}, "judged": True}}}, "search.guard=best"),
     ],
 )
 def test_what_is_undecided_or_collapsed_has_a_cure(tmp_path, health, command):
     assert command in next_step(whole(tmp_path, 0.8, **health)).command
+
+
+def test_short_training_chooses_an_undecided_cell_before_it_is_retrained(tmp_path):
+    stage(tmp_path, "search", {"method": "moreau", "health": HEALTHY | {"cells": CELLS, "largest_weight": 0.26}})
+    assert next_step(read_run(tmp_path)).command == f"nas-moreau derive {tmp_path} --rule trained --write"
 
 
 def test_what_is_not_finished_goes_on(tmp_path):
