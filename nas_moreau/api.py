@@ -255,7 +255,11 @@ def retrain(
     Args:
         config: As in `run`.
         genotype: The cells: a `Genotype`, a name such as DARTS_V2, a file, or its text.
-        output, resume, data, hooks, settings: As in `run`.
+        output: As in `run`.
+        resume: As in `run`.
+        data: As in `run`.
+        hooks: As in `run`.
+        settings: As in `run`.
 
     Raises:
         InputError, NonFinite, Interrupted: As in `run`.

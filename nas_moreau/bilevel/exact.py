@@ -72,7 +72,8 @@ def exact_hypergradient(
         problem: Smooth, its lower level without constraints and with a positive definite Hessian at the minimiser.
         x: The point.
         y: Start of the search for the lower minimiser.
-        upper_batch, lower_batch: On which F and f are evaluated.
+        upper_batch: On which F is evaluated.
+        lower_batch: On which f is evaluated.
         tolerance: Bound on |f_y|; float64 is needed to reach the default.
 
     Raises:
@@ -119,7 +120,8 @@ def unrolled_hypergradient(
         problem: As for `exact_hypergradient`.
         x: The point.
         exact: What `exact_hypergradient` returned there: its y and its eigenvalues are used.
-        upper_batch, lower_batch: On which F and f are evaluated.
+        upper_batch: On which F is evaluated.
+        lower_batch: On which f is evaluated.
         error: Relative error of the truncation.
     """
     low, high = math.sqrt(exact.lowest), math.sqrt(exact.highest)
@@ -154,7 +156,8 @@ def value_differences(
         problem: As for `exact_hypergradient`.
         x: The point.
         exact: What `exact_hypergradient` returned there; its y is the start.
-        upper_batch, lower_batch: On which F and f are evaluated.
+        upper_batch: On which F is evaluated.
+        lower_batch: On which f is evaluated.
         width: Width of the differences.
     """
     factor = torch.linalg.lu_factor(exact.f_yy)

@@ -146,7 +146,9 @@ def moreau(
         theta_steps: Number of steps (9) in one step of the method.
         lower_steps: Number of steps of theta and y for each step of x; all but the last are (9), (12) and (13) at the
             old x. They are cheap where the problem has an `at_x`.
-        update_x, update_y, update_theta: Update rules; default params - step * direction.
+        update_x: Update rule of x; default params - step * direction.
+        update_y: Update rule of y; the same default.
+        update_theta: Update rule of theta; the same default.
 
     Raises:
         ValueError: A constant is out of its range.

@@ -155,7 +155,8 @@ def residual(
 
     Args:
         problem: F, f, g, X and Y.
-        x, y: The point.
+        x: The point's upper variable.
+        y: The point's lower variable.
         c: The penalty c_k.
         gamma: Parameter of the envelope.
         batches: On which F and f are evaluated.
@@ -206,7 +207,8 @@ def merit(
 
     Args:
         problem: F, f, g, X and Y.
-        x, y: The point.
+        x: The point's upper variable.
+        y: The point's lower variable.
         theta: The method's theta.
         c: The penalty c_k.
         gamma: Parameter of the envelope.

@@ -99,8 +99,9 @@ def search_module(
         resume: Continue from the last checkpoint in `output`.
         metric: (module, batch) -> number, reported on the held-out samples.
         batch_size: Samples of a batch; by default that of the DataLoader, else 64.
-        max_parameters, max_macs, max_ms: Limits that the choices keep: scalars of the module, multiply-adds and
-            predicted milliseconds for one sample.
+        max_parameters: Limit that the choices keep: scalars of the module.
+        max_macs: Limit that the choices keep: multiply-adds for one sample.
+        max_ms: Limit that the choices keep: predicted milliseconds for one sample.
         costs: A table of measured costs (`found.cost_table`), or the file of one; by default measured where a penalty
             or a limit needs it. A run folder holds it as costs.json.
         hooks: Called by the training loop.

@@ -34,7 +34,8 @@ def two_sided(
         eta: Step size of theta.
         penalty: c, as a number or a function of k.
         gamma: Parameter of the envelope; None for no pull between y and theta.
-        update_x, update_y: Update rules; default params - step * direction.
+        update_x: Update rule of x; default params - step * direction.
+        update_y: Update rule of y; the same default.
 
     Raises:
         ValueError: In `init`, where the lower level has a g.
