@@ -103,16 +103,25 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def notebook_page(notebook: Path) -> str:
-    """Returns a notebook as Markdown: its text, its code, and what its cells printed."""
-    lines = []
+def notebook_page(notebook: Path) -> dict[str, str]:
+    """Returns the site's files for a notebook: a page of its text, its code and what came out, and the drawings.
+
+    Args:
+        notebook: The .ipynb file, executed.
+    """
+    lines, files = [], dict[str, str]()
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         lines += [source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```", ""]
         for output in cell.get("outputs", []):
-            text = "".join(output.get("text") or output.get("data", {}).get("text/plain", ""))
-            lines += [f"```text\n{text.rstrip()}\n```", ""]
-    return "\n".join(lines)
+            shown = output.get("data", {"text/plain": output.get("text", [])})
+            if "image/svg+xml" in shown:
+                name = f"{notebook.stem}_{len(files) + 1}.svg"
+                files[f"examples/{name}"] = "".join(shown["image/svg+xml"])
+                lines += [f"![drawing]({name})", ""]
+            else:
+                lines += [f"```{{.text .output}}\n{''.join(shown['text/plain']).rstrip()}\n```", ""]
+    return files | {f"examples/{notebook.stem}.md": "\n".join(lines)}
 
 
 def citation_page() -> str:
@@ -144,7 +153,7 @@ def on_files(files: Any, config: Any) -> Any:
     pages["cite.md"] = citation_page()
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
     for notebook in sorted((DOCS / "examples").glob("*.ipynb")):
-        pages[f"examples/{notebook.stem}.md"] = notebook_page(notebook)
+        pages |= notebook_page(notebook)
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, "assets/extra.css", abs_src_path=str(Path(__file__).with_name("extra.css"))))
@@ -160,8 +169,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Points links out of docs/ to the copies that `on_files` added."""
-    return markdown.replace("](../", "](") if "/" not in page.file.src_uri else markdown
+    """Points links out of docs/, and those to notebooks, to what `on_files` added."""
+    if "/" in page.file.src_uri:
+        return markdown
+    return markdown.replace("](../", "](").replace(".ipynb)", ".md)")
 
 
 if __name__ == "__main__":
