@@ -19,9 +19,10 @@ from nas_moreau.data.batches import search_parts
 from nas_moreau.data.description import as_trained, check_description
 from nas_moreau.errors import InputError
 from nas_moreau.report import write_report
+from nas_moreau.report.verdict import next_step, outcome
 from nas_moreau.runs import Monitor
 from nas_moreau.runs.folder import RunFolder
-from nas_moreau.runs.history import RANDOM_CELLS, Stage
+from nas_moreau.runs.history import RANDOM_CELLS, Stage, read_run
 from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.manifest import write_recorded
 from nas_moreau.search.build import restore_supernet
@@ -161,6 +162,8 @@ def _report(config: Config, folder: Path, result: RunResult) -> None:
             "search_seconds": found.wall_seconds,
         }
         log_hparams(monitor, config, "run", trained.digest, metrics)
+        whole = read_run(folder)
+        monitor.text("about", f"{outcome(whole)}\n\n{next_step(whole)}")
     write_report(folder)
 
 

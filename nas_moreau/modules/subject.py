@@ -17,7 +17,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, choices_json
 from nas_moreau.modules.setup import ModuleSetup
-from nas_moreau.runs.columns import board_layout, edge_curves, tag
+from nas_moreau.runs.columns import board_layout, edge_curves
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
 from nas_moreau.training.device import peak_memory_bytes
@@ -97,7 +97,7 @@ class ChoiceSearch:
         monitor = job.loop.monitor
         if row["epoch"] == 0:
             monitor.layout(board_layout(row, table))
-        job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
+        job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
         job.loop.log(job, edge_curves(table))
         self._draw(job, table, picks)
 

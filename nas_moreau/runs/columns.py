@@ -335,6 +335,29 @@ def final_figures() -> dict[str, str]:
 Layout = dict[str, dict[str, tuple[str, list[str]]]]
 
 
+_GROUPS = {
+    "accuracies": "accuracy",
+    "training_accuracies": "accuracy",
+    "losses": "loss",
+    "training_losses": "loss",
+    "learning_rates": "optimizer",
+    "lr": "optimizer",
+    "drop_path": "optimizer",
+    "upper_objective": "theory",
+    _SOUND: "stability",
+    _ENVELOPE: "theory",
+}
+"""Chart, or section of charts -> group of tags. TensorBoard sorts groups by name: accuracy and loss come first."""
+
+
+def epoch_tag(column: str) -> str:
+    """Returns the tag of a column's curve by epochs: `accuracy/held_out_accuracy`, `theory/c_k`, `metrics/mine`."""
+    entry = find_column(column)
+    chart = entry.chart if entry is not None else ""
+    section = CHARTS[chart].section if chart in CHARTS else ""
+    return tag(_GROUPS.get(chart) or _GROUPS.get(section, "metrics"), column)
+
+
 def tag(group: str, column: str) -> str:
     """Returns the tag of a column's curve: no parentheses, which the CUSTOM SCALARS page takes for the run's name."""
     return f"{group}/{column.replace('(', '_').replace(')', '')}"
@@ -354,12 +377,12 @@ def board_layout(columns: Iterable[str], alphas: AlphaTable | None = None) -> La
     """Returns which curves stand together on TensorBoard's CUSTOM SCALARS page, as `Monitor.layout` takes it.
 
     Args:
-        columns: Of metrics.csv, shown under their `tag` in the group "epoch".
+        columns: Of metrics.csv, shown under their `epoch_tag`.
         alphas: For one chart of each edge's softmax weights; None for no such charts.
     """
     layout: Layout = {}
     for chart, curves in charts_of(columns).values():
-        layout.setdefault(chart.section, {})[chart.title] = _lines(tag("epoch", name) for name in curves)
+        layout.setdefault(chart.section, {})[chart.title] = _lines(epoch_tag(name) for name in curves)
     for cell, rows in alphas.cells.items() if alphas is not None else ():
         layout[f"Softmax weights, {cell}"] = {
             f"{cell} {row.edge[0]}-{row.edge[1]}": _lines(_edge_tag(cell, row.edge, name) for name in row.weights)

@@ -192,6 +192,11 @@ class RunFolder:
         """Whether another process writes in the folder, and nothing is written here."""
         return self._lock is None
 
+    @property
+    def within_run(self) -> bool:
+        """Whether this is a stage of a run, whose folder is the parent of this one."""
+        return (read_json(self.path.parent / "status.json") or {}).get("stage") == "run"
+
     def log(self, text: str) -> None:
         """Appends a line with the time (UTC) to log.txt."""
         if self.silent:

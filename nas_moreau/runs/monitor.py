@@ -118,16 +118,26 @@ class Monitor:
             self._alphas.append(table.to_rows(epoch))
 
     def image(self, tag: str, pixels: Any, step: int) -> None:
-        """Logs a picture to TensorBoard; `pixels` is a uint8 array (height, width, 3)."""
+        """Logs a picture to TensorBoard.
+
+        Args:
+            tag: Its name.
+            pixels: A uint8 array (height, width, 3), or a PNG as bytes.
+            step: The step that it belongs to.
+        """
         if self._board is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        height, width, colours = pixels.shape
-        encoded = io.BytesIO()
-        # not SummaryWriter.add_image, whose compression takes five times as long for drawings
-        Image.fromarray(np.asarray(pixels)).save(encoded, "PNG", compress_level=1)
-        shown = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=encoded.getvalue())
+        if isinstance(pixels, bytes):
+            (width, height), colours, data = Image.open(io.BytesIO(pixels)).size, 3, pixels
+        else:
+            height, width, colours = pixels.shape
+            encoded = io.BytesIO()
+            # not SummaryWriter.add_image, whose compression takes five times as long for drawings
+            Image.fromarray(np.asarray(pixels)).save(encoded, "PNG", compress_level=1)
+            data = encoded.getvalue()
+        shown = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=data)
         with self._writing() as board:
             board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
@@ -143,6 +153,7 @@ class Monitor:
         metrics: Mapping[str, float | None],
         step: int = 0,
         blank: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> None:
         """Logs a configuration and final numbers to TensorBoard's HPARAMS page, in the same run as its curves.
 
@@ -152,15 +163,22 @@ class Monitor:
             step: The step of the final numbers.
             blank: Names in `values` without meaning for this run. The page has the columns of the first run it finds,
                 so that runs need the same names to share a table.
+            first: Names in `values` whose columns come first.
         """
         if self._board is None:
             return
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
         from torch.utils.tensorboard.summary import hparams
 
         simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
         numbers = {k: float(v) for k, v in metrics.items() if v is not None}
         # not SummaryWriter.add_hparams, which opens a second run named after the time of day
         columns, _, _ = hparams(simple, dict.fromkeys(metrics, 0.0))
+        about = columns.value[0].metadata.plugin_data
+        page = HParamsPluginData.FromString(about.content)
+        for info in page.experiment.hparam_infos:
+            info.differs = info.name in first  # the page sorts by this, then by name
+        about.content = page.SerializeToString()
         _, start, end = hparams({k: v for k, v in simple.items() if k not in blank}, numbers)
         with self._writing() as board:
             for summary in (columns, start, end):

@@ -15,7 +15,7 @@ from nas_moreau.data import Part, seed_for
 from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import operations_line
-from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics, tag
+from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics
 from nas_moreau.search.collapse import assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.methods import parse_method
@@ -146,7 +146,7 @@ def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: di
     if row["epoch"] == 0:
         learned = parse_method(job.setup.config.search.method).learns_alphas
         monitor.layout(board_layout(row, found.table if learned else None))
-    job.loop.log(job, {tag("epoch", name): value for name, value in row.items() if name != "epoch"})
+    job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
     job.loop.log(job, edge_curves(found.table))
     if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:
         cells.drawn = found.genotype.digest(), job.counters.step

@@ -215,7 +215,8 @@ class CellSearch:
             guard=None if self.collapse_rule == "off" else self.collapse.summary(self.collapse_rule),
         )
         metrics = {"held_out_accuracy": result.held_out_accuracy}
-        log_hparams(job.loop.monitor, config, "search", result.digest, metrics, result.steps)
+        if not job.loop.folder.within_run:
+            log_hparams(job.loop.monitor, config, "search", result.digest, metrics, result.steps)
         job.loop.folder.write_files(genotype_files(result.genotype, result.alphas, png=True))
         return result
 

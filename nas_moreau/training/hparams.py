@@ -28,5 +28,13 @@ def log_hparams(
     plain = config.to_dict()
     settings = flatten({section: plain[section] for section in _SECTIONS["run"]})
     unused = {name for name in settings if name.split(".")[0] not in _SECTIONS[stage]}
-    about = {"stage": stage, "cell": digest, "space": config.space, "data": config.data.name, "seed": config.seed}
-    monitor.hparams(about | settings, {f"final/{name}": metrics.get(name) for name in _METRICS}, step, unused)
+    about = {
+        "cell": digest,
+        "data": config.data.name,
+        "method": config.search.method,
+        "seed": config.seed,
+        "space": config.space,
+        "stage": stage,
+    }
+    final = {f"final/{name}": metrics.get(name) for name in _METRICS}
+    monitor.hparams(about | settings, final, step, unused, first=about)

@@ -14,7 +14,10 @@ import torch
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
+from nas_moreau.runs.columns import epoch_tag
 from nas_moreau.runs.identity import Identity
+from nas_moreau.runs.plain_files import read_json
+from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.resume import Resumable, finished_result, open_folder, restore, roll_back, save
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest, StopTraining
@@ -155,6 +158,22 @@ class Loop:
         self.monitor.scalars(values, job.counters.step)
         job.counters.logged |= values
 
+    def log_epoch(self, job: Job, row: dict[str, Any], samples: int) -> None:
+        """Logs an epoch's row of metrics.csv to TensorBoard, and the time and memory used so far.
+
+        Args:
+            job: The stage.
+            row: Column -> number; None for one that was not measured.
+            samples: Samples of a step.
+        """
+        values = {epoch_tag(name): value for name, value in row.items() if name != "epoch" and value is not None}
+        counters = job.counters
+        if counters.seconds:
+            values["resources/minutes"] = counters.seconds / 60
+            values["resources/samples_per_second"] = counters.step * samples / counters.seconds
+        values["resources/peak_memory_gb"] = peak_memory_bytes(job.device) / 1e9
+        self.log(job, values)
+
     def evaluate(self, job: Job, name: str, samples: int, work: Callable[[], T]) -> T:
         """Returns on all ranks what `work` returns on rank 0; its time counts as evaluation."""
         begin = time.monotonic()
@@ -226,7 +245,9 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
             progress.line(resumed)
             monitor.scalars(job.counters.logged, step)
             job.replay_log()
-        elif settings.rollback:
+        else:
+            _describe(job, folder, monitor)
+        if not resumed and settings.rollback:
             _save(job, loop)  # the state that a fault in the first epoch goes back to
         loop.call("on_start", job)
         _or_stop(job, loop, lambda: _train(job, loop))
@@ -293,6 +314,15 @@ def _heading(job: Job) -> str:
         images = f"{sum(data['train']):,} training images, {width}x{height}, {len(data['classes'])} classes"
         parts.append(f"{data['name']} ({images})")
     return f"{job.name}: {'; '.join(parts)}"
+
+
+def _describe(job: Job, folder: RunFolder, monitor: Monitor) -> None:
+    """Shows the command and the configuration on TensorBoard's TEXT page."""
+    found = read_json(folder.path / "environment.json") if monitor.tensorboard else None
+    if found is not None:
+        monitor.text("about", f"{_heading(job)}\n\n`{found['command']}`")
+        text = (folder.path / "config.yaml").read_text(encoding="utf-8")
+        monitor.text("configuration", f"```\n{text}\n```")
 
 
 def _warn_of_late_end(job: Job, loop: Loop, seconds: float) -> bool:

@@ -250,7 +250,7 @@ class RetrainJob:
         row |= accuracies | {"lr": self.trainer.lr, "drop_path": self._drop_path(epoch)}
         if epoch == 0:
             self.loop.monitor.layout(board_layout(row))
-        self.loop.log(self, {f"epoch/{n}": v for n, v in row.items() if n != "epoch" and v is not None})
+        self.loop.log_epoch(self, row, self.settings.batch_size)
         self.loop.monitor.epoch(row | {"wall_seconds": self.counters.seconds})
         self.trainer.scheduler.step(epoch + 1)
         self.sums = self._zeros()
@@ -323,7 +323,8 @@ class RetrainJob:
             test_accuracy=test.accuracy,
         )
         metrics = {"test_accuracy": test.accuracy, "parameters": result.parameters}
-        log_hparams(loop.monitor, self.config, "retrain", result.digest, metrics, self.counters.step)
+        if not loop.folder.within_run:
+            log_hparams(loop.monitor, self.config, "retrain", result.digest, metrics, self.counters.step)
         return result
 
     def reported_weights(self) -> str | None:
@@ -339,7 +340,9 @@ class RetrainJob:
         names, images = self.data.classes, self.data.test.pixels
         captions = [f"{names[m.true]}\n{names[m.predicted]}, {100 * m.confidence:.0f} %" for m in test.worst]
         pixels = images[torch.tensor([m.image for m in test.worst], device=images.device)]
-        folder.write_files({WORST_FILE: contact_sheet(pixels, captions)})
+        sheet = contact_sheet(pixels, captions)
+        folder.write_files({WORST_FILE: sheet})
+        self.loop.monitor.image("worst_images", sheet, self.counters.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the trainer's state and the sums."""

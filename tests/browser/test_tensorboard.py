@@ -45,8 +45,10 @@ def test_scalars(browser, server):
     text = browser.text()
     for run in ("search/tensorboard", "retrain/tensorboard"):
         assert run in text
-    for group in ("epoch", "step", "weights_normal", "weights_reduce", "final"):
+    for group in ("accuracy", "final", "loss", "optimizer", "resources", "stability"):
         assert re.search(rf"\b{group}\s+\d+ cards", text), group
+    found = re.findall(r"\b([a-z_]+)\s+\d+ cards", text)
+    assert found[0] == "accuracy" and found == sorted(found)
     only_here(browser, server)
 
 
@@ -78,6 +80,17 @@ def test_the_custom_layout(browser, server):
     only_here(browser, server)
 
 
+def test_the_text_page_has_command_configuration_and_verdict(browser, server):
+    browser.open(f"{server}/#text")
+    text = browser.wait_for("tag: about/text_summary")
+    limit = time.monotonic() + 40
+    while text.count("tag: about/text_summary") < 3 or "partial_channels" not in text:  # search, retraining, whole run
+        assert time.monotonic() < limit, text[:2000]
+        time.sleep(0.2)
+        text = " ".join(browser.text().split())
+    only_here(browser, server)
+
+
 def shown(number):
     return f"{number:#.5g}"
 
@@ -89,8 +102,8 @@ def test_hparams(browser, server, smoke_run):
         assert name in text
     found = json.loads((smoke_run / "result.json").read_text())
     browser.wait_for(found["retrain"]["digest"])
-    # the accuracy after retraining stands in two rows, that of the retraining and that of the whole run
+    # one row for the whole run, none for its stages
     text = browser.wait_for(shown(found["retrain"]["test_accuracy"]))
-    assert text.count(shown(found["retrain"]["test_accuracy"])) == 2
-    assert text.count(shown(found["search"]["held_out_accuracy"])) == 2
+    assert text.count(shown(found["retrain"]["test_accuracy"])) == 1
+    assert text.count(shown(found["search"]["held_out_accuracy"])) == 1
     only_here(browser, server)

@@ -19,10 +19,10 @@ from nas_moreau.runs.columns import (
     board_layout,
     charts_of,
     edge_curves,
+    epoch_tag,
     find_column,
     in_order,
     register_metric,
-    tag,
 )
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.stage import search
@@ -84,7 +84,7 @@ def test_a_column_of_each_cell_is_named_after_the_cell():
 
 def test_every_chart_finds_its_curves_and_no_others():
     layout = board_layout(NAMES, AlphaTable.uniform(SPACE))
-    tags = [tag("epoch", name) for name in NAMES] + list(edge_curves(AlphaTable.uniform(SPACE)))
+    tags = [epoch_tag(name) for name in NAMES] + list(edge_curves(AlphaTable.uniform(SPACE)))
     assert len(set(tags)) == len(tags)
     found = {}
     for section, titles in layout.items():
@@ -97,9 +97,9 @@ def test_every_chart_finds_its_curves_and_no_others():
     def curves(key):
         return found[CHARTS[key].section, CHARTS[key].title]
 
-    assert curves("losses") == ["epoch/lower_loss", "epoch/upper_loss", "epoch/f_theta"]
-    assert curves("terms") == ["epoch/F_x_over_c", "epoch/phi_x_y", "epoch/phi_x_theta", "epoch/d_x"]
-    assert curves("alpha_entropy") == ["epoch/alpha_entropy_normal", "epoch/alpha_entropy_reduce"]
+    assert curves("losses") == ["loss/lower_loss", "loss/upper_loss", "loss/f_theta"]
+    assert curves("terms") == ["theory/F_x_over_c", "theory/phi_x_y", "theory/phi_x_theta", "theory/d_x"]
+    assert curves("alpha_entropy") == ["stability/alpha_entropy_normal", "stability/alpha_entropy_reduce"]
     assert "residual" not in charts_of(NAMES)  # there is no such column
     edges = [hits for (section, _), hits in found.items() if section.startswith("Softmax")]
     assert len(edges) == len(SPACE.cells) * len(SPACE.edges)
@@ -174,7 +174,7 @@ def test_a_metric_from_a_file_of_the_user_is_in_the_table_the_board_and_the_repo
     assert len(rows) == 3 and list(rows[0])[-2:] == ["half_skips", "wall_seconds"]
     assert [row["half_skips"] for row in read_table(parts / "metrics.csv")] == [row["half_skips"] for row in rows]
     board = EventAccumulator(str(whole / "tensorboard")).Reload()
-    shown = [event.value for event in board.Scalars("epoch/half_skips")]
+    shown = [event.value for event in board.Scalars("metrics/half_skips")]
     assert shown == pytest.approx([float(row["half_skips"]) for row in rows], rel=1e-6)
     assert "<h3>half the skips</h3>" in page and "A metric of mine." in page
     assert "<h3>half the skips</h3>" in compared

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 import torch
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights
+from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.errors import InputError
 from nas_moreau.runs.monitor import Monitor
 from nas_moreau.runs.progress import Progress
@@ -112,16 +114,22 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
 
 
 def test_pictures_texts_and_hparams_arrive(tmp_path):
+    png = contact_sheet(torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device="cpu"), ["a"])
     with Monitor(tmp_path) as monitor:
         monitor.image("cell", torch.zeros(4, 5, 3, dtype=torch.uint8, device="cpu"), 2)
         monitor.text("note", "hello", 1)
-        monitor.hparams({"seed": 1, "betas": [0.5, 0.9]}, {"test_accuracy": 0.75}, step=9)
+        monitor.image("sheet", png, 2)
+        monitor.hparams({"betas": [0.5, 0.9], "seed": 1}, {"test_accuracy": 0.75}, step=9, first=["seed"])
         monitor.layout({"Search": {"Losses": ["Multiline", ["loss/upper", "loss/lower"]]}})
     found = events(tmp_path)
     assert (found.Images("cell")[0].height, found.Images("cell")[0].width) == (4, 5)
     assert [(e.step, e.value) for e in found.Scalars("test_accuracy")] == [(9, 0.75)]
     assert "note/text_summary" in found.Tags()["tensors"]
-    assert found.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name == "hparams"
+    assert found.Images("sheet")[0].encoded_image_string == png
+    about = found.summary_metadata["_hparams_/experiment"].plugin_data
+    assert about.plugin_name == "hparams"
+    columns = HParamsPluginData.FromString(about.content).experiment.hparam_infos
+    assert [column.name for column in columns if column.differs] == ["seed"] and len(columns) == 2
     assert [p.name for p in (tmp_path / "tensorboard").iterdir() if p.is_dir()] == []
 
 

@@ -41,7 +41,7 @@ def left_behind(folder):
     table = [{k: v for k, v in row.items() if k != "wall_seconds"} for row in read_table(folder / "metrics.csv")]
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if not tag.endswith("seconds")]
+    tags = [tag for tag in board.Tags()["scalars"] if tag != "step/seconds" and not tag.startswith("resources/")]
     points = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags}
     pictures = {tag: [(e.step, e.encoded_image_string) for e in board.Images(tag)] for tag in board.Tags()["images"]}
     return tensors, table, points, pictures
@@ -86,8 +86,8 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
     class Killed(BaseException):
         pass
 
-    def die(self, *arguments):
-        original(self, *arguments)
+    def die(self, *arguments, **named):
+        original(self, *arguments, **named)
         if jobs and jobs[0].counters.step == step:
             raise Killed
 
