@@ -13,6 +13,7 @@ from nas_moreau.data import data_from_arrays
 
 TINY = {
     "search": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "channels": 2, "image_size": None},
+    "derive": {"trained": {"candidates": 2, "steps": 1, "batch_size": 4, "channels": 2}},
     "retrain": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "channels": 2},
     "logging": {"tensorboard": False},
 }

@@ -21,6 +21,7 @@ ONLY_READ = ("watch", "doctor", "check-hypergradient", "list")
 STEPS = """
 search.channels=2 search.layers={layers} search.epochs=2 search.steps_per_epoch=1 search.batch_size=4
 search.image_size=8 search.augment.crop=1
+derive.trained.candidates=2 derive.trained.steps=1 derive.trained.channels=2 derive.trained.batch_size=4
 """
 RETRAINING = """
 retrain.channels=2 retrain.layers={layers} retrain.epochs=1 retrain.steps_per_epoch=1 retrain.batch_size=4

@@ -178,12 +178,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the preset `smoke`."""
+    """A finished run of the preset `smoke`, with fewer steps."""
     from nas_moreau import pipeline as main_job
     from nas_moreau.config import load_config
 
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    main_job.run(load_config("smoke"), folder)
+    few = ["derive.trained.candidates=3", "derive.trained.steps=16", "retrain.epochs=3", "retrain.steps_per_epoch=10"]
+    main_job.run(load_config("smoke", None, few), folder)
     return folder
 
 
@@ -195,7 +196,8 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nas_moreau.data import load_data
     from nas_moreau.report import write_several_runs
 
-    short = ["search.epochs=2", "search.steps_per_epoch=4", "retrain.epochs=2", "retrain.steps_per_epoch=4"]
+    short = ["search.epochs=2", "search.steps_per_epoch=4", "derive.rule=space"]
+    short += ["retrain.epochs=2", "retrain.steps_per_epoch=4"]
     place = tmp_path_factory.mktemp("seeds")
     names = ["<script>alert(1)</script>".replace("/", "|"), "x" * 200, "\U0001f600 'q' \"&amp; #%41?"]
     classes = ["<script>document.title='hit'</script>", "y" * 300, "\U0001f600" * 20]
