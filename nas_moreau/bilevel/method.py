@@ -16,7 +16,7 @@ from nas_moreau.bilevel.tensors import norm, subtract
 from nas_moreau.bilevel.updates import Update
 
 StepSize = float | Callable[[int], float]
-"""A number, or a function of the step k."""
+"""A number, or a function of the step k. The function may return a 0-dim tensor on the device (`held_sizes`)."""
 
 
 def at(step_size: StepSize, k: int) -> float:

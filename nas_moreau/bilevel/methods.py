@@ -51,6 +51,7 @@ class MethodInfo(NamedTuple):
             with a Hessian is one evaluation.
         needs: Keys of `NEEDS`.
         source: Where the method is published.
+        capturable: See `register_method`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MethodInfo(NamedTuple):
     evaluations: Count
     needs: frozenset[str]
     source: str
+    capturable: bool = False
 
     def count(self, sizes: StepSizes) -> int:
         """Returns the gradient evaluations of one step with these step sizes."""
@@ -69,7 +71,7 @@ METHODS: dict[str, MethodInfo] = {}
 
 
 def register_method(
-    name: str, *, evaluations: Count, source: str, needs: Sequence[str] = ()
+    name: str, *, evaluations: Count, source: str, needs: Sequence[str] = (), capturable: bool = False
 ) -> Callable[[Build], Build]:
     """Makes a bilevel method known by name; the decorated function builds it from `StepSizes`.
 
@@ -78,6 +80,9 @@ def register_method(
         evaluations: Gradient evaluations of one step, or a function of the step sizes; budgets are divided by it.
         source: Where the method is published: authors, venue, algorithm or equation.
         needs: Keys of `NEEDS`. A method without any gets the step sizes of the hypergradient (alpha) and of f (beta).
+        capturable: Whether a step can be recorded once and replayed on an accelerator: after the first step all of them
+            do the same operations, none reads a number back, and k is used through the step sizes alone. These may
+            then be 0-dim tensors.
 
     Raises:
         ValueError: The name is taken or contains '+', or a need is unknown.
@@ -88,7 +93,7 @@ def register_method(
         raise ValueError(f"Unknown need '{sorted(unknown)[0]}'; known are {', '.join(NEEDS)}.")
 
     def register(build: Build) -> Build:
-        METHODS[name] = MethodInfo(name, build, evaluations, frozenset(needs), source)
+        METHODS[name] = MethodInfo(name, build, evaluations, frozenset(needs), source, capturable)
         return build
 
     return register
@@ -114,7 +119,9 @@ def _register_envelope(name: str, order: str, evaluations: int, needs: tuple[str
     def count(sizes: StepSizes) -> int:
         return evaluations + sizes.inner_steps - 1 + 3 * (sizes.lower_steps - 1)
 
-    @register_method(name, evaluations=count, source=source, needs=("envelope", *needs))
+    capturable = not needs  # automatic constants are read back, published ones are computed from k
+
+    @register_method(name, evaluations=count, source=source, needs=("envelope", *needs), capturable=capturable)
     def build(sizes: StepSizes) -> Method:
         constants = sizes._asdict()
         return moreau(order=order, theta_steps=constants.pop("inner_steps"), **constants)
@@ -124,12 +131,12 @@ for _name, _row in _ENVELOPE.items():
     _register_envelope(_name, *_row)
 
 
-@register_method("darts1", evaluations=2, source="Liu et al., ICLR 2019, first order")
+@register_method("darts1", evaluations=2, source="Liu et al., ICLR 2019, first order", capturable=True)
 def _darts1(sizes: StepSizes) -> Method:
     return darts1(_given(sizes.alpha), _given(sizes.beta), sizes.update_x, sizes.update_y)
 
 
-@register_method("darts2", evaluations=5, source="Liu et al., ICLR 2019, equations 7 and 8")
+@register_method("darts2", evaluations=5, source="Liu et al., ICLR 2019, equations 7 and 8", capturable=True)
 def _darts2(sizes: StepSizes) -> Method:
     return darts2(_given(sizes.alpha), _given(sizes.beta), update_x=sizes.update_x, update_y=sizes.update_y)
 
@@ -139,6 +146,7 @@ def _darts2(sizes: StepSizes) -> Method:
     evaluations=lambda sizes: 2 * sizes.inner_steps + 1,
     source="Franceschi et al., ICML 2017",
     needs=("hessian", "inner loop"),
+    capturable=True,
 )
 def _rhg(sizes: StepSizes) -> Method:
     return rhg(_given(sizes.alpha), _given(sizes.eta), sizes.inner_steps, update_x=sizes.update_x)
@@ -149,6 +157,7 @@ def _rhg(sizes: StepSizes) -> Method:
     evaluations=lambda sizes: sizes.inner_steps + max(1, sizes.inner_steps // TRUNCATION) + 1,
     source="Shaban et al., AISTATS 2019",
     needs=("hessian", "inner loop"),
+    capturable=True,
 )
 def _rhg_truncated(sizes: StepSizes) -> Method:
     last = max(1, sizes.inner_steps // TRUNCATION)
@@ -182,13 +191,16 @@ def _neumann(sizes: StepSizes) -> Method:
     evaluations=lambda sizes: sizes.inner_steps + 3,
     source="Ye et al., NeurIPS 2022, Algorithm 1",
     needs=("barrier", "inner loop"),
+    capturable=True,
 )
 def _bome(sizes: StepSizes) -> Method:
     steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.eta)
     return bome(*steps, sizes.inner_steps, update_x=sizes.update_x, update_y=sizes.update_y)
 
 
-@register_method("f2sa", evaluations=6, source="Kwon et al., ICML 2023, Algorithm 1", needs=("penalty",))
+@register_method(
+    "f2sa", evaluations=6, source="Kwon et al., ICML 2023, Algorithm 1", needs=("penalty",), capturable=True
+)
 def _f2sa(sizes: StepSizes) -> Method:
     """The penalty grows as c_k; alpha and beta, right for c_0, fall as 1/c_k, which the paper requires of beta."""
 
@@ -213,6 +225,7 @@ def _v_pbgd(sizes: StepSizes) -> Method:
     evaluations=4,
     source="F2SA-p with p = 2, arXiv 2509.02937, with the pull of the Moreau envelope",
     needs=("penalty",),
+    capturable=True,
 )
 def _two_sided(sizes: StepSizes) -> Method:
     gamma = None if isinstance(sizes.gamma, str) else at(sizes.gamma, 0)
@@ -225,6 +238,7 @@ def _two_sided(sizes: StepSizes) -> Method:
     evaluations=3,
     source="Mehra and Hamm, ACML 2021, equation 3",
     needs=("gradient penalty", "hessian"),
+    capturable=True,
 )
 def _fixed_penalty(sizes: StepSizes) -> Method:
     alpha, beta, c = _given(sizes.alpha), _given(sizes.beta), at(_given(sizes.c), 0)
@@ -232,19 +246,27 @@ def _fixed_penalty(sizes: StepSizes) -> Method:
 
 
 @register_method(
-    "joint", evaluations=2, source="reference: moreau without the envelope; x follows F, y F/c + f", needs=("joint",)
+    "joint",
+    evaluations=2,
+    source="reference: moreau without the envelope; x follows F, y F/c + f",
+    needs=("joint",),
+    capturable=True,
 )
 def _joint(sizes: StepSizes) -> Method:
     steps = _given(sizes.alpha), _given(sizes.beta), _given(sizes.c)
     return joint(*steps, sizes.p, update_x=sizes.update_x, update_y=sizes.update_y)
 
 
-@register_method("lower-only", evaluations=1, source="reference: y is trained on f, x stays where it is")
+@register_method(
+    "lower-only", evaluations=1, source="reference: y is trained on f, x stays where it is", capturable=True
+)
 def _lower_only(sizes: StepSizes) -> Method:
     return y_alone(_given(sizes.beta), sizes.update_y)
 
 
-@register_method("upper-only", evaluations=1, source="reference: y is trained on F, x stays where it is")
+@register_method(
+    "upper-only", evaluations=1, source="reference: y is trained on F, x stays where it is", capturable=True
+)
 def _upper_only(sizes: StepSizes) -> Method:
     return y_alone(_given(sizes.beta), sizes.update_y, on="F")
 

@@ -158,8 +158,10 @@ def detach(given: Any) -> Any:
     return given
 
 
-def add(a: Tensors, b: Tensors, factor: float = 1.0) -> Tensors:
-    """Returns a + factor * b."""
+def add(a: Tensors, b: Tensors, factor: float | Tensor = 1.0) -> Tensors:
+    """Returns a + factor * b; a factor that is a 0-dim tensor is not read back from the device."""
+    if isinstance(factor, Tensor):
+        b, factor = scale(b, factor), 1.0
     return list(torch._foreach_add(a, b, alpha=factor)) if a else []
 
 
@@ -168,8 +170,10 @@ def subtract(a: Tensors, b: Tensors) -> Tensors:
     return list(torch._foreach_sub(a, b)) if a else []
 
 
-def scale(a: Tensors, factor: float) -> Tensors:
-    """Returns factor * a."""
+def scale(a: Tensors, factor: float | Tensor) -> Tensors:
+    """Returns factor * a; the factor may be a 0-dim tensor."""
+    if isinstance(factor, Tensor) and a:
+        factor = factor.to(a[0].dtype)  # of the same type all products are one kernel
     return list(torch._foreach_mul(a, factor)) if a else []
 
 

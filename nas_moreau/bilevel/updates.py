@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 
@@ -243,11 +244,11 @@ def _transforms(share: float, decay: float, *, nesterov: bool = False, largest: 
 
 
 class AdamState(NamedTuple):
-    """First and second moments, and the number of steps done."""
+    """First and second moments, and the number of steps done, which can be a 0-dim tensor."""
 
     first: Tensors
     second: Tensors
-    steps: int
+    steps: int | Tensor
 
 
 def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0) -> Update:
@@ -268,6 +269,10 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
         first = add(scale(state.first, b1), direction, 1 - b1)
         second = add(scale(state.second, b2), list(torch._foreach_mul(direction, direction)), 1 - b2)
         denominator = torch._foreach_sqrt(second)
+        if isinstance(steps, Tensor):
+            scaled = scale(list(denominator), 1 / (1 - b2**steps).sqrt())
+            ratio = torch._foreach_div(first, torch._foreach_add(scaled, eps))
+            return add(params, list(ratio), -step / (1 - b1**steps)), AdamState(first, second, steps)
         torch._foreach_div_(denominator, math.sqrt(1 - b2**steps))
         torch._foreach_add_(denominator, eps)
         moved = torch._foreach_addcdiv(params, first, denominator, -step / (1 - b1**steps))

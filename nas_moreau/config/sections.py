@@ -286,6 +286,11 @@ class PerformanceConfig(Section):
         description="Whether float32 products may round their factors to 10 bits. auto: on an accelerator only.",
     )
     compile: bool = Field(default=False, description="Whether to use torch.compile.")
+    capture: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Whether a whole step is recorded once and replayed as one graph of the device. auto: where device "
+        "and method can; true: refuse where they cannot.",
+    )
     activation_checkpointing: bool = Field(
         default=False,
         description="Whether to keep only the inputs of a cell for the backward pass and compute it again there.",

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from nas_moreau import distributed
+from nas_moreau.bilevel import StepSizes
 from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.runs.columns import tag
 from nas_moreau.runs.identity import Identity
 from nas_moreau.search.epoch import COUNTS, step_numbers
+from nas_moreau.search.held_numbers import HeldNumbers, counts_as_tensors
 from nas_moreau.search.methods import build_method, parse_method
 from nas_moreau.search.problem import Posed
 from nas_moreau.search.schedules import smaller_steps
+from nas_moreau.training.capture import CapturedStep, choose_recorder, copied
 from nas_moreau.training.finite_guard import FiniteGuard, tensors_in
 from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
 from nas_moreau.training.resume import Counters, check_like, pack, unpack
@@ -124,6 +127,7 @@ class SearchJob:
         sums: Sums of the steps' numbers since the last epoch.
         c: The penalty c_k of the last step, None for methods without one.
         latest: Numbers of the last epoch, for the terminal.
+        held: Step sizes in tensors, where a step is recorded; else None.
         loop: Folder, monitor and terminal, while it runs.
     """
 
@@ -157,9 +161,23 @@ class SearchJob:
 
     def _build_method(self) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""
-        settings = smaller_steps(self.setup.config.search, 0.5**self.counters.rollbacks)
-        self.method, self.schedules = build_method(settings, self.epoch_steps, self.setup.alpha_groups())
-        self.guard = FiniteGuard(self.name, self.setup.device, self.schedules.weights_lr)
+        setup = self.setup
+        settings = smaller_steps(setup.config.search, 0.5**self.counters.rollbacks)
+        obstacle = None if parse_method(settings.method).is_capturable else f"{settings.method} waits for the device"
+        record, self.obstacle = choose_recorder(setup.config.performance, setup.device, obstacle)
+        self.held: HeldNumbers | None = None
+
+        def hold(sizes: StepSizes) -> StepSizes:
+            if record is None:
+                return sizes
+            self.held = HeldNumbers(sizes, self.total_steps, setup.posed.y[0])
+            return self.held.sizes
+
+        self.method, self.schedules = build_method(settings, self.epoch_steps, setup.alpha_groups(), hold)
+        self.guard = FiniteGuard(self.name, setup.device, self.schedules.weights_lr)
+        self.advance: Any = self._advance
+        if record is not None:
+            self.advance = CapturedStep(self._advance, setup.device, record, self._note)
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> Any:
         """Runs what is left in the run folder and returns the result.
@@ -178,6 +196,10 @@ class SearchJob:
         """Begins or resumes in a run folder."""
         self.loop = loop
         self.subject.start(loop)
+        if self.obstacle:
+            self._note(f"the step is not replayed as one graph of the device: {self.obstacle}")
+        if self.setup.device.type != "cpu":
+            self._note(f"the first steps prepare kernels on {self.setup.device}, which can take half a minute")
 
     def done(self) -> bool:
         """Returns whether all steps are done, or the subject ends the search."""
@@ -188,21 +210,38 @@ class SearchJob:
         setup, step = self.setup, self.counters.step
         # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
         torch.manual_seed(seed_for(setup.config.seed, "step", step))
-        upper, lower = setup.batches(step)
-        before, buffers = (self.x, self.y, self.state), setup.buffers()
+        batches = setup.batches(step)
+        if self.held is not None:
+            self.held.fill(step)
+            batches = tuple(batch._replace(progress=self.held.progress) for batch in batches)
+            self.state = counts_as_tensors(self.state, setup.device)
+        (x, self.y, self.state), (info, numbers) = self.advance((self.x, self.y, self.state), batches)
+        self.counters.step += 1
+        self.x, self.c = x, getattr(info, "c", None)
+        if self.held is not None:
+            # hooks may keep alphas; weights and the method's state are overwritten by the next step
+            self.x, self.c = [t.clone() for t in x], None if self.c is None else self.held.number("c")
+        for name, value in numbers.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        return info
+
+    def _advance(self, before: Any, batches: Any) -> tuple[Any, tuple[Any, dict[str, Tensor]]]:
+        """Does one step and checks its numbers: (x, y, state), (batch of F, batch of f) -> the new ones, its info."""
+        setup, buffers = self.setup, self.setup.buffers()
+        upper, lower = batches
         self.guard.before(lambda: buffers)
         with setup.sharing():
             *after, info = self.method.step(setup.posed.problem, *before, upper_batch=upper, lower_batch=lower)
-        self.counters.step += 1
         numbers = step_numbers(info)
         x, y, state = after
         values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
         checked = {name: value for name, value in numbers.items() if name != "cosine"}
-        self.x, self.y, self.state = self.guard.after(self.counters.step, checked, values, tuple(after), before)
-        self.c = getattr(info, "c", None)
-        for name, value in numbers.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        return info
+        return self.guard.after(self.counters.step + 1, checked, values, tuple(after), before), (info, numbers)
+
+    def _note(self, text: str) -> None:
+        """Writes a sentence to the log, if the search has a folder."""
+        if hasattr(self, "loop"):
+            self.loop.folder.log(f"search: {text}")
 
     def log_step(self, info: Any, seconds: float) -> None:
         """Shows the running means, and every `logging.every_steps` steps the step in TensorBoard."""
@@ -240,6 +279,7 @@ class SearchJob:
                 "running statistics": self.setup.buffers(),
             }
         )
+        self.y, self.state = (self.y, self.state) if self.held is None else copied((self.y, self.state))
         found = self.subject.end_epoch(self)
         self.sums = {}
         return found

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nas_moreau import distributed
@@ -83,6 +84,11 @@ class SearchMethod:
     def is_automatic(self) -> bool:
         """Whether it finds constants by itself, on the first batches."""
         return self.info is not None and "automatic" in self.info.needs
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a step can be recorded once and replayed: a capturable bilevel method, and no draws on the host."""
+        return self.info is not None and self.info.capturable and self.mixing is None
 
     @property
     def is_softmax(self) -> bool:
@@ -217,17 +223,23 @@ def search_supernet(space: SearchSpace, search: SearchConfig, num_classes: int, 
     )
 
 
-def build_method(search: SearchConfig, steps_per_epoch: int, groups: Groups | None = None) -> tuple[Method, Schedules]:
+def build_method(
+    search: SearchConfig,
+    steps_per_epoch: int,
+    groups: Groups | None = None,
+    hold: Callable[[StepSizes], StepSizes] = lambda sizes: sizes,
+) -> tuple[Method, Schedules]:
     """Returns the bilevel method that the configuration names, ready to run, and the schedules it was built with.
 
     Args:
         search: The configuration.
         steps_per_epoch: Steps of an epoch.
         groups: `Supernet.alpha_groups()`, which the rules that step on simplices need.
+        hold: What the method's step sizes are passed through.
     """
     method = parse_method(search.method)
     assert method.info is not None, "the method `random` takes no steps"
     if not method.is_softmax:
         search = search.model_copy(update={"alphas": search.alphas.model_copy(update={"rule": "adam"})})
     schedules = build_schedules(search, steps_per_epoch, groups)
-    return method.info.build(search_step_sizes(search, schedules, method.info)), schedules
+    return method.info.build(hold(search_step_sizes(search, schedules, method.info))), schedules

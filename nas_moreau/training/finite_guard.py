@@ -78,8 +78,10 @@ class FiniteGuard:
             self._sound, self._fault, self._begin = flags.all(), flags, step - 1
             self.read()
             return new
-        before, self._sound = self._sound, self._sound & flags.all()
-        self._fault = torch.where(before & ~self._sound, flags, self._fault)
+        # in place: the same tensors in every step, so that a step can be recorded and replayed
+        before = self._sound.clone()
+        self._sound.logical_and_(flags.all())
+        self._fault.copy_(torch.where(before & ~self._sound, flags, self._fault))
         self._begin = step - 1 if self._begin is None else self._begin
         self._sound_steps += self._sound
         if self._in_place:

@@ -126,7 +126,8 @@ def pack(state: Any) -> Any:
 def unpack(template: Any, packed: Any, device: torch.device) -> Any:
     """Returns what `pack` was given, in the types of `template` (the method's state at k = 0)."""
     if isinstance(packed, Tensor):
-        return packed.to(device)
+        # counts of a recorded step are tensors
+        return int(packed) if type(template) is int else packed.to(device)
     if not isinstance(packed, list):
         return packed
     whole = isinstance(template, (tuple, list)) and len(template) == len(packed)

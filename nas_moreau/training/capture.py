@@ -1,0 +1,222 @@
+"""A step recorded once as one graph of the device, and replayed.
+
+Eager, a step of a supernet is tens of thousands of launches, and the device waits for the host; a replay is one launch.
+A recording repeats operations on the same memory. So whatever changes from step to step lies in tensors that are filled
+before a replay (batches, step sizes), and results are copied back to where the next replay reads them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_moreau import distributed
+from nas_moreau.config import PerformanceConfig
+from nas_moreau.errors import InputError, first_line
+
+WARM_UP = 3
+"""Eager steps before a recording: libraries choose kernels, momentum gets its buffers."""
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+"""(state, inputs) -> (new state, what else is of interest), nested lists, tuples and dicts of tensors and plain values.
+Other tensors that it changes, it changes in place."""
+
+Recorder = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
+"""Records a function; returns what it returned, in the memory that every replay writes to, and the replay."""
+
+
+def recorder_of(device: torch.device) -> Recorder | None:
+    """Returns how steps are recorded on a device; None if it cannot."""
+    module = torch.get_device_module(device)
+    if device.type == "cpu" or not hasattr(module, "CUDAGraph"):
+        return None
+
+    def record(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        graph = module.CUDAGraph()
+        with module.graph(graph):
+            found = function()
+        return found, graph.replay
+
+    return record
+
+
+def choose_recorder(
+    performance: PerformanceConfig, device: torch.device, obstacle: str | None
+) -> tuple[Recorder | None, str | None]:
+    """Returns how `performance.capture` says that steps are recorded, or None and why they are not.
+
+    Args:
+        performance: The configuration's section.
+        device: Where the steps run.
+        obstacle: Why these steps cannot be recorded on any device; None if they can.
+
+    Raises:
+        InputError: Steps are to be recorded and cannot.
+    """
+    if performance.capture is False:
+        return None, None
+    record = recorder_of(device)
+    if record is None:
+        obstacle = f"the device {device.type} has no graphs"
+    elif distributed.world_size() > 1:
+        obstacle = "several processes exchange gradients within it"
+    elif performance.activation_checkpointing:
+        obstacle = "performance.activation_checkpointing waits for the device"
+    if obstacle is None:
+        return record, None
+    if performance.capture is True:
+        raise InputError(
+            f"performance.capture=true, but the step cannot be recorded: {obstacle}.",
+            "Set performance.capture=auto, which then runs it step by step.",
+        )
+    return None, None if record is None else obstacle
+
+
+class CapturedStep:
+    """A step that is eager at first, then recorded and replayed; eager again where it cannot be recorded.
+
+    Args:
+        step: See `Step`.
+        device: Of all tensors.
+        record: See `recorder_of`.
+        note: Called with a sentence when the step was recorded, or could not be.
+    """
+
+    def __init__(self, step: Step, device: torch.device, record: Recorder, note: Callable[[str], None]):
+        self._step, self._record, self._note = step, record, note
+        self._module = torch.get_device_module(device)
+        self._side = self._module.Stream(device) if recorder_of(device) is record else None
+        self._eager_steps = 0
+        self._replay: Callable[[], None] | None = None
+        self._state: Any = None
+        self._inputs: Any = None
+        self._refused = False
+
+    def __call__(self, state: Any, inputs: Any) -> tuple[Any, Any]:
+        """Does a step.
+
+        Args:
+            state: What the last step returned, or any other state of its form.
+            inputs: Of this step. Their tensors may be others each time; plain values must stay the same.
+
+        Returns:
+            The new state, which the next step overwrites, and what else the step returned, which stays as it is.
+        """
+        if self._replay is None and not self._refused and self._eager_steps >= WARM_UP:
+            self._capture(state, inputs)
+        if self._replay is not None:
+            moved = [*_pairs(state, self._state), *_pairs(inputs, self._inputs)]
+            if all(_alike(a, b) for a, b in moved):
+                _copy(moved)
+                self._replay()
+                self._state = _moved_on(state, self._state, *self._recorded)
+                return self._state, copied(self._out)
+        self._eager_steps += 1
+        return self._eagerly(state, inputs)
+
+    def _eagerly(self, state: Any, inputs: Any) -> tuple[Any, Any]:
+        if self._side is None:
+            return self._step(state, inputs)
+        # a recording needs what was prepared on a stream other than the default one
+        self._side.wait_stream(self._module.current_stream())
+        with self._module.stream(self._side):
+            found = self._step(state, inputs)
+        self._module.current_stream().wait_stream(self._side)
+        return found
+
+    def _capture(self, state: Any, inputs: Any) -> None:
+        begin, draws = time.monotonic(), _host_draws()
+        held, given = copied(state), copied(inputs)
+
+        def whole() -> tuple[Any, Any]:
+            new, out = self._step(held, given)
+            own = {id(b) for _, b in _pairs(new, held)}
+            pairs = [(a, b) for a, b in _pairs(new, held) if isinstance(b, Tensor) and a is not b]
+            # one that the step only moved to another place must not be overwritten before it is read
+            _copy([(a.clone() if id(a) in own else a, b) for a, b in pairs])
+            return new, out
+
+        reason = ""
+        try:
+            (new, out), replay = self._record(whole)
+        except RuntimeError as error:
+            reason = first_line(error).rstrip(".")
+        if _host_draws() != draws:
+            reason = "it draws random numbers on the host"
+            _set_host_draws(draws)
+        if reason:
+            self._refused = True
+            self._note(f"the step is not replayed as one graph of the device: {reason}")
+            return
+        self._replay, self._out, self._recorded = replay, out, (state, new)
+        self._state, self._inputs = held, given
+        self._note(f"from here on a step is one graph of the device, recorded in {time.monotonic() - begin:.1f} s")
+
+
+def copied(value: Any) -> Any:
+    """Returns nested lists, tuples and dicts with copies of their tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(*map(copied, value)) if hasattr(value, "_fields") else type(value)(map(copied, value))
+    return value
+
+
+def _pairs(given: Any, held: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields the leaves at the same places; where the forms differ, (None, the held part). Skips what is the same."""
+    if given is held:
+        return
+    if isinstance(held, (list, tuple, dict)):
+        if type(given) is not type(held) or len(given) != len(held):
+            yield None, held
+            return
+        keys = held if isinstance(held, dict) else range(len(held))
+        for key in keys:
+            yield from _pairs(given[key], held[key])
+    else:
+        yield given, held
+
+
+def _alike(given: Any, held: Any) -> bool:
+    if isinstance(held, Tensor):
+        return isinstance(given, Tensor) and given.shape == held.shape and given.dtype == held.dtype
+    return not isinstance(held, (list, tuple, dict)) and not isinstance(given, Tensor)
+
+
+@torch.no_grad()
+def _copy(pairs: list[tuple[Any, Any]]) -> None:
+    """Copies the first tensor of every pair to the second."""
+    tensors = [(a, b) for a, b in pairs if isinstance(b, Tensor)]
+    if tensors:
+        torch._foreach_copy_([b for _, b in tensors], [a for a, _ in tensors])
+
+
+def _moved_on(given: Any, held: Any, before: Any, after: Any) -> Any:
+    """Returns the next state: the held tensors, and counts moved on as they were from `before` to `after`."""
+    if isinstance(held, tuple):
+        parts = [_moved_on(*leaves) for leaves in zip(given, held, before, after)]
+        return type(held)(*parts) if hasattr(held, "_fields") else tuple(parts)
+    if type(given) is int:
+        return given + after - before
+    return held if isinstance(held, (Tensor, list, dict)) else given
+
+
+def _host_draws() -> Any:
+    """Returns the states of the host's generators."""
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), torch.get_rng_state().tolist(), (name, list(keys), *rest)
+
+
+def _set_host_draws(draws: Any) -> None:
+    python, of_torch, (name, keys, *rest) = draws
+    random.setstate(python)
+    torch.set_rng_state(torch.tensor(of_torch, dtype=torch.uint8, device="cpu"))
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

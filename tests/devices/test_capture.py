@@ -1,0 +1,211 @@
+"""A recorded step does what the eager one does, for every method; what cannot be recorded runs eagerly, and says so.
+
+The recorder here repeats operations on the CPU as a graph of a device does: on the same memory, without Python.
+"""
+
+import random
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nas_moreau.bilevel.methods import METHODS
+from nas_moreau.errors import InputError
+from nas_moreau.search import schedules
+from nas_moreau.search.stage import plan_search, search
+from nas_moreau.training import capture
+from nas_moreau.training.finite_guard import tensors_in
+from nas_moreau.training.loop import Hook
+from nas_moreau.training.signals import NonFinite
+
+CAPTURABLE = sorted(name for name, info in METHODS.items() if info.capturable)
+STEPS = 7  # three eager ones, then replays
+
+
+class Recording(TorchDispatchMode):
+    """Notes operations, and what they overwrite that was there before."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.made, self.saved = [], set(), {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket is torch.ops.aten._local_scalar_dense:
+            raise RuntimeError("operation not permitted when a stream is capturing")
+        # not by the schema, which does not name all that is written (running statistics)
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        before = [(t, t.clone()) for t in given if t.untyped_storage().data_ptr() not in self.made]
+        out = func(*args, **kwargs)
+        for tensor, copy in before:
+            if not torch.equal(tensor, copy):
+                place = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape
+                self.saved.setdefault(place, (tensor, copy))
+        aliases = [returned.alias_info for returned in func._schema.returns]
+        if any(alias is not None and not alias.is_write for alias in aliases):
+            return out  # a view stays one
+        self.operations.append((func, args, kwargs, None if any(aliases) else out))
+        self.made |= {t.untyped_storage().data_ptr() for t in tree_leaves(out) if isinstance(t, torch.Tensor)}
+        return out
+
+
+def record(function):
+    with Recording() as recording:
+        found = function()
+    for tensor, before in recording.saved.values():
+        tensor.copy_(before)
+
+    def replay():
+        for func, args, kwargs, out in recording.operations:
+            new = func(*args, **kwargs)
+            for target, value in zip(tree_leaves(out), tree_leaves(new)):
+                if isinstance(target, torch.Tensor):
+                    target.copy_(value)
+
+    return found, torch.no_grad()(replay)
+
+
+def use(monkeypatch, recorder, warm_up=3):
+    monkeypatch.setattr(capture, "recorder_of", lambda device: recorder)
+    monkeypatch.setattr(capture, "WARM_UP", warm_up)
+
+
+@pytest.fixture
+def job_of(tiny_config, tiny_data, monkeypatch):
+    monkeypatch.setattr(schedules, "INNER_STEPS", 2)
+
+    def plan(*overrides):
+        return plan_search(tiny_config("search.steps_per_epoch=4", "search.epochs=2", *overrides), tiny_data)
+
+    return plan
+
+
+def steps(job, count=STEPS):
+    """Does steps and returns their losses and norms."""
+    numbers = []
+    for _ in range(count):
+        info = job.train_step()
+        numbers += [value.item() for value in (info.F, info.f, *info.norms.values()) if value is not None]
+    return numbers
+
+
+def everything(job):
+    return [*job.x, *job.y, *tensors_in(job.state), *job.setup.buffers(), *job.sums.values()]
+
+
+@pytest.mark.parametrize("method", [*CAPTURABLE, "moreau+beta", "darts1+pc"])
+def test_replays_give_the_bytes_of_the_same_step_run_eagerly(method, job_of, monkeypatch):
+    rule = "mirror" if method == "moreau" else "adam"
+    settings = f"search.method={method}", f"search.alphas.rule={rule}", "search.channels=4", "search.partial_channels=2"
+    replays = []
+
+    def counting(function):
+        found, replay = record(function)
+        return found, lambda: (replays.append(1), replay())
+
+    use(monkeypatch, counting)
+    recorded = job_of(*settings)
+    numbers = steps(recorded)
+    assert len(replays) == STEPS - 3 and recorded.state.k == STEPS
+    use(monkeypatch, counting, warm_up=1000)
+    eager = job_of(*settings)
+    assert steps(eager) == numbers and len(replays) == STEPS - 3
+    for a, b in zip(everything(recorded), everything(eager), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("method", CAPTURABLE)
+def test_numbers_held_in_tensors_change_nothing_but_rounding(method, job_of, monkeypatch):
+    settings = (f"search.method={method}", "search.alphas.rule=adam")
+    use(monkeypatch, record)
+    held = job_of(*settings)
+    numbers = steps(held)
+    use(monkeypatch, None)
+    plain = job_of(*settings)
+    assert numbers == pytest.approx(steps(plain), rel=1e-3, abs=1e-6)
+    assert held.c == plain.c
+    for a, b in zip([*held.x, *held.y], [*plain.x, *plain.y], strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_recorded_search_resumes_and_keeps_what_hooks_saw(tiny_config, tiny_data, tmp_path, monkeypatch):
+    use(monkeypatch, record)
+    settings = ("search.steps_per_epoch=5", "search.epochs=2", "search.method=moreau", "checkpoint.every_steps=3")
+    seen = []
+    watch = Hook(on_step=lambda job, info: seen.append((job.x[0], job.x[0].clone(), info.f, info.f.item())))
+    whole = search(tiny_config(*settings), tmp_path / "whole", data=tiny_data, hooks=[watch])
+    assert all(torch.equal(kept, then) and value.item() == number for kept, then, value, number in seen)
+    assert len({number for *_, number in seen}) == 10
+
+    def cut(folder):
+        def stop(job, info):
+            if job.counters.step == 7:
+                raise RuntimeError("cut")
+
+        with pytest.raises(RuntimeError, match="cut"):
+            search(tiny_config(*settings), tmp_path / folder, data=tiny_data, hooks=[Hook(on_step=stop)])
+        return search(tiny_config(*settings), tmp_path / folder, resume=True, data=tiny_data)
+
+    assert cut("cut").genotype == whole.genotype
+    assert (tmp_path / "cut/alphas.csv").read_bytes() == (tmp_path / "whole/alphas.csv").read_bytes()
+    use(monkeypatch, None)  # from here on where steps cannot be recorded
+    assert cut("other").genotype == whole.genotype
+
+
+def test_a_number_that_is_not_finite_is_found_by_a_replay(job_of, monkeypatch):
+    use(monkeypatch, record)
+    job = job_of("search.method=moreau")
+    job.guard.every_step = False  # as on an accelerator
+    steps(job, 5)
+    before = [t.clone() for t in job.y]
+    lower = job.setup.lower
+
+    class Broken:
+        purpose = lower.purpose
+
+        def batch(self, step):
+            pixels, labels = lower.batch(step)
+            return pixels * float("inf"), labels
+
+    whole = job.setup
+    monkeypatch.setattr(job, "setup", type("Setup", (), {"__getattr__": lambda self, name: getattr(whole, name)})())
+    job.setup.batches = lambda step: (whole.batch(whole.upper, step), whole.batch(Broken(), step))
+    steps(job, 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, job.y))
+    with pytest.raises(NonFinite, match="step 6"):
+        job.guard.read()
+
+
+def test_what_cannot_be_recorded_runs_eagerly(job_of, monkeypatch):
+    """A recording that fails, draws on the host, methods that wait; and capture=on refuses them."""
+    notes = []
+
+    def failing(function):
+        raise RuntimeError("operation not permitted")
+
+    def drawing(function):
+        random.random()
+        torch.rand(())
+        return record(function)
+
+    use(monkeypatch, None)
+    plain = steps(job_of())
+    for recorder in (failing, drawing):
+        use(monkeypatch, recorder)
+        job = job_of()
+        monkeypatch.setattr(job, "_note", notes.append)
+        monkeypatch.setattr(job.advance, "_note", notes.append)
+        state = random.getstate()
+        assert steps(job) == pytest.approx(plain, rel=1e-3)
+        assert random.getstate() == state
+    assert len(notes) == 2
+    use(monkeypatch, record)
+    assert job_of("search.method=gdas").held is None
+    assert job_of("performance.capture=off").held is None
+    for settings in (["search.method=gdas"], ["performance.activation_checkpointing=true"]):
+        with pytest.raises(InputError):
+            job_of("performance.capture=on", *settings)
+    use(monkeypatch, None)
+    with pytest.raises(InputError):
+        job_of("performance.capture=on")
