@@ -33,11 +33,12 @@ from nas_moreau.diagnostics.verify_performance import (
 from nas_moreau.errors import first_line
 from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search
+from nas_moreau.training.capture import WARM_UP
 from nas_moreau.training.device import set_up_torch, uses_tf32
 from nas_moreau.training.retrain import plan_retraining
 
 STAGES = ("search", "retrain")
-WARM = 3
+WARM = WARM_UP + 1
 
 
 def variants(device: torch.device, compiled: bool = True) -> list[dict[str, Any]]:

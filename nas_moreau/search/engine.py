@@ -26,7 +26,7 @@ from nas_moreau.search.held_numbers import HeldNumbers, counts_as_tensors
 from nas_moreau.search.methods import build_method, parse_method
 from nas_moreau.search.problem import Posed
 from nas_moreau.search.schedules import smaller_steps
-from nas_moreau.training.capture import CapturedStep, choose_recorder, copied
+from nas_moreau.training.capture import NOT_REPLAYED, CapturedStep, choose_recorder, copied
 from nas_moreau.training.finite_guard import FiniteGuard, tensors_in
 from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
 from nas_moreau.training.resume import Counters, check_like, pack, unpack
@@ -197,7 +197,7 @@ class SearchJob:
         self.loop = loop
         self.subject.start(loop)
         if self.obstacle:
-            self._note(f"the step is not replayed as one graph of the device: {self.obstacle}")
+            self._note(f"{NOT_REPLAYED}: {self.obstacle}")
         if self.setup.device.type != "cpu":
             self._note(f"the first steps prepare kernels on {self.setup.device}, which can take half a minute")
 

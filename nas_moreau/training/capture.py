@@ -23,6 +23,8 @@ from nas_moreau.errors import InputError, first_line
 WARM_UP = 3
 """Eager steps before a recording: libraries choose kernels, momentum gets its buffers."""
 
+NOT_REPLAYED = "a step is not replayed as one graph of the device"
+
 Step = Callable[[Any, Any], tuple[Any, Any]]
 """(state, inputs) -> (new state, what else is of interest), nested lists, tuples and dicts of tensors and plain values.
 Other tensors that it changes, it changes in place."""
@@ -89,7 +91,7 @@ class CapturedStep:
     """
 
     def __init__(self, step: Step, device: torch.device, record: Recorder, note: Callable[[str], None]):
-        self._step, self._record, self._note = step, record, note
+        self._step, self._device, self._record, self._note = step, device, record, note
         self._module = torch.get_device_module(device)
         self._side = self._module.Stream(device) if recorder_of(device) is record else None
         self._eager_steps = 0
@@ -131,7 +133,7 @@ class CapturedStep:
         return found
 
     def _capture(self, state: Any, inputs: Any) -> None:
-        begin, draws = time.monotonic(), _host_draws()
+        begin, draws = time.monotonic(), _host_draws(self._device)
         held, given = copied(state), copied(inputs)
 
         def whole() -> tuple[Any, Any]:
@@ -147,12 +149,12 @@ class CapturedStep:
             (new, out), replay = self._record(whole)
         except RuntimeError as error:
             reason = first_line(error).rstrip(".")
-        if _host_draws() != draws:
+        if _host_draws(self._device) != draws:
             reason = "it draws random numbers on the host"
             _set_host_draws(draws)
         if reason:
             self._refused = True
-            self._note(f"the step is not replayed as one graph of the device: {reason}")
+            self._note(f"{NOT_REPLAYED}: {reason}")
             return
         self._replay, self._out, self._recorded = replay, out, (state, new)
         self._state, self._inputs = held, given
@@ -209,14 +211,16 @@ def _moved_on(given: Any, held: Any, before: Any, after: Any) -> Any:
     return held if isinstance(held, (Tensor, list, dict)) else given
 
 
-def _host_draws() -> Any:
-    """Returns the states of the host's generators."""
+def _host_draws(device: torch.device) -> Any:
+    """Returns the states of the generators that a replay on the device does not draw from."""
     name, keys, *rest = np.random.get_state()
-    return random.getstate(), torch.get_rng_state().tolist(), (name, list(keys), *rest)
+    of_torch = None if device.type == "cpu" else torch.get_rng_state().tolist()
+    return random.getstate(), of_torch, (name, list(keys), *rest)
 
 
 def _set_host_draws(draws: Any) -> None:
     python, of_torch, (name, keys, *rest) = draws
     random.setstate(python)
-    torch.set_rng_state(torch.tensor(of_torch, dtype=torch.uint8, device="cpu"))
+    if of_torch is not None:
+        torch.set_rng_state(torch.tensor(of_torch, dtype=torch.uint8, device="cpu"))
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

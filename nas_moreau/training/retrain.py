@@ -25,6 +25,7 @@ from nas_moreau.runs.columns import board_layout
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.own_checkpoints import tensors_digest
+from nas_moreau.training.capture import NOT_REPLAYED
 from nas_moreau.training.device import (
     peak_memory_bytes,
     set_up_device,
@@ -195,6 +196,9 @@ class RetrainJob:
         """Begins or resumes in a run folder: draws the network, and averages gradients over the processes."""
         self.loop, settings = loop, self.settings
         self.trainer.average_gradients(self.data.input_size)
+        self.trainer.note = lambda text: loop.folder.log(f"retrain: {text}")
+        if self.trainer.obstacle:
+            self.trainer.note(f"{NOT_REPLAYED}: {self.trainer.obstacle}")
         loop.folder.write_files(genotype_files(self.genotype))
         shape = self.data.input_size, self.data.num_classes
         sizes = Sizes(settings.channels, settings.layers, *shape, settings.auxiliary)

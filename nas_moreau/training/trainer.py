@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.data.batches import RetrainImages
 from nas_moreau.distributed import Shard
+from nas_moreau.training.capture import CapturedStep, choose_recorder
 from nas_moreau.training.device import autocast, average_gradients, batchnorm_gather
 from nas_moreau.training.recipe import build_optimizer, training_loss
 from nas_moreau.training.resume import check_like
@@ -51,6 +52,7 @@ class Trainer:
         ema: timm's moving average of the weights, or None.
         optimizer, scheduler, scaler: timm's and torch's.
         loss, mixup: timm's loss, and its Mixup or None.
+        note: Called with a sentence when the steps of an epoch are recorded for the first time, or cannot be.
     """
 
     def __init__(self, config: Config, network: Network, num_classes: int, device: torch.device):
@@ -69,11 +71,22 @@ class Trainer:
         self.loss, self.mixup = training_loss(self.settings, num_classes)
         self.scaler = torch.amp.GradScaler(device.type, enabled=performance.precision == "float16")
         self.ema = ModelEmaV3(network, self.settings.ema) if self.settings.ema else None
+        self.note: Callable[[str], None] = lambda text: None
         self.build_optimizer(1.0)
+        self.record, self.obstacle = choose_recorder(performance, device, self._obstacle())
 
     def build_optimizer(self, factor: float) -> None:
         """Makes optimizer and schedule, the learning rate multiplied by `factor`."""
         self.optimizer, self.scheduler = build_optimizer(self.network, self.settings, factor)
+        self._captured: tuple[Any, CapturedStep] | None = None
+
+    def _obstacle(self) -> str | None:
+        """Returns why a step cannot be recorded, None if it can."""
+        if self.config.performance.precision == "float16":
+            return "the loss scale of float16 waits for the device"
+        if type(self.optimizer) is not torch.optim.SGD:
+            return f"the optimizer {self.settings.optimizer} counts its steps"
+        return "a batch is computed in parts" if self.settings.accumulate > 1 else None
 
     def average_gradients(self, image: tuple[int, int, int]) -> None:
         """From now on gradients are means over all processes; repeated calls change nothing."""
@@ -99,8 +112,30 @@ class Trainer:
             drop_path: Probability of dropping a path.
         """
         self.network.drop_path = drop_path
+        parts = self._parts(images, step)
+        if self.record is None:
+            return self._step(parts, len(images.shards), lambda: self._seed(step), step)
+        ((shard, *tensors),) = parts
+
+        def recordable(state: tuple[()], tensors: list[Tensor]) -> tuple[tuple[()], StepNumbers]:
+            return state, self._step([(shard, *tensors)], 1, lambda: None, step)
+
+        # learning rate and drop-path are constants of a recording: both change with the epoch
+        constants = self.lr, drop_path
+        if self._captured is None or self._captured[0] != constants:
+            first, self._captured = self._captured is None, None  # the old recording's memory goes first
+            note = self.note if first else lambda text: None
+            self._captured = constants, CapturedStep(recordable, self.device, self.record, note)
+        self._seed(step)  # not within the recording: a replay draws by the seed that is set before it
+        return self._captured[1]((), tensors)[1]
+
+    def _seed(self, step: int) -> None:
+        """Ties what drop-path and dropout draw from the global generator to the step, so that a resumed run repeats."""
+        torch.manual_seed(seed_for(self.config.seed, "step of retraining", step))
+
+    def _step(self, parts: Iterable[Any], count: int, seed: Callable[[], None], step: int) -> StepNumbers:
         self.optimizer.zero_grad(set_to_none=True)
-        loss, correct, scale = self._accumulate(images, step)
+        loss, correct, scale = self._accumulate(parts, count, seed)
         self.scaler.unscale_(self.optimizer)
         # an infinite clip changes nothing and still gives the norm
         clip = float("inf") if self.settings.clip is None else self.settings.clip
@@ -112,16 +147,15 @@ class Trainer:
         # infinite gradients are a fault if the scale cannot be the reason
         return StepNumbers(loss, correct, torch.where(scale > 1, torch.zeros_like(gradient), gradient))
 
-    def _accumulate(self, images: RetrainImages, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _accumulate(self, parts: Iterable[Any], count: int, seed: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
         """Adds up the gradients of the batch's parts.
 
         Returns:
             The whole batch's loss and number of correct predictions, and the scale of the gradients.
         """
-        count, losses, counts = len(images.shards), [], []
-        for place, (shard, pixels, labels, targets) in enumerate(self._parts(images, step)):
-            # drop-path and dropout draw from the global generator: tied to the step, so that a resumed run repeats
-            torch.manual_seed(seed_for(self.config.seed, "step of retraining", step))
+        losses, counts = [], []
+        for place, (shard, pixels, labels, targets) in enumerate(parts):
+            seed()
             alone = place + 1 < count and distributed.world_size() > 1  # gradients are exchanged with the last part
             wait = self.forward.no_sync() if alone else nullcontext()
             with on_shard(shard, self.gather), wait, distributed.detecting_lost_ranks():

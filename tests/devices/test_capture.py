@@ -3,6 +3,7 @@
 The recorder here repeats operations on the CPU as a graph of a device does: on the same memory, without Python.
 """
 
+import csv
 import random
 
 import pytest
@@ -10,13 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nas_moreau.architecture import load_space
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.errors import InputError
+from nas_moreau.runs.own_checkpoints import own_best
 from nas_moreau.search import schedules
+from nas_moreau.search.random_cell import random_cell
 from nas_moreau.search.stage import plan_search, search
 from nas_moreau.training import capture
 from nas_moreau.training.finite_guard import tensors_in
 from nas_moreau.training.loop import Hook
+from nas_moreau.training.retrain import retrain
 from nas_moreau.training.signals import NonFinite
 
 CAPTURABLE = sorted(name for name, info in METHODS.items() if info.capturable)
@@ -51,10 +56,13 @@ class Recording(TorchDispatchMode):
 
 
 def record(function):
+    generator = torch.get_rng_state()
     with Recording() as recording:
         found = function()
-    for tensor, before in recording.saved.values():
-        tensor.copy_(before)
+    torch.set_rng_state(generator)
+    with torch.no_grad():
+        for tensor, before in recording.saved.values():
+            tensor.copy_(before)
 
     def replay():
         for func, args, kwargs, out in recording.operations:
@@ -88,6 +96,10 @@ def steps(job, count=STEPS):
         info = job.train_step()
         numbers += [value.item() for value in (info.F, info.f, *info.norms.values()) if value is not None]
     return numbers
+
+
+def read_rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def everything(job):
@@ -153,6 +165,31 @@ def test_a_recorded_search_resumes_and_keeps_what_hooks_saw(tiny_config, tiny_da
     assert cut("other").genotype == whole.genotype
 
 
+@pytest.mark.parametrize("more", [[], ["retrain.mixup=0.2", "retrain.ema=0.9", "retrain.validation=0.2"]])
+def test_a_retraining_by_replays_gives_the_same_bytes(more, tiny_config, tiny_data, tmp_path, monkeypatch):
+    """Also when learning rate and drop-path change, which are constants of a recording."""
+    settings = ["retrain.steps_per_epoch=6", "retrain.epochs=3", "retrain.drop_path=0.3", "retrain.optimizer=momentum"]
+    config, cell = tiny_config(*settings, *more), random_cell(load_space("toy"), 0)
+    recorded = []
+
+    def counting(function):
+        recorded.append(1)
+        return record(function)
+
+    use(monkeypatch, counting)
+    replayed = retrain(config, cell, tmp_path / "replayed", data=tiny_data)
+    assert len(recorded) == 3  # once an epoch
+    use(monkeypatch, None)
+    eager = retrain(config, cell, tmp_path / "eager", data=tiny_data)
+    assert replayed.test_accuracy == eager.test_accuracy
+    losses = [
+        [row["train_loss"] for row in read_rows(tmp_path / name / "metrics.csv")] for name in ("replayed", "eager")
+    ]
+    assert losses[0] == losses[1]
+    weights = [own_best(tmp_path / name)["model"] for name in ("replayed", "eager")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+
+
 def test_a_number_that_is_not_finite_is_found_by_a_replay(job_of, monkeypatch):
     use(monkeypatch, record)
     job = job_of("search.method=moreau")
@@ -186,7 +223,6 @@ def test_what_cannot_be_recorded_runs_eagerly(job_of, monkeypatch):
 
     def drawing(function):
         random.random()
-        torch.rand(())
         return record(function)
 
     use(monkeypatch, None)
