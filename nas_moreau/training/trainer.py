@@ -111,14 +111,14 @@ class Trainer:
             step: Its number, counted from 0.
             drop_path: Probability of dropping a path.
         """
-        self.network.drop_path = drop_path
+        self.network.drop_path, self._number = drop_path, step
         parts = self._parts(images, step)
         if self.record is None:
-            return self._step(parts, len(images.shards), lambda: self._seed(step), step)
+            return self._step(parts, len(images.shards), lambda: self._seed(step))
         ((shard, *tensors),) = parts
 
         def recordable(state: tuple[()], tensors: list[Tensor]) -> tuple[tuple[()], StepNumbers]:
-            return state, self._step([(shard, *tensors)], 1, lambda: None, step)
+            return state, self._step([(shard, *tensors)], 1, lambda: None)
 
         # learning rate and drop-path are constants of a recording: both change with the epoch
         constants = self.lr, drop_path
@@ -133,7 +133,7 @@ class Trainer:
         """Ties what drop-path and dropout draw from the global generator to the step, so that a resumed run repeats."""
         torch.manual_seed(seed_for(self.config.seed, "step of retraining", step))
 
-    def _step(self, parts: Iterable[Any], count: int, seed: Callable[[], None], step: int) -> StepNumbers:
+    def _step(self, parts: Iterable[Any], count: int, seed: Callable[[], None]) -> StepNumbers:
         self.optimizer.zero_grad(set_to_none=True)
         loss, correct, scale = self._accumulate(parts, count, seed)
         self.scaler.unscale_(self.optimizer)
@@ -143,7 +143,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update(self.network, step + 1)
+            # a number that counts in the very first step alone, which is not recorded
+            self.ema.update(self.network, self._number + 1)
         # infinite gradients are a fault if the scale cannot be the reason
         return StepNumbers(loss, correct, torch.where(scale > 1, torch.zeros_like(gradient), gradient))
 
