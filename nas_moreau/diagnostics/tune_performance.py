@@ -193,6 +193,10 @@ def random_data(config: Config, image_size: int) -> Data:
 
 def prepared(stage: str, config: Config, cell: Genotype, data: Data, device: torch.device) -> Callable[[], Any]:
     """Returns a function that does one step of the real stage."""
+    # as long an epoch as there are steps: a recording holds for an epoch of a retraining
+    endless = {"steps_per_epoch": sum(steps_of(config).values())}
+    sections = {name: getattr(config, name).model_copy(update=endless) for name in STAGES}
+    config = config.model_copy(update=sections)
     job: Any = plan_search(config, data) if stage == "search" else plan_retraining(config, cell, data)
 
     def run() -> None:

@@ -239,9 +239,9 @@ class SearchJob:
         return self.guard.after(self.counters.step + 1, checked, values, tuple(after), before), (info, numbers)
 
     def _note(self, text: str) -> None:
-        """Writes a sentence to the log, if the search has a folder."""
+        """Writes a sentence to the log and the terminal, if the search has a folder."""
         if hasattr(self, "loop"):
-            self.loop.folder.log(f"search: {text}")
+            self.loop.say(f"search: {text}")
 
     def log_step(self, info: Any, seconds: float) -> None:
         """Shows the running means, and every `logging.every_steps` steps the step in TensorBoard."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from nas_moreau import distributed
 from nas_moreau.config import PerformanceConfig
 from nas_moreau.errors import InputError, first_line
+from nas_moreau.training.finite_guard import copy_all
 
 WARM_UP = 3
 """Eager steps before a recording: libraries choose kernels, momentum gets its buffers."""
@@ -193,12 +194,10 @@ def _alike(given: Any, held: Any) -> bool:
     return not isinstance(held, (list, tuple, dict)) and not isinstance(given, Tensor)
 
 
-@torch.no_grad()
 def _copy(pairs: list[tuple[Any, Any]]) -> None:
     """Copies the first tensor of every pair to the second."""
     tensors = [(a, b) for a, b in pairs if isinstance(b, Tensor)]
-    if tensors:
-        torch._foreach_copy_([b for _, b in tensors], [a for a, _ in tensors])
+    copy_all([a for a, _ in tensors], [b for _, b in tensors])
 
 
 def _moved_on(given: Any, held: Any, before: Any, after: Any) -> Any:

@@ -48,7 +48,7 @@ class FiniteGuard:
             return
         in_place = written()
         if len(self._kept) == len(in_place):
-            torch._foreach_copy_(self._kept, list(in_place))
+            copy_all(in_place, self._kept)
         else:
             self._kept = [tensor.detach().clone(memory_format=torch.preserve_format) for tensor in in_place]
         self._in_place = list(in_place)
@@ -69,7 +69,7 @@ class FiniteGuard:
         Raises:
             NonFinite: On the CPU, if a number is not finite.
         """
-        sizes = {name: largest for name, value in values.items() if (largest := _largest(value)) is not None}
+        sizes = {name: size for name, value in values.items() if (size := _size(value)) is not None}
         named = {**terms, **sizes}
         flags = torch.stack([torch.isfinite(value) for value in named.values()])
         if self._fault is None or list(named) != self._names:
@@ -85,7 +85,7 @@ class FiniteGuard:
         self._begin = step - 1 if self._begin is None else self._begin
         self._sound_steps += self._sound
         if self._in_place:
-            torch._foreach_copy_(self._in_place, select(self._sound, self._in_place, self._kept))
+            copy_all(select(self._sound, self._in_place, self._kept), self._in_place)
         return keep(self._sound, new, old)
 
     def read(self, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -133,12 +133,30 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
-def _largest(value: Any) -> Tensor | None:
-    """Returns the largest absolute value among all floating-point tensors of `value`, NaN if there is one in them."""
+@torch.no_grad()
+def copy_all(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Copies each tensor to the one at its place, in few kernels: those of one type together."""
+    for group in group_by(lambda tensor: tensor.dtype, targets):
+        torch._foreach_copy_([targets[i] for i in group], [sources[i] for i in group])
+
+
+def group_by(key: Callable[[Tensor], Any], tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Returns the places of the tensors with equal keys."""
+    places: dict[Any, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        places.setdefault(key(tensor), []).append(i)
+    return list(places.values())
+
+
+def _size(value: Any) -> Tensor | None:
+    """Returns a number that is finite if all floating-point numbers in `value` are (and their sum does not overflow)."""
     floats = [tensor for tensor in tensors_in(value) if tensor.is_floating_point() and tensor.numel()]
     if not floats:
         return None
-    return torch.stack([size.float() for size in torch._foreach_norm(floats, float("inf"))]).max()
+    # sums of absolute values: many tensors in one kernel, which largest ones are not
+    groups = group_by(lambda tensor: tensor.dtype, floats)
+    sums = [torch.stack(torch._foreach_norm([floats[i] for i in group], 1)).sum() for group in groups]
+    return torch.stack([size.double() for size in sums]).sum()
 
 
 def keep(sound: Tensor, new: Any, old: Any) -> Any:
@@ -175,11 +193,9 @@ def select(sound: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[
 
     Done on the bits as integers, old + sound * (new - old), whose wrap-around is exact: NaN times zero would be NaN.
     """
-    places: dict[torch.dtype, list[int]] = {}
-    for i, tensor in enumerate(new):
-        places.setdefault(_BITS[tensor.element_size()], []).append(i)
     chosen: list[Tensor] = list(new)
-    for bits, indices in places.items():
+    for indices in group_by(lambda tensor: tensor.element_size(), new):
+        bits = _BITS[new[indices[0]].element_size()]
         before = [old[i].detach().view(bits) for i in indices]
         change = torch._foreach_sub([new[i].detach().view(bits) for i in indices], before)
         torch._foreach_mul_(change, sound.to(bits))

@@ -153,6 +153,11 @@ class Loop:
             if function is not None:
                 function(job, *given)
 
+    def say(self, text: str) -> None:
+        """Writes a line to log.txt and to the terminal."""
+        self.folder.log(text)
+        self.progress.line(text)
+
     def log(self, job: Job, values: dict[str, Any]) -> None:
         """Logs numbers of this step to TensorBoard, and keeps them for a run that is resumed here."""
         self.monitor.scalars(values, job.counters.step)

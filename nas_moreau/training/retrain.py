@@ -196,7 +196,7 @@ class RetrainJob:
         """Begins or resumes in a run folder: draws the network, and averages gradients over the processes."""
         self.loop, settings = loop, self.settings
         self.trainer.average_gradients(self.data.input_size)
-        self.trainer.note = lambda text: loop.folder.log(f"retrain: {text}")
+        self.trainer.note = lambda text: loop.say(f"retrain: {text}")
         if self.trainer.obstacle:
             self.trainer.note(f"{NOT_REPLAYED}: {self.trainer.obstacle}")
         loop.folder.write_files(genotype_files(self.genotype))
