@@ -36,7 +36,7 @@ Recorder = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
 
 def recorder_of(device: torch.device) -> Recorder | None:
     """Returns how steps are recorded on a device; None if it cannot."""
-    module = torch.get_device_module(device)
+    module: Any = getattr(torch, device.type, None)
     if device.type == "cpu" or not hasattr(module, "CUDAGraph"):
         return None
 
@@ -93,7 +93,7 @@ class CapturedStep:
 
     def __init__(self, step: Step, device: torch.device, record: Recorder, note: Callable[[str], None]):
         self._step, self._device, self._record, self._note = step, device, record, note
-        self._module = torch.get_device_module(device)
+        self._module: Any = getattr(torch, device.type)
         self._side = self._module.Stream(device) if recorder_of(device) is record else None
         self._eager_steps = 0
         self._replay: Callable[[], None] | None = None
