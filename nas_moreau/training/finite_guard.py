@@ -149,7 +149,7 @@ def group_by(key: Callable[[Tensor], Any], tensors: Sequence[Tensor]) -> list[li
 
 
 def _size(value: Any) -> Tensor | None:
-    """Returns a number that is finite if all floating-point numbers in `value` are (and their sum does not overflow)."""
+    """Returns a number that is finite if all floating-point numbers in `value` are (and their sum too)."""
     floats = [tensor for tensor in tensors_in(value) if tensor.is_floating_point() and tensor.numel()]
     if not floats:
         return None
