@@ -31,7 +31,7 @@ DRAW = {
     "gdas": {"search/mixing.py:gumbel_paths": 2},
     "drnas+pc": {"search/mixing.py:dirichlet_weights": 2, "bilevel/tensors.py:value_and_grads": 1},
 }
-METHODS = ["moreau+beta", "moreau-gauss-seidel", "moreau-jacobi", "darts1", "darts2", "gdas", "drnas+pc", "rsws"]
+METHODS = ["moreau+beta", "darts2", "gdas", "drnas+pc", "rsws"]  # steps that are recorded cannot wait: test_capture.py
 CELL = published_cell("DARTS_V2")
 
 
