@@ -11,9 +11,11 @@ resume=()
 cat <<TEXT
 
 Done. Look at:   $output/report.html
-Watch curves:    .venv/bin/nas-moreau watch $output
+For the commands here and above:
+                 . .venv/bin/activate
+Watch curves:    nas-moreau watch $output
 Next, on CIFAR-10 and a GPU:
-                 .venv/bin/nas-moreau run --preset cifar10 --data cifar10 --download
+                 nas-moreau run --preset cifar10 --data cifar10 --download
 or on two CPU cores in a quarter of an hour:
-                 .venv/bin/nas-moreau run --preset cpu --data cifar10 --download
+                 nas-moreau run --preset cpu --data cifar10 --download
 TEXT

@@ -61,14 +61,17 @@ def indicators(search: Stage) -> list[Indicator]:
         found += _cells(state)
     if search.genotype is not None:
         found += _without_parameters(search.genotype)
-    if search.final_alphas is not None:
+    trained = state is not None and state.trained
+    if trained:
+        found.append(_short_training(search.result["derived_by"]["rounds"]))
+    elif search.final_alphas is not None:  # what the weights say of a choice that they made
         found += [_margins(choices(search)), _entropy(search.final_alphas)]
     if (few := _few(search)) is not None:
         found.append(few)
     held_out, upper = search.last("held_out_accuracy"), search.last("upper_accuracy")
     if (lost := search.last("discretisation_gap")) is not None:
         found.append(_discretisation(lost, held_out))
-    if (record := search.result.get("stability")) is not None:
+    if (record := search.result.get("stability")) is not None and not trained:
         found.append(_stability(record))
     if (gap := search.last("gap")) is not None:
         found.append(_gap(gap, search.last("lower_loss")))
@@ -122,6 +125,19 @@ def _without_parameters(genotype: Genotype) -> list[Indicator]:
         for name, cell in genotype.cells.items()
         if judged[name].judged and all(operation in PARAMETER_FREE for operation, _, _ in cell.edges)
     ]
+
+
+def _short_training(rounds: Sequence[Mapping[str, Any]]) -> Indicator:
+    losses = [row["loss"] for row in rounds[-1]["candidates"]]
+    shown = ["not finite" if loss is None else f"{loss:.3f}" for loss in losses[:2]]
+    return Indicator(
+        "Choice by short training",
+        f"loss {shown[0]}" + (f", next cell {shown[1]}" if len(shown) > 1 else ""),
+        GOOD if losses[0] is not None else WATCH,
+        f"{len(rounds[0]['candidates'])} cells, the one that the alphas preferred and others drawn by their weights, "
+        f"were trained from scratch; the best went on to {rounds[-1]['steps']} steps. The loss is on images that none "
+        "of them was trained on. The alphas narrowed the choice only, so that their margins do not say how sure it is.",
+    )
 
 
 def _margins(edges: Sequence[Choice]) -> Indicator:

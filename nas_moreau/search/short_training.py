@@ -179,6 +179,7 @@ def train_and_choose(
     if place.folder is not None:
         shutil.rmtree(place.folder, ignore_errors=True)
     chosen = left[0].cell
+    place.report(f"last stage: cell {chosen.digest()} has the lowest loss of {len(cells)}, {left[0].loss(steps):.3f}")
     summary = {"images": len(validation), "note": NOTE, "moved": chosen.digest() != cells[0].digest()}
     return chosen, {**summary, "first": cells[0].digest(), "rounds": record}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import math
@@ -429,6 +430,23 @@ def test_indicators_see_a_lagging_theta(tmp_path):
     assert set(levels(tmp_path / "good").values()) == {GOOD}
     write_search(tmp_path / "lagging", gap=-0.1)
     assert levels(tmp_path / "lagging")["Gap f(y) − f(θ)"] == WATCH
+
+
+def test_where_short_training_chose_the_cell_its_losses_are_judged_and_not_the_alphas(tmp_path):
+    write_search(tmp_path)
+    search = read_run(tmp_path).search
+    state = dataclasses.replace(assess(search.genotype, search.final_alphas), trained=True)
+    stability = {"epochs": 40, "epochs_unchanged": 1, "window": 5, "edges_unchanged": 0.75}
+    for losses, level in (([None, None], WATCH), ([2.5], GOOD), ([1.25, 1.5], GOOD)):
+        rounds = [{"steps": 64, "candidates": [{"digest": "a" * 16, "loss": loss, "accuracy": 0.5} for loss in losses]}]
+        derived = {"derived_by": {"rule": "trained", "rounds": rounds}}
+        result = {"method": "moreau", "health": state.to_dict(), "stability": stability} | derived
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        found = levels(tmp_path)
+        assert found["Choice by short training"] == level
+        assert not {"Margin of the choices", "Entropy of the alphas", "Stability of the cell"} & set(found)
+    page, _ = page_of(tmp_path)
+    assert "1.250" in page and "1.500" in page
 
 
 def test_the_discretisation_gap_and_stability_are_judged(tmp_path):
