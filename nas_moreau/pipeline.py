@@ -164,6 +164,7 @@ def _report(config: Config, folder: Path, result: RunResult) -> None:
         log_hparams(monitor, config, "run", trained.digest, metrics)
         whole = read_run(folder)
         monitor.text("about", f"{outcome(whole)}\n\n{next_step(whole)}")
+    _log.info("writing %s", folder / "report.html")
     write_report(folder)
 
 

@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.dry_run:
         print_json(protocol.plan_comparison(methods, output))
         return None
-    with working_in(output):
+    with working_in(output, busy=args.jobs > 1):  # a single job shows its own progress
         result = protocol.compare(
             config,
             methods,

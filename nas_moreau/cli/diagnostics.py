@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import CONFIGURATION, configuration
 from nas_moreau.cli.output import note, print_rows, print_table
 from nas_moreau.cli.verbs import option, verb
@@ -33,7 +35,8 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
     if args.hours is not None and not args.hours > 0:
         raise InputError(f"--hours is {args.hours:g}.", "Give a positive number of hours.")
     genotype = None if args.genotype is None else load_genotype(args.genotype)
-    found = estimate(configuration(args), genotype, memory, args.hours, args.imports, note)
+    with heartbeat("plan: reading the configuration"):
+        found = estimate(configuration(args), genotype, memory, args.hours, args.imports, note)
     if not args.json:
         costs = {"search": found.search, "retrain": found.retrain}
         rows = [("stage", "memory", "time", "with")]
@@ -72,11 +75,15 @@ def _time(hours: float | None) -> str:
 )
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Times the search step and prints the table."""
-    from nas_moreau.diagnostics.bench import BenchmarkPlan, benchmark
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts operators, prints lines otherwise
+    with heartbeat("bench: loading torch"):
+        from nas_moreau.diagnostics.bench import BenchmarkPlan, benchmark
 
-    chosen = {"methods": args.methods.split(",")} if args.methods else {}
-    plan = BenchmarkPlan(args.size, args.threads, args.rounds, args.space, args.device, imports=args.imports, **chosen)
-    result = benchmark(plan, note).to_dict()
+        chosen = {"methods": args.methods.split(",")} if args.methods else {}
+        plan = BenchmarkPlan(
+            args.size, args.threads, args.rounds, args.space, args.device, imports=args.imports, **chosen
+        )
+        result = benchmark(plan, note).to_dict()
     if not args.json:
         print(f"{result['hardware']}, torch {result['torch']}, medians of n interleaved runs")
         kept = ("supernet", "method", "milliseconds", "n", "saved_bytes", "resident_bytes", "operator_calls")
@@ -103,10 +110,11 @@ def _cell(value: Any) -> str:
 )
 def check_hypergradient(args: argparse.Namespace) -> dict[str, Any]:
     """Prints how far each method's architecture gradient is from the exact hypergradient."""
-    from nas_moreau.diagnostics.check_hypergradient import check_hypergradient as check
-
     names = args.method and [name.strip() for name in args.method.split(",")]
-    result = check(names or None, args.seed, note=note).to_dict()
+    with heartbeat("check-hypergradient: loading torch"):
+        from nas_moreau.diagnostics.check_hypergradient import check_hypergradient as check
+
+        result = check(names or None, args.seed, note=note).to_dict()
     if not args.json:
         _print_directions(result)
     return result

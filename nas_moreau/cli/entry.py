@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau import __version__, distributed
+from nas_moreau.cli.heartbeat import silence
 from nas_moreau.cli.listing import KINDS
 from nas_moreau.cli.options import COMMON, remove_unused_folders
 from nas_moreau.cli.output import note, print_json, printing_notes
@@ -167,7 +168,7 @@ OTHER_OPTIONS = {
     "restart": "--resume",
     "n": "--dry-run",
     "test": "--dry-run",
-    "q": "--json",
+    "silent": "--quiet",
 }
 """What other programs call their options -> ours."""
 
@@ -232,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with distributed.session():
                 _refuse_other_command(arguments)
                 import_modules(args.imports)
-                result = args.function(args)
+                with silence(args.quiet):
+                    result = args.function(args)
         if distributed.rank():
             return DONE
         if args.json and result is not None:

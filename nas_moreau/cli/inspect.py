@@ -27,13 +27,25 @@ from nas_moreau.text import specification
 )
 def show(args: argparse.Namespace) -> Any:
     """Prints a preset, space, genotype or run."""
-    text, data = describe(args.name, args.why)
+    name = _run_below_checkpoints(args.name) or args.name
+    text, data = describe(name, args.why)
     if args.draw:
-        draw(args.name, Path(args.draw))
+        draw(name, Path(args.draw))
         note(f"drawn: {args.draw}")
     if not args.json:
         print(text.rstrip())
     return data
+
+
+def _run_below_checkpoints(name: str) -> str | None:
+    """Returns the folder of a run that is named as `list runs` shows it, without checkpoints/ before its name."""
+    from nas_moreau.architecture.spaces.space import space_names
+    from nas_moreau.architecture.spaces.zoo import cell_names
+    from nas_moreau.runs.folder import DEFAULT_PARENT
+
+    place = DEFAULT_PARENT / name
+    taken = name in (*preset_names(), *space_names(), *cell_names()) or Path(name).exists()
+    return str(place) if not taken and (place / "status.json").is_file() else None
 
 
 def describe(name: str, why: bool = False) -> tuple[str, Any]:

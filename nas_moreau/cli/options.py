@@ -10,12 +10,13 @@ import argparse
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_moreau import distributed
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option
 from nas_moreau.data.sources import SOURCES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 COMMON = [
     option("-v", "--verbose", action="store_true", help="show tracebacks"),
+    option("-q", "--quiet", action="store_true", help="print neither messages nor progress, only result and errors"),
     option("--json", action="store_true", help="print the result as JSON on standard output"),
     option(
         "--import",
@@ -215,27 +217,36 @@ def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
 class _Opened(logging.Handler):
     """Prints where a run is written, once its folder has been made."""
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, opened: Callable[[], None]):
         super().__init__(logging.DEBUG)
-        self._output = output
+        self._output, self._opened = output, opened
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints the folder if it is the one of this command."""
         if getattr(record, "run_folder", None) == self._output and not distributed.rank():
             quoted = shlex.quote(str(self._output))
             note(f"run folder: {self._output}   (curves: nas-moreau watch {quoted})")
+            self._opened()
 
 
 @contextmanager
-def working_in(output: Path) -> Iterator[None]:
-    """Prints the run folder when it is made; an exception that leaves the context carries it, for resuming."""
-    logger, handler = logging.getLogger("nas_moreau.runs.folder"), _Opened(output)
-    logger.addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        if output.exists():
-            error.run_folder = str(output)  # type: ignore[attr-defined]
-        raise
-    finally:
-        logger.removeHandler(handler)
+def working_in(output: Path, busy: bool = False) -> Iterator[None]:
+    """Prints the run folder when it is made; an exception that leaves the context carries it, for resuming.
+
+    Args:
+        output: The run folder.
+        busy: Whether a sign of life is shown all the time, and not only until the folder is made: for work that shows
+            no progress.
+    """
+    logger = logging.getLogger("nas_moreau.runs.folder")
+    with nullcontext(lambda: None) if distributed.launched() else heartbeat(f"preparing {output}") as end:
+        handler = _Opened(output, (lambda: None) if busy else end)
+        logger.addHandler(handler)
+        try:
+            yield
+        except BaseException as error:
+            if output.exists():
+                error.run_folder = str(output)  # type: ignore[attr-defined]
+            raise
+        finally:
+            logger.removeHandler(handler)

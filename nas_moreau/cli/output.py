@@ -12,16 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from nas_moreau import distributed
+from nas_moreau.cli.heartbeat import note as note
 from nas_moreau.text import printable
 
 _UNBOUNDED = 1 << 16
 _NARROWEST = 20
 """Columns below which a text is left to the terminal to fold."""
-
-
-def note(text: str = "") -> None:
-    """Prints a message on standard error: standard output is for results."""
-    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 class _Notes(logging.Handler):

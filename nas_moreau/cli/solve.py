@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from nas_moreau.cli import options
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import new_folder, working_in
 from nas_moreau.cli.output import print_rows
 from nas_moreau.cli.verbs import option, verb
@@ -58,7 +59,8 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(find_task(args.task), SmallTask):
         if args.output or args.resume:
             raise InputError(f"{args.task} has no run folder.", "Leave --output and --resume out.")
-        result = solve_task(args.task, _given(args)).to_dict()
+        with heartbeat(f"solving {args.task}"):
+            result = solve_task(args.task, _given(args)).to_dict()
         if not args.json:
             hidden = ("x", "y", "certificate")
             shown = {name: value for name, value in result.items() if name not in hidden and value is not None}

@@ -49,14 +49,15 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.dry_run:
         print_json(_described(config, output))
         return None
-    from nas_moreau import pipeline
-    from nas_moreau.report.verdict import against_random
-    from nas_moreau.runs.history import read_run
-
     with working_in(output):
+        from nas_moreau import pipeline
+
         result = pipeline.run(config, output, args.resume)
     found, trained = result.search, result.retrain
     if not args.json:
+        from nas_moreau.report.verdict import against_random
+        from nas_moreau.runs.history import read_run
+
         chance = against_random(read_run(output))
         rows = [
             ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
@@ -96,9 +97,9 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.dry_run:
         print_json(_described(config, output))
         return None
-    from nas_moreau.search import stage
-
     with working_in(output):
+        from nas_moreau.search import stage
+
         result = stage.search(config, output, args.resume)
     if not args.json:
         before = result.derived.before
@@ -243,9 +244,9 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.dry_run:
         print_json(_described(config, output))
         return None
-    from nas_moreau.training import retrain as stage
-
     with working_in(output):
+        from nas_moreau.training import retrain as stage
+
         result = stage.retrain(config, genotype, output, args.resume)
     if not args.json:
         rows = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,8 @@ from nas_moreau.search.stage import plan_search
 from nas_moreau.training.device import pick_device
 from nas_moreau.training.retrain import check_retraining
 from nas_moreau.training.signals import Interrupted, StopRequest
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,8 +117,16 @@ class ComparisonJob:
 
     def chains(self) -> Iterator[Iterator[Command]]:
         """Yields the commands of every search that is not done; of several processes each takes the next search."""
-        left = distributed.run_on_rank0(self.left)
-        return (self._chain(*left[i]) for i in distributed.work_queue(len(left), "cells of the comparison"))
+        left, began = distributed.run_on_rank0(self.left), time.monotonic()
+
+        def announced(number: int) -> Iterator[Command]:
+            method, seed = left[number]
+            minutes = (time.monotonic() - began) / 60
+            rest = f", about {minutes / number * (len(left) - number):.0f} min left" if number else ""
+            _log.info("search %d of %d: %s, seed %d%s", number + 1, len(left), method, seed, rest)
+            return self._chain(method, seed)
+
+        return map(announced, distributed.work_queue(len(left), "cells of the comparison"))
 
     def _chain(self, method: str, seed: int) -> Iterator[Command]:
         """Yields search and retrainings of a task, records its rows."""

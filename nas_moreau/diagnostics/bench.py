@@ -139,12 +139,16 @@ def benchmark(plan: BenchmarkPlan, note: Callable[[str], None] = lambda text: No
     Raises:
         InputError: Unknown size, supernet or method.
     """
-    cases, began, before = plan.cases(), time.perf_counter(), torch.get_num_threads()
+    cases, before = plan.cases(), torch.get_num_threads()
     device, size = torch.device(plan.device), parse_size(plan.size)
     torch.set_num_threads(plan.threads)
     try:
         measured = cases if plan.memory and device.type == "cpu" else []
-        memories = {case: read_memory(case, plan.threads, plan.imports) for case in measured}
+        memories = dict[Case, int | None]()
+        for number, case in enumerate(measured):
+            note(f"memory of {case.supernet} {case.method} ({number + 1} of {len(measured)})")
+            memories[case] = read_memory(case, plan.threads, plan.imports)
+        note(f"building {len(cases)} variants, counting their tensors and operators")
         runs = {case: build_run(case) for case in cases}
         of_supernet = {case.supernet: case for case in cases}
         saved = {name: saved_bytes(case) for name, case in of_supernet.items()}
@@ -152,13 +156,17 @@ def benchmark(plan: BenchmarkPlan, note: Callable[[str], None] = lambda text: No
         calls = {name: operator_calls(case) for name, case in of_supernet.items() if counted}
         rate = gemm_rate(device)
         floor = 1e3 * evaluation_flops(plan.space, size) / rate
-        for run in runs.values():
-            run()  # warm up
+        for number, (case, run) in enumerate(runs.items()):
+            note(f"warming up {case.supernet} {case.method} ({number + 1} of {len(runs)})")
+            run()
         times: dict[Case, list[float]] = {case: [] for case in cases}
+        began = time.perf_counter()
         for number in range(plan.rounds):
             for case, run in runs.items():
                 times[case].append(clock(run, device))
-            note(f"round {number + 1} of {plan.rounds}, {time.perf_counter() - began:.0f} s")
+            passed = time.perf_counter() - began
+            left = f", {passed / (number + 1) * (plan.rounds - number - 1):.0f} s left"
+            note(f"round {number + 1} of {plan.rounds}{left}")
     finally:
         torch.set_num_threads(before)
     rows = [

@@ -101,8 +101,8 @@ def check_hypergradient(
     note("Moreau's direction at the penalised minimiser")
     more_rows, more_checks = compare_penalties(tiny, exact, penalties)
     rows, checks = rows + more_rows, checks + more_checks
-    for name in names:
-        note(f"{name}: {steps} steps, then its architecture gradient")
+    for number, name in enumerate(names):
+        note(f"{name} ({number + 1} of {len(names)}): {steps} steps, then its architecture gradient")
         mix = parse_method(name).mix
         start = tiny if mix is None else tiny_supernet(seed, layers, mix)
         rows.append(_as_run(name, tiny, start, exact, steps))

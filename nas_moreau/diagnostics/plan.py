@@ -135,7 +135,7 @@ def plan(
 
     costs: dict[str, Cost] = {}
     for stage in STAGES:
-        note(f"measuring a few steps of {stage}")
+        note(f"measuring a few steps of {stage} ({len(costs) + 1} of {len(STAGES)})")
         costs[stage] = measure(stage, config)
     return Plan(costs["search"], costs["retrain"], _proposals(config, costs, limits, measure, note), limits)
 

@@ -1,0 +1,99 @@
+"""Commands that work for long show that they do; --quiet prints the result and errors alone."""
+
+import io
+import time
+
+import pytest
+
+from nas_moreau.architecture import load_genotype
+from nas_moreau.cli import entry as cli
+from nas_moreau.cli import heartbeat as module
+from nas_moreau.cli.heartbeat import Heartbeat, duration, heartbeat, note
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return -1
+
+
+def test_a_file_gets_a_line_after_five_seconds_and_then_every_ten():
+    clock, stream = Clock(), io.StringIO()
+    shown = Heartbeat("loading", stream, clock)
+    times = []
+    for clock.now in range(1, 40):
+        before = stream.getvalue()
+        shown.beat()
+        if stream.getvalue() != before:
+            times.append(clock.now)
+    assert times == [5, 15, 25, 35]
+    shown.note("measuring")
+    clock.now += 4
+    shown.beat()
+    assert stream.getvalue().endswith("measuring\n")
+    clock.now += 1
+    shown.beat()
+    assert stream.getvalue().splitlines()[-1].startswith("measuring") and stream.getvalue().endswith("5 s\n")
+
+
+def test_a_terminal_is_never_silent_for_two_seconds_and_keeps_messages_alone():
+    clock, stream = Clock(), Terminal()
+    shown = Heartbeat("loading", stream, clock)
+    for clock.now in range(1, 10):
+        before = stream.getvalue()
+        shown.beat()
+        assert stream.getvalue() != before
+    shown.note("measured")
+    shown.close()
+    last = stream.getvalue().split("\r\x1b[K")[-1]
+    assert last == "measured\n"
+
+
+def test_messages_in_the_context_go_through_it(capsys, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.5)
+    with heartbeat("waiting"):
+        note("one")
+        limit = time.monotonic() + 20
+        text = ""
+        while text.count("one") < 2 and time.monotonic() < limit:
+            time.sleep(0.1)
+            text += capsys.readouterr().err
+    note("two")
+    assert text.count("one") >= 2 and capsys.readouterr().err == "two\n"
+
+
+@pytest.mark.parametrize("seconds, text", [(12.7, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_quiet_prints_the_result_and_errors_alone(capsys, tmp_path):
+    command = ["show", "DARTS_V2", "--draw", str(tmp_path / "cell.svg")]
+    assert cli.main(command) == 0
+    loud = capsys.readouterr()
+    assert loud.err and cli.main([*command, "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.out == loud.out and quiet.err == ""
+    assert cli.main(["show", "no-such-thing", "-q"]) == 2
+    assert "no-such-thing" in capsys.readouterr().err
+
+
+def test_a_run_below_checkpoints_is_shown_by_its_name(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "checkpoints" / "first"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["show", "first"]) == 2
+    (folder / "status.json").write_text("{}", encoding="utf-8")
+    (folder / "genotype.json").write_text(load_genotype("DARTS_V2").to_json(), encoding="utf-8")
+    assert cli.main(["show", "first"]) == 0
+    assert load_genotype("DARTS_V2").digest() in capsys.readouterr().out
