@@ -178,7 +178,9 @@ def dot_chart(
     shown = [(name, values) for name, values in shown if values]
     if not shown:
         return ""
-    room = 0.25 + 0.05 * max(len(shorten(name, 40)) for name, _ in shown)
+    longest = max(len(name) for name, _ in shown)
+    flat = 0.062 * longest < 0.9  # the names fit side by side
+    room = 0.3 if flat else 0.25 + 0.05 * max(len(shorten(name, 40)) for name, _ in shown)
     margins = (0.62, room, 1.7 if lines else 0.1, 0.1)
     figure, axes = _figure(max(4.8, 0.9 * len(shown) + 2.2), 3.0 + room, margins=margins)
     for i, (name, values) in enumerate(shown):
@@ -199,7 +201,8 @@ def dot_chart(
             color=_INK,
             va="center",
         )
-    axes.set_xticks(range(len(shown)), [_plain(name) for name, _ in shown], rotation=30, ha="right")
+    turned = {} if flat else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(range(len(shown)), [_plain(name) for name, _ in shown], **turned)
     axes.set_xlim(-0.6, len(shown) - 0.4)
     axes.set_ylabel(ylabel)
     return _svg(figure, key)

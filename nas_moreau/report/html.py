@@ -11,11 +11,16 @@ Marks = Sequence[tuple[str, str]]
 Sign = tuple[str, str, str, str]
 """Level, name, value and meaning."""
 
+SMALLEST, LARGEST = 1.25, 1.9
+"""Pixels of a page to a point of a chart: letters of 7 points stay legible, and no larger than the text."""
+
 STYLE = """<style>
 :root{--ground:#f4f6f9;--card:#fff;--ink:#1d2430;--faint:#5d6778;--grid:#dfe4ea;--accent:#0072b2;
---good:#00734f;--good-veil:#e3f4ee;--watch:#8a5a00;--watch-veil:#fdf1d8;--bad:#a8331f;--bad-veil:#fbe6e1}
+--good:#00734f;--good-veil:#e3f4ee;--watch:#8a5a00;--watch-veil:#fdf1d8;--bad:#a8331f;--bad-veil:#fbe6e1;
+--shade:#1d243040}
 @media (prefers-color-scheme:dark){:root{--ground:#0e1116;--card:#161a21;--ink:#e8ebf0;--faint:#98a2b3;--grid:#2d3440;
---accent:#4aa8e0;--good:#54c9a0;--good-veil:#12291f;--watch:#e8b34b;--watch-veil:#2d2410;--bad:#f08a74;--bad-veil:#331812}
+--accent:#4aa8e0;--good:#54c9a0;--good-veil:#12291f;--watch:#e8b34b;--watch-veil:#2d2410;--bad:#f08a74;--bad-veil:#331812;
+--shade:#e8ebf050}
 svg.chart path{filter:brightness(1.35)}}
 @media print{:root{--ground:#fff;--card:#fff;--ink:#000;--faint:#444;--grid:#ccc;--accent:#0072b2;
 --good:#00734f;--good-veil:#fff;--watch:#8a5a00;--watch-veil:#fff;--bad:#a8331f;--bad-veil:#fff}
@@ -42,7 +47,10 @@ h2{margin:0 0 12px;font-size:20px}h3{margin:0 0 4px;font-size:14px}h3.apart{marg
 section{margin:20px 0 0;padding:20px 20px 22px}
 section>p{max-width:70em;margin:0 0 14px}
 section>:last-child{margin-bottom:0}section>*+.scroll{margin-top:14px}.wide+p{margin-top:12px}
-.wide,.scroll{overflow-x:auto}
+.wide,.scroll{overflow-x:auto;background:linear-gradient(90deg,var(--card) 14px,transparent 28px) left/28px 100% local,
+linear-gradient(270deg,var(--card) 14px,transparent 28px) right/28px 100% local,
+linear-gradient(90deg,var(--shade),transparent) left/12px 100%,
+linear-gradient(270deg,var(--shade),transparent) right/12px 100%;background-repeat:no-repeat}
 .wide svg{display:block;max-width:100%;height:auto;margin:0 auto}.wide svg.chart{min-width:620px}
 .wide img{max-width:none;border-radius:6px}
 .scroll th,.scroll td{overflow-wrap:break-word}
@@ -71,7 +79,8 @@ a{color:var(--accent)}details{margin-top:12px}summary{cursor:pointer;color:var(-
 @media print{body{font-size:12px}main{max-width:none;padding:0}.summary{font-size:15px}h1{font-size:24px}
 section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;gap:14px 20px}
 .signs{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(3,1fr)}table,pre,code,dl{font-size:11px}
-.wide img{max-width:100%}.wide div,.wide svg.chart{min-width:0!important}details pre{columns:2}p{widows:3;orphans:3}
+.wide img{max-width:100%}.wide div,.scroll div,.wide svg.chart{min-width:0!important}.wide,.scroll{background:none}
+details pre{columns:2}p{widows:3;orphans:3}
 .scroll table{min-width:0!important}
 th,td{overflow-wrap:anywhere!important}
 .scroll .number{white-space:normal}}
@@ -181,7 +190,12 @@ def figure(title: str, svg: str, note: str) -> str:
     if not svg:
         return ""
     caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
-    return f"<figure><h3>{escape(title)}</h3>{svg}{caption}</figure>\n"
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    found = re.search(r' viewBox="0 0 ([\d.]+) ', svg)
+    wide = float(found[1]) if found else 0.0
+    limits = f' style="min-width:{SMALLEST * wide:.0f}px;max-width:{LARGEST * wide:.0f}px"' if wide else ""
+    shown = f'<div class="scroll"><div{limits}>{svg}</div></div>'
+    return f"<figure>{heading}{shown}{caption}</figure>\n"
 
 
 def breakable(text: str) -> str:
