@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_moreau import distributed
 from nas_moreau.config import PerformanceConfig
@@ -22,7 +23,7 @@ from nas_moreau.errors import InputError, first_line
 from nas_moreau.training.finite_guard import copy_all
 
 WARM_UP = 3
-"""Eager steps before a recording: libraries choose kernels, momentum gets its buffers."""
+"""Eager steps before a recording: libraries choose kernels, momentum gets buffers, and the last two are compared."""
 
 NOT_REPLAYED = "a step is not replayed as one graph of the device"
 
@@ -71,6 +72,8 @@ def choose_recorder(
         obstacle = "several processes exchange gradients within it"
     elif performance.activation_checkpointing:
         obstacle = "performance.activation_checkpointing waits for the device"
+    elif performance.compile:
+        obstacle = "performance.compile compiles within the first steps"
     if obstacle is None:
         return record, None
     if performance.capture is True:
@@ -96,6 +99,7 @@ class CapturedStep:
         self._module: Any = getattr(torch, device.type)
         self._side = self._module.Stream(device) if recorder_of(device) is record else None
         self._eager_steps = 0
+        self._seen: list[Operations] = []
         self._replay: Callable[[], None] | None = None
         self._state: Any = None
         self._inputs: Any = None
@@ -121,7 +125,12 @@ class CapturedStep:
                 self._state = _moved_on(state, self._state, *self._recorded)
                 return self._state, copied(self._out)
         self._eager_steps += 1
-        return self._eagerly(state, inputs)
+        if self._refused or not WARM_UP - 2 < self._eager_steps <= WARM_UP:
+            return self._eagerly(state, inputs)
+        with Operations() as operations:
+            found = self._eagerly(state, inputs)
+        self._seen.append(operations)
+        return found
 
     def _eagerly(self, state: Any, inputs: Any) -> tuple[Any, Any]:
         if self._side is None:
@@ -134,6 +143,10 @@ class CapturedStep:
         return found
 
     def _capture(self, state: Any, inputs: Any) -> None:
+        # a number that Python computes would stay what it was in the recording
+        if changing := self._seen[0].first_difference(self._seen[1]):
+            self._refuse(f"it is another one each time, first at {changing}")
+            return
         begin, draws = time.monotonic(), _host_draws(self._device)
         held, given = copied(state), copied(inputs)
 
@@ -154,12 +167,49 @@ class CapturedStep:
             reason = "it draws random numbers on the host"
             _set_host_draws(draws)
         if reason:
-            self._refused = True
-            self._note(f"{NOT_REPLAYED}: {reason}")
+            self._refuse(reason)
             return
         self._replay, self._out, self._recorded = replay, out, (state, new)
         self._state, self._inputs = held, given
         self._note(f"from here on a step is one graph of the device, recorded in {time.monotonic() - begin:.1f} s")
+
+    def _refuse(self, reason: str) -> None:
+        self._refused, self._seen = True, []
+        self._note(f"{NOT_REPLAYED}: {reason}")
+
+
+class Operations(TorchDispatchMode):
+    """Notes, while it is entered, which operations run, with the forms of their tensors and all other arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._noted: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._noted.append((func, tuple(_form(leaf) for leaf in _leaves((args, kwargs)))))
+        return func(*args, **kwargs)
+
+    def first_difference(self, other: Operations) -> str | None:
+        """Returns the first operation that another run has not, or with other arguments; None if there is none."""
+        for (function, form), there in zip(self._noted, other._noted):
+            if (function, form) != there:
+                return str(function)
+        return None if len(self._noted) == len(other._noted) else "its end"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _form(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype
+    return leaf if isinstance(leaf, (bool, int, float, str, torch.dtype, torch.device)) else type(leaf)
 
 
 def copied(value: Any) -> Any:

@@ -206,6 +206,26 @@ def test_a_number_that_is_not_finite_is_found_by_a_replay(job_of, monkeypatch):
         job.guard.read()
 
 
+def test_what_python_changes_from_step_to_step_is_not_recorded(monkeypatch):
+    """A number that a user's code counts up on the host would stay what it was in the recording."""
+    calls, notes = [0], []
+
+    def step(state, inputs):
+        calls[0] += 1
+        return [state[0] + inputs[0] * (calls[0] if counting else 2)], inputs[0] + 1
+
+    for counting in (True, False):
+        calls[0], total, shown = 0, torch.zeros(2), [torch.zeros(2)]
+        captured = capture.CapturedStep(step, torch.device("cpu"), record, notes.append)
+        for k in range(8):
+            given = torch.full((2,), float(k))
+            shown, out = captured(shown, [given])
+            total = total + given * (calls[0] if counting else 2)
+            assert torch.equal(shown[0], total) and torch.equal(out, given + 1)
+        assert calls[0] == (8 if counting else capture.WARM_UP + 1)
+    assert len(notes) == 2 and notes[0] != notes[1]
+
+
 def test_what_cannot_be_recorded_runs_eagerly(job_of, monkeypatch):
     """A recording that fails, draws on the host, methods that wait; and capture=on refuses them."""
     notes = []
