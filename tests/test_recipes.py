@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as compare
+from nas_moreau.diagnostics import plan
 
 TEXT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
@@ -86,6 +87,7 @@ def alone(monkeypatch, place, registrations_forgotten):
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(compare, "run_all", run_all)
+    monkeypatch.setattr(plan, "SECONDS", 0.0)  # how long `plan` measures a stage
 
     def fresh(words):
         with registrations_forgotten():
