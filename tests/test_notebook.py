@@ -30,8 +30,9 @@ def outputs_of(source, names):
         text = printed.getvalue().splitlines(keepends=True)
         found.append({"name": "stdout", "output_type": "stream", "text": text})
     if value is not None:
-        data = {"text/plain": repr(value).splitlines(keepends=True)}
-        if hasattr(value, "_repr_svg_"):
+        drawn = hasattr(value, "_repr_svg_")
+        data = {"text/plain": [type(value).__name__] if drawn else repr(value).splitlines(keepends=True)}
+        if drawn:
             data["image/svg+xml"] = value._repr_svg_().splitlines(keepends=True)
         found.append({"data": data, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
     return found
@@ -42,7 +43,7 @@ def test_a_reader_sees_results_and_nothing_of_a_machine():
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert any(cell["outputs"] for cell in cells)
     assert len(text) < 60_000
-    assert not re.search(r"/(?:tmp|home|root|work|Users)/", text)
+    assert not re.search(r"/(?:tmp|home|root|work|Users)/| at 0x", text)
 
 
 @pytest.mark.slow
