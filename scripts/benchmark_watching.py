@@ -62,8 +62,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
+    alone = ["derive.rule=space", *args.overrides]  # a last stage writes nothing to TensorBoard
     watched, bare = (
-        load_config(args.preset, None, [*args.overrides, f"logging.tensorboard={word}"]) for word in ("true", "false")
+        load_config(args.preset, None, [*alone, f"logging.tensorboard={word}"]) for word in ("true", "false")
     )
     data, clock = load_images(watched), Clock()
     for name in WATCHING:

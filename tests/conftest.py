@@ -1,6 +1,7 @@
 """For every test: one thread (tiny tensors only lose by more, and results repeat), tiny images and configurations."""
 
 import importlib.util
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ TINY = [
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # processes that tests start: threads that wait for each other cost most there
 
 
 @pytest.fixture(autouse=True)

@@ -132,14 +132,18 @@ def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train
 
 
 def load_images(config: Config) -> Data:
-    """Returns the data set of a configuration's `data` section.
+    """Returns the data set of a configuration's `data` section, read with the threads that `performance` allows.
 
     Raises:
         InputError: As `load_data`.
     """
-    data = config.data
-    # not seeded by the run: runs of several seeds must use the same images
-    return load_data(data.name, data.directory, data.download, data.image_size, train_images=data.train_images)
+    data, before = config.data, torch.get_num_threads()
+    torch.set_num_threads(config.performance.threads or before)
+    try:
+        # not seeded by the run: runs of several seeds must use the same images
+        return load_data(data.name, data.directory, data.download, data.image_size, train_images=data.train_images)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _choose(labels: torch.Tensor, count: int, seed: int, spec: str) -> torch.Tensor:

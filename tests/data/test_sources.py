@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas_moreau.data import Images, Loaded, load_data, register_source
+from nas_moreau.config import load_config
+from nas_moreau.data import Images, Loaded, load_data, load_images, register_source
 from nas_moreau.data.sources import SOURCES, find_source
 from nas_moreau.errors import InputError
 
@@ -144,3 +145,21 @@ def test_what_a_source_must_not_return(loaded, registrations_forgotten):
         register_source("mine", what="a test")(lambda request: loaded)
         with pytest.raises(InputError, match="'mine' returned"):
             load_data("mine")
+
+
+def test_images_are_read_with_the_threads_of_the_configuration(registrations_forgotten):
+    seen = []
+    with registrations_forgotten():
+
+        @register_source("threads", what="a test")
+        def read(request):
+            seen.append(torch.get_num_threads())
+            return Loaded(images(6), images(2), ("a", "b"))
+
+        torch.set_num_threads(2)
+        try:
+            for threads in ("1", "null"):
+                load_images(load_config(overrides=["data.name=threads", f"performance.threads={threads}"]))
+            assert seen == [1, 2] and torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
