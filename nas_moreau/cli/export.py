@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import CONFIGURATION, configuration, stage_folder
 from nas_moreau.cli.output import note, print_rows, print_table
 from nas_moreau.cli.verbs import option, verb
@@ -57,7 +58,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         network = _classifier(args.run)
         folder = Path(args.run) if classifier.is_export(args.run) else stage_folder(args.run, "retrain")
         output = folder / f"export-{args.format}"
-    result = write(network, args.format, args.output or output)
+    with heartbeat(f"writing and checking {args.format}"):
+        result = write(network, args.format, args.output or output)
     if not args.json:
         largest = max(check["largest_difference"] for check in result["checks"])
         rows = [
@@ -108,9 +110,10 @@ def _refusal(args: argparse.Namespace) -> InputError:
 )
 def predict(args: argparse.Namespace) -> dict[str, Any]:
     """Classifies images and prints the most probable classes."""
-    from nas_moreau.export.predict import predict as classify
+    with heartbeat(f"classifying with {args.run}"):
+        from nas_moreau.export.predict import predict as classify
 
-    result = classify(_classifier(args.run), args.images)
+        result = classify(_classifier(args.run), args.images)
     if not args.json:
         rows = []
         for row in result["images"]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note, print_table
 from nas_moreau.cli.verbs import option, verb
@@ -212,7 +213,8 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
     for run in args.runs:
         stage_folder(run, "run", "search", "retrain", "module")
-    paths = [str(write_report(Path(run))) for run in args.runs]
+    with heartbeat("writing reports"):
+        paths = [str(write_report(Path(run))) for run in args.runs]
     result: dict[str, Any] = {"reports": paths}
     if len(args.runs) > 1:
         place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])

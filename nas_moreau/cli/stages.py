@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
 from nas_moreau.cli import options
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.modules import MODULE, refuse_without_module, search_inside
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, stage_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_next, print_rows
@@ -272,16 +273,17 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
 )
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measures a run's network and prints the numbers."""
-    from nas_moreau.pipeline import evaluate_run
-    from nas_moreau.runs.configuration import run_config
+    with heartbeat(f"evaluating {args.run}"):
+        from nas_moreau.pipeline import evaluate_run
+        from nas_moreau.runs.configuration import run_config
 
-    folder = stage_folder(args.run, "retrain", "search")
-    config = run_config(folder)
-    changes: dict[str, Any] = {"device": args.device or config.device}
-    changes["data"] = config.data.model_copy(
-        update={k: v for k, v in (("name", args.data), ("directory", args.data_dir)) if v is not None}
-    )
-    result = evaluate_run(folder, config.model_copy(update=changes)).to_dict()
+        folder = stage_folder(args.run, "retrain", "search")
+        config = run_config(folder)
+        changes: dict[str, Any] = {"device": args.device or config.device}
+        changes["data"] = config.data.model_copy(
+            update={k: v for k, v in (("name", args.data), ("directory", args.data_dir)) if v is not None}
+        )
+        result = evaluate_run(folder, config.model_copy(update=changes)).to_dict()
     if not args.json:
         print_rows([(name, str(value)) for name, value in result.items()])
     return result

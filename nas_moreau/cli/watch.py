@@ -19,7 +19,7 @@ from nas_moreau.plugins import python_command
 @verb(
     "watch",
     "open TensorBoard on runs, on this machine only",
-    examples=["watch checkpoints/first"],
+    examples=["watch checkpoints/first", "watch checkpoints/comparison"],
     options=[
         option("runs", nargs="+", metavar="RUN"),
         option("--port", type=int, default=6006, help="port on 127.0.0.1 (default 6006; 0: any free one)"),
@@ -30,7 +30,7 @@ def watch(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 65536:
         raise InputError(f"The port {args.port} is out of range.", "Give one from 0 to 65535.")
     for run in args.runs:
-        stage_folder(run, "run", "search", "retrain", "solve", "module")
+        stage_folder(run, "run", "search", "retrain", "solve", "module", "compare")
     runs = [Path(run) for run in args.runs]
     with tempfile.TemporaryDirectory() as place:
         _serve(runs[0] if len(runs) == 1 else gather(runs, Path(place)), args.port)

@@ -8,10 +8,10 @@ from html import escape
 from nas_moreau.drawing.choices import draw_choices
 from nas_moreau.report.charts import Series, alpha_panels, line_chart
 from nas_moreau.report.format import DASH, count, duration, memory, number, percent
-from nas_moreau.report.html import code, drawing, figure, grid, header, page, paragraph, section, table, tiles
+from nas_moreau.report.html import code, details, drawing, figure, grid, header, page, paragraph, section, table, tiles
 from nas_moreau.report.indicators import GOOD, WATCH
 from nas_moreau.report.record import configuration_section, cost_section, environment_section
-from nas_moreau.runs.columns import charts_of
+from nas_moreau.runs.columns import chart_group, charts_of
 from nas_moreau.runs.history import Run, Stage
 
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
@@ -106,22 +106,26 @@ def _charts(search: Stage) -> str:
 
 
 def stage_charts(stage: Stage, loss: str | None = None) -> str:
-    """Returns a chart for each group of columns in the stage's metrics.csv.
+    """Returns a chart for each group of columns in the stage's metrics.csv; those of the method's theory are folded.
 
     Args:
         stage: The stage.
         loss: What losses are measured in, if not in nats.
     """
     epochs = [epoch for epoch in stage.metrics.get("epoch", []) if epoch is not None]
-    shown = ""
+    shown, theory = "", list[str]()
     for key, (chart, curves) in charts_of(stage.metrics).items():
         series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
         if chart.may_be_zero and not any(value for line in series for value in line.values):
             continue
         unit = loss if loss is not None and "nats" in chart.unit else chart.unit
         svg = line_chart(f"{stage.name}-{key}", epochs, series, unit, log=chart.log, percent=chart.percent)
-        shown += figure(chart.title, svg, chart.note)
-    return grid(shown) if shown else paragraph("No epoch was finished.")
+        if chart_group(key) == "theory":
+            theory.append(figure(chart.title, svg, chart.note))
+        else:
+            shown += figure(chart.title, svg, chart.note)
+    folded = details(f"Terms of the method: {len(theory)} charts", grid("".join(theory))) if theory else ""
+    return grid(shown) + folded if shown or theory else paragraph("No epoch was finished.")
 
 
 def _evolution(search: Stage) -> str:

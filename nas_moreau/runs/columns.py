@@ -353,9 +353,17 @@ _GROUPS = {
 def epoch_tag(column: str) -> str:
     """Returns the tag of a column's curve by epochs: `accuracy/held_out_accuracy`, `theory/c_k`, `metrics/mine`."""
     entry = find_column(column)
-    chart = entry.chart if entry is not None else ""
-    section = CHARTS[chart].section if chart in CHARTS else ""
-    return tag(_GROUPS.get(chart) or _GROUPS.get(section, "metrics"), column)
+    return tag(chart_group(entry.chart if entry is not None else ""), column)
+
+
+def chart_group(key: str) -> str:
+    """Returns what a chart is about: "accuracy", "loss", "optimizer", "stability", "theory" or "metrics".
+
+    Args:
+        key: Of `CHARTS`, or of another chart.
+    """
+    section = CHARTS[key].section if key in CHARTS else ""
+    return _GROUPS.get(key) or _GROUPS.get(section, "metrics")
 
 
 def tag(group: str, column: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+
+from nas_moreau.cli import entry as cli
 from nas_moreau.cli.watch import gather
 
 
@@ -16,3 +19,19 @@ def test_several_runs_stand_under_their_own_names(tmp_path):
     assert (place / "d" / "seed0" / "events").read_text() == "d/seed0"
     assert sorted(path.name for path in place.iterdir()) == ["a, b:c", "d"]
     assert not (tmp_path / "runs" / "a, b:c" / "seed0" / "search" / "search").exists()  # nothing is written into a run
+
+
+def test_a_comparison_is_shown_too(tmp_path, monkeypatch):
+    (tmp_path / "cmp" / "searches").mkdir(parents=True)
+    (tmp_path / "cmp" / "status.json").write_text('{"stage": "compare", "state": "running"}', encoding="utf-8")
+    served = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command: served.append(command) or Ended())
+    assert cli.main(["watch", str(tmp_path / "cmp")]) == 0
+    assert f"--logdir={tmp_path / 'cmp'}" in served[0]
+
+
+class Ended:
+    """A process that has ended well."""
+
+    def wait(self):
+        return 0
