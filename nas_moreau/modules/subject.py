@@ -17,7 +17,7 @@ from nas_moreau.errors import InputError
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, choices_json
 from nas_moreau.modules.setup import ModuleSetup
-from nas_moreau.runs.columns import board_layout, edge_curves
+from nas_moreau.runs.board import board_layout, edge_curves
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
 from nas_moreau.training.device import peak_memory_bytes

@@ -11,7 +11,8 @@ from nas_moreau.report.format import DASH, count, duration, memory, number, perc
 from nas_moreau.report.html import code, details, drawing, figure, grid, header, page, paragraph, section, table, tiles
 from nas_moreau.report.indicators import GOOD, WATCH
 from nas_moreau.report.record import configuration_section, cost_section, environment_section
-from nas_moreau.runs.columns import chart_group, charts_of
+from nas_moreau.runs.board import chart_group
+from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.history import Run, Stage
 
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {

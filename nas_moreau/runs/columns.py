@@ -6,7 +6,6 @@ report and the figures of a comparison of runs are made. A metric of the user jo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -60,95 +59,95 @@ class Column:
     final: str = ""
 
 
-_SEARCH, _SOUND, _ENVELOPE, _RETRAINING = "Search", "Is the cell sound?", "Moreau envelope", "Retraining"
+SEARCH, SOUND, ENVELOPE, RETRAINING = "Search", "Is the cell sound?", "Moreau envelope", "Retraining"
 _OTHER = "Other metrics"
 
 CHARTS: dict[str, Chart] = {
-    "losses": Chart("Losses", _SEARCH, "cross-entropy (nats)", note="Means over an epoch."),
+    "losses": Chart("Losses", SEARCH, "cross-entropy (nats)", note="Means over an epoch."),
     "upper_objective": Chart(
         "Upper objective F",
-        _SEARCH,
+        SEARCH,
         "nats",
         note="Cross-entropy on the architecture split, with its regularising terms (+beta, penalty).",
     ),
     "accuracies": Chart(
-        "Accuracies", _SEARCH, "accuracy (%)", percent=True, note="Only the held-out images are seen by neither level."
+        "Accuracies", SEARCH, "accuracy (%)", percent=True, note="Only the held-out images are seen by neither level."
     ),
-    "metric": Chart("Metric", _SEARCH, note="The user's metric, on held-out samples."),
+    "metric": Chart("Metric", SEARCH, note="The user's metric, on held-out samples."),
     "discretisation_gap": Chart(
         "Discretisation gap",
-        _SOUND,
+        SOUND,
         "accuracy (%)",
         percent=True,
         note="Held-out accuracy of the mixture minus that of the derived cell in the supernet.",
     ),
     "alpha_entropy": Chart(
-        "Entropy of the alphas", _SOUND, "mean entropy (nats)", note="High: undecided. It should fall slowly."
+        "Entropy of the alphas", SOUND, "mean entropy (nats)", note="High: undecided. It should fall slowly."
     ),
     "margin": Chart(
         "Margin of the strongest operation",
-        _SOUND,
+        SOUND,
         "softmax weight",
         note="Its weight minus that of the next one, mean over the edges.",
     ),
     "idle_lead": Chart(
         "Edges led by an idle operation",
-        _SOUND,
+        SOUND,
         "edges (%)",
         percent=True,
         note="Of all edges of the space: skip_connect, none or noise is the strongest choice.",
     ),
     "idle_share": Chart(
         "Idle edges of the derived cell",
-        _SOUND,
+        SOUND,
         "edges (%)",
         percent=True,
         note="A normal cell with more than half of its edges idle has collapsed.",
     ),
     "hessian_eigenvalue": Chart(
-        "Dominant eigenvalue of the Hessian in the alphas", _SOUND, note="A steep rise often comes before a collapse."
+        "Dominant eigenvalue of the Hessian in the alphas", SOUND, note="A steep rise often comes before a collapse."
     ),
     "expected_macs": Chart(
-        "Expected multiply-adds", _SOUND, note="Relative to the most expensive cells, weighed by the softmax."
+        "Expected multiply-adds", SOUND, note="Relative to the most expensive cells, weighed by the softmax."
     ),
     "expected_costs": Chart(
-        "Expected parameters and latency", _SOUND, note="Relative to the most expensive ones, weighed by the softmax."
+        "Expected parameters and latency", SOUND, note="Relative to the most expensive ones, weighed by the softmax."
     ),
-    "gap": Chart("Gap f(y) − f(θ)", _ENVELOPE, "nats", note="Should be small and not negative."),
+    "gap": Chart("Gap f(y) − f(θ)", ENVELOPE, "nats", note="Should be small and not negative."),
     "distance": Chart(
         "Distance ‖y − θ‖ and penalty c_k",
-        _ENVELOPE,
+        ENVELOPE,
         log=True,
         note="θ is tied to y by the proximal term; c_k weighs the lower level.",
     ),
     "terms": Chart(
         "Terms of the architecture gradient",
-        _ENVELOPE,
+        ENVELOPE,
         "norm",
         log=True,
         note="The correction is the difference of two nearly equal gradients.",
     ),
-    "directions": Chart("Directions of y and θ", _ENVELOPE, "norm", log=True),
+    "directions": Chart("Directions of y and θ", ENVELOPE, "norm", log=True),
     "cosine": Chart(
         "Cosine of ∇ₓF and the correction",
-        _ENVELOPE,
+        ENVELOPE,
         note="Negative: the correction opposes the first-order direction.",
     ),
     "residual": Chart(
         "Residual",
-        _ENVELOPE,
+        ENVELOPE,
         log=True,
         note="Residual of the reformulated problem, (15) of the paper, with θ instead of the minimiser.",
     ),
-    "learning_rates": Chart("Learning rates", _SEARCH, log=True),
+    "learning_rates": Chart("Learning rates", SEARCH, log=True),
     "training_losses": Chart(
-        "Losses", _RETRAINING, "cross-entropy (nats)", note="Training with augmentation, test without."
+        "Losses", RETRAINING, "cross-entropy (nats)", note="Training with augmentation, test without."
     ),
     "training_accuracies": Chart(
-        "Accuracies", _RETRAINING, "accuracy (%)", percent=True, note="Nothing is chosen by the test curve."
+        "Accuracies", RETRAINING, "accuracy (%)", percent=True, note="Nothing is chosen by the test curve."
     ),
-    "lr": Chart("Learning rate", _RETRAINING),
-    "drop_path": Chart("Drop-path probability", _RETRAINING, may_be_zero=True),
+    "lr": Chart("Learning rate", RETRAINING),
+    "drop_path": Chart("Drop-path probability", RETRAINING, may_be_zero=True),
 }
 
 COLUMNS: dict[str, Column] = {
@@ -328,81 +327,3 @@ def charts_of(columns: Iterable[str]) -> dict[str, tuple[Chart, dict[str, str]]]
 def final_figures() -> dict[str, str]:
     """Returns column -> title of what finished runs are compared by, the most telling first."""
     return {name: COLUMNS[name].final for name in (*FIGURES, *METRICS)}
-
-
-# --- TensorBoard ------------------------------------------------------------------------------------------------------
-
-Layout = dict[str, dict[str, tuple[str, list[str]]]]
-
-
-_GROUPS = {
-    "accuracies": "accuracy",
-    "training_accuracies": "accuracy",
-    "losses": "loss",
-    "training_losses": "loss",
-    "learning_rates": "optimizer",
-    "lr": "optimizer",
-    "drop_path": "optimizer",
-    "upper_objective": "theory",
-    _SOUND: "stability",
-    _ENVELOPE: "theory",
-}
-"""Chart, or section of charts -> group of tags. TensorBoard sorts groups by name: accuracy and loss come first."""
-
-
-def epoch_tag(column: str) -> str:
-    """Returns the tag of a column's curve by epochs: `accuracy/held_out_accuracy`, `theory/c_k`, `metrics/mine`."""
-    entry = find_column(column)
-    return tag(chart_group(entry.chart if entry is not None else ""), column)
-
-
-def chart_group(key: str) -> str:
-    """Returns what a chart is about: "accuracy", "loss", "optimizer", "stability", "theory" or "metrics".
-
-    Args:
-        key: Of `CHARTS`, or of another chart.
-    """
-    section = CHARTS[key].section if key in CHARTS else ""
-    return _GROUPS.get(key) or _GROUPS.get(section, "metrics")
-
-
-def tag(group: str, column: str) -> str:
-    """Returns the tag of a column's curve: no parentheses, which the CUSTOM SCALARS page takes for the run's name."""
-    return f"{group}/{column.replace('(', '_').replace(')', '')}"
-
-
-def edge_curves(alphas: AlphaTable) -> dict[str, float]:
-    """Returns tag -> softmax weight of every operation on every edge."""
-    return {
-        _edge_tag(cell, row.edge, operation): weight
-        for cell, rows in alphas.cells.items()
-        for row in rows
-        for operation, weight in row.weights.items()
-    }
-
-
-def board_layout(columns: Iterable[str], alphas: AlphaTable | None = None) -> Layout:
-    """Returns which curves stand together on TensorBoard's CUSTOM SCALARS page, as `Monitor.layout` takes it.
-
-    Args:
-        columns: Of metrics.csv, shown under their `epoch_tag`.
-        alphas: For one chart of each edge's softmax weights; None for no such charts.
-    """
-    layout: Layout = {}
-    for chart, curves in charts_of(columns).values():
-        layout.setdefault(chart.section, {})[chart.title] = _lines(epoch_tag(name) for name in curves)
-    for cell, rows in alphas.cells.items() if alphas is not None else ():
-        layout[f"Softmax weights, {cell}"] = {
-            f"{cell} {row.edge[0]}-{row.edge[1]}": _lines(_edge_tag(cell, row.edge, name) for name in row.weights)
-            for row in rows
-        }
-    return layout
-
-
-def _lines(tags: Iterable[str]) -> tuple[str, list[str]]:
-    # the page takes tags as regular expressions and matches them at the beginning
-    return "Multiline", [re.escape(name) + "$" for name in tags]
-
-
-def _edge_tag(cell: str, edge: tuple[int, int], operation: str) -> str:
-    return tag(f"weights_{cell}", f"{edge[0]}-{edge[1]}/{operation}")

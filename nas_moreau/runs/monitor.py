@@ -189,7 +189,7 @@ class Monitor:
         """Sets which curves share a chart on TensorBoard's CUSTOM SCALARS page.
 
         Args:
-            charts: From `runs.columns.board_layout`: category -> title -> ("Multiline", [tag, ...]).
+            charts: From `runs.board.board_layout`: category -> title -> ("Multiline", [tag, ...]).
         """
         if self._board is not None:
             with self._writing() as board:

@@ -19,7 +19,7 @@ from nas_moreau.bilevel import StepSizes
 from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
-from nas_moreau.runs.columns import tag
+from nas_moreau.runs.board import tag
 from nas_moreau.runs.identity import Identity
 from nas_moreau.search.epoch import COUNTS, step_numbers
 from nas_moreau.search.held_numbers import HeldNumbers, counts_as_tensors

@@ -15,7 +15,8 @@ from nas_moreau.data import Part, seed_for
 from nas_moreau.drawing.cell import draw_pixels, genotype_files
 from nas_moreau.drawing.heat_map import draw_heat_map
 from nas_moreau.drawing.operation_style import operations_line
-from nas_moreau.runs.columns import EpochEnd, board_layout, edge_curves, epoch_metrics
+from nas_moreau.runs.board import board_layout, edge_curves
+from nas_moreau.runs.columns import EpochEnd, epoch_metrics
 from nas_moreau.search.collapse import assess, signs
 from nas_moreau.search.hessian import dominant_eigenvalue, loss_of_alphas
 from nas_moreau.search.methods import parse_method

@@ -14,7 +14,7 @@ import torch
 from nas_moreau import distributed
 from nas_moreau.config import Config
 from nas_moreau.runs import Monitor, Progress, RunFolder
-from nas_moreau.runs.columns import epoch_tag
+from nas_moreau.runs.board import epoch_tag
 from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.plain_files import read_json
 from nas_moreau.training.device import peak_memory_bytes

@@ -21,7 +21,7 @@ from nas_moreau.drawing.cell import genotype_files
 from nas_moreau.drawing.contact_sheet import contact_sheet
 from nas_moreau.drawing.network import Sizes, draw_network
 from nas_moreau.errors import InputError
-from nas_moreau.runs.columns import board_layout
+from nas_moreau.runs.board import board_layout
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.own_checkpoints import tensors_digest

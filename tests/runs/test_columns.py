@@ -13,17 +13,8 @@ from nas_moreau.architecture.spaces.alpha_table import EdgeWeights
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import import_modules
 from nas_moreau.report import write_report, write_several_runs
-from nas_moreau.runs.columns import (
-    CHARTS,
-    COLUMNS,
-    board_layout,
-    charts_of,
-    edge_curves,
-    epoch_tag,
-    find_column,
-    in_order,
-    register_metric,
-)
+from nas_moreau.runs.board import board_layout, edge_curves, epoch_tag
+from nas_moreau.runs.columns import CHARTS, COLUMNS, charts_of, find_column, in_order, register_metric
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.stage import search
 from nas_moreau.training.signals import Interrupted
