@@ -31,7 +31,10 @@ MODULE = [
     option("--max-ms", type=float, metavar="MS", group=_GROUP, help="limit on measured latency of one sample"),
     option("--penalty", metavar="KIND=W,...", group=_GROUP, help="costs in the upper loss, e.g. ms=0.5,parameters=0.1"),
     option("--compare-random", type=int, metavar="N", group=_GROUP, help="at the end train N random choices too"),
+    option("--pareto", type=int, metavar="N", group=_GROUP, help="N searches from one start: a front of loss and cost"),
+    option("--cost", metavar="KIND", group=_GROUP, help="of --pareto: macs (default), parameters or ms (measured)"),
 ]
+_NOT_OF_A_FRONT = ("penalty", "max_parameters", "max_macs", "max_ms")
 STEPS = 1000
 _ABOUT_CELLS = ("space", "data", "derive", "retrain", "distributed")
 
@@ -65,6 +68,10 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
         "max_ms": args.max_ms,
         **settings,
     }
+    if args.pareto is not None:
+        return _front(args, make, loss, (train, validation), output, keywords)
+    if args.cost is not None:
+        raise InputError("--cost is of --pareto.", "Add --pareto N, or leave it out.")
     if args.dry_run:
         print_json({"output": str(output), **_described(_made(make), loss, train, _made(validation), keywords)})
         return None
@@ -92,6 +99,41 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.json:
         print_next("Write the report again", f"nas-moreau report {shlex.quote(str(output))}")
     return result
+
+
+def _front(
+    args: argparse.Namespace, make: Any, loss: Any, data: tuple[Any, Any], output: Path, keywords: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Searches for a front of loss and cost, and prints it."""
+    for name in _NOT_OF_A_FRONT:
+        if getattr(args, name) is not None:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} does not go with --pareto.", "Leave one of them out.")
+    keywords = {name: value for name, value in keywords.items() if name not in _NOT_OF_A_FRONT}
+    if args.compare_random not in (None, args.pareto):
+        raise InputError(
+            "A front is compared with as many random choices, and searches from scratch, as it has points.",
+            f"Write --compare-random {args.pareto}, or leave it out.",
+        )
+    front_keywords = {"points": args.pareto, "cost": args.cost or "macs", "compare": args.compare_random is not None}
+    if args.dry_run:
+        described = _described(_made(make), loss, data[0], _made(data[1]), keywords)
+        print_json({"output": str(output), **described, **front_keywords})
+        return None
+    import torch
+
+    from nas_moreau.modules import pareto
+
+    torch.manual_seed(keywords["seed"])
+    with working_in(output):
+        module, given = _made(make), (data[0], _made(data[1]))
+        front = pareto(module, loss, *given, output=output, resume=args.resume, **front_keywords, **keywords)
+    if not args.json:
+        print(front)
+        print_rows([("knee", f"front-{front.knee.number}"), ("page", str(output / "front.html"))])
+        knee = output / f"front-{front.knee.number}"
+        print_next("See the search of the knee", f"nas-moreau report {shlex.quote(str(knee))}")
+    return front.to_dict()
 
 
 def _imported(args: argparse.Namespace) -> list[Any]:

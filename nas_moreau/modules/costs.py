@@ -108,6 +108,10 @@ class CostTable:
         """Returns the sum over all places of the most expensive option."""
         return sum(max(getattr(cost, kind) for cost in found) for found in self.options.values())
 
+    def smallest(self, kind: str) -> float:
+        """Returns the sum over all places of the cheapest option."""
+        return sum(min(getattr(cost, kind) for cost in found) for found in self.options.values())
+
 
 class Costs:
     """The cost of choices.
@@ -121,6 +125,7 @@ class Costs:
         table.check(places)
         self.table, self.places = table, places
         self.parents = _parents(places)
+        self._sent: dict[Any, torch.Tensor] = {}
 
     def of(self, picks: Mapping[str, int]) -> dict[str, float]:
         """Returns "parameters", "macs" and "ms" of the module with the picked options."""
@@ -143,12 +148,19 @@ class Costs:
         terms = []
         for path, name in self.places.paths.items():
             row = weights[name]
-            costs = torch.tensor([getattr(c, kind) for c in self.table.options[path]], dtype=row.dtype, device="cpu")
-            term = (row * costs.to(row.device)).sum()
+            term = (row * self._on(row, path, kind)).sum()
             for parent, holding in self.parents[path]:
                 term = term * weights[self.places.paths[parent]][sorted(holding)].sum()
             terms.append(term)
         return torch.stack(terms).sum() / max(self.table.largest(kind), 1e-30)
+
+    def _on(self, like: torch.Tensor, path: str, kind: str) -> torch.Tensor:
+        """Returns the costs of a place's options where a tensor lies; sent there once."""
+        key = path, kind, like.dtype, like.device
+        if key not in self._sent:
+            row = [getattr(cost, kind) for cost in self.table.options[path]]
+            self._sent[key] = torch.tensor(row, dtype=like.dtype, device="cpu").to(like.device)
+        return self._sent[key]
 
 
 def _parents(places: Places) -> dict[str, list[tuple[str, frozenset[int]]]]:

@@ -141,11 +141,19 @@ class Found:
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {quoted(value)}.", "Give a whole number of at least 1.")
         named = {name: {**self.choices, **choices} for name, choices in (others or {}).items()}
-        kinds = {"found": [self.choices] * seeds, "random": self._random(n)}
+        kinds = {"found": [self.choices] * seeds, "random": self.random_choices(n)}
         kinds |= {name: [choices] * seeds for name, choices in named.items()}
         return compare_choices(lambda choices: self.network(True, choices), self.setup, kinds, steps)
 
-    def _random(self, n: int) -> list[dict[str, str]]:
+    def random_choices(self, n: int) -> list[dict[str, str]]:
+        """Returns n random choices that keep the limits of the search.
+
+        Args:
+            n: How many.
+
+        Raises:
+            InputError: Too few keep the limits.
+        """
         known, seed = self.setup.places.options, self.setup.config.seed
         drawn = [random_picks(known, seed, 1 + number, self.priced.keeps) for number in range(n)]
         return [{name: options[picks[name]] for name, options in known.items()} for picks in drawn]

@@ -99,6 +99,7 @@ def module_problem(
     precision: str = "float32",
     mix: Mix | None = None,
     penalty: Callable[[list[Tensor]], Tensor] | None = None,
+    scalarised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
     rebound: Collection[str] = (),
 ) -> Posed:
     """Returns the bilevel problem of a search for choices.
@@ -111,6 +112,7 @@ def module_problem(
         precision: "float32" or "bfloat16" (autocast).
         mix: Computes the mixing weights from the alphas; None for their softmax.
         penalty: Added to F: a function of the alphas of every decision.
+        scalarised: Makes F of the loss and the alphas of every decision; None for the loss.
         rebound: Buffers of the module to which it assigns new tensors.
     """
     weights, own = ModuleTensors.of(whole)
@@ -134,4 +136,5 @@ def module_problem(
         terms = [beta * batch.progress * beta_term(x)] if beta and x else []
         return terms if penalty is None else [*terms, penalty(x)]
 
-    return pose(loss, x, [p.detach().clone() for p in weights.values()], own, added, are_read=True)
+    y = [p.detach().clone() for p in weights.values()]
+    return pose(loss, x, y, own, added, scalarised, are_read=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -133,18 +134,56 @@ def search_module(
     setup = distributed.run_on_all_ranks(planned)
     priced = Priced.of(setup, wanted, limits, costs, output)
     setup = priced.setup
-    subject = ChoiceSearch(setup, _configuration(setup, loss, steps) | priced.configuration(), priced)
     if parse_method(method).is_random:
+        subject = ChoiceSearch(setup, _configuration(setup, loss, steps) | priced.configuration(), priced)
         return Found(setup, _drawn(subject, output, resume), priced)
-    job = SearchJob(setup, subject, None, module_identity(setup))
+    run = module_run(priced, loss, steps, output, resume=resume, hooks=hooks)
+    return Found(setup, run.result, priced)
+
+
+class ModuleRun(NamedTuple):
+    """A search that was run: its final state and its result."""
+
+    job: SearchJob
+    result: ModuleResult
+
+
+def module_run(
+    priced: Priced,
+    loss: Any,
+    steps: int,
+    output: str | PathLike[str] | None,
+    *,
+    resume: bool = False,
+    hooks: Sequence[Hook] = (),
+    entries: Mapping[str, Any] = MappingProxyType({}),
+    begin: Callable[[SearchJob], None] | None = None,
+) -> ModuleRun:
+    """Runs a search that is set up, writes its report, and returns both.
+
+    Args:
+        priced: The search and its costs.
+        loss: As given, for config.yaml.
+        steps: Steps of the search.
+        output: Run folder; None to write nothing.
+        resume: Continue from the last checkpoint.
+        hooks: Called by the training loop.
+        entries: Further entries of config.yaml.
+        begin: Changes the job before its first step.
+    """
+    setup = priced.setup
+    configuration = _configuration(setup, loss, steps) | priced.configuration() | dict(entries)
+    job = SearchJob(setup, ChoiceSearch(setup, configuration, priced), None, module_identity(setup))
+    if begin is not None:
+        begin(job)
     if output is None:
         folder = RunFolder(Path(), "module", None, resuming=False, finished=False)
-        return Found(setup, run_in(job, folder, hooks), priced)
+        return ModuleRun(job, run_in(job, folder, hooks))
     result: ModuleResult = job.run(output, resume, hooks)
     if not job.counters.step:
         _restore(job, Path(output))
     distributed.run_on_rank0(lambda: str(write_report(output)))
-    return Found(setup, result, priced)
+    return ModuleRun(job, result)
 
 
 def module_config(steps: int, method: str, seed: int, device: str, sections: Mapping[str, Mapping[str, Any]]) -> Config:

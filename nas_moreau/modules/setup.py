@@ -118,7 +118,11 @@ class ModuleSetup:
 
     def with_penalty(self, term: Callable[[list[Tensor]], Tensor]) -> ModuleSetup:
         """Returns the same search with a term of the alphas in its upper loss."""
-        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, term))
+        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, penalty=term))
+
+    def with_upper(self, scalarised: Callable[[Tensor, list[Tensor]], Tensor]) -> ModuleSetup:
+        """Returns the same search with an upper objective made of the loss and the alphas."""
+        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, scalarised=scalarised))
 
     def alpha_table(self, x: list[Tensor]) -> AlphaTable:
         """Returns the softmax weights of alphas: a cell of one edge for every decision."""
@@ -248,7 +252,7 @@ def build_module_search(
         device=device,
         whole=whole,
         checked=checked,
-        posed=_posed(config, whole, checked, x, None),
+        posed=_posed(config, whole, checked, x),
         data=data,
         initial={name: t.detach().clone() for name, t in {**weights, **dict(whole.named_buffers())}.items()},
         epoch_steps=-(-steps // EPOCHS),
@@ -262,7 +266,8 @@ def _posed(
     whole: WithLoss,
     checked: Checked,
     x: list[Tensor],
-    penalty: Callable[[list[Tensor]], Tensor] | None,
+    penalty: Callable[[list[Tensor]], Tensor] | None = None,
+    scalarised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
 ) -> Posed:
     method = parse_method(config.search.method)
     return module_problem(
@@ -273,6 +278,7 @@ def _posed(
         precision=config.performance.precision,
         mix=method.mix,
         penalty=penalty,
+        scalarised=scalarised,
         rebound=checked.rebound,
     )
 

@@ -229,6 +229,28 @@ def cost_chart(key: str, curves: Mapping[str, Sequence[Sequence[tuple[float, flo
     return _svg(figure, key)
 
 
+Points = Sequence[tuple[float, float]]
+
+
+def front_chart(key: str, curves: Mapping[str, tuple[Points, Points]], xlabel: str, ylabel: str) -> str:
+    """Returns points of several kinds in a plane, those that nothing beats joined by a line.
+
+    Args:
+        key: Of the chart, unique in its page.
+        curves: Kind -> the joined points in their order, and all points.
+        xlabel, ylabel: Quantities and units.
+    """
+    figure, axes = _figure(6.4, 3.2, margins=(0.62, 0.42, 0.1, 0.4))
+    for i, (name, (joined, every)) in enumerate(curves.items()):
+        style = {"color": COLOURS[i % 6], "label": _plain(name)}
+        axes.plot(*zip(*joined), linestyle=_DASHES[i % 6], linewidth=1.6, marker="o", markersize=4, **style)
+        axes.plot(*zip(*every), linestyle="none", marker="o", markersize=3, alpha=0.5, color=style["color"])
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=7, labelcolor=_INK, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _svg(figure, key)
+
+
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     return [seconds for seconds, _ in points], [100 * accuracy for _, accuracy in points]
 

@@ -40,6 +40,7 @@ def pose(
     y: list[Tensor],
     own: Buffers,
     added: Callable[[list[Tensor], Any], list[Tensor]],
+    scalarised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
     *,
     are_read: bool = False,
 ) -> Posed:
@@ -51,6 +52,7 @@ def pose(
         y: The weights to start with.
         own: The module's buffers, which f moves.
         added: (x, batch) -> terms that F adds to the loss.
+        scalarised: (loss, x) -> what F has instead of the loss.
         are_read: Whether a loss may depend on the buffers, which those of BatchNorm in training mode do not: F then
             reads those of y.
     """
@@ -61,6 +63,7 @@ def pose(
         if are_read and scratch:
             torch._foreach_copy_(list(scratch.values()), list(own.values()))
         value, stats = loss(x, y, batch, scratch)
+        value = value if scalarised is None else scalarised(value, x)
         for term in added(x, batch):
             value = value + term
         return value, stats

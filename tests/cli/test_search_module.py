@@ -55,6 +55,18 @@ def test_a_search_and_its_resumption(search, tmp_path):
     assert code == 0 and json.loads(printed.out)["choices"] == result["choices"]
 
 
+def test_a_front(search, tmp_path):
+    options = ["--pareto", "2", "--cost", "parameters", "--steps", "3", "--output", str(tmp_path / "a"), "--json"]
+    code, printed = search(*options)
+    assert code == 0, printed.err
+    front = json.loads(printed.out)
+    assert [point["kind"] for point in front["points"]] == ["front", "front"] and (tmp_path / "a/front.html").exists()
+    code, printed = search(*options, "--resume")
+    assert code == 0 and json.loads(printed.out) == front
+    code, printed = search("--pareto", "2", "--compare-random", "2", "--dry-run", "--output", str(tmp_path / "b"))
+    assert code == 0 and json.loads(printed.out)["points"] == 2 and json.loads(printed.out)["compare"]
+
+
 def test_a_dry_run_says_what_would_be_searched(search, tmp_path):
     code, printed = search("--dry-run", "--train", "pairs", "--batch-size", "8", "--output", str(tmp_path / "a"))
     described = json.loads(printed.out)
@@ -70,6 +82,10 @@ WRONG = {
     "an unknown key": (["search.mehtod=moreau"], "search.method"),
     "a penalty without a number": (["--penalty", "ms"], "--penalty ms=0.5"),
     "an unknown cost": (["--penalty", "milliseconds=1"], "milliseconds"),
+    "other random choices than a front has points": (["--pareto", "2", "--compare-random", "3"], "--compare-random 2"),
+    "a limit on a front": (["--pareto", "2", "--max-ms", "5"], "--max-ms"),
+    "a cost without a front": (["--cost", "ms"], "--pareto"),
+    "an unknown cost of a front": (["--pareto", "2", "--cost", "euros"], "euros"),
 }
 
 
