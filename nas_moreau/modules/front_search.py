@@ -80,8 +80,8 @@ def pareto(
         points: Number of searches.
         cost: "parameters", "macs", or "ms" (measured on the device).
         start: Steps of the shared start, relative to `steps`.
-        compare: Also train as many random choices, and those of as many searches that each start from scratch and take an equal
-            part of the start's steps: the hypervolumes show what the front is worth.
+        compare: Also train as many random choices, and those of as many searches that each start from scratch, with an
+            equal part of the start's steps: the hypervolumes show what the front is worth.
         output: Folder; by default nothing is written. Each search has a run folder in it; the outcome is in front.json
             and front.html.
         resume: Continue in `output`.
