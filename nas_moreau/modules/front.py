@@ -10,6 +10,9 @@ from typing import Any
 SEARCHED, RANDOM, SINGLE = "front", "random", "single"
 """Kinds of points: of searches from a shared start, random choices, searches that each start from scratch."""
 
+MARGIN = 0.1
+"""Of the range of costs and errors, beyond the worst."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -93,16 +96,17 @@ class Front:
     def hypervolume(self, kind: str = SEARCHED) -> float:
         """Returns the share of the box of all points that those of a kind dominate, 0 to 1.
 
-        The box spans the costs and errors of the points of every kind, so that kinds can be compared.
+        The box spans the costs and errors of the points of every kind, so that kinds can be compared, and a tenth more
+        on the side of the worst, so that the ends of a front count.
         """
         finite = [point for point in self.points if math.isfinite(point.error)]
         if not finite:
             return 0.0
         costs, errors = [point.cost for point in finite], [point.error for point in finite]
-        box = (max(costs) - min(costs)) * (max(errors) - min(errors))
-        area, bound = 0.0, max(errors)
+        dearest, bound = (max(values) + MARGIN * (max(values) - min(values)) for values in (costs, errors))
+        box, area = (dearest - min(costs)) * (bound - min(errors)), 0.0
         for point in self.best(kind):
-            area += (max(costs) - point.cost) * (bound - point.error)
+            area += (dearest - point.cost) * (bound - point.error)
             bound = point.error
         return area / box if box else 0.0
 

@@ -24,10 +24,11 @@ def test_what_nothing_beats_the_knee_and_the_hypervolume():
     front = front_of([(1, 4), (2, 2), (4, 1), (3, 3), (5, 1), (2, math.inf)])
     assert [(point.cost, point.loss) for point in front.best()] == [(1, 4), (2, 2), (4, 1)]
     assert (front.knee.cost, front.knee.loss) == (2, 2)
-    # box 1..5 by 1..4; dominated: 4 x 0 + 3 x 2 + 1 x 1
-    assert front.hypervolume() == pytest.approx(7 / 12)
+    # box 1..5.4 by 1..4.3; dominated: 4.4 x .3 + 3.4 x 2 + 1.4 x 1
+    assert front.hypervolume() == pytest.approx(9.52 / 14.52)
     other = front_of([(1, 4), (2, 2)], more=[Point("random", 0, {}, 0.0, 0.0)])
-    assert other.hypervolume("random") == pytest.approx(1) and other.hypervolume() == pytest.approx(0)
+    assert other.hypervolume("random") == pytest.approx(1)
+    assert 0 < other.hypervolume() < 0.5
     assert front_of([(1, 4), (2, 2)]).knee.cost == 2  # two points alone have no knee
     assert front_of([(3, 3), (3, 3)]).hypervolume() == 0 and front_of([(3, 3)]).knee.cost == 3
     with pytest.raises(ValueError):
