@@ -37,7 +37,7 @@ def render_front(front: Front, name: str) -> str:
         (NAMES[kind], f"{front.hypervolume(kind):.3f}", str(len(front.of(kind))), duration(front.seconds.get(kind)))
         for kind in front.kinds()
     ]
-    head = (front.cost, "loss", "metric", "", "choices")
+    head = (front.cost, "loss", "metric", "", "choices (of others: what differs from the knee's)")
     parts = [
         header("front", name, facts, summary),
         section(
