@@ -11,7 +11,7 @@ SEARCHED, RANDOM, SINGLE = "front", "random", "single"
 """Kinds of points: of searches from a shared start, random choices, searches that each start from scratch."""
 
 MARGIN = 0.1
-"""Of the range of costs and errors, beyond the worst."""
+"""The box exceeds the largest cost and error by that share of their ranges."""
 
 
 @dataclass(frozen=True)

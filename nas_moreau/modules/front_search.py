@@ -49,7 +49,7 @@ def pareto(
     steps: int,
     points: int = 5,
     cost: str = "macs",
-    start: float = 0.5,
+    start: float = 1.0,
     compare: bool = False,
     output: str | PathLike[str] | None = None,
     resume: bool = False,

@@ -98,7 +98,6 @@ def module_problem(
     beta: float = 0.0,
     precision: str = "float32",
     mix: Mix | None = None,
-    penalty: Callable[[list[Tensor]], Tensor] | None = None,
     scalarised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
     rebound: Collection[str] = (),
 ) -> Posed:
@@ -111,7 +110,6 @@ def module_problem(
         beta: Weight of the beta-DARTS term in F, reached linearly at the end of the search.
         precision: "float32" or "bfloat16" (autocast).
         mix: Computes the mixing weights from the alphas; None for their softmax.
-        penalty: Added to F: a function of the alphas of every decision.
         scalarised: Makes F of the loss and the alphas of every decision; None for the loss.
         rebound: Buffers of the module to which it assigns new tensors.
     """
@@ -133,8 +131,7 @@ def module_problem(
         return value, LossStats(value)
 
     def added(x: list[Tensor], batch: ModuleBatch) -> list[Tensor]:
-        terms = [beta * batch.progress * beta_term(x)] if beta and x else []
-        return terms if penalty is None else [*terms, penalty(x)]
+        return [beta * batch.progress * beta_term(x)] if beta and x else []
 
     y = [p.detach().clone() for p in weights.values()]
     return pose(loss, x, y, own, added, scalarised, are_read=True)

@@ -118,11 +118,11 @@ class ModuleSetup:
 
     def with_penalty(self, term: Callable[[list[Tensor]], Tensor]) -> ModuleSetup:
         """Returns the same search with a term of the alphas in its upper loss."""
-        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, penalty=term))
+        return self.with_upper(lambda value, x: value + term(x))
 
     def with_upper(self, scalarised: Callable[[Tensor, list[Tensor]], Tensor]) -> ModuleSetup:
         """Returns the same search with an upper objective made of the loss and the alphas."""
-        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, scalarised=scalarised))
+        return replace(self, posed=_posed(self.config, self.whole, self.checked, self.posed.x, scalarised))
 
     def alpha_table(self, x: list[Tensor]) -> AlphaTable:
         """Returns the softmax weights of alphas: a cell of one edge for every decision."""
@@ -266,7 +266,6 @@ def _posed(
     whole: WithLoss,
     checked: Checked,
     x: list[Tensor],
-    penalty: Callable[[list[Tensor]], Tensor] | None = None,
     scalarised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
 ) -> Posed:
     method = parse_method(config.search.method)
@@ -277,7 +276,6 @@ def _posed(
         beta=config.search.beta if "beta" in method.additions else 0.0,
         precision=config.performance.precision,
         mix=method.mix,
-        penalty=penalty,
         scalarised=scalarised,
         rebound=checked.rebound,
     )

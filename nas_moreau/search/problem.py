@@ -52,7 +52,7 @@ def pose(
         y: The weights to start with.
         own: The module's buffers, which f moves.
         added: (x, batch) -> terms that F adds to the loss.
-        scalarised: (loss, x) -> what F has instead of the loss.
+        scalarised: (the loss with these terms, x) -> F.
         are_read: Whether a loss may depend on the buffers, which those of BatchNorm in training mode do not: F then
             reads those of y.
     """
@@ -63,10 +63,9 @@ def pose(
         if are_read and scratch:
             torch._foreach_copy_(list(scratch.values()), list(own.values()))
         value, stats = loss(x, y, batch, scratch)
-        value = value if scalarised is None else scalarised(value, x)
         for term in added(x, batch):
             value = value + term
-        return value, stats
+        return value if scalarised is None else scalarised(value, x), stats
 
     def lower(x: list[Tensor], y: list[Tensor], batch: Any) -> tuple[Tensor, Any]:
         return loss(x, y, batch, own)
