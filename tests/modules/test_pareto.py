@@ -81,6 +81,7 @@ def test_weighing_the_cost_more_finds_cheaper_choices(given):
     assert 0 <= front.hypervolume("single") <= 1 and str(front)
 
 
+@pytest.mark.slow
 def test_a_front_that_was_cut_ends_as_one_that_was_not(given, tmp_path, monkeypatch):
     keywords = {**SETTINGS, "checkpoint": {"every_steps": 4}, "steps": 12}
     whole = pareto(*given, output=tmp_path / "whole", **keywords)
