@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "modules": {
         "architecture",
+        "bilevel",
         "config",
         "data",
         "distributed",
