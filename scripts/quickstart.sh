@@ -4,7 +4,7 @@ set -eu
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare ""
 output=checkpoints/quickstart
-echo "== Search and retrain on the embedded data set 'shapes' (about a minute)" >&2
+echo "== Search and retrain on the embedded data set 'shapes' (about two minutes)" >&2
 resume=()
 [ -e "$output/config.yaml" ] && resume=(--resume)
 .venv/bin/nas-moreau run --preset smoke --output "$output" "${resume[@]}"

@@ -202,7 +202,7 @@ def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
         if "=" not in word or word.startswith("preset="):
             word = word.removeprefix("preset=")
             return InputError(f"'{word}' is not of the form key.sub=value.", _instead_of(word))
-    begin = f"give --preset smoke (a minute), cpu or cifar10 (list presets), --config FILE, or {_length(name)}=N"
+    begin = f"give --preset smoke (two minutes), cpu or cifar10 (list presets), --config FILE, or {_length(name)}=N"
     if args.resume and not args.output:
         return InputError("--resume needs the folder of the run.", "Name it with --output.")
     if not args.resume:
