@@ -61,4 +61,5 @@ def counts_as_tensors(state: Any, device: torch.device) -> Any:
             return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
         return part
 
-    return state._replace(**{name: converted(getattr(state, name)) for name in ("x_rule", "y_rule", "theta_rule")})
+    rules = [name for name in ("x_rule", "y_rule", "theta_rule") if name in getattr(state, "_fields", ())]
+    return state._replace(**{name: converted(getattr(state, name)) for name in rules}) if rules else state
