@@ -147,7 +147,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
     curves = {
         tag: [(event.step, event.value) for event in board.Scalars(tag)]
         for tag in board.Tags()["scalars"]
-        if tag != "step/seconds"
+        if tag != "step/seconds" and not tag.startswith("resources/")  # times and memory
     }
     alphas = folder / "alphas.csv"
     return {

@@ -83,7 +83,7 @@ def test_weighing_the_cost_more_finds_cheaper_choices(given):
 
 @pytest.mark.slow
 def test_a_front_that_was_cut_ends_as_one_that_was_not(given, tmp_path, monkeypatch):
-    keywords = {**SETTINGS, "checkpoint": {"every_steps": 4}, "steps": 12}
+    keywords = {**SETTINGS, "checkpoint": {"every_steps": 2}, "steps": 5}
     whole = pareto(*given, output=tmp_path / "whole", **keywords)
     from nas_moreau.modules import front_search as procedure
 
@@ -91,7 +91,7 @@ def test_a_front_that_was_cut_ends_as_one_that_was_not(given, tmp_path, monkeypa
 
     def cut(*args, **more):
         runs.append(1)
-        hook = Hook(on_step=lambda job, info: 1 / (7 - job.counters.step))
+        hook = Hook(on_step=lambda job, info: 1 / (3 - job.counters.step))
         return real(*args, **more, hooks=[hook] if len(runs) == 2 else [])
 
     monkeypatch.setattr(procedure, "module_run", cut)

@@ -328,7 +328,7 @@ def test_performance_options_give_the_same_alphas_up_to_rounding(overrides, tole
 def test_a_compiled_supernet_gives_the_same_alphas(tmp_path, monkeypatch, alphas_after):
     import functools
 
-    short = ["search.layers=1", "search.method=darts1"]
+    short = ["search.layers=1", "search.method=darts1", "search.steps_per_epoch=1"]
     plain = alphas_after(tmp_path / "a", *short)
     # the graph and its derivatives are captured as with the default backend; only the code generator is left out
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
