@@ -12,6 +12,7 @@ from nas_moreau.config import SearchConfig
 from nas_moreau.errors import InputError
 from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
+from nas_moreau.search import mixing
 from nas_moreau.search.derive import derive_ensemble, derive_run
 from nas_moreau.search.methods import build_method, parse_method, search_supernet
 from nas_moreau.search.problem import beta_term
@@ -34,6 +35,12 @@ EVERY = [
     "moreau+beta+pc",
     "darts2+pc+beta",
 ]
+
+
+@pytest.fixture(autouse=True)
+def few_genotypes(monkeypatch):
+    """What rsws measures at its end."""
+    monkeypatch.setattr(mixing, "GENOTYPES", 4)
 
 
 @pytest.fixture
