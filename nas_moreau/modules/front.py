@@ -122,7 +122,10 @@ class Front:
             "steps": self.steps,
             "start_steps": self.start_steps,
             "seconds": self.seconds,
-            "points": [asdict(point) for point in self.points],
+            # JSON has no infinity
+            "points": [
+                {**asdict(point), "loss": point.loss if math.isfinite(point.loss) else None} for point in self.points
+            ],
             "front": [point.number for point in self.best()],
             "knee": self.knee.number,
             "hypervolume": {kind: self.hypervolume(kind) for kind in self.kinds()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nas_moreau.modules.front import RANDOM, SEARCHED, SINGLE, Front, Point
@@ -23,7 +24,11 @@ def render_front(front: Front, name: str) -> str:
     quality = "metric" if metric else "loss"
 
     def points(found: Sequence[Point]) -> list[tuple[float, float]]:
-        return [(point.cost, point.loss if point.metric is None else point.metric) for point in found]
+        return [
+            (point.cost, point.loss if point.metric is None else point.metric)
+            for point in found
+            if math.isfinite(point.error)
+        ]
 
     curves = {NAMES[kind]: (points(front.best(kind)), points(front.of(kind))) for kind in front.kinds()}
     chart = front_chart("front", curves, front.cost, f"held-out {quality}")

@@ -125,11 +125,15 @@ def pareto(
     if compare:
         found[SINGLE] = list(runs.searches(SINGLE, steps + -(-start_steps // points), points, None))
         found[RANDOM] = [(None, choices, 0.0) for choices in outcome.random_choices(points)]
-    trained = _trained(outcome, found, steps, folder)
+    trained = _trained(outcome, found, steps, folder, resume=resume)
     seconds = {kind: math.fsum(spent for *_, spent in several) for kind, several in found.items()}
     seconds[SEARCHED] += begun.result.wall_seconds
     all_points = _points(found, trained, lambda choices: outcome.costs(choices)[cost])
     front = Front(cost, tuple(all_points), steps, start_steps, seconds)
+    if not front.best():
+        raise InputError(
+            "None of the chosen modules reached a finite loss in its training.", "Take a smaller search.weights.lr."
+        )
     if folder is not None:
         write_atomic(folder / "front.json", (json.dumps(front.to_dict(), indent=1) + "\n").encode())
         write_atomic(folder / "front.html", render_front(front, folder.resolve().name).encode())
@@ -227,16 +231,19 @@ def _resumes(folder: Path | None, name: str, resume: bool) -> bool:
     return resume and folder is not None and (folder / name).is_dir()
 
 
-def _trained(found: Found, kinds: dict[str, list[Searched]], steps: int, folder: Path | None) -> dict[str, Trained]:
-    """Returns loss and metric of every module that was chosen, each trained once; those in trained.json are known."""
+def _trained(
+    found: Found, kinds: dict[str, list[Searched]], steps: int, folder: Path | None, *, resume: bool
+) -> dict[str, Trained]:
+    """Returns loss and metric of every module that was chosen, each trained once; a resumed front has trained.json."""
     kept = None if folder is None else folder / "trained.json"
-    known: dict[str, Trained] = json.loads(kept.read_bytes()) if kept is not None and kept.is_file() else {}
+    known: dict[str, Trained] = json.loads(kept.read_bytes()) if resume and kept is not None and kept.is_file() else {}
     for several in kinds.values():
         for _, choices, _ in several:
             if (key := json.dumps(choices, sort_keys=True)) in known:
                 continue
             of = compare_choices(lambda c: found.network(True, c), found.setup, {SEARCHED: [choices]}, steps)
-            known[key] = {"loss": of.rows[0].loss, "metric": of.rows[0].metric}
+            loss = of.rows[0].loss
+            known[key] = {"loss": loss if math.isfinite(loss) else None, "metric": of.rows[0].metric}
             if kept is not None:
                 write_atomic(kept, (json.dumps(known, indent=1) + "\n").encode())
     return known

@@ -169,7 +169,7 @@ class CapturedStep:
         if reason:
             self._refuse(reason)
             return
-        self._replay, self._out, self._recorded = replay, out, (state, new)
+        self._replay, self._out, self._recorded, self._seen = replay, out, (state, new), []
         self._state, self._inputs = held, given
         self._note(f"from here on a step is one graph of the device, recorded in {time.monotonic() - begin:.1f} s")
 

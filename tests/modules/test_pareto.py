@@ -12,7 +12,9 @@ from nas_moreau import Choice
 from nas_moreau.errors import InputError
 from nas_moreau.modules import Front, pareto
 from nas_moreau.modules.front import Point
+from nas_moreau.modules.front_page import render_front
 from nas_moreau.training.loop import Hook
+from nas_moreau.training.signals import NonFinite
 
 
 def front_of(pairs, kind="front", more=()):
@@ -118,3 +120,10 @@ def test_a_loss_that_is_not_positive_is_refused(given):
     net, _, data = given
     with pytest.raises(InputError, match="positive"):
         pareto(net, lambda net, batch: loss(net, batch) - 100, data, steps=2, **SETTINGS)
+
+
+def test_trainings_that_diverge_are_refused_or_left_out(given):
+    with pytest.raises((InputError, NonFinite)):
+        pareto(*given, steps=3, **{**SETTINGS, "search": {"weights": {"lr": 1e30}}})
+    some = front_of([(1, 4), (2, math.inf)])
+    assert [point["loss"] for point in some.to_dict()["points"]] == [4, None] and "<svg" in render_front(some, "a")
