@@ -204,8 +204,8 @@ def test_ranks_with_another_command_or_other_images_are_refused(images, tmp_path
     (tmp_path / "each.py").write_text(EACH, encoding="utf-8")
     code, out, err = torchrun(2, [str(tmp_path / "each.py"), str(tmp_path), *KEYS])
     assert code == 0 and out == "" and not (tmp_path / "run").exists(), err
-    assert err.count("nas-moreau: ") == 2 and err.count("exit code 2") == 4
-    command, content = (line for line in err.splitlines() if line.startswith("nas-moreau: "))
+    assert err.count("exit code 2") == 4
+    _, command, content = err.split("nas-moreau: ")  # not by lines: what two processes print may share one
     assert "seed=1" in command and "ank 1" in command and "ank 0" in command
     assert "images" in content and "ank 1" in content and "ank 0" in content
 
