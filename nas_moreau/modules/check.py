@@ -82,15 +82,12 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
     def first_call(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         checked.call = checked.call or Call(_detached(args), _detached(kwargs))
 
-    with _left_as_it_was(module), observed(observer), seeded(0):
-        before = dict(module.named_buffers())
-        handle = module.register_forward_pre_hook(first_call, with_kwargs=True)
-        try:
-            value = evaluate(loss, module, batch)
-        finally:
-            handle.remove()
-        after = dict(module.named_buffers())
-    checked.rebound = frozenset(name for name, buffer in before.items() if after.get(name) is not buffer)
+    handle = module.register_forward_pre_hook(first_call, with_kwargs=True)
+    try:
+        with observed(observer):
+            value, checked.rebound = evaluate_once(loss, module, batch)
+    finally:
+        handle.remove()
     _refuse_other_losses(value, module)
     for path, name in checked.places.paths.items():
         if path not in checked.calls:
@@ -99,6 +96,26 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
                 "Call it in the module's forward, or remove it.",
             )
     return checked
+
+
+def evaluate_once(loss: ModuleLoss, module: nn.Module, batch: Any) -> tuple[Any, frozenset[str]]:
+    """Returns what the loss returns in training mode, and the buffers to which the module assigned new tensors.
+
+    Buffers, mode and random generators are as before afterwards.
+
+    Args:
+        loss: The user's loss.
+        module: The module.
+        batch: A batch.
+
+    Raises:
+        InputError: The loss fails.
+    """
+    with _left_as_it_was(module), seeded(0):
+        before = dict(module.named_buffers())
+        value = evaluate(loss, module, batch)
+        after = dict(module.named_buffers())
+    return value, frozenset(name for name, buffer in before.items() if after.get(name) is not buffer)
 
 
 def record_calls(module: nn.Module, loss: ModuleLoss, batch: Any) -> tuple[dict[str, Call], Call | None]:
@@ -221,6 +238,14 @@ def _all_options(choice: Choice, title: str, args: tuple[Any, ...], kwargs: dict
                 f"Option '{name}' of {title} returns {found}, where option '{choice.names[0]}' returns {first}.",
                 "Options of one Choice must return the same shapes: add a projection, a stride or padding.",
             )
+    for parts in zip(*(_others(output) for output in outputs)):
+        for name, part in zip(choice.names, parts):
+            if part is not parts[0] and not (isinstance(part, _PLAIN) and part == parts[0]):
+                raise InputError(
+                    f"Option '{name}' of {title} returns a part of type {type(part).__name__}, which has no weighted "
+                    "sum.",
+                    "Return tensors, or tuples, lists and dicts of tensors.",
+                )
     for i, parts in enumerate(zip(*(tensors_of(output) for output in outputs))):
         if not (parts[0].is_floating_point() or parts[0].is_complex()) and any(
             not torch.equal(part, parts[0]) for part in parts
@@ -245,6 +270,21 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
+_PLAIN = (bool, int, float, str, bytes)
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Yields what is no tensor in tuples, lists and dicts."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _others(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _others(part)
+    elif not isinstance(value, Tensor):
+        yield value
+
+
 def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
@@ -264,7 +304,7 @@ def _form(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_form(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple | list):
         return f"{type(value).__name__}[{', '.join(map(_form, value))}]"
-    return quoted(value)
+    return quoted(value) if isinstance(value, _PLAIN) or value is None else type(value).__name__
 
 
 def _described(value: Any) -> str:

@@ -268,6 +268,11 @@ def find_choices(module: nn.Module) -> Places:
         name = choice.name if choice.name is not None else shown_path(path)
         first = by_name.setdefault(name, [choice])[0]
         if first is not choice:
+            if first.name is None or choice.name is None:
+                raise InputError(
+                    f"The name '{name}' of a Choice is also the place of another Choice, which has no name.",
+                    "Name the other one too: Choices of one name are one decision.",
+                )
             if first.names != choice.names:
                 raise InputError(
                     f"Two Choices are named '{name}' and have different options: {', '.join(first.names)}; "
@@ -334,4 +339,42 @@ def chosen_module(module: nn.Module, picks: Mapping[str, int], places: Places) -
         return part
 
     # the Choices stay alive until the end, so that no other module takes one of their ids
-    return resolve(module)
+    found, seen = resolve(module), set[int]()
+    for part in found.modules():
+        for key, value in list(vars(part).items()):
+            if key not in _REGISTERED and (other := _without_choices(value, done, seen)) is not value:
+                vars(part)[key] = other
+    # what still reaches a Choice, a bound method for one, gets the option too
+    for name, choices in places.by_name.items():
+        for choice in choices:
+            weights = torch.zeros_like(choice.alphas, requires_grad=False)
+            weights[picks[name]] = 1.0
+            choice.mixture = Mixture(weights, (picks[name],))
+    return found
+
+
+_REGISTERED = ("_modules", "_parameters", "_buffers")
+
+
+def _without_choices(value: Any, done: Mapping[int, nn.Module], seen: set[int]) -> Any:
+    """Returns an attribute with the Choices in its lists, tuples and dicts replaced; the same object without any.
+
+    Args:
+        value: The attribute.
+        done: Number (`id`) of a Choice -> its option.
+        seen: Numbers of the containers that were seen; extended.
+    """
+    if isinstance(value, Choice):
+        return done.get(id(value), value)
+    if not isinstance(value, dict | list | tuple) or id(value) in seen:
+        return value
+    if isinstance(value, tuple):
+        parts = [_without_choices(part, done, seen) for part in value]
+        if all(a is b for a, b in zip(parts, value)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    seen.add(id(value))
+    for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        if (other := _without_choices(part, done, seen)) is not part:
+            value[key] = other
+    return value

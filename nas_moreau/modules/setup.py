@@ -232,6 +232,7 @@ def build_module_search(
     device = data.lower.device
     working = _copied(module).to(device)
     if isinstance(loss, nn.Module):  # its weights are trained too
+        _refuse_shared(module, loss)
         loss = _copied(loss).to(device)
     checked = check_module(working, loss, data.lower.batch(0))
     for name, choices in checked.places.by_name.items():
@@ -259,6 +260,18 @@ def build_module_search(
         total_steps=steps,
         metric=metric,
     )
+
+
+def _refuse_shared(module: nn.Module, loss: nn.Module) -> None:
+    """Raises InputError where the loss holds parameters of the module: of a copy, they would be others."""
+    own = {id(parameter): name for name, parameter in module.named_parameters()}
+    shared = [own[id(parameter)] for parameter in loss.parameters() if id(parameter) in own]
+    if shared:
+        raise InputError(
+            f"The loss holds the module's parameter '{shared[0]}', which it would not share with the copy that is "
+            "searched.",
+            "Let it read the parameter from the module that it is called with.",
+        )
 
 
 def _posed(

@@ -15,7 +15,7 @@ from torch import nn
 
 from nas_moreau.data import seed_for
 from nas_moreau.distributed import Shard
-from nas_moreau.modules.check import Checked
+from nas_moreau.modules.check import Checked, evaluate_once
 from nas_moreau.modules.choice import Places
 from nas_moreau.modules.problem import WithLoss, module_problem
 from nas_moreau.modules.samples import Stream
@@ -103,12 +103,14 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     config = setup.config.model_copy(update={"search": search, "seed": seed})
     # a loss that is a module is trained with each network
     whole, places = WithLoss(network.train(), copy.deepcopy(setup.whole.loss)), Places({}, {}, {})
+    # names differ from those in the module with its Choices
+    rebound = evaluate_once(whole.loss, network, stream.batch(0))[1] if setup.checked.rebound else frozenset()
     plain = ModuleSetup(
         config=config,
         device=setup.device,
         whole=whole,
         checked=Checked(places),
-        posed=module_problem(whole, places, [], rebound=setup.checked.rebound),
+        posed=module_problem(whole, places, [], rebound=rebound),
         data=replace(setup.data, lower=stream, upper=stream),
         initial={},
         epoch_steps=-(-steps // search.epochs),

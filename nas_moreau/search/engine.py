@@ -144,6 +144,8 @@ class SearchJob:
         # automatic constants are found on the first batches; other methods evaluate nothing before their first step
         first = setup.batches(0) if parse_method(setup.config.search.method).is_automatic else (None, None)
         self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
+        # masks of attention hold -inf from the beginning
+        self._constant = [not bool(torch.isfinite(buffer).all()) for buffer in setup.buffers()]
         self.sums: dict[str, Tensor] = {}
         self.c: Any = None
         self.latest: dict[str, str] = {}
@@ -234,7 +236,8 @@ class SearchJob:
             *after, info = self.method.step(setup.posed.problem, *before, upper_batch=upper, lower_batch=lower)
         numbers = step_numbers(info)
         x, y, state = after
-        values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": buffers}
+        statistics = [buffer for buffer, constant in zip(buffers, self._constant) if not constant]
+        values = {"alphas": x, "weights": y, "theta and momentum": state, "running statistics": statistics}
         checked = {name: value for name, value in numbers.items() if name != "cosine"}
         return self.guard.after(self.counters.step + 1, checked, values, tuple(after), before), (info, numbers)
 

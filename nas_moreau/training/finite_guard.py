@@ -155,8 +155,14 @@ def _size(value: Any) -> Tensor | None:
         return None
     # sums of absolute values: many tensors in one kernel, which largest ones are not
     groups = group_by(lambda tensor: tensor.dtype, floats)
-    sums = [torch.stack(torch._foreach_norm([floats[i] for i in group], 1)).sum() for group in groups]
+    lists = [[floats[i] for i in group] for group in groups]
+    sums = [torch.stack(torch._foreach_norm(tensors, 1, dtype=_wide(tensors[0]))).sum() for tensors in lists]
     return torch.stack([size.double() for size in sums]).sum()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """Returns the type of a tensor's sum: that of float16 overflows at 65,504."""
+    return torch.float32 if tensor.element_size() < 4 else tensor.dtype
 
 
 def keep(sound: Tensor, new: Any, old: Any) -> Any:

@@ -88,6 +88,13 @@ def test_on_the_cpu_the_step_itself_raises():
         guard.after(4, {"F": torch.tensor(NAN)}, {})
 
 
+def test_large_sums_of_half_precision_are_no_fault():
+    guard = FiniteGuard("search", torch.device("cpu"), None)
+    guard.after(1, {}, {"weights": [torch.full((4096, 64), 0.5, dtype=torch.float16)]})
+    with pytest.raises(NonFinite):
+        guard.after(2, {}, {"weights": [torch.tensor([torch.inf], dtype=torch.float16)]})
+
+
 def test_a_guard_that_may_not_wait_never_does():
     """`meta` tensors have no values: any look at one would raise."""
     guard = FiniteGuard("search", torch.device("meta"), lambda k: 1.0)

@@ -1,0 +1,170 @@
+"""Modules as people write them: Choices in plain lists, masks of -inf, assigned buffers, outputs of own types."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nas_moreau import Choice, InputError, search_module
+
+
+def act(name=None):
+    return Choice({"tanh": nn.Tanh(), "relu": nn.ReLU()}, name)
+
+
+def squared(net, batch):
+    return (net(batch[0]) - batch[1]).square().mean()
+
+
+@pytest.fixture
+def rows():
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    return x, x[:, :1].tanh()
+
+
+def around(*middle):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), *middle, nn.Linear(6, 1))
+
+
+class Listed(nn.Module):
+    """Its forward goes by plain containers and a bound method, beside the registered modules."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.again, self.last = nn.Linear(4, 6), act(), act(), nn.Linear(6, 1)
+        self.order = [self.first, ("act", self.act), {"own": self.order_itself}]
+        self.order.append(self.order)
+        self.bound = self.again.forward
+
+    def order_itself(self):
+        return self.order
+
+    def forward(self, x):
+        return self.last(self.bound(self.order[1][1](self.order[0](x))))
+
+
+def test_a_found_network_has_no_choice_in_plain_containers_either(rows):
+    found = search_module(Listed(), squared, rows, steps=2, device="cpu")
+    functions = {"tanh": torch.tanh, "relu": torch.relu}
+    for option in functions:
+        network = found.network(choices={"act": option})
+        expected = network.last(functions[found.choices["again"]](functions[option](network.first(rows[0]))))
+        torch.testing.assert_close(network(rows[0]), expected, rtol=0, atol=0)
+        assert not isinstance(network.order[1][1], Choice)
+        torch.testing.assert_close(copy.deepcopy(network)(rows[0]), expected, rtol=0, atol=0)
+
+
+class Masked(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(4, 6), act, nn.Linear(6, 1)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        hidden = self.act(self.first(x + self.mask.softmax(-1).sum()))
+        if self.training:
+            self.mean.lerp_(hidden.detach().mean(0), 0.1)
+        return self.last(hidden - self.mean)
+
+
+def test_a_mask_of_infinities_is_no_fault_and_stays(rows):
+    found = search_module(Masked(act()), squared, rows, steps=3, device="cpu")
+    assert torch.equal(found.network().mask, torch.full((4, 4), -torch.inf).triu(1))
+    assert found.network().mean.abs().sum() > 0
+
+
+class Assigning(nn.Module):
+    """Assigns a new tensor to its buffer at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return x - self.mean
+
+
+def test_options_that_assign_their_buffers_are_compared_with_random_ones(rows):
+    net = around(Choice({"centred": Assigning(), "tanh": nn.Tanh()}))
+    found = search_module(net, squared, rows, steps=3, device="cpu")
+    others = {"centred": {"1": "centred"}}
+    rows = found.compare_random(1, steps=2, seeds=1, others=others).rows
+    assert all(row.loss < torch.inf for row in rows)
+
+
+class Own:
+    def __init__(self, value):
+        self.value = value
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return Own(self.inner(x))
+
+
+class Unwrapping(nn.Module):
+    def forward(self, given):
+        return given.value
+
+
+def test_outputs_without_a_weighted_sum_are_refused(rows):
+    net = around(Choice({"tanh": Wrapped(nn.Tanh()), "relu": Wrapped(nn.ReLU())}), Unwrapping(), act())
+    with pytest.raises(InputError, match=r"'relu'.*Own"):
+        search_module(net, squared, rows, steps=2, device="cpu")
+
+
+class WithGraph(nn.Module):
+    """Hands an object on that it was given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pair):
+        return self.inner(pair[0]), pair[1]
+
+
+class Paired(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.graph, self.last = Own(None), nn.Linear(4, 1)
+        self.act = Choice({"tanh": WithGraph(nn.Tanh()), "relu": WithGraph(nn.ReLU())})
+
+    def forward(self, x):
+        return self.last(self.act((x, self.graph))[0])
+
+
+def test_an_object_that_all_options_hand_on_is_accepted(rows):
+    assert search_module(Paired(), squared, rows, steps=2, device="cpu").choices
+
+
+def test_the_place_of_a_choice_is_not_the_name_of_another(rows):
+    net = nn.Sequential(nn.Linear(4, 6), act(), nn.Linear(6, 6), act(name="1"), nn.Linear(6, 1))
+    with pytest.raises(InputError, match="'1'"):
+        search_module(net, squared, rows, steps=2, device="cpu")
+
+
+class Decaying(nn.Module):
+    """A loss that holds a layer of the module."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, net, batch):
+        return squared(net, batch) + self.layer.weight.square().sum()
+
+
+def test_a_loss_that_holds_parameters_of_the_module_is_refused(rows):
+    net = around(act())
+    with pytest.raises(InputError, match=r"'0\.weight'"):
+        search_module(net, Decaying(net[0]), rows, steps=2, device="cpu")
