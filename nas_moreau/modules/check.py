@@ -274,7 +274,7 @@ _PLAIN = (bool, int, float, str, bytes)
 
 
 def _others(value: Any) -> Iterator[Any]:
-    """Yields what is no tensor in tuples, lists and dicts."""
+    """Yields the parts that are not tensors in tuples, lists and dicts."""
     if isinstance(value, dict):
         for part in value.values():
             yield from _others(part)
