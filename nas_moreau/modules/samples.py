@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from nas_moreau.data import seed_for
 from nas_moreau.data.splitting import epoch_order, generator_for
 from nas_moreau.distributed import Shard
 from nas_moreau.errors import InputError, first_line, quoted
+from nas_moreau.modules.content import content, digest_of, form_of
 
 BATCH_SIZE = 64
 """Samples of a batch where the data do not say."""
+
+PASSES = 20
+"""Passes of a sampler, at most, in which the samples are found that it may draw."""
 
 _FORMS = "Give a Dataset, a DataLoader, or a tuple of tensors with one row a sample."
 
@@ -31,21 +43,24 @@ class Samples:
 
     Attributes:
         what: "train" or "validation", for messages.
-        count: Number of samples.
+        members: Numbers of the samples: all of the data, or those that the sampler of a DataLoader draws.
         fetch: Numbers -> batch.
         batch_size: That of a DataLoader; None where the data do not say.
         order: Seed -> the numbers of one pass, of a DataLoader with a sampler that is not plain shuffling; or None.
         draws: Whether fetching may draw random numbers (augmentation in a Dataset).
-        digest: Of the content of tensors; of other data the number of samples and the form of the first one.
+        digest: Of the content of tensors and arrays, in a Dataset too; of other data the number of samples and the form
+            of the first one.
+        origin: Equal for two parts of the same data.
     """
 
     what: str
-    count: int
+    members: Sequence[int]
     fetch: Callable[[list[int]], Any]
     batch_size: int | None
     order: Callable[[int], list[int]] | None
     draws: bool
     digest: str
+    origin: Any
 
 
 def open_samples(data: Any, what: str) -> Samples:
@@ -104,17 +119,15 @@ def _of_tensors(data: Any, what: str) -> Samples:
         raise InputError(
             f"The {what} tensors have {' and '.join(map(str, sorted(counts)))} rows.", "Give one row a sample in each."
         )
-    _refuse_empty(counts.copy().pop(), what)
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(f"{part.dtype} {tuple(part.shape)}".encode())
-        found.update(part.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    (count,) = counts
+    _refuse_empty(count, what)
+    digest = digest_of(parts)
 
     def fetch(numbers: list[int]) -> Any:
         rows = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], data)
 
-    return Samples(what, counts.pop(), fetch, None, None, False, found.hexdigest()[:16])
+    return Samples(what, range(count), fetch, None, None, False, digest, digest)
 
 
 def _of_dataset(data: Any, what: str, collate: Callable[[list[Any]], Any]) -> Samples:
@@ -132,8 +145,21 @@ def _of_dataset(data: Any, what: str, collate: Callable[[list[Any]], Any]) -> Sa
 
     with seeded(0):
         first = data[0]
-    form = hashlib.sha256(repr((len(data), _form(first))).encode())
-    return Samples(what, len(data), fetch, None, None, True, form.hexdigest()[:16])
+    digest = digest_of([repr((len(data), form_of(first))), *content(data)])
+    return Samples(what, range(len(data)), fetch, None, None, True, digest, _Same(data))
+
+
+class _Same:
+    """Equal to another one of the same object, which it keeps alive."""
+
+    def __init__(self, of: Any):
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.of is self.of
+
+    def __hash__(self) -> int:
+        return id(self.of)
 
 
 def _of_loader(loader: Any, what: str) -> Samples:
@@ -142,50 +168,74 @@ def _of_loader(loader: Any, what: str) -> Samples:
     if loader.batch_size is None and loader.batch_sampler is None:
         raise InputError(f"The {what} DataLoader makes no batches (batch_size=None).", "Give it a batch_size.")
     found = _of_dataset(loader.dataset, what, loader.collate_fn)
-    order: Callable[[int], list[int]] | None = None
+    count = len(found.members)
     if loader.batch_size is None:  # a batch sampler of the user
-        size = max(len(batch) for batch in loader.batch_sampler)
+        drawn = _drawn(loader.batch_sampler, 0, count)
+        size = max((len(batch) for batch in drawn), default=0)
 
-        def batched(seed: int) -> list[int]:
-            return [number for batch in _drawn(loader.batch_sampler, seed) for number in batch]
+        def order(seed: int) -> list[int]:
+            return _numbers([n for batch in _drawn(loader.batch_sampler, seed, count) for n in batch], count, what)
 
-        order = batched
     else:
-        size = loader.batch_size
-        if not isinstance(loader.sampler, RandomSampler | SequentialSampler) or getattr(
-            loader.sampler, "replacement", False
-        ):
+        size, sampler = loader.batch_size, loader.sampler
+        shuffling = isinstance(sampler, RandomSampler | SequentialSampler) and not getattr(
+            sampler, "replacement", False
+        )
+        # processes share a batch in their own way
+        if (shuffling and len(sampler.data_source) == count) or isinstance(sampler, DistributedSampler):
+            return replace(found, batch_size=size)
 
-            def sampled(seed: int) -> list[int]:
-                return list(_drawn(loader.sampler, seed))
+        def order(seed: int) -> list[int]:
+            return _numbers(_drawn(sampler, seed, count), count, what)
 
-            order = sampled
-    return Samples(what, found.count, found.fetch, size, order, True, found.digest)
+    members = _members(loader.sampler, order)
+    if not members:
+        raise InputError(f"The sampler of the {what} DataLoader draws nothing.", _FORMS)
+    digest = digest_of([found.digest, *([] if len(members) == count else members)])
+    return replace(found, members=members, batch_size=size, order=order, digest=digest)
 
 
-def _drawn(sampler: Any, seed: int) -> list[Any]:
-    """Returns what a sampler yields in a pass, drawn from this seed."""
+def _members(sampler: Any, order: Callable[[int], list[int]]) -> list[int]:
+    """Returns the numbers that a sampler may draw; others, such as those of the test part, are never used."""
+    if isinstance(sampler, WeightedRandomSampler):
+        return [number for number, weight in enumerate(sampler.weights.tolist()) if weight > 0]
+    found: set[int] = set()
+    for seed in range(PASSES):
+        before = len(found)
+        found.update(order(seed))
+        if len(found) == before:
+            break
+    return sorted(found)
+
+
+def _numbers(drawn: list[Any], count: int, what: str) -> list[int]:
+    """Returns what a sampler drew as numbers of samples."""
+    try:
+        found = [int(number) for number in drawn]
+    except (TypeError, ValueError):
+        found = [-1]
+    if any(not 0 <= number < count for number in found):
+        raise InputError(
+            f"The sampler of the {what} DataLoader draws other things than numbers from 0 to {count - 1}.",
+            "Let it draw numbers of samples of its dataset.",
+        )
+    return found
+
+
+def _drawn(sampler: Any, seed: int, count: int) -> list[Any]:
+    """Returns what a sampler yields in a pass, drawn from this seed; of one without an end, `count` draws."""
     inner = getattr(sampler, "sampler", sampler)
     if isinstance(getattr(inner, "generator", None), torch.Generator):
         inner.generator.manual_seed(seed)
+    with suppress(TypeError, NotImplementedError):
+        count = len(sampler)
     with seeded(seed):
-        return list(sampler)
+        return list(itertools.islice(iter(sampler), count))
 
 
 def _refuse_empty(count: int, what: str) -> None:
     if count == 0:
         raise InputError(f"The {what} data are empty.", _FORMS)
-
-
-def _form(sample: Any) -> Any:
-    """Returns plain data on the structure of a sample: types and shapes."""
-    if isinstance(sample, Tensor | np.ndarray):
-        return str(sample.dtype), len(sample.shape)
-    if isinstance(sample, Mapping):
-        return {str(key): _form(value) for key, value in sample.items()}
-    if isinstance(sample, tuple | list):
-        return [_form(part) for part in sample]
-    return type(sample).__name__
 
 
 @contextmanager
@@ -230,11 +280,11 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
-def split(count: int, fractions: Mapping[str, float], seed: int, what: str) -> dict[str, list[int]]:
+def split(members: Sequence[int], fractions: Mapping[str, float], seed: int, what: str) -> dict[str, list[int]]:
     """Returns disjoint, sorted numbers of samples, one list a part, that together are all.
 
     Args:
-        count: Number of samples.
+        members: Numbers of the samples.
         fractions: Part -> share; they are divided by their sum.
         seed: The run's seed.
         what: "train" or "validation", for messages.
@@ -242,6 +292,7 @@ def split(count: int, fractions: Mapping[str, float], seed: int, what: str) -> d
     Raises:
         InputError: There are fewer samples than parts.
     """
+    count = len(members)
     if count < len(fractions):
         raise InputError(
             f"{count} {what} samples cannot be divided into {len(fractions)} parts ({', '.join(fractions)}).",
@@ -252,7 +303,7 @@ def split(count: int, fractions: Mapping[str, float], seed: int, what: str) -> d
     for left, (name, share) in zip(range(len(fractions) - 1, -1, -1), fractions.items()):
         passed += share
         end = min(max(round(count * passed / total), begin + 1), count - left)
-        parts[name], begin = sorted(order[begin:end]), end
+        parts[name], begin = sorted(members[i] for i in order[begin:end]), end
     return parts
 
 

@@ -315,11 +315,17 @@ def module_data(
     first = open_samples(train, "train")
     second = first if validation is None else open_samples(validation, "validation")
     if validation is None:
-        parts = split(first.count, fractions, config.seed, "train")
+        parts = split(first.members, fractions, config.seed, "train")
     else:
-        parts = {"weights": list(range(first.count))}
+        both = set(first.members) & set(second.members) if first.origin == second.origin else set()
+        if both:
+            raise InputError(
+                f"{len(both):,} samples are in both the train and the validation data, so that none would be held out.",
+                "Leave validation out: a part of the training data is taken for it.",
+            )
+        parts = {"weights": list(first.members)}
         rest = {name: fractions[name] for name in ("architecture", "held_out")}
-        parts |= split(second.count, rest, config.seed, "validation")
+        parts |= split(second.members, rest, config.seed, "validation")
 
     def stream(samples: Samples, name: str) -> Stream:
         size = batch_size or samples.batch_size or BATCH_SIZE

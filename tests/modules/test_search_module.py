@@ -330,7 +330,8 @@ def test_kinds_of_data(make_net, samples, kind):
     data = KINDS[kind](samples)
     a, b = (search_module(make_net(), in_pairs, data, steps=4) for _ in range(2))
     assert_same(state_of(a.network()), state_of(b.network()))
-    with_validation = search_module(make_net(), in_pairs, data, KINDS["a tuple of tensors"](samples), steps=4)
+    others = (samples["x"] + 0.1, samples["label"])
+    with_validation = search_module(make_net(), in_pairs, data, others, steps=4)
     parts = with_validation.setup.data
     assert len(parts.lower.numbers) == 90 and len(parts.upper.numbers) + len(parts.held_out.numbers) == 90
     assert not set(parts.upper.numbers) & set(parts.held_out.numbers)
