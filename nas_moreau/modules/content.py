@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 LARGE, ROWS = 2**28, 1024
-"""Of a tensor or array of more bytes in a Dataset (a file of tokens in the address space), that many rows count."""
+"""Bytes of a tensor or array in a Dataset beyond which a number of its rows is read: it may be a file of tokens."""
 
 
 def content(data: Any) -> Iterator[Any]:
