@@ -100,6 +100,24 @@ class ModuleSetup:
         """Returns the running statistics at y."""
         return dict(self.whole.named_buffers())
 
+    def carried(self) -> list[Tensor]:
+        """Returns the tensors in plain attributes of the module and its loss."""
+
+        def within(value: Any) -> Iterator[Tensor]:
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, dict | list | tuple):
+                for part in value.values() if isinstance(value, dict) else value:
+                    yield from within(part)
+
+        return [
+            tensor
+            for part in self.whole.modules()
+            for key, value in vars(part).items()
+            if key not in ("_parameters", "_buffers", "_modules")
+            for tensor in within(value)
+        ]
+
     def alpha_groups(self) -> None:
         """Returns None: every row of the alphas is one softmax."""
 

@@ -91,6 +91,10 @@ class SearchSetup:
         """Returns the running statistics at y."""
         return dict(self.supernet.named_buffers())
 
+    def carried(self) -> list[Tensor]:
+        """Returns none: cells keep no tensors outside of parameters and buffers."""
+        return []
+
     def alpha_groups(self) -> Groups:
         """Returns the entries of the alphas that each softmax takes."""
         return self.supernet.alpha_groups()

@@ -64,6 +64,9 @@ class Setup(Protocol):
     def named_buffers(self) -> dict[str, Tensor]:
         """Returns the running statistics at y."""
 
+    def carried(self) -> list[Tensor]:
+        """Returns tensors that are neither parameters nor buffers, and that a step may leave for the next one."""
+
     def alpha_groups(self) -> Groups:
         """Returns the entries of x that each softmax takes, for the rules that step on simplices."""
 
@@ -179,7 +182,7 @@ class SearchJob:
         self.guard = FiniteGuard(self.name, setup.device, self.schedules.weights_lr)
         self.advance: Any = self._advance
         if record is not None:
-            self.advance = CapturedStep(self._advance, setup.device, record, self._note)
+            self.advance = CapturedStep(self._advance, setup.device, record, self._note, setup.carried)
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> Any:
         """Runs what is left in the run folder and returns the result.
@@ -215,7 +218,8 @@ class SearchJob:
         batches = setup.batches(step)
         if self.held is not None:
             self.held.fill(step)
-            batches = tuple(batch._replace(progress=self.held.progress) for batch in batches)
+            # methods that draw are not recorded, so that a seed, which is another one in every step, is not read
+            batches = tuple(batch._replace(progress=self.held.progress, seed=0) for batch in batches)
             self.state = counts_as_tensors(self.state, setup.device)
         (x, self.y, self.state), (info, numbers) = self.advance((self.x, self.y, self.state), batches)
         self.counters.step += 1

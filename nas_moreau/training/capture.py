@@ -92,10 +92,20 @@ class CapturedStep:
         device: Of all tensors.
         record: See `recorder_of`.
         note: Called with a sentence when the step was recorded, or could not be.
+        carried: Returns tensors outside of the state by which a step may hand something to the next one; they must stay
+            the same, filled in place.
     """
 
-    def __init__(self, step: Step, device: torch.device, record: Recorder, note: Callable[[str], None]):
+    def __init__(
+        self,
+        step: Step,
+        device: torch.device,
+        record: Recorder,
+        note: Callable[[str], None],
+        carried: Callable[[], list[Tensor]] = list,
+    ):
         self._step, self._device, self._record, self._note = step, device, record, note
+        self._carried, self._handed = carried, list[list[Tensor]]()
         self._module: Any = getattr(torch, device.type)
         self._side = self._module.Stream(device) if recorder_of(device) is record else None
         self._eager_steps = 0
@@ -103,14 +113,15 @@ class CapturedStep:
         self._replay: Callable[[], None] | None = None
         self._state: Any = None
         self._inputs: Any = None
-        self._refused = False
+        self._refused = self._exceptional = False
 
     def __call__(self, state: Any, inputs: Any) -> tuple[Any, Any]:
         """Does a step.
 
         Args:
             state: What the last step returned, or any other state of its form.
-            inputs: Of this step. Their tensors may be others each time; plain values must stay the same.
+            inputs: Of this step. Their tensors may be others each time; a step with other plain values, or tensors of
+                other forms, is run eagerly.
 
         Returns:
             The new state, which the next step overwrites, and what else the step returned, which stays as it is.
@@ -119,17 +130,23 @@ class CapturedStep:
             self._capture(state, inputs)
         if self._replay is not None:
             moved = [*_pairs(state, self._state), *_pairs(inputs, self._inputs)]
-            if all(_alike(a, b) for a, b in moved):
+            if all(_alike(a, b) for a, b in moved) and all(_equal(a, b) for a, b in _pairs(inputs, self._inputs)):
                 _copy(moved)
                 self._replay()
                 self._state = _moved_on(state, self._state, *self._recorded)
                 return self._state, copied(self._out)
+            if not self._exceptional:
+                self._note(
+                    "a batch has another form than the recorded one, or other plain values: its step is not replayed"
+                )
+            self._exceptional = True
         self._eager_steps += 1
         if self._refused or not WARM_UP - 2 < self._eager_steps <= WARM_UP:
             return self._eagerly(state, inputs)
         with Operations() as operations:
             found = self._eagerly(state, inputs)
         self._seen.append(operations)
+        self._handed.append(self._carried())
         return found
 
     def _eagerly(self, state: Any, inputs: Any) -> tuple[Any, Any]:
@@ -146,6 +163,13 @@ class CapturedStep:
         # a number that Python computes would stay what it was in the recording
         if changing := self._seen[0].first_difference(self._seen[1]):
             self._refuse(f"it is another one each time, first at {changing}")
+            return
+        before, after = self._handed
+        if len(before) != len(after) or any(a is not b for a, b in zip(before, after)):
+            self._refuse("the module keeps new tensors in its attributes, which the next step may read")
+            return
+        if opaque := [leaf for leaf in _leaves(inputs) if not isinstance(leaf, (Tensor, *_PLAIN))]:
+            self._refuse(f"its batch holds a {type(opaque[0]).__name__}, whose tensors are not known")
             return
         begin, draws = time.monotonic(), _host_draws(self._device)
         held, given = copied(state), copied(inputs)
@@ -174,7 +198,7 @@ class CapturedStep:
         self._note(f"from here on a step is one graph of the device, recorded in {time.monotonic() - begin:.1f} s")
 
     def _refuse(self, reason: str) -> None:
-        self._refused, self._seen = True, []
+        self._refused, self._seen, self._handed = True, [], []
         self._note(f"{NOT_REPLAYED}: {reason}")
 
 
@@ -231,7 +255,10 @@ def _pairs(given: Any, held: Any) -> Iterator[tuple[Any, Any]]:
         if type(given) is not type(held) or len(given) != len(held):
             yield None, held
             return
-        keys = held if isinstance(held, dict) else range(len(held))
+        keys: Any = held if isinstance(held, dict) else range(len(held))
+        if isinstance(held, dict) and set(held) != set(given):
+            yield None, held
+            return
         for key in keys:
             yield from _pairs(given[key], held[key])
     else:
@@ -240,8 +267,17 @@ def _pairs(given: Any, held: Any) -> Iterator[tuple[Any, Any]]:
 
 def _alike(given: Any, held: Any) -> bool:
     if isinstance(held, Tensor):
-        return isinstance(given, Tensor) and given.shape == held.shape and given.dtype == held.dtype
+        dense = isinstance(given, Tensor) and given.layout is held.layout is torch.strided
+        return dense and given.shape == held.shape and given.dtype == held.dtype
     return not isinstance(held, (list, tuple, dict)) and not isinstance(given, Tensor)
+
+
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def _equal(given: Any, held: Any) -> bool:
+    """Returns whether plain values are the same."""
+    return isinstance(held, Tensor) or (type(given) is type(held) and given == held)
 
 
 def _copy(pairs: list[tuple[Any, Any]]) -> None:

@@ -5,12 +5,15 @@ The recorder here repeats operations on the CPU as a graph of a device does: on 
 
 import csv
 import random
+from collections import UserDict
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nas_moreau import Choice, search_module
 from nas_moreau.architecture import load_space
 from nas_moreau.bilevel.methods import METHODS
 from nas_moreau.errors import InputError
@@ -257,3 +260,79 @@ def test_what_cannot_be_recorded_runs_eagerly(job_of, monkeypatch):
     use(monkeypatch, None)
     with pytest.raises(InputError):
         job_of("performance.capture=on")
+
+
+def test_batches_that_a_recording_does_not_know_run_eagerly():
+    """Objects whose tensors are hidden, plain values that change, other keys: not those of the recorded step."""
+
+    def step(state, inputs):
+        part = inputs["part"]
+        value = part if isinstance(part, torch.Tensor) else part.data["x"]
+        return [state[0] + value * inputs.get("factor", 2.0)], value + 1
+
+    def given(kind, k):
+        x = torch.full((2,), float(k))
+        hidden = UserDict(x=x)
+        return {
+            "objects": {"part": hidden},
+            "numbers": {"part": x, "factor": float(k % 5)},
+            "texts": {"part": x, "name": str(k)},
+            "keys": {"part": x, "factor": 3.0} if k % 2 else {"part": x, "other": 3.0},
+            "sizes": {"part": x[: 1 + k % 2]},
+        }[kind]
+
+    for kind in ("objects", "numbers", "texts", "keys", "sizes"):
+        notes, total, state = [], torch.zeros(2), [torch.zeros(2)]
+        captured = capture.CapturedStep(step, torch.device("cpu"), record, notes.append)
+        for k in range(9):
+            inputs = given(kind, k)
+            (total,), out = step([total], inputs)
+            state, found = captured(state, inputs)
+            assert torch.equal(state[0], total) and torch.equal(found, out), (kind, k)
+        assert notes
+
+
+class Remembering(nn.Module):
+    """Keeps a running mean in a plain attribute, as a tensor that is another one after every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(6)
+
+    def forward(self, x):
+        self.mean = 0.5 * self.mean + 0.5 * x.mean(0).detach()
+        return x - self.mean
+
+
+def test_a_search_in_a_module_is_recorded_as_it_is_eager(monkeypatch):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    replays = []
+
+    def counting(function):
+        found, replay = record(function)
+        return found, lambda: (replays.append(1), replay())
+
+    def weights(centre, collate):
+        torch.manual_seed(0)
+        options = Choice({"tanh": nn.Tanh(), "relu": nn.ReLU()})
+        net = nn.Sequential(nn.Linear(4, 6), centre, options, nn.Linear(6, 1))
+        loader = torch.utils.data.DataLoader([{"x": row, "y": row[:1].tanh()} for row in x], 8, collate_fn=collate)
+        found = search_module(
+            net, lambda net, batch: (net(batch["x"]) - batch["y"]).square().mean(), loader, steps=8, device="cpu"
+        )
+        return found.weights, found.result.held_out
+
+    def hidden(rows):
+        return UserDict(torch.utils.data.default_collate(rows))
+
+    for centre, collate, recorded in (
+        (nn.Identity, None, True),
+        (nn.Identity, hidden, False),
+        (Remembering, None, False),
+    ):
+        replays.clear()
+        use(monkeypatch, counting)
+        found = weights(centre(), collate)
+        assert bool(replays) == recorded
+        use(monkeypatch, counting, warm_up=1000)
+        assert found == weights(centre(), collate)
