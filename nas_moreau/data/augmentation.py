@@ -89,6 +89,11 @@ class Augment:
         mean, std = self._on(pixels.device)
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
+    def as_pixels(self, batch: Tensor) -> Tensor:
+        """Returns the uint8 pixels of a normalised batch, to look at: the inverse of `normalise`."""
+        mean, std = self._on(batch.device)
+        return batch.to(torch.float32).mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
     @staticmethod
     def _within(size: int, centre: Tensor, half: int) -> Tensor:
         """Returns bool (n, size): positions p with centre - half <= p < centre + half."""

@@ -141,6 +141,19 @@ class Monitor:
         with self._writing() as board:
             board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
+    def graph(self, graph: Any) -> None:
+        """Logs a network to TensorBoard's GRAPHS page.
+
+        Args:
+            graph: TensorBoard's `GraphDef`.
+        """
+        if self._board is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with self._writing() as board:
+            board.file_writer.add_event(Event(graph_def=graph.SerializeToString()))
+
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Logs a text (Markdown) to TensorBoard."""
         if self._board is not None:

@@ -23,6 +23,7 @@ from nas_moreau.search.methods import parse_method
 from nas_moreau.search.mixture_scores import Score, one_hot, score_mixtures
 from nas_moreau.search.supernet_problem import write_back
 from nas_moreau.training.evaluate import Evaluation, evaluate_model
+from nas_moreau.training.pictures import log_training_images
 
 if TYPE_CHECKING:
     from nas_moreau.search.engine import SearchJob
@@ -142,11 +143,13 @@ def metrics_row(job: SearchJob, cells: CellSearch, found: EpochEvaluation) -> di
 
 
 def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: dict[str, Any]) -> None:
-    """Logs the epoch to TensorBoard: the page's layout once, curves, heat maps, the cell if it has changed."""
+    """Logs the epoch to TensorBoard: layout and training images once, curves, heat maps, the cell if it has changed."""
     monitor = job.loop.monitor
     if row["epoch"] == 0:
         learned = parse_method(job.setup.config.search.method).learns_alphas
         monitor.layout(board_layout(row, found.table if learned else None))
+        if job.description is not None:
+            log_training_images(monitor, job.setup.lower, job.description["classes"], job.counters.step)
     job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
     job.loop.log(job, edge_curves(found.table))
     if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:

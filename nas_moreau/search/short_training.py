@@ -3,7 +3,8 @@
 Candidates are the derived cell and cells drawn in proportion to the weights of the search. Each is trained from scratch
 in a narrow, deep network (depth matters to the ranking, width hardly) on the split that trained the supernet's weights.
 Successive halving (Jamieson and Talwalkar, AISTATS 2016): after steps/2^r, ..., steps/2, steps of training the better
-half by the loss on images of the architecture split goes on.
+half by the loss on images of the architecture split goes on. What is measured is the moving average of the weights:
+learning rates are high in all but the last round, and single weights are too noisy there to rank candidates.
 
 Every candidate is saved when a round ends and when a signal stops the search, so that it resumes where it was. Results
 do not depend on interruptions: the batches of all candidates are the same, and tied to the step.
@@ -61,6 +62,7 @@ class Place(NamedTuple):
 def short_config(config: Config) -> Config:
     """Returns the configuration whose `retrain` section is the recipe of the candidates, at the search's image size."""
     settings = config.derive.trained
+    first_round = rounds(config)[0][1]
     recipe = RetrainConfig(
         channels=settings.channels,
         layers=settings.layers or config.retrain.layers,
@@ -71,6 +73,7 @@ def short_config(config: Config) -> Config:
         lr=settings.lr,
         auxiliary=False,
         drop_path=0.0,
+        ema=max(0.0, 1 - 4 / first_round),  # initial weights have e^-4 of it when candidates are first compared
         augment=config.search.augment,
     )
     data = config.data
@@ -215,7 +218,7 @@ class _Candidate:
             last, stop = images.batches.channels_last, self.place.check_stop
             assert images.validation is not None
             found = evaluate_model(
-                self.trainer.network, images.validation, self.classes, channels_last=last, check_stop=stop
+                self.trainer.trained, images.validation, self.classes, channels_last=last, check_stop=stop
             )
             self.scores[str(steps)] = [found.loss, found.accuracy]
         except StopTraining:  # between two steps, or in the evaluation

@@ -35,6 +35,7 @@ from nas_moreau.training.evaluate import EvaluateResult, Evaluation, evaluate_mo
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.hparams import log_hparams
 from nas_moreau.training.loop import Hook, Loop, LoopSettings, run
+from nas_moreau.training.pictures import log_confusion, log_network, log_training_images
 from nas_moreau.training.recipe import build_network, build_optimizer
 from nas_moreau.training.resume import Counters, load_weights
 from nas_moreau.training.trainer import Trainer
@@ -203,6 +204,9 @@ class RetrainJob:
         shape = self.data.input_size, self.data.num_classes
         sizes = Sizes(settings.channels, settings.layers, *shape, settings.auxiliary)
         loop.folder.write_text("network.svg", draw_network(self.genotype, sizes))
+        if self.counters.step == 0:
+            log_training_images(loop.monitor, self.images.batches, self.data.classes, 0)
+            log_network(loop.monitor, self.genotype, sizes)
 
     def done(self) -> bool:
         """Returns whether all steps are done."""
@@ -312,6 +316,7 @@ class RetrainJob:
         begin, loop = time.monotonic(), self.loop
         test = self._evaluate("test", self.images.test, worst=WORST_IMAGES, load=self.images.validation is not None)
         self._draw_worst(test)
+        log_confusion(loop.monitor, test.confusion, self.data.classes, self.counters.step)
         self.counters.seconds += time.monotonic() - begin
         loop.folder.write_files({"evaluation.json": EvaluateResult("test", test, self.data.classes).file()})
         network = self.trainer.network

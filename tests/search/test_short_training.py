@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from nas_moreau.architecture import AlphaTable, derive, load_space
-from nas_moreau.data.batches import search_parts
+from nas_moreau.data.batches import Batches, RetrainImages, search_parts
 from nas_moreau.diagnostics.plan_probe import probe
 from nas_moreau.search import search, short_training
 from nas_moreau.search.short_training import Place, draw_cells, rounds, short_config, total_steps, train_and_choose
+from nas_moreau.training.evaluate import evaluate_model
+from nas_moreau.training.recipe import build_network
 from nas_moreau.training.signals import Interrupted, StopTraining
+from nas_moreau.training.trainer import Trainer
 
 SHORT = [f"derive.trained.{word}" for word in ("candidates=5", "steps=8", "channels=2", "batch_size=8")]
 
@@ -62,34 +65,45 @@ def test_an_operation_is_drawn_with_the_probability_of_its_weight():
     assert order == ["none", "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3"]
 
 
+def trained_alone(config, cell, parts, steps):
+    """The loss, after a number of steps of a literal training, of the weights' moving average."""
+    recipe = short_config(config)
+    trainer = Trainer(recipe, build_network(recipe, cell, 3, 3), 3, torch.device("cpu"))
+    last = config.performance.channels_last
+    batches = Batches(parts.weights, recipe.retrain.batch_size, config.seed, "short training", channels_last=last)
+    images = RetrainImages(batches, [batches], parts.architecture, parts.architecture)
+    average = None
+    for step in range(steps):
+        trainer.scheduler.step(step // recipe.retrain.steps_per_epoch)
+        average = average or [tensor.clone() for tensor in trainer.network.state_dict().values()]
+        trainer.step(images, step, 0.0)
+        for mean, tensor in zip(average, trainer.network.state_dict().values()):
+            if mean.is_floating_point():
+                mean.lerp_(tensor, 1 - recipe.retrain.ema)
+            else:
+                mean.copy_(tensor)
+    trainer.network.load_state_dict(dict(zip(trainer.network.state_dict(), average)))
+    return evaluate_model(trainer.network, parts.architecture, 3, channels_last=last).loss
+
+
 def test_the_choice_is_that_of_plain_trainings(config, tiny_data):
     """Every candidate trained alone to the steps of each round; the same losses, the same cells go on."""
+    trained = config.derive.trained.model_copy(update={"steps": 24})
+    config = config.model_copy(update={"derive": config.derive.model_copy(update={"trained": trained})})
+    assert short_config(config).retrain.ema > 0
     parts = search_parts(config, tiny_data, torch.device("cpu"))
     space = load_space(config.space)
     table = AlphaTable.uniform(space)
     cells = draw_cells(space, table, derive(space, table), 5, seed=0)
-    place = Place(parts.weights)
-    chosen, record = train_and_choose(config, cells, 3, 3, parts.architecture, place)
+    chosen, record = train_and_choose(config, cells, 3, 3, parts.architecture, Place(parts.weights))
     left = cells
     for row in record["rounds"]:
-        alone = {}
-        for cell in left:
-            single = config.model_copy(
-                update={
-                    "derive": config.derive.model_copy(
-                        update={"trained": config.derive.trained.model_copy(update={"candidates": 1})}
-                    )
-                }
-            )
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(short_training, "rounds", lambda _, steps=row["steps"]: [(1, steps)])
-                _, found = train_and_choose(single, [cell], 3, 3, parts.architecture, place)
-            alone[cell.digest()] = found["rounds"][0]["candidates"][0]["loss"]
-        assert {c["digest"]: c["loss"] for c in row["candidates"]} == alone
-        order = sorted(alone, key=lambda digest: alone[digest])
-        assert [c["digest"] for c in row["candidates"]] == order
-        keep = order[: -(-len(order) // 2)]
-        left = [cell for cell in left if cell.digest() in keep]
+        alone = {cell.digest(): trained_alone(config, cell, parts, row["steps"]) for cell in left}
+        assert {c["digest"]: c["loss"] for c in row["candidates"]} == pytest.approx(alone, rel=1e-4)
+        order = [c["digest"] for c in row["candidates"]]
+        losses = [c["loss"] for c in row["candidates"]]
+        assert losses == sorted(losses)
+        left = [cell for cell in left if cell.digest() in order[: -(-len(order) // 2)]]
     assert chosen.digest() == record["rounds"][-1]["candidates"][0]["digest"]
     assert [len(row["candidates"]) for row in record["rounds"]] == [5, 3, 2]
 
