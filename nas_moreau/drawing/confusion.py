@@ -26,7 +26,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     side = max(2, min(48 if n <= _NUMBERED else 20, _SIDE // n))
     font = ImageFont.load_default(size=12)
     # the font has few letters beyond ASCII, and its marks for the others have no width to rely on
-    names = [shorten(name, 20).encode("ascii", "replace").decode() for name in classes] if n <= _NAMED else []
+    names = [shorten(name.encode("ascii", "replace").decode(), 20).replace("…", "..") for name in classes]
+    names = names if n <= _NAMED else []
     left = _PAD + math.ceil(max([40.0, *map(font.getlength, names)])) + 8
     top = _PAD + 20
     picture = Image.new("RGB", (left + side * n + _PAD, top + side * n + _PAD), _WHITE)

@@ -54,4 +54,4 @@ def log_confusion(monitor: Monitor, confusion: Sequence[Sequence[int]], classes:
         step: The step that it belongs to.
     """
     if monitor.tensorboard:
-        monitor.image("confusion_matrix", draw_confusion(confusion, classes), step)
+        monitor.image("errors/confusion_matrix", draw_confusion(confusion, classes), step)

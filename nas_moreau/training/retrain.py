@@ -351,7 +351,7 @@ class RetrainJob:
         pixels = images[torch.tensor([m.image for m in test.worst], device=images.device)]
         sheet = contact_sheet(pixels, captions)
         folder.write_files({WORST_FILE: sheet})
-        self.loop.monitor.image("worst_images", sheet, self.counters.step)
+        self.loop.monitor.image("errors/worst_images", sheet, self.counters.step)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the trainer's state and the sums."""

@@ -60,8 +60,16 @@ def test_images(browser, server):
     )
     browser.wait(f"{seen}.length >= 3")
     text = browser.text()
-    for name in ("cell", "softmax_weights/normal", "softmax_weights/reduce"):
+    for name in ("cell", "errors/confusion_matrix", "errors/worst_images", "softmax_weights", "training_images"):
         assert name in text
+    only_here(browser, server)
+
+
+def test_graphs(browser, server):
+    browser.open(f"{server}/#graphs")
+    text = browser.wait_for("Main Graph")
+    for name in ("stem", "normal", "reduce", "classifier"):  # the boxes of the retrained network
+        assert name in browser.wait_for(name), text
     only_here(browser, server)
 
 

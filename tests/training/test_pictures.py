@@ -77,7 +77,7 @@ def test_both_stages_show_them(tiny_config, tiny_data, tmp_path):
     config = tiny_config("search.epochs=2", "retrain.epochs=1", "search.method=darts1")
     search(config, tmp_path / "search", data=tiny_data)
     retrain(config, published_cell("DARTS_V2"), tmp_path / "retrain", data=tiny_data)
-    for stage, tags in (("search", {"training_images"}), ("retrain", {"training_images", "confusion_matrix"})):
+    for stage, tags in (("search", {"training_images"}), ("retrain", {"training_images", "errors/confusion_matrix"})):
         events = EventAccumulator(str(tmp_path / stage / "tensorboard"), size_guidance={"images": 0}).Reload()
         assert tags <= set(events.Tags()["images"])
         assert len(events.Images("training_images")) == 1
