@@ -70,6 +70,7 @@ def test_every_key_and_section_has_a_meaning_a_type_and_its_default():
         ("search.split.weights", "number in (0, 1)"),
         ("search.guard", "one of off, stop, best"),
         ("search.alphas.betas", "list of 2, each number in [0, 1)"),
+        ("logging.trackers", "list, each one of wandb, mlflow"),
         ("performance.tf32", "auto or true or false"),
         ("data.image_size", "integer in [1, 4096] or null"),
     ],

@@ -72,6 +72,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
+    if schema["type"] == "array" and "prefixItems" not in schema:
+        return f"list, each {_type(schema['items'])}"
     if schema["type"] == "array":
         return f"list of {len(schema['prefixItems'])}, each {_type(schema['prefixItems'][0])}"
     name = _NAMES.get(schema["type"], schema["type"])

@@ -326,10 +326,15 @@ class DistributedConfig(Section):
 
 
 class LoggingConfig(Section):
-    """TensorBoard and progress."""
+    """TensorBoard, trackers and progress."""
 
     tensorboard: bool = Field(default=True, description="Whether to write TensorBoard files.")
     every_steps: Count = Field(default=50, description="Steps between two readings of the metrics of a step.")
+    trackers: list[Literal["wandb", "mlflow"]] = Field(
+        default=[],
+        description="Experiment trackers that get settings, epochs and results as well: wandb, mlflow. Their own "
+        "environment variables say where to (WANDB_MODE, MLFLOW_TRACKING_URI, ...).",
+    )
 
 
 class Config(Section):
@@ -352,7 +357,7 @@ class Config(Section):
         default=CheckpointConfig(), description="Checkpoints and numbers that are not finite."
     )
     distributed: DistributedConfig = Field(default=DistributedConfig(), description="Several processes under torchrun.")
-    logging: LoggingConfig = Field(default=LoggingConfig(), description="TensorBoard and progress.")
+    logging: LoggingConfig = Field(default=LoggingConfig(), description="TensorBoard, trackers and progress.")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `make_config` accepts."""

@@ -21,6 +21,7 @@ from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.resume import Resumable, finished_result, open_folder, restore, roll_back, save
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest, StopTraining
+from nas_moreau.training.trackers import Trackers, check_trackers
 
 T = TypeVar("T")
 RATE_KNOWN = 20.0
@@ -65,17 +66,25 @@ class LoopSettings:
         save_every: Steps between two checkpoints within an epoch; 0 for none.
         tensorboard: Whether to write TensorBoard's events.
         rollback: Whether a number that is not finite sends the stage back to its last checkpoint.
+        trackers: Experiment trackers that get its numbers as well.
     """
 
     save_every: int = 0
     tensorboard: bool = True
     rollback: bool = False
+    trackers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config) -> LoopSettings:
-        """Returns the settings of a configuration."""
-        checkpoint = config.checkpoint
-        return cls(checkpoint.every_steps or 0, config.logging.tensorboard, checkpoint.on_nonfinite == "rollback")
+        """Returns the settings of a configuration.
+
+        Raises:
+            InputError: The package of a tracker is not installed.
+        """
+        checkpoint, logging = config.checkpoint, config.logging
+        check_trackers(logging.trackers)
+        rollback = checkpoint.on_nonfinite == "rollback"
+        return cls(checkpoint.every_steps or 0, logging.tensorboard, rollback, tuple(logging.trackers))
 
 
 class Job(Resumable, Protocol):
@@ -138,13 +147,14 @@ class Job(Resumable, Protocol):
 
 @dataclass(frozen=True)
 class Loop:
-    """What a job can use while it runs: its folder, monitor and terminal, signals, and hooks."""
+    """What a job can use while it runs: its folder, monitor and terminal, signals, hooks, and trackers."""
 
     folder: RunFolder
     monitor: Monitor
     progress: Progress
     stop: StopRequest
     hooks: Sequence[Hook]
+    trackers: Trackers
 
     def call(self, event: str, job: Job, *given: Any) -> None:
         """Calls the hooks that have the event."""
@@ -164,7 +174,7 @@ class Loop:
         job.counters.logged |= values
 
     def log_epoch(self, job: Job, row: dict[str, Any], samples: int) -> None:
-        """Logs an epoch's row of metrics.csv to TensorBoard, and the time and memory used so far.
+        """Logs an epoch's row of metrics.csv to TensorBoard and trackers, and the time and memory used so far.
 
         Args:
             job: The stage.
@@ -178,6 +188,7 @@ class Loop:
             values["resources/samples_per_second"] = counters.step * samples / counters.seconds
         values["resources/peak_memory_gb"] = peak_memory_bytes(job.device) / 1e9
         self.log(job, values)
+        self.trackers.log(values, counters.step)
 
     def evaluate(self, job: Job, name: str, samples: int, work: Callable[[], T]) -> T:
         """Returns on all ranks what `work` returns on rank 0; its time counts as evaluation."""
@@ -241,8 +252,9 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
     with (
         Monitor(None if folder.silent else folder.path, job.counters.epochs, step, settings.tensorboard) as monitor,
         Progress(job.total_steps, job.name, start=step, epoch_steps=job.epoch_steps) as progress,
+        Trackers(settings.trackers, folder, progress.line) as trackers,
     ):
-        loop = Loop(folder, monitor, progress, StopRequest(), hooks)
+        loop = Loop(folder, monitor, progress, StopRequest(), hooks, trackers)
         if not folder.silent:
             progress.line(_heading(job))
         job.start(loop)
@@ -258,6 +270,7 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
         _or_stop(job, loop, lambda: _train(job, loop))
         result = _or_stop(job, loop, job.finish)
         result = distributed.run_on_rank0(lambda: result)
+        trackers.final = result.to_dict()
     folder.log(f"{job.name}: finished with {result}")
     # last of all: whatever may fail, a full disk for one, has been done
     folder.finish(
