@@ -121,7 +121,8 @@ def evaluate_once(loss: ModuleLoss, module: nn.Module, batch: Any) -> tuple[Any,
 def record_calls(module: nn.Module, loss: ModuleLoss, batch: Any) -> tuple[dict[str, Call], Call | None]:
     """Returns how every Choice is called, by its place, and how the module is called, in one evaluation of the loss.
 
-    Every Choice computes its mixture, so that Choices within options are called too.
+    Calls of a Choice are those within the first call of the module: a loss may call it several times. Every Choice
+    computes its mixture, so that Choices within options are called too.
 
     Args:
         module: Holds Choices; in the mode in which it is.
@@ -133,23 +134,32 @@ def record_calls(module: nn.Module, loss: ModuleLoss, batch: Any) -> tuple[dict[
     """
     paths = {id(choice): path for path, choice in module.named_modules() if isinstance(choice, Choice)}
     calls: dict[str, Call] = {}
-    whole: list[Call] = []
+    whole: Call | None = None
+    depth, returned = 0, False
 
     def observer(choice: Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = calls.setdefault(paths[id(choice)], Call(_detached(args), _detached(kwargs), 0))
-        call.count += 1
+        if depth and not returned:
+            calls.setdefault(paths[id(choice)], Call(_detached(args), _detached(kwargs), 0)).count += 1
         return choice.candidates.mixed(Mixture(torch.softmax(choice.alphas, -1)), args, kwargs)
 
-    def first_call(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        whole.append(Call(_detached(args), _detached(kwargs)))
+    def begin(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal whole, depth
+        whole = Call(_detached(args), _detached(kwargs)) if whole is None else whole
+        depth += 1
 
-    handle = module.register_forward_pre_hook(first_call, with_kwargs=True)
+    def end(part: nn.Module, args: Any, output: Any) -> None:
+        nonlocal depth, returned
+        depth -= 1  # a module may call itself
+        returned = returned or not depth
+
+    handles = module.register_forward_pre_hook(begin, with_kwargs=True), module.register_forward_hook(end)
     try:
         with observed(observer):
             evaluate(loss, module, batch)
     finally:
-        handle.remove()
-    return calls, whole[0] if whole else None
+        for handle in handles:
+            handle.remove()
+    return calls, whole
 
 
 def evaluate(loss: ModuleLoss, module: nn.Module, batch: Any) -> Any:

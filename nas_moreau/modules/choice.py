@@ -247,6 +247,10 @@ class Places(NamedTuple):
         """Decision -> names of its options."""
         return {name: choices[0].names for name, choices in self.by_name.items()}
 
+    def names(self) -> dict[str, list[str]]:
+        """Returns place in the module -> names of the options there."""
+        return {place: list(self.by_name[name][0].names) for place, name in self.paths.items()}
+
     def within(self, path: str, number: int) -> list[str]:
         """Returns the places of the Choices that an option of the Choice at `path` holds."""
         inner = {id(part) for part in self.choices[path].plain(number).modules() if isinstance(part, Choice)}

@@ -12,7 +12,7 @@ from torch import nn
 
 from nas_moreau.errors import InputError, quoted, unknown
 from nas_moreau.modules.choice import chosen_module, find_choices
-from nas_moreau.modules.costs import CostTable
+from nas_moreau.modules.cost_table import CostTable
 from nas_moreau.modules.export import export_module
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, Weights, choices_json

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nas_moreau import distributed
 from nas_moreau.bilevel import tchebycheff
-from nas_moreau.errors import InputError, quoted, unknown
+from nas_moreau.errors import InputError, first_line, quoted, unknown
 from nas_moreau.modules.check import ModuleLoss
-from nas_moreau.modules.costs import KINDS, Costs
+from nas_moreau.modules.cost_table import KINDS, Costs
 from nas_moreau.modules.found import Found
 from nas_moreau.modules.front import RANDOM, SEARCHED, SINGLE, Front, Point, shares
 from nas_moreau.modules.front_page import render_front
@@ -30,6 +30,7 @@ from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.methods import parse_method
 from nas_moreau.training.capture import copied
 from nas_moreau.training.device import set_up_device, torch_settings_restored
+from nas_moreau.training.signals import Interrupted
 
 SHARPNESS = 10.0
 """mu of the smooth Tchebycheff scalarisation."""
@@ -102,7 +103,7 @@ def pareto(
         print(front)
         front.knee.choices
     """
-    _check(points=points, cost=cost, start=start, method=method)
+    _check(steps=steps, points=points, cost=cost, start=start, method=method)
     if distributed.world_size() > 1:
         raise InputError("pareto runs in one process.", "Start it without torchrun.")
     if resume and output is None:
@@ -115,11 +116,14 @@ def pareto(
         data = module_data(train, validation, batch_size, config, set_up_device(config))
         return build_module_search(module, loss, data, config, count, metric)
 
+    if folder is not None and not resume:
+        _refuse_taken(folder)
     place = None if folder is None else folder / "start"
     priced = Priced.of(build(start_steps), {cost: 0.0}, {}, None, place)
+    assert priced.costs is not None
+    priced.costs.between(cost)  # refuses options of one cost
     begun = module_run(priced, loss, start_steps, place, resume=_resumes(folder, "start", resume))
     outcome = Found(begun.job.setup, begun.result, priced)
-    assert priced.costs is not None
     runs = _Runs(build, priced.costs, cost, _upper_loss(begun), (loss, folder, resume))
     found = {SEARCHED: list(runs.searches(SEARCHED, steps, points, begun))}
     if compare:
@@ -175,15 +179,13 @@ class _Runs:
 
     def _scalarised(self, costs: Costs, share: float) -> Callable[[Tensor, list[Tensor]], Tensor]:
         """Returns (L, alphas) -> F."""
-        kind, scale, names = self._cost, self._scale, list(costs.places.by_name)
-        least = costs.table.smallest(kind) / max(costs.table.largest(kind), 1e-30)
+        scale, names, relative = self._scale, list(costs.places.by_name), costs.between(self._cost)
         ratio = share / (1 - share)
         weights = [1 / max(1.0, ratio), ratio / max(1.0, ratio)]
 
         def scalarised(value: Tensor, x: list[Tensor]) -> Tensor:
             mixed = {name: mixture.weights for name, mixture in zip(names, softmax_mixtures(x))}
-            relative = (costs.expected(mixed, kind) - least) / max(1 - least, 1e-30)
-            terms = [lambda *_: value / scale, lambda *_: relative]
+            terms = [lambda *_: value / scale, lambda *_: relative(mixed)]
             return scale * tchebycheff(terms, weights, SHARPNESS)(x, None, None)
 
         return scalarised
@@ -201,7 +203,9 @@ def _continue(job: SearchJob, start: SearchJob) -> None:
             own[name].copy_(value)
 
 
-def _check(points: int, cost: str, start: float, method: str) -> None:
+def _check(steps: int, points: int, cost: str, start: float, method: str) -> None:
+    if type(steps) is not int or steps < 1:
+        raise InputError(f"steps is {quoted(steps)}.", "Give a whole number of at least 1.")
     if type(points) is not int or points < 2:
         raise InputError(f"points is {quoted(points)}.", "Give a whole number of at least 2.")
     if cost not in KINDS:
@@ -227,6 +231,15 @@ def _upper_loss(start: ModuleRun) -> float:
     return found
 
 
+def _refuse_taken(folder: Path) -> None:
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}).", "Take another folder.") from None
+    if taken:
+        raise InputError(f"{folder} is not empty.", "Take another folder, or give resume=True to continue its front.")
+
+
 def _resumes(folder: Path | None, name: str, resume: bool) -> bool:
     return resume and folder is not None and (folder / name).is_dir()
 
@@ -236,17 +249,32 @@ def _trained(
 ) -> dict[str, Trained]:
     """Returns loss and metric of every module that was chosen, each trained once; a resumed front has trained.json."""
     kept = None if folder is None else folder / "trained.json"
-    known: dict[str, Trained] = json.loads(kept.read_bytes()) if resume and kept is not None and kept.is_file() else {}
+    known = _known(kept) if resume and kept is not None and kept.is_file() else {}
     for several in kinds.values():
         for _, choices, _ in several:
             if (key := json.dumps(choices, sort_keys=True)) in known:
                 continue
-            of = compare_choices(lambda c: found.network(True, c), found.setup, {SEARCHED: [choices]}, steps)
-            loss = of.rows[0].loss
-            known[key] = {"loss": loss if math.isfinite(loss) else None, "metric": of.rows[0].metric}
+            try:
+                of = compare_choices(lambda c: found.network(True, c), found.setup, {SEARCHED: [choices]}, steps)
+            except Interrupted as error:
+                raise Interrupted(error.number, None if folder is None else str(folder)) from None
+            known[key] = {name: of.to_dict()["rows"][0][name] for name in ("loss", "metric")}
             if kept is not None:
                 write_atomic(kept, (json.dumps(known, indent=1) + "\n").encode())
     return known
+
+
+def _known(file: Path) -> dict[str, Trained]:
+    """Returns what trained.json holds."""
+    try:
+        found = json.loads(file.read_bytes())
+        if not all(set(entry) == {"loss", "metric"} for entry in found.values()):
+            raise ValueError("other entries than losses and metrics")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({first_line(error)}).", "Remove it: its modules are trained again."
+        ) from None
+    return dict(found)
 
 
 def _points(

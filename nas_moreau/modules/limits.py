@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nas_moreau.architecture import AlphaTable
 from nas_moreau.errors import InputError, quoted
-from nas_moreau.modules.costs import Costs
+from nas_moreau.modules.cost_table import Costs
 
 WIDTH = 5_000
 """Largest number of partial choices that are kept; fewer decisions than that makes are chosen exactly."""

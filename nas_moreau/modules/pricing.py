@@ -15,7 +15,8 @@ from torch import Tensor
 from nas_moreau import distributed
 from nas_moreau.architecture import AlphaTable
 from nas_moreau.errors import InputError, quoted, unknown
-from nas_moreau.modules.costs import KINDS, Costs, CostTable, measure_costs
+from nas_moreau.modules.cost_table import KINDS, Costs, CostTable
+from nas_moreau.modules.costs import count_parameters, measure_costs
 from nas_moreau.modules.limits import Limited
 from nas_moreau.modules.problem import softmax_mixtures
 from nas_moreau.modules.setup import ModuleSetup
@@ -91,6 +92,10 @@ class Priced:
                 return found.to_dict()
 
             table = CostTable.from_dict(distributed.run_on_rank0(own))
+        elif table is not None and kept is not None:
+            _refuse_others(table, kept)
+        if table is not None and table.names:
+            _refuse_other_sizes(table, setup)
         priced = cls(setup, None if table is None else Costs(table, setup.places), penalty, limits)
         if limits:
             priced.pick(setup.alpha_table(setup.posed.x))  # refuses limits that no choices keep
@@ -160,3 +165,25 @@ class Priced:
             return torch.stack([weight * costs.expected(weights, kind) for kind, weight in weighed.items()]).sum()
 
         return term
+
+
+def _refuse_others(table: CostTable, kept: Path) -> None:
+    """Raises InputError if the run folder has another table: a search does not change what it weighs."""
+
+    def compare() -> None:
+        if kept.is_file() and CostTable.load(kept) != table:
+            raise InputError(
+                f"The costs are not those of {kept}, with which the search in this folder was begun.",
+                "Leave costs out to continue with those, or take another folder.",
+            )
+
+    distributed.run_on_rank0(compare)
+
+
+def _refuse_other_sizes(table: CostTable, setup: ModuleSetup) -> None:
+    """Raises InputError if a measured table is of a module of other sizes."""
+    table.check(setup.places)
+    outside, options = count_parameters(setup.whole.module, setup.places)
+    known = {place: [cost.parameters for cost in costs] for place, costs in table.options.items()}
+    if (table.base.parameters, known) != (outside, options):
+        raise InputError("The table of costs is of a module with other numbers of parameters.", "Measure again.")

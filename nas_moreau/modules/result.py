@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -84,12 +85,20 @@ class ModuleResult:
     def to_dict(self) -> dict[str, Any]:
         """Returns what result.json holds."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        # a held-out sample may be NaN; JSON has no such number
+        for name in ("held_out", "one_hot"):
+            if plain[name] is not None:
+                plain[name] = {key: value if math.isfinite(value) else None for key, value in plain[name].items()}
         return {**plain, "verdict": self.verdict, "margins": self.margins, "margin": self.margin}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModuleResult:
         """Returns the result that `to_dict` wrote."""
-        found = cls(**{entry.name: data[entry.name] for entry in fields(cls)})
+        plain = {entry.name: data[entry.name] for entry in fields(cls)}
+        for name in ("held_out", "one_hot"):
+            if plain[name] is not None:
+                plain[name] = {key: math.nan if value is None else value for key, value in plain[name].items()}
+        found = cls(**plain)
         # result.json is sorted by key; the order of the decisions is that of the module
         order = list(dict.fromkeys(found.places.values()))
         ordered = {name: found.choices[name] for name in order}

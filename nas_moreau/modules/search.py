@@ -15,7 +15,7 @@ from nas_moreau import distributed
 from nas_moreau.config import Config, make_config
 from nas_moreau.errors import InputError, quoted
 from nas_moreau.modules.check import ModuleLoss
-from nas_moreau.modules.costs import CostTable
+from nas_moreau.modules.cost_table import CostTable
 from nas_moreau.modules.found import Found
 from nas_moreau.modules.limits import check_limits
 from nas_moreau.modules.pricing import Priced, check_penalty
@@ -239,7 +239,11 @@ def _configuration(setup: ModuleSetup, loss: Any, steps: int) -> dict[str, Any]:
     plain = setup.config.to_dict()
     search = {key: value for key, value in plain["search"].items() if key not in UNUSED}
     sizes = {"steps": steps, "batch_size": setup.data.lower.batch_size, "epoch_steps": setup.epoch_steps}
-    names = {"class": type(setup.whole.module).__name__, "loss": getattr(loss, "__name__", type(loss).__name__)}
+    names = {"class": type(setup.whole.module).__name__, "loss": _name_of(loss)}
+    if setup.metric is not None:
+        names["metric"] = _name_of(setup.metric)
+    if setup.data.upper.batch_size != setup.data.lower.batch_size:
+        sizes["validation_batch_size"] = setup.data.upper.batch_size
     return {
         "seed": plain["seed"],
         "device": plain["device"],
@@ -251,6 +255,10 @@ def _configuration(setup: ModuleSetup, loss: Any, steps: int) -> dict[str, Any]:
         "search": search,
         **{name: plain[name] for name in SECTIONS[1:]},
     }
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 @torch.no_grad()

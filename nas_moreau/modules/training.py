@@ -25,6 +25,7 @@ from nas_moreau.runs import RunFolder
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
 from nas_moreau.training.loop import Loop, run_in
+from nas_moreau.training.signals import NonFinite
 
 
 class PlainTraining:
@@ -130,8 +131,8 @@ class Row:
         kind: "found", "random", or the name of other choices.
         choices: Decision -> option.
         seed: Of the training.
-        loss: On the held-out samples.
-        metric: On the held-out samples; None without a metric.
+        loss: On the held-out samples; infinite if the training, the loss or the metric was not finite.
+        metric: On the held-out samples, minus infinity then; None without a metric.
     """
 
     kind: str
@@ -159,7 +160,7 @@ class RandomComparison:
     steps: int
 
     def scores(self, kind: str) -> list[float]:
-        """Returns the scores of a kind: the metric, or the negative loss."""
+        """Returns the scores of a kind: the metric, or the negative loss; minus infinity if it was not finite."""
         return [row.score for row in self.rows if row.kind == kind]
 
     def mean(self, kind: str) -> float:
@@ -167,8 +168,16 @@ class RandomComparison:
         return statistics.fmean(self.scores(kind))
 
     def p(self, kind: str = "random") -> float | None:
-        """Returns the two-sided p-value of the difference of the found choices' mean from that of a kind."""
-        return permutation_p_value(self.scores("found"), self.scores(kind))
+        """Returns the two-sided p-value of the difference of the found choices' mean from that of a kind.
+
+        Trainings that were not finite count as the worst of the others.
+        """
+        pairs = self.scores("found"), self.scores(kind)
+        finite = [score for scores in pairs for score in scores if math.isfinite(score)]
+        if not finite:
+            return None
+        found, others = ([max(score, min(finite)) for score in scores] for scores in pairs)
+        return permutation_p_value(found, others)
 
     @property
     def beats_random(self) -> bool:
@@ -183,23 +192,33 @@ class RandomComparison:
             {
                 "kind": kind,
                 "n": len(self.scores(kind)),
-                "mean": self.mean(kind),
-                "std": statistics.stdev(self.scores(kind)) if len(self.scores(kind)) > 1 else None,
+                "mean": _finite(self.mean(kind)),
+                "std": _spread(self.scores(kind)),
                 "p": None if kind == "found" else self.p(kind),
             }
             for kind in kinds
         ]
-        return {"steps": self.steps, "rows": [vars(row) for row in self.rows], "summary": summary}
+        rows = [{**vars(row), "loss": _finite(row.loss), "metric": _finite(row.metric)} for row in self.rows]
+        return {"steps": self.steps, "rows": rows, "summary": summary}
 
     def __str__(self) -> str:
         score = "loss" if self.rows[0].metric is None else "metric"
-        lines = [f"held-out {score} after {self.steps} steps"]
+        lines, sign = [f"held-out {score} after {self.steps} steps"], -1 if score == "loss" else 1
         for entry in self.to_dict()["summary"]:
             spread = "" if entry["std"] is None else f" +- {entry['std']:.4g}"
             p = "" if entry["p"] is None else f", p = {entry['p']:.3g}"
-            mean = -entry["mean"] if score == "loss" else entry["mean"]
-            lines.append(f"  {entry['kind']}: {mean:.4g}{spread} (n = {entry['n']}{p})")
+            mean = "not finite" if entry["mean"] is None else f"{sign * entry['mean']:.4g}"
+            lines.append(f"  {entry['kind']}: {mean}{spread} (n = {entry['n']}{p})")
         return "\n".join(lines)
+
+
+def _finite(value: float | None) -> float | None:
+    """Returns a number as JSON takes it: None if it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _spread(scores: list[float]) -> float | None:
+    return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
 
 def compare_choices(
@@ -222,7 +241,12 @@ def compare_choices(
             seed = seed_for(setup.config.seed, f"training of {kind}", number)
             network = network_of(choices)
             torch.manual_seed(seed)
-            found = train_plain(network, setup, steps, seed)
-            loss = found["loss"] if math.isfinite(found["loss"]) else math.inf
-            rows.append(Row(kind, dict(choices), number, loss, found.get("metric")))
+            try:
+                found = train_plain(network, setup, steps, seed)
+            except NonFinite:  # one that diverges is a result too
+                found = Evaluated(loss=math.inf)
+            loss, metric = found["loss"], None if setup.metric is None else found.get("metric", -math.inf)
+            if not (math.isfinite(loss) and (metric is None or math.isfinite(metric))):
+                loss, metric = math.inf, None if metric is None else -math.inf
+            rows.append(Row(kind, dict(choices), number, loss, metric))
     return RandomComparison(tuple(rows), steps)

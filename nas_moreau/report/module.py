@@ -14,6 +14,7 @@ from nas_moreau.report.record import configuration_section, cost_section, enviro
 from nas_moreau.runs.board import chart_group
 from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.history import Run, Stage
+from nas_moreau.runs.plain_files import read_json
 
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "parameters": ("parameters", count),
@@ -73,7 +74,8 @@ def _choices(search: Stage) -> str:
     if not weights:
         return ""
     strongest = {name: max(options, key=lambda option: options[option]) for name, options in weights.items()}
-    chosen = search.result.get("choices") or strongest
+    # choices.json is that of the last epoch, which keeps the limits
+    chosen = search.result.get("choices") or (read_json(search.path / "choices.json") or {}).get("choices") or strongest
     places: dict[str, list[str]] = {}
     for place, name in (search.result.get("places") or {}).items():
         places.setdefault(name, []).append(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -142,9 +143,10 @@ class EvaluateResult:
         return self.evaluation.loss
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON of an evaluation: split, accuracy, loss, samples."""
+        """Returns the JSON of an evaluation: split, accuracy, loss (None if it is not finite), samples."""
         found = self.evaluation
-        return {"split": self.split, "accuracy": found.accuracy, "loss": found.loss, "samples": found.samples}
+        loss = found.loss if math.isfinite(found.loss) else None
+        return {"split": self.split, "accuracy": found.accuracy, "loss": loss, "samples": found.samples}
 
     def file(self) -> bytes:
         """Returns evaluation.json: `to_dict`, class names, confusion matrix and the accuracy of each class."""

@@ -289,7 +289,8 @@ def _or_stop(job: Job, loop: Loop, work: Callable[[], T]) -> T:
         received = loop.stop_requested()  # also waits until rank 0 has saved
         folder.status("interrupted", step=job.counters.step)
         folder.log(f"{job.name}: stopped by a signal at step {job.counters.step}")
-        raise Interrupted(received, str(folder.path)) from None
+        nowhere = distributed.run_on_rank0(lambda: folder.silent)
+        raise Interrupted(received, None if nowhere else str(folder.path)) from None
 
 
 def _train(job: Job, loop: Loop) -> None:

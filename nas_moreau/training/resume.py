@@ -190,6 +190,8 @@ def _load(folder: RunFolder) -> tuple[dict[str, Any], str] | None:
     """Returns what rank 0 reads, on all ranks: they need no common file system."""
 
     def read() -> tuple[dict[str, Any], str] | None:
+        if folder.silent:  # nothing is written; its path is that of the working folder
+            return None
         settle(folder.path)
         return own_checkpoint(folder.path)
 

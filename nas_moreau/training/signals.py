@@ -11,11 +11,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "
 
 
 class Interrupted(Exception):
-    """A signal arrived; the step was finished and everything is saved."""
+    """A signal arrived; the step was finished and everything is saved, if there is a folder."""
 
-    def __init__(self, number: int, folder: str):
+    def __init__(self, number: int, folder: str | None):
         self.number, self.folder = number, folder
-        super().__init__(f"Stopped by {signal.Signals(number).name}; everything is saved in {folder}.")
+        saved = "nothing is saved: there is no run folder" if folder is None else f"everything is saved in {folder}"
+        super().__init__(f"Stopped by {signal.Signals(number).name}; {saved}.")
 
 
 class NonFinite(Exception):

@@ -9,7 +9,8 @@ from torch import nn
 
 from nas_moreau import Choice, InputError, search_module
 from nas_moreau.modules import Depth, Width
-from nas_moreau.modules.costs import Costs, CostTable, OptionCost, count_macs
+from nas_moreau.modules.cost_table import Costs, CostTable, OptionCost
+from nas_moreau.modules.costs import count_macs
 from nas_moreau.modules.limits import Limited
 
 FEW = dict(steps=2, batch_size=4)
@@ -188,3 +189,73 @@ def test_wrong_costs_end_in_one_sentence(name):
     keywords, cure = WRONG[name]
     with pytest.raises(InputError, match=cure):
         search_module(Priced(), squares, torch.randn(40, 2, 20), **keywords, **FEW)
+
+
+class Shared(nn.Module):
+    """A layer that is also an option, one layer in two places of a decision, and a loss that calls the module twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, both = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.again = Choice({"layer": self.layer, "same": nn.Identity()})
+        self.twice = nn.ModuleList(Choice({"both": both, "same": nn.Identity()}, name="twice") for _ in range(2))
+        self.kinds = nn.ModuleDict(
+            {
+                "outer": Choice({"none": nn.Identity(), "act": Choice({"relu": nn.ReLU(), "prelu": nn.PReLU(6)})}),
+                "wide": Choice(Width([nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)], [2, 8])),
+            }
+        )
+
+    def forward(self, x):
+        for part in (self.layer, self.again, *self.twice, *self.kinds.values()):
+            x = part(x)
+        return x
+
+
+def apart(net, batch):
+    return (net(batch) - net(batch + 0.1) + net(batch - 0.1)).square().mean()
+
+
+def test_shared_parameters_and_a_loss_with_several_calls_are_counted_as_in_one_call_of_the_module():
+    found = search_module(Shared(), apart, torch.randn(40, 6), device="cpu", **FEW)
+    call = type(found.setup.checked.call)((torch.zeros(1, 6),), {})
+    for choices in every(found):
+        network, costs = found.network(choices=choices), found.costs(choices)
+        assert costs["parameters"] == sum(p.numel() for p in network.parameters()), choices
+        assert costs["macs"] == count_macs(network, call) and costs["ms"] > 0, choices
+
+
+@pytest.mark.parametrize("kind", ["ms", "macs", "parameters"])
+def test_the_weighing_of_a_front_goes_from_the_cheapest_to_the_dearest_module(kind, found):
+    costs = Costs(table_of(found, **MS), found.setup.places)
+    all_costs = [costs.of(found.picks(choices))[kind] - getattr(costs.table.base, kind) for choices in every(found)]
+    assert costs.extremes(kind) == pytest.approx((min(all_costs), max(all_costs)))
+    relative, names = costs.between(kind), found.setup.places.options
+    for extreme, expected in ((min, 0.0), (max, 1.0)):
+        picks = found.picks(extreme(every(found), key=lambda choices: costs.of(found.picks(choices))[kind]))
+        weights = {name: torch.eye(len(names[name]))[k] for name, k in picks.items()}
+        assert float(relative(weights)) == pytest.approx(expected, abs=1e-6)
+
+
+def act_of(**options):
+    return nn.Sequential(nn.Linear(2, 3), Choice(options), nn.Linear(3, 1))
+
+
+def test_a_measured_table_is_of_the_options_and_sizes_that_it_was_measured_on(tmp_path):
+    data = torch.randn(30, 2)
+    table = search_module(act_of(a=nn.Linear(3, 3), b=nn.ReLU()), squares, data, **FEW).cost_table
+    table.save(tmp_path / "costs.json")
+    others = act_of(b=nn.ReLU(), a=nn.Linear(3, 3)), act_of(a=nn.Linear(3, 3, bias=False), b=nn.ReLU())
+    for other in others:
+        with pytest.raises(InputError, match="Measure again"):
+            search_module(other, squares, data, costs=tmp_path / "costs.json", max_ms=100, **FEW)
+
+
+def test_a_resumed_search_keeps_its_costs(tmp_path):
+    net, data = act_of(a=nn.Linear(3, 3), b=nn.ReLU()), torch.randn(30, 2)
+    keywords = dict(penalty={"parameters": 0.1}, output=tmp_path / "run", **FEW)
+    table = search_module(net, squares, data, **keywords).cost_table
+    assert search_module(net, squares, data, costs=table, resume=True, **keywords).choices
+    dearer = CostTable(table.base, {p: [OptionCost(9, 9, 9.0) for _ in c] for p, c in table.options.items()}, "by hand")
+    with pytest.raises(InputError, match="Leave costs out"):
+        search_module(net, squares, data, costs=dearer, resume=True, **keywords)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as f
 
-from nas_moreau import Choice
+from nas_moreau import Choice, search_module
 from nas_moreau.errors import InputError
 from nas_moreau.modules import Front, pareto
 from nas_moreau.modules.front import Point
@@ -127,3 +127,60 @@ def test_trainings_that_diverge_are_refused_or_left_out(given):
         pareto(*given, steps=3, **{**SETTINGS, "search": {"weights": {"lr": 1e30}}})
     some = front_of([(1, 4), (2, math.inf)])
     assert [point["loss"] for point in some.to_dict()["points"]] == [4, None] and "<svg" in render_front(some, "a")
+
+
+@pytest.mark.parametrize("steps", [0, -5, 2.5, "10", True])
+def test_wrong_steps_are_refused_before_anything_is_written(steps, given, tmp_path):
+    with pytest.raises(InputError, match="steps"):
+        pareto(*given, steps=steps, output=tmp_path / "front")
+    assert not (tmp_path / "front").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [(nn.Tanh(), nn.ReLU()), (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))]
+)
+def test_options_of_one_cost_are_refused(options, given):
+    net = nn.Sequential(nn.Linear(2, 2), Choice(dict(zip("ab", options))))
+    with pytest.raises(InputError, match="same parameters"):
+        pareto(net, *given[1:], steps=2, cost="parameters")
+
+
+def accuracy(net, batch):
+    return (net(batch[0]).argmax(-1) == batch[1]).float().mean()
+
+
+def test_a_front_is_continued_as_it_was_begun(given, tmp_path):
+    keywords = {**SETTINGS, "steps": 2, "output": tmp_path / "front"}
+    pareto(*given, **keywords)
+    for changed in ({"metric": accuracy}, {"steps": 3}, {"cost": "macs"}, {"seed": 1}):
+        with pytest.raises(InputError):
+            pareto(*given, **{**keywords, **changed}, resume=True)
+    with pytest.raises(InputError, match="not empty"):
+        pareto(*given, **keywords)
+    (tmp_path / "front/trained.json").write_text("{")
+    with pytest.raises(InputError, match=r"trained\.json"):
+        pareto(*given, **keywords, resume=True)
+
+
+class Exploding(nn.Module):
+    """NaN from its twentieth training step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        return self.layer(x) * torch.where(self.calls < 20, 1.0, math.nan)
+
+
+def test_a_module_that_diverges_in_its_training_is_the_worst_and_ends_nothing(given):
+    net = nn.Sequential(Choice({"boom": Exploding(), "linear": nn.Linear(2, 2)}, name="body"))
+    found = search_module(net, loss, given[2], steps=1)
+    others = {name: {"body": name} for name in ("boom", "linear")}
+    comparison = found.compare_random(2, steps=25, seeds=2, others=others)
+    assert comparison.mean("boom") == -math.inf < comparison.mean("linear") < 0
+    assert 0 < comparison.p("boom") <= 1 and "not finite" in str(comparison)
+    json.dumps(comparison.to_dict(), allow_nan=False)

@@ -1,6 +1,7 @@
 """Modules as people write them: Choices in plain lists, masks of -inf, assigned buffers, outputs of own types."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -168,3 +169,13 @@ def test_a_loss_that_holds_parameters_of_the_module_is_refused(rows):
     net = around(act())
     with pytest.raises(InputError, match=r"'0\.weight'"):
         search_module(net, Decaying(net[0]), rows, steps=2, device="cpu")
+
+
+def test_a_held_out_sample_that_is_nan_does_not_lose_the_search(rows, tmp_path):
+    validation = tuple(tensor[:2].clone() + 0.1 for tensor in rows)
+    validation[1][:] = torch.nan
+    keywords = dict(steps=3, device="cpu", output=tmp_path / "run", method="lower-only")
+    net = around(act())
+    first = search_module(net, squared, rows, validation, **keywords)
+    again = search_module(net, squared, rows, validation, resume=True, **keywords)
+    assert first.choices == again.choices and math.isnan(again.result.held_out["loss"])

@@ -11,6 +11,7 @@ from nas_moreau.runs import load_checkpoint
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.schedules import smaller_steps
 from nas_moreau.search.stage import search
+from nas_moreau.training.evaluate import EvaluateResult, Evaluation
 from nas_moreau.training.finite_guard import FiniteGuard, keep, select
 from nas_moreau.training.loop import Hook
 from nas_moreau.training.retrain import retrain
@@ -192,3 +193,9 @@ def test_a_retraining_goes_back_with_halved_steps(ema, tmp_path, config, tiny_da
     assert rates == pytest.approx([0.025, 0.25 * 0.025 * 0.75, 0.25 * 0.025 * 0.25])
     payload = load_checkpoint(tmp_path / "a" / "checkpoints")[0]
     assert payload["counters"]["rollbacks"] == 2 and all(t.isfinite().all() for t in payload["model"].values())
+
+
+def test_an_evaluation_that_is_not_finite_is_json():
+    result = EvaluateResult("test", Evaluation(float("nan"), 0.5, [[1, 0], [1, 0]], 2), ("a", "b"))
+    found = json.loads(result.file(), parse_constant=pytest.fail)
+    assert found["loss"] is None and found["accuracy"] == 0.5
