@@ -83,7 +83,7 @@ def _print_key(row: dict[str, Any]) -> None:
     presets = ", ".join(f"{name} {_yaml(value)}" for name, value in row["presets"].items())
     facts = [("type", row["type"]), ("default", _yaml(row["default"])), ("presets", presets or "none sets it")]
     print(row["key"])
-    print(textwrap.fill(row["meaning"], WIDTH, initial_indent="  ", subsequent_indent="  "))
+    print_rows([("", row["meaning"])])
     print_rows([(f"  {name}", text) for name, text in facts])
 
 

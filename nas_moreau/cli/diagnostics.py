@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import CONFIGURATION, configuration
-from nas_moreau.cli.output import note, print_rows, print_table
+from nas_moreau.cli.output import note, print_rows, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 
@@ -163,6 +163,6 @@ def doctor(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
         cures = [f"{row['what']}: {row['cure']}" for row in result["findings"] if row["cure"]]
-        print("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
+        print_text("\n".join(["", "what to do:", *(f"  {cure}" for cure in cures)] if cures else []))
         print("usable" if result["usable"] else "not usable as it is")
     return result

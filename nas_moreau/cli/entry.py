@@ -72,7 +72,7 @@ def build_parser() -> Parser:
     """Returns the parser of all verbs."""
     parser = Parser(
         prog="nas-moreau",
-        description="Search, retrain and use network cells with a single-loop Moreau-envelope bilevel method.",
+        description="Search, retrain and use network cells by a Moreau-envelope bilevel method.",
         epilog="start here:\n  nas-moreau run --preset smoke\n"
         "  nas-moreau run --preset cifar10 --data cifar10 --download",
         formatter_class=argparse.RawDescriptionHelpFormatter,

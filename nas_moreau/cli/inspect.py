@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import stage_folder
-from nas_moreau.cli.output import note, print_table
+from nas_moreau.cli.output import note, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
@@ -33,8 +33,10 @@ def show(args: argparse.Namespace) -> Any:
     if args.draw:
         draw(name, Path(args.draw))
         note(f"drawn: {args.draw}")
-    if not args.json:
-        print(text.rstrip())
+    if not args.json and name in preset_names():
+        print(text.rstrip())  # YAML, to be copied
+    elif not args.json:
+        print_text(text.rstrip())
     return data
 
 

@@ -71,6 +71,16 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print(line)
 
 
+def print_text(text: str) -> None:
+    """Prints lines; on a terminal each is folded between words, and its rest indented by two more columns."""
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        if len(line) > room > _NARROWEST:
+            line = textwrap.fill(line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        print(line)
+
+
 def print_next(reason: str, command: str) -> None:
     """Prints what to do next; the command stands alone in a line, to be copied."""
     print(f"\n{printable(reason)}:\n  {printable(command)}")

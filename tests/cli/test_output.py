@@ -2,7 +2,7 @@
 
 import sys
 
-from nas_moreau.cli.output import print_next, print_rows
+from nas_moreau.cli.output import print_next, print_rows, print_text
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
 
@@ -24,6 +24,20 @@ def test_a_terminal_folds_the_last_column_between_words(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "25")
     print_rows(rows)
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_terminal_folds_lines_between_words_under_their_indent(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = ["short", f"  {TEXT}", "/" + "x" * 80, TEXT]
+    print_text("\n".join(lines))
+    assert capsys.readouterr().out.splitlines() == lines
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_text("\n".join(lines))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "short" and "/" + "x" * 80 in printed
+    assert all(len(line) <= 60 for line in printed if "x" * 80 not in line)
+    assert printed[1].startswith("  u") and printed[2].startswith("    ") and not printed[2].startswith("     ")
+    assert " ".join(" ".join(printed).split()) == " ".join(" ".join(lines).split())
 
 
 def test_a_command_stands_alone_in_its_line(capsys):
