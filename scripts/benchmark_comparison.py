@@ -60,7 +60,12 @@ def parts(spaces: Path, selection: bool) -> list[Part]:
         Part(
             "scale-1e-1", "Initial alphas a hundred times as large", "One seed.", [*one, "search.alphas.init_scale=0.1"]
         ),
-        Part("batch-96", "Batches of 96", "One seed.", [*one, "search.batch_size=96"]),
+        Part(
+            "adam",
+            "Alphas by Adam, batches of 32",
+            "One seed.",
+            [*one, "search.alphas.rule=adam", "search.batch_size=32"],
+        ),
         Part("order", "Operations in another order", "One seed.", [*one, f"space={shuffled_space(spaces)}"]),
     ]
     for space, heading in (("darts", "DARTS space, scaled"), *((f"robust_darts_s{n}", f"S{n}") for n in (2, 3, 4))):

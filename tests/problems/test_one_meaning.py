@@ -12,6 +12,9 @@ from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.search.methods import build_method
 
 
+AIM = torch.tensor([3.0, 2.0], dtype=torch.float64)  # two entries: a step on the simplex moves them apart
+
+
 def tuned(task, name):
     return METHODS[name].build(tuned_step_sizes(task, 10, METHODS[name]))
 
@@ -31,17 +34,17 @@ def evaluations(method):
 
     def counted(name, value):
         def objective(x, y, batch):
-            calls.append((name, float(x[0].detach()) != 1.0))
-            return value(x[0], y[0])
+            calls.append((name, float(x[0][0].detach()) != 1.0))
+            return value(x[0], y[0]).sum()
 
         return objective
 
     problem = Bilevel(
-        counted("F", lambda x, y: (x - 3) ** 2 + y**2),
+        counted("F", lambda x, y: (x - AIM) ** 2 + y**2),
         counted("f", lambda x, y: (y - x) ** 2),
         f_theta=counted("f at theta", lambda x, y: (y - x) ** 2),
     )
-    start = [torch.ones((), dtype=torch.float64)]
+    start = [torch.ones(2, dtype=torch.float64)]
     state = method.init(problem, start, start)
     calls.clear()
     method.step(problem, start, start, state)
@@ -62,8 +65,10 @@ def test_moreau_is_the_lagged_order_everywhere(context):
 
 
 def step_of(method):
-    problem = Bilevel(lambda x, y, b: (x[0] - 3) ** 2 + y[0] ** 2, lambda x, y, b: (y[0] - x[0]) ** 2)
-    start = [torch.ones((), dtype=torch.float64)]
+    problem = Bilevel(
+        lambda x, y, b: ((x[0] - AIM) ** 2 + y[0] ** 2).sum(), lambda x, y, b: ((y[0] - x[0]) ** 2).sum()
+    )
+    start = [torch.ones(2, dtype=torch.float64)]
     return method.step(problem, start, start, method.init(problem, start, start))[3]
 
 
@@ -72,7 +77,8 @@ def test_directions_are_checked_with_the_constants_of_the_shipped_preset():
     info = step_of(check_hypergradient.recorded("moreau", check_hypergradient.preset_search()).method)
     moreau = shipped.moreau
     assert (info.gamma, info.c) == (moreau.gamma, moreau.c)
-    assert (info.alpha, info.beta) == (shipped.alphas.lr, moreau.c / (1 + moreau.c) * shipped.weights.lr)
+    step = shipped.alphas.lr if shipped.alphas.rule == "adam" else shipped.alphas.step
+    assert (info.alpha, info.beta) == (step, moreau.c / (1 + moreau.c) * shipped.weights.lr)
     assert check_hypergradient.preset_search().moreau == moreau
 
 
