@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from nas_moreau.architecture.spaces.genotype import Genotype
 from nas_moreau.architecture.spaces.percentile import limit
+from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
 from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
-from nas_moreau.report.html import definition_list, details, figure, header, page, paragraph, section, table
+from nas_moreau.report.html import definition_list, details, drawing, figure, header, page, paragraph, section, table
 from nas_moreau.report.record import configuration_section, environment_section
 from nas_moreau.report.significance import ranking
 from nas_moreau.runs.atomic import write_atomic
@@ -142,7 +145,8 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
     stage = Stage(folder, "compare")
     parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _percentiles(result)]
     parts.append(_ranking(result))
-    parts += [_cost(result, curves), _conditions(result), _reading_guide(result), _every_cell(result)]
+    parts += [_best_cells(result), _cost(result, curves), _conditions(result), _reading_guide(result)]
+    parts.append(_every_cell(result))
     return page(
         f"{name} · comparison",
         [*parts, environment_section(stage.environment), configuration_section(stage.config)],
@@ -284,10 +288,28 @@ def _near(again: Mapping[str, Any]) -> str:
     )
 
 
+def _best_cells(result: Result) -> str:
+    """Returns a drawing of each method's best cell by the first figure that there is, the best method first."""
+    known = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
+    if not known:
+        return ""
+    key, best = known[0], dict[str, Mapping[str, Any]]()
+    for row in sorted(result["rows"], key=lambda row: -1.0 if row[key] is None else row[key], reverse=True):
+        if row[key] is not None:
+            best.setdefault(name_of(row), row)
+    shown = [
+        f"<h3>{escape(name)}: {cent(row[key])} %, seed {row['seed']}</h3>"
+        + drawing(draw_genotype(Genotype.from_json(row["genotype"])))
+        for name, row in best.items()
+    ]
+    note = paragraph(f"By {FIGURE_NAMES[key]}. One cell of many: what a method finds on average stands above.")
+    return section("best-cells", "The best cell of each method", note + "".join(shown))
+
+
 def _every_cell(result: Result) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
     head = ["method", "seed", *(f"{FIGURE_NAMES[key]} %" for key in keys), "supernet, held out %", "idle share"]
-    head.append("percentile")
+    head += ["percentile", "parameters", "search", "retraining"]
     rows = [
         [
             name_of(row),
@@ -295,6 +317,9 @@ def _every_cell(result: Result) -> str:
             *(cent(row[key]) for key in (*keys, "held_out_accuracy")),
             number(row["idle_share"]),
             number(row["percentile"], ".0f"),
+            number(row["parameters"], ",d"),
+            duration(row["search_seconds"]),
+            duration(row["retrain_seconds"]),
             row["verdict"],
             row["arch"] or row["digest"],
         ]

@@ -243,9 +243,18 @@ def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, 
     assert result.baselines[0]["mean"] == pytest.approx((20 + 6 * 29 / 5) / 100)
     page = (output / "compare.html").read_text()
     assert (
-        "seconds of the search" in page and "convolution-only" in page and "http" not in page.replace("www.w3.org", "")
+        "seconds of the search" in page
+        and "convolution-only" in page
+        and "http" not in page.replace("http://www.w3.org/", "")
     )
     assert len(read_table(output / "rows.csv")) == 5
+    drawn = page.partition('id="best-cells"')[2].partition("</section>")[0].split("<h3>")[1:]
+    best = {}
+    for line in sorted(result.rows, key=lambda line: line.table):
+        best[line.method] = line
+    assert len(drawn) == len(best) and all(part.count("<svg") == 1 for part in drawn)
+    for part, line in zip(drawn, sorted(best.values(), key=lambda line: -line.table)):
+        assert part.startswith(line.method) and f"seed {line.seed}<" in part
 
 
 def test_without_a_table_every_cell_is_retrained_by_one_recipe(images, here, tmp_path):

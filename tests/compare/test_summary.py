@@ -2,6 +2,7 @@
 
 import pytest
 
+from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.compare.conditions import Conditions
 from nas_moreau.compare.protocol import Comparison
 from nas_moreau.compare.rows import Row
@@ -95,7 +96,8 @@ def test_cells_near_the_best_of_the_table_are_counted():
 
 def test_the_page_escapes_hostile_names(tmp_path):
     hostile = "<script>alert(1)</script>$x$&"
-    rows = [row(hostile, 0, table=0.5, search="x", arch=hostile)]
+    cell = published_cell("DARTS_V2").to_dict()
+    rows = [row(hostile, 0, table=0.5, search="x", arch=hostile, genotype=cell)]
     result = Comparison(
         rows,
         summarise(rows, [hostile], hostile, []),

@@ -11,7 +11,6 @@ from nas_moreau.problems import method_for, quadratic
 from nas_moreau.problems.step_sizes import tuned_step_sizes
 from nas_moreau.search.methods import build_method
 
-
 AIM = torch.tensor([3.0, 2.0], dtype=torch.float64)  # two entries: a step on the simplex moves them apart
 
 
@@ -65,9 +64,7 @@ def test_moreau_is_the_lagged_order_everywhere(context):
 
 
 def step_of(method):
-    problem = Bilevel(
-        lambda x, y, b: ((x[0] - AIM) ** 2 + y[0] ** 2).sum(), lambda x, y, b: ((y[0] - x[0]) ** 2).sum()
-    )
+    problem = Bilevel(lambda x, y, b: ((x[0] - AIM) ** 2 + y[0] ** 2).sum(), lambda x, y, b: ((y[0] - x[0]) ** 2).sum())
     start = [torch.ones(2, dtype=torch.float64)]
     return method.step(problem, start, start, method.init(problem, start, start))[3]
 
