@@ -51,11 +51,13 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     from nas_moreau.export.formats import export as write
 
     if args.untrained:
-        network, output = _untrained(args)
+        with heartbeat(f"building {args.run}"):
+            network, output = _untrained(args)
     else:
         if (args.overrides or args.preset or args.config or args.data) or not Path(args.run).exists():
             raise _refusal(args)
-        network = _classifier(args.run)
+        with heartbeat(f"loading {args.run}"):
+            network = _classifier(args.run)
         folder = Path(args.run) if classifier.is_export(args.run) else stage_folder(args.run, "retrain")
         output = folder / f"export-{args.format}"
     with heartbeat(f"writing and checking {args.format}"):

@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
 
+from nas_moreau.report.format import duration
 from nas_moreau.text import printable
 
 BAR_SECONDS, FIRST_SECONDS, PLAIN_SECONDS = 1.0, 5.0, 10.0
@@ -45,14 +46,20 @@ class Heartbeat:
         """Shows the sign of life if it is due; called about once a second."""
         with self._lock:
             now = self._clock()
-            line = f"{printable(self._text)} ... {duration(now - self._began)}"
+            line = f"{printable(self._text)} ... {duration(int(now - self._began), digits=0)}"
             if self._terminal and now - self._printed >= BAR_SECONDS:
-                width = os.get_terminal_size(self._stream.fileno()).columns if self._stream.fileno() >= 0 else 80
-                self._write(f"\r\x1b[K{line[: max(width - 1, 1)]}")
+                self._write(f"\r\x1b[K{line[: self._width() - 1]}")
                 self._drawn = True
             elif not self._terminal and now - self._printed >= self._next:
                 self._write(f"{line}\n")
                 self._printed, self._next = now, PLAIN_SECONDS
+
+    def _width(self) -> int:
+        """Returns the columns of the terminal; some do not report any."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
 
     def close(self) -> None:
         """Removes the line from a terminal."""
@@ -67,14 +74,6 @@ class Heartbeat:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as a text: "12 s", "3 min 20 s", "2 h 5 min"."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 _beating: list[Heartbeat] = []
@@ -100,8 +99,9 @@ def heartbeat(text: str) -> Iterator[Callable[[], None]]:
     shown, over = Heartbeat(text), threading.Event()
 
     def work() -> None:
-        while not over.wait(1.0):
-            shown.beat()
+        with suppress(OSError, ValueError):  # who reads is gone: the command itself meets that, and reports it
+            while not over.wait(1.0):
+                shown.beat()
 
     def end() -> None:
         if shown in _beating:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import stage_folder
@@ -13,7 +13,10 @@ from nas_moreau.cli.output import note, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
-from nas_moreau.text import specification
+from nas_moreau.text import printable, specification
+
+if TYPE_CHECKING:
+    from nas_moreau.runs.history import Stage
 
 
 @verb(
@@ -76,6 +79,8 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
     )
     from nas_moreau.runs.history import network_sizes
 
+    if (module := _search_in_module(name)) is not None:
+        return _choices(module, why)
     if why:
         rows = explain_search(name)
         genotype = load_genotype(name)
@@ -103,6 +108,29 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
     return "\n".join(lines + percentile_lines(genotype) + search_lines(name)), genotype.to_dict()
 
 
+def _search_in_module(name: str) -> Stage | None:
+    """Returns the run in a folder if it is a search inside a module."""
+    from nas_moreau.runs.history import Stage
+
+    stage = Stage(Path(name))
+    return stage if (stage.path / "status.json").is_file() and stage.status.get("stage") == "module" else None
+
+
+def _choices(search: Stage, why: bool) -> tuple[str, Any]:
+    """Returns (text, data) of the choices in a module; with `why` the weights of all options."""
+    from nas_moreau.report.module import choices_of
+
+    weights, chosen = choices_of(search)
+    if not weights:
+        raise InputError(f"{search.path} has no choices yet.", "Wait for its first epoch.")
+    lines = [f"module {(search.config.get('module') or {}).get('class', '?')}: {search.verdict or search.state}"]
+    for name, found in chosen.items():
+        ranked = sorted(weights[name], key=lambda other: -weights[name][other]) if why else [found]
+        shown = ", ".join(f"{other} {weights[name][other]:.2f}" for other in ranked)
+        lines.append(f"{name}: {found}  ({shown})" if why else f"{name}: {shown}")
+    return "\n".join(map(printable, lines)), {"choices": chosen, "weights": weights}
+
+
 def draw(name: str, target: Path) -> None:
     """Draws the cells of a genotype or run and their network into an .svg or .png file.
 
@@ -111,18 +139,23 @@ def draw(name: str, target: Path) -> None:
     """
     from nas_moreau.architecture.spaces.zoo import load_genotype
     from nas_moreau.drawing.cell import genotype_scene
+    from nas_moreau.drawing.choices import choices_scene
     from nas_moreau.drawing.network import add_network
     from nas_moreau.drawing.scene_png import paint_png
     from nas_moreau.drawing.scene_svg import paint_svg
+    from nas_moreau.report.module import choices_of
     from nas_moreau.runs.history import find_search, network_sizes
 
     if target.suffix not in (".svg", ".png"):
         raise InputError(f"Unknown kind of drawing '{target.name}'.", "Use a name that ends in .svg or .png.")
-    genotype, folder = load_genotype(name), Path(name)
-    search = find_search(folder)
-    alphas = search.final_alphas if search is not None and search.genotype == genotype else None
-    scene = genotype_scene(genotype, alphas)
-    add_network(scene, genotype, network_sizes(genotype, folder))
+    if (module := _search_in_module(name)) is not None:
+        scene = choices_scene(*choices_of(module))
+    else:
+        genotype, folder = load_genotype(name), Path(name)
+        search = find_search(folder)
+        alphas = search.final_alphas if search is not None and search.genotype == genotype else None
+        scene = genotype_scene(genotype, alphas)
+        add_network(scene, genotype, network_sizes(genotype, folder))
     try:
         target.write_bytes(paint_svg(scene).encode() if target.suffix == ".svg" else paint_png(scene))
     except OSError as error:
@@ -155,7 +188,8 @@ def _check_images(args: argparse.Namespace) -> dict[str, Any]:
     """Prints what a data specification reads; its notes are printed as they are for a run."""
     from nas_moreau.data import describe_data, load_data
 
-    found = describe_data(load_data(args.file, image_size=args.image_size))
+    with heartbeat(f"reading {args.file}"):
+        found = describe_data(load_data(args.file, image_size=args.image_size))
     height, width = found["image_size"]
     if not args.json:
         print(f"{found['channels']} x {height} x {width} (channels, height, width)")

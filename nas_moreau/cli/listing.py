@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.output import note, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
@@ -146,7 +147,8 @@ def list_all(args: argparse.Namespace) -> list[Row]:
             if other
             else unknown("kind", args.what, KINDS)
         )
-    rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
+    with heartbeat(f"listing {args.what}"):
+        rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
     if not args.json:
         head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading
         shown = [tuple(str(value) for value in row.values()) for row in rows]

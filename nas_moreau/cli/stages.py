@@ -151,7 +151,8 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
     config = _derivation(args, run_config(folders[0]))
     if args.write and len(folders) > 1:
         raise InputError("The cell of several searches belongs to no single run folder.", "Leave --write out.")
-    found = derive_run(folders[0], config, report=note) if len(folders) == 1 else derive_ensemble(folders, config)
+    with heartbeat(f"deriving from {', '.join(args.runs)} by the rule {config.derive.rule}"):
+        found = derive_run(folders[0], config, report=note) if len(folders) == 1 else derive_ensemble(folders, config)
     result = found.to_dict()
     if found.before is not None:
         note(f"before (the space's rule): {found.before.digest()}")

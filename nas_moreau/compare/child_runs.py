@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, p
     """
     waiting = iter(chains)
     failed: list[str] = []
-    quiet = jobs > 1 or distributed.world_size() > 1
+    # with --quiet standard error is the null device, which a command started here would not write to by itself
+    quiet = jobs > 1 or distributed.world_size() > 1 or getattr(sys.stderr, "name", None) == os.devnull
     active: list[_Active] = []
     more = True
     try:

@@ -20,7 +20,7 @@ from nas_moreau.modules.found import Found
 from nas_moreau.modules.limits import check_limits
 from nas_moreau.modules.pricing import Priced, check_penalty
 from nas_moreau.modules.result import ModuleResult
-from nas_moreau.modules.setup import EPOCHS, ModuleSetup, build_module_search, module_data, module_identity
+from nas_moreau.modules.setup import ModuleSetup, build_module_search, epochs_of, module_data, module_identity
 from nas_moreau.modules.subject import ChoiceSearch, choice_files, random_picks
 from nas_moreau.report import write_report
 from nas_moreau.runs import RunFolder
@@ -81,7 +81,8 @@ def search_module(
     """Searches for the options of every `Choice` in a module and returns what was found.
 
     The module is copied and stays as it is. Weights and alphas are trained together by a bilevel method: the weights on
-    one part of the data, the alphas on another, and a third part is held out for the accuracy that is reported.
+    one part of the data, the alphas on another, and a third part is held out for the accuracy that is reported. Under
+    torchrun the processes share every batch; BatchNorm uses the rows of each process.
 
     Args:
         module: Holds at least one Choice.
@@ -203,7 +204,7 @@ def module_config(steps: int, method: str, seed: int, device: str, sections: Map
     rate = min(max(TOTAL_STEP / steps, RATES[0]), RATES[1])
     search.setdefault("beta", BETA)
     search["alphas"] = {"lr": rate, "lr_min": rate, **dict(search.get("alphas", {}))}
-    search |= {"method": method, "epochs": min(steps, EPOCHS)}
+    search |= {"method": method, "epochs": epochs_of(steps)[0]}
     own = {name: dict(sections.get(name, {})) for name in SECTIONS[1:]}
     config = make_config({"seed": seed, "device": device, **own, "search": search}, "search_module")
     refuse_float16(config.performance)

@@ -31,6 +31,16 @@ EPOCHS = 10
 """A search is divided into as many epochs, each with an evaluation and a checkpoint, whatever the size of the data."""
 
 
+def epochs_of(steps: int) -> tuple[int, int]:
+    """Returns number and steps of the epochs: the last one may be shorter, and learning rates reach their ends in it.
+
+    Args:
+        steps: Steps of the search.
+    """
+    each = -(-steps // EPOCHS)
+    return -(-steps // each), each
+
+
 @dataclass(frozen=True)
 class ModuleData:
     """The parts of the data, as batches.
@@ -274,7 +284,7 @@ def build_module_search(
         posed=_posed(config, whole, checked, x),
         data=data,
         initial={name: t.detach().clone() for name, t in {**weights, **dict(whole.named_buffers())}.items()},
-        epoch_steps=-(-steps // EPOCHS),
+        epoch_steps=epochs_of(steps)[1],
         total_steps=steps,
         metric=metric,
     )

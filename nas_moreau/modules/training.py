@@ -19,7 +19,7 @@ from nas_moreau.modules.check import Checked, evaluate_once
 from nas_moreau.modules.choice import Places
 from nas_moreau.modules.problem import WithLoss, module_problem
 from nas_moreau.modules.samples import Stream
-from nas_moreau.modules.setup import ModuleSetup, mean_on
+from nas_moreau.modules.setup import ModuleSetup, epochs_of, mean_on
 from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.runs import RunFolder
 from nas_moreau.search.engine import SearchJob
@@ -100,7 +100,8 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     numbers = sorted({*lower.numbers, *upper.numbers}) if lower.samples is upper.samples else lower.numbers
     size = lower.batch_size
     stream = Stream(lower.samples, numbers, size, seed, "training", Shard(0, size, size), lower.device)
-    search = setup.config.search.model_copy(update={"method": "lower-only"})
+    epochs, epoch_steps = epochs_of(steps)
+    search = setup.config.search.model_copy(update={"method": "lower-only", "epochs": epochs})
     config = setup.config.model_copy(update={"search": search, "seed": seed})
     # a loss that is a module is trained with each network
     whole, places = WithLoss(network.train(), copy.deepcopy(setup.whole.loss)), Places({}, {}, {})
@@ -114,7 +115,7 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
         posed=module_problem(whole, places, [], rebound=rebound),
         data=replace(setup.data, lower=stream, upper=stream),
         initial={},
-        epoch_steps=-(-steps // search.epochs),
+        epoch_steps=epoch_steps,
         total_steps=steps,
         metric=setup.metric,
     )

@@ -48,12 +48,12 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Returns a time in seconds, minutes or hours."""
+def duration(seconds: float | None, digits: int = 1) -> str:
+    """Returns a time in seconds (below a minute, with that many digits), minutes or hours."""
     if seconds is None:
         return DASH
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -60,6 +60,19 @@ def _tiles(search: Stage) -> str:
     return tiles([(form(value), title, note) for value, form, title, note in numbers if value is not None])
 
 
+def choices_of(search: Stage) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Returns the weights (decision -> option -> softmax weight) and the chosen options of a search inside a module.
+
+    Args:
+        search: Its folder; while it is not finished, those of the last epoch.
+    """
+    weights = _weights(search)
+    strongest = {name: max(options, key=lambda option: options[option]) for name, options in weights.items()}
+    # choices.json is that of the last epoch, which keeps the limits
+    chosen = search.result.get("choices") or (read_json(search.path / "choices.json") or {}).get("choices") or strongest
+    return weights, {name: chosen[name] for name in weights}
+
+
 def _weights(search: Stage) -> dict[str, dict[str, float]]:
     found = search.result.get("weights")
     if found:
@@ -70,12 +83,9 @@ def _weights(search: Stage) -> dict[str, dict[str, float]]:
 
 
 def _choices(search: Stage) -> str:
-    weights = _weights(search)
+    weights, chosen = choices_of(search)
     if not weights:
         return ""
-    strongest = {name: max(options, key=lambda option: options[option]) for name, options in weights.items()}
-    # choices.json is that of the last epoch, which keeps the limits
-    chosen = search.result.get("choices") or (read_json(search.path / "choices.json") or {}).get("choices") or strongest
     places: dict[str, list[str]] = {}
     for place, name in (search.result.get("places") or {}).items():
         places.setdefault(name, []).append(place)

@@ -143,13 +143,11 @@ def metrics_row(job: SearchJob, cells: CellSearch, found: EpochEvaluation) -> di
 
 
 def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: dict[str, Any]) -> None:
-    """Logs the epoch to TensorBoard: layout and training images once, curves, heat maps, the cell if it has changed."""
+    """Logs the epoch to TensorBoard: the page's layout once, curves, and what `draw_epoch` shows."""
     monitor = job.loop.monitor
     if row["epoch"] == 0:
         learned = parse_method(job.setup.config.search.method).learns_alphas
         monitor.layout(board_layout(row, found.table if learned else None))
-        if job.description is not None:
-            log_training_images(monitor, job.setup.lower, job.description["classes"], job.counters.step)
     job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
     job.loop.log(job, edge_curves(found.table))
     if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:
@@ -158,10 +156,12 @@ def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: di
 
 
 def draw_epoch(job: SearchJob, cells: CellSearch, table: AlphaTable, genotype: Genotype) -> None:
-    """Shows the softmax weights as heat maps, and the cell if it was another one before this step."""
+    """Shows the softmax weights as heat maps, the cell if it was another one, and once the training images."""
     monitor, step = job.loop.monitor, job.counters.step
     if not monitor.tensorboard:
         return
+    if step == min(job.epoch_steps, job.total_steps) and job.description is not None:
+        log_training_images(monitor, job.setup.lower, job.description["classes"], step)
     for name, rows in table.cells.items():
         monitor.image(f"softmax_weights/{name}", draw_heat_map(rows, genotype.cells[name].edges), step)
     if cells.drawn[1] == step:

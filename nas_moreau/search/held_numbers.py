@@ -18,7 +18,7 @@ class HeldNumbers:
     Args:
         sizes: Step sizes as numbers or functions of k.
         total_steps: Steps of the search, for the progress.
-        like: A tensor of the device and type to hold them in.
+        like: A tensor of the device, and of the type if that is float32 or float64 (else float32), to hold them in.
 
     Attributes:
         sizes: The same step sizes, whose functions return the held tensors at the present step, numbers at others.
@@ -31,7 +31,9 @@ class HeldNumbers:
         if not isinstance(sizes.c, str):
             functions["c"] = lambda k: penalty_at(sizes.c, sizes.p, k)
         self._functions = {"progress": lambda k: k / total_steps, **functions}
-        self._held = torch.zeros(len(self._functions), dtype=like.dtype, device=like.device)
+        # a half-precision weight would round step sizes to three digits
+        kept = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
+        self._held = torch.zeros(len(self._functions), dtype=kept, device=like.device)
         self.progress, *held = self._held.unbind()
         self._step = -1
         self.sizes = sizes._replace(**{n: self._function(functions[n], t) for n, t in zip(functions, held)})

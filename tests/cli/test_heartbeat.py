@@ -1,6 +1,10 @@
 """Commands that work for long show that they do; --quiet prints the result and errors alone."""
 
 import io
+import json
+import os
+import sys
+import threading
 import time
 
 import pytest
@@ -8,7 +12,11 @@ import pytest
 from nas_moreau.architecture import load_genotype
 from nas_moreau.cli import entry as cli
 from nas_moreau.cli import heartbeat as module
-from nas_moreau.cli.heartbeat import Heartbeat, duration, heartbeat, note
+from nas_moreau.cli import listing
+from nas_moreau.cli.heartbeat import Heartbeat, heartbeat, note
+from nas_moreau.compare import child_runs
+from nas_moreau.errors import InputError
+from nas_moreau.training.signals import StopRequest
 
 
 class Clock:
@@ -72,9 +80,49 @@ def test_messages_in_the_context_go_through_it(capsys, monkeypatch):
     assert text.count("one") >= 2 and capsys.readouterr().err == "two\n"
 
 
-@pytest.mark.parametrize("seconds, text", [(12.7, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
+def test_a_terminal_without_a_width_gets_whole_lines(monkeypatch):
+    clock, stream = Clock(), Terminal()
+    shown = Heartbeat("loading what takes long", stream, clock)
+    monkeypatch.setattr(module.os, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
+    clock.now = 3
+    shown.beat()
+    assert "loading what takes long" in stream.getvalue()
+
+
+def test_a_reader_that_is_gone_ends_no_thread_with_a_traceback(monkeypatch):
+    tried, failures = threading.Event(), []
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            tried.set()
+            raise BrokenPipeError
+
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with heartbeat("waiting"):
+        assert tried.wait(20)
+    assert not failures
+
+
+def test_commands_that_load_show_it(capsys, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0.0)
+    shown = threading.Event()
+    monkeypatch.setattr(Heartbeat, "beat", lambda self: shown.set())
+    monkeypatch.setitem(listing.LISTS, "spaces", lambda: [{"name": str(shown.wait(20))}])
+    assert cli.main(["list", "spaces", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "True"}]
+
+
+def test_the_commands_of_a_comparison_are_quiet_too(tmp_path, capfd):
+    """What they print goes to their logs."""
+    log = tmp_path / "one.log"
+    command = child_runs.Command("one", ["show", "no-such-cell"], log)
+    for quiet in (False, True):
+        with module.silence(quiet), StopRequest() as stop, pytest.raises(InputError):
+            child_runs.run_all([iter([command])], 1, stop, str(tmp_path))
+        assert ("no-such-cell" in capfd.readouterr().err) is not quiet
+    assert "no-such-cell" in log.read_text()
 
 
 def test_quiet_prints_the_result_and_errors_alone(capsys, tmp_path):

@@ -55,6 +55,18 @@ def test_a_search_and_its_resumption(search, tmp_path):
     assert code == 0 and json.loads(printed.out)["choices"] == result["choices"]
 
 
+def test_show_prints_and_draws_the_choices(search, tmp_path, capsys):
+    output, drawing = tmp_path / "a", tmp_path / "choices.svg"
+    assert search("--steps", "3", "--output", str(output))[0] == 0
+    assert main(["show", str(output), "--why", "--draw", str(drawing)]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("act", "wide", "tanh", "relu", "skip")) and "<svg" in drawing.read_text()
+    assert main(["show", str(output), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["choices"] == json.loads((output / "choices.json").read_text())["choices"]
+    assert set(found["weights"]["act"]) == {"tanh", "relu"}
+
+
 def test_a_front(search, tmp_path):
     options = ["--pareto", "2", "--cost", "parameters", "--steps", "3", "--output", str(tmp_path / "a"), "--json"]
     code, printed = search(*options)

@@ -1,6 +1,7 @@
 """The search inside a module: literal steps, exact resume, every kind of data, and what is refused."""
 
 import json
+import math
 import os
 import signal
 
@@ -539,3 +540,14 @@ def test_wrong_uses_end_in_one_sentence(name, tmp_path):
     for text in named:
         assert caught.match(text)
     assert caught.value.cure and caught.value.cause.count(". ") == 0
+
+
+@pytest.mark.parametrize("steps", [3, 11, 15, 40])
+def test_learning_rates_reach_their_ends_whatever_the_number_of_steps(make_net, loss, samples, steps):
+    settings = dict(steps=steps, batch_size=4, search={"weights": {"lr": 0.1, "lr_min": 0.0}}, device="cpu")
+    rates = []
+    search_module(
+        make_net(), loss, samples, hooks=[Hook(on_epoch=lambda job, row: rates.append(row["weights_lr"]))], **settings
+    )
+    last = len(rates) - 1
+    assert rates[0] == 0.1 and rates[last] == pytest.approx(0.05 * (1 + math.cos(math.pi * last / (last + 1))))

@@ -23,6 +23,7 @@ from nas_moreau.report.significance import ranking
     [
         (duration, 0.04, "0.0 s"),
         (duration, 59.9, "59.9 s"),
+        (duration, 59.96, "1 min 00 s"),
         (duration, 61, "1 min 01 s"),
         (duration, 3599.6, "1 h 00 min"),
         (duration, 7322, "2 h 02 min"),
