@@ -93,8 +93,8 @@ def test_training_is_sgd_by_hand(found):
 
     numbers = sorted({*setup.data.lower.numbers, *setup.data.upper.numbers})
     stream = Stream(setup.data.lower.samples, numbers, 8, 7, "training", Shard(0, 8, 8), setup.device)
-    search = setup.config.search.model_copy(update={"method": "lower-only"})
-    rate = build_method(search, -(-4 // search.epochs))[1].weights_lr
+    search = setup.config.search.model_copy(update={"method": "lower-only", "epochs": 4})  # four steps: four epochs
+    rate = build_method(search, 1)[1].weights_lr
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=1.0, momentum=0.9, weight_decay=3e-4)
     for step in range(4):
         optimizer.param_groups[0]["lr"] = rate(step)
