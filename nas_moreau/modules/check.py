@@ -118,6 +118,46 @@ def evaluate_once(loss: ModuleLoss, module: nn.Module, batch: Any) -> tuple[Any,
     return value, frozenset(name for name, buffer in before.items() if after.get(name) is not buffer)
 
 
+def check_metric(metric: Callable[[nn.Module, Any], Any], module: nn.Module, batch: Any) -> None:
+    """Evaluates a metric once, so that a fault in it shows before the search.
+
+    Args:
+        metric: (module, batch) -> number.
+        module: Stays as it is.
+        batch: A batch.
+
+    Raises:
+        InputError: It fails, or returns something else than a number.
+    """
+    with _left_as_it_was(module), seeded(0), torch.no_grad():
+        module.eval()
+        try:
+            value = metric(module, batch)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"The metric fails on a batch of {_described(batch)}: {type(error).__name__}: {first_line(error)}.",
+                "It is called as metric(module, batch), in evaluation mode; try that by hand.",
+            ) from error
+    number_of(value)
+
+
+def number_of(value: Any) -> Any:
+    """Returns what a metric returned as a number, or as a 0-dim tensor of float64.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach().double().reshape(())
+    if isinstance(value, bool | int | float):
+        return float(value)
+    raise InputError(
+        f"The metric returns a {type(value).__name__}, not a number.", "Return the mean over the batch, for example."
+    )
+
+
 def record_calls(module: nn.Module, loss: ModuleLoss, batch: Any) -> tuple[dict[str, Call], Call | None]:
     """Returns how every Choice is called, by its place, and how the module is called, in one evaluation of the loss.
 

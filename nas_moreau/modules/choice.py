@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -73,7 +73,7 @@ class Choice(nn.Module):
 
     def __init__(self, options: Mapping[str, nn.Module] | nn.Module, name: str | None = None):
         super().__init__()
-        if name is not None and (not isinstance(name, str) or not name.strip()):
+        if name is not None and not _is_name(name):
             raise InputError(f"A Choice cannot be named {quoted(name)}.", "Give a text, or leave the name out.")
         self.name = name
         if isinstance(options, nn.Module) and hasattr(options, "mixed"):
@@ -112,6 +112,11 @@ class Choice(nn.Module):
         return ", ".join([*([] if self.name is None else [f"name={self.name!r}"]), f"options={list(self.names)}"])
 
 
+def _is_name(name: Any) -> bool:
+    """Returns whether something is a text that is not blank and that a file can hold (no lone surrogates)."""
+    return isinstance(name, str) and bool(name.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 class SeparateOptions(nn.Module):
     """Options that have nothing in common; each is computed by itself.
 
@@ -125,7 +130,7 @@ class SeparateOptions(nn.Module):
         owners: dict[int, str] = {}
         within = title[0].lower() + title[1:]
         for name, option in options.items():
-            if not isinstance(name, str) or not name.strip():
+            if not _is_name(name):
                 raise InputError(f"{title} has an option named {quoted(name)}.", "Name every option by a text.")
             if not isinstance(option, nn.Module):
                 raise InputError(
@@ -269,7 +274,7 @@ def find_choices(module: nn.Module) -> Places:
     for path, choice in module.named_modules():
         if not isinstance(choice, Choice):
             continue
-        name = choice.name if choice.name is not None else shown_path(path)
+        name = choice.name if choice.name is not None else shown_path(path, found)
         first = by_name.setdefault(name, [choice])[0]
         if first is not choice:
             if first.name is None or choice.name is None:
@@ -293,12 +298,17 @@ def find_choices(module: nn.Module) -> Places:
     return Places(by_name, paths, found)
 
 
-def shown_path(path: str) -> str:
-    """Returns the path of a submodule as users know it: without the parts by which a Choice holds its options."""
+def shown_path(path: str, outer: Collection[str]) -> str:
+    """Returns the path of a submodule as users know it: without the parts by which a Choice holds its options.
+
+    Args:
+        path: In the module.
+        outer: Paths of the Choices that it may be within.
+    """
     parts = path.split(".")
     shown, place = [], 0
     while place < len(parts):
-        if parts[place] == "candidates":
+        if parts[place] == "candidates" and ".".join(parts[:place]) in outer:
             place += 2 if parts[place + 1 : place + 2] == ["members"] else 1
         else:
             shown.append(parts[place])

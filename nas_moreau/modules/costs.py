@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from nas_moreau.architecture.networks.latency import ROUNDS, Timed
 from nas_moreau.errors import InputError
 from nas_moreau.modules.check import Call, record_calls
 from nas_moreau.modules.choice import Choice, Places, chosen_module, find_choices
+from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.cost_table import Costs, CostTable, OptionCost, parents_of
 from nas_moreau.modules.samples import seeded
 from nas_moreau.modules.setup import ModuleSetup, evaluating
@@ -128,7 +128,7 @@ def _measured_options(
     for path, counts in count_parameters(module, places)[1].items():
         found[path] = []
         for number, parameters in enumerate(counts):
-            option = copy.deepcopy(places.choices[path].plain(number))
+            option = copy_of(places.choices[path].plain(number))
             nested = places.within(path, number)
             if nested:
                 inner = find_choices(option)
@@ -148,7 +148,7 @@ def _whole_modules(module: nn.Module, places: Places) -> list[tuple[dict[str, in
     """Returns modules of different choices, with their picks: the first options of all, and random ones."""
     wholes, draws = [], random.Random(0)
     for number in range(WHOLES):
-        twin = copy.deepcopy(module)
+        twin = copy_of(module)
         picks = {name: draws.randrange(len(options)) if number else 0 for name, options in places.options.items()}
         wholes.append((picks, chosen_module(twin, picks, find_choices(twin)).eval()))
     return wholes

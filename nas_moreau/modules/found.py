@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from nas_moreau.errors import InputError, quoted, unknown
 from nas_moreau.modules.choice import chosen_module, find_choices
+from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.cost_table import CostTable
 from nas_moreau.modules.export import export_module
 from nas_moreau.modules.pricing import Priced
@@ -19,6 +19,7 @@ from nas_moreau.modules.result import ModuleResult, Weights, choices_json
 from nas_moreau.modules.setup import ModuleSetup
 from nas_moreau.modules.subject import random_picks
 from nas_moreau.modules.training import RandomComparison, compare_choices
+from nas_moreau.training.device import set_up_device, torch_settings_restored
 
 
 class Found:
@@ -86,7 +87,7 @@ class Found:
             InputError: A decision or option is unknown.
         """
         picks = self.picks(choices)
-        module = copy.deepcopy(self.setup.whole.module)
+        module = copy_of(self.setup.whole.module)
         if fresh:
             tensors = dict(module.named_parameters()) | dict(module.named_buffers())
             with torch.no_grad():
@@ -115,6 +116,7 @@ class Found:
             picks[name] = options.index(option)
         return picks
 
+    @torch_settings_restored()
     def compare_random(
         self,
         n: int = 8,
@@ -143,6 +145,7 @@ class Found:
         named = {name: {**self.choices, **choices} for name, choices in (others or {}).items()}
         kinds = {"found": [self.choices] * seeds, "random": self.random_choices(n)}
         kinds |= {name: [choices] * seeds for name, choices in named.items()}
+        set_up_device(self.setup.config)
         return compare_choices(lambda choices: self.network(True, choices), self.setup, kinds, steps)
 
     def random_choices(self, n: int) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,9 +16,10 @@ from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights, 
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.data.splitting import generator_for
-from nas_moreau.errors import InputError, first_line
-from nas_moreau.modules.check import Checked, ModuleLoss, check_module
+from nas_moreau.errors import InputError
+from nas_moreau.modules.check import Checked, ModuleLoss, check_metric, check_module, number_of
 from nas_moreau.modules.choice import Mixture, Places, mixed_by
+from nas_moreau.modules.copying import copy_of, plain_tensors
 from nas_moreau.modules.problem import ModuleBatch, ModuleTensors, WithLoss, module_problem, softmax_mixtures
 from nas_moreau.modules.samples import BATCH_SIZE, Samples, Stream, open_samples, split
 from nas_moreau.runs.identity import Identity
@@ -112,21 +112,7 @@ class ModuleSetup:
 
     def carried(self) -> list[Tensor]:
         """Returns the tensors in plain attributes of the module and its loss."""
-
-        def within(value: Any) -> Iterator[Tensor]:
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, dict | list | tuple):
-                for part in value.values() if isinstance(value, dict) else value:
-                    yield from within(part)
-
-        return [
-            tensor
-            for part in self.whole.modules()
-            for key, value in vars(part).items()
-            if key not in ("_parameters", "_buffers", "_modules")
-            for tensor in within(value)
-        ]
+        return plain_tensors(self.whole)
 
     def alpha_groups(self) -> None:
         """Returns None: every row of the alphas is one softmax."""
@@ -209,19 +195,9 @@ def mean_on(
             with autocast(stream.device.type, precision):
                 sums["loss"] = sums["loss"] + count * whole(batch).double()
                 if metric is not None:
-                    sums["metric"] = sums["metric"] + count * _number(metric(whole.module, batch))
+                    sums["metric"] = sums["metric"] + count * number_of(metric(whole.module, batch))
             total += count
     return {name: float(value) / total for name, value in sums.items()}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.detach().double().reshape(())
-    if isinstance(value, bool | int | float):
-        return float(value)
-    raise InputError(
-        f"The metric returns a {type(value).__name__}, not a number.", "Return the mean over the batch, for example."
-    )
 
 
 @contextmanager
@@ -262,7 +238,11 @@ def build_module_search(
     if isinstance(loss, nn.Module):  # its weights are trained too
         _refuse_shared(module, loss)
         loss = _copied(loss).to(device)
-    checked = check_module(working, loss, data.lower.batch(0))
+    batch = data.lower.batch(0)
+    checked = check_module(working, loss, batch)
+    if metric is not None:
+        check_metric(metric, working, batch)
+    copy_of(working)  # what a forward leaves in it must not stop that at the end
     for name, choices in checked.places.by_name.items():
         logits = config.search.alphas.init_scale * torch.randn(
             len(choices[0].names), generator=generator_for(config.seed, f"initial alphas of {name}"), device="cpu"
@@ -374,13 +354,7 @@ def _copied(module: nn.Module) -> nn.Module:
         raise InputError(
             f"The first argument is a {type(module).__name__}, not an nn.Module.", "Call the function that makes it."
         )
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise InputError(
-            f"The module cannot be copied: {type(error).__name__}: {first_line(error)}.",
-            "Keep no tensors with a graph, open files or locks in it.",
-        ) from error
+    return copy_of(module)
 
 
 def module_identity(setup: ModuleSetup) -> Identity:

@@ -97,7 +97,7 @@ class ChoiceSearch:
         monitor = job.loop.monitor
         if row["epoch"] == 0:
             monitor.layout(board_layout(row, table))
-        job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
+        job.loop.log_epoch(job, row, self.setup.data.lower.batch_size)
         job.loop.log(job, edge_curves(table))
         self._draw(job, table, picks)
 

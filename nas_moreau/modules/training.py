@@ -17,6 +17,7 @@ from nas_moreau.data import seed_for
 from nas_moreau.distributed import Shard
 from nas_moreau.modules.check import Checked, evaluate_once
 from nas_moreau.modules.choice import Places
+from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.problem import WithLoss, module_problem
 from nas_moreau.modules.samples import Stream
 from nas_moreau.modules.setup import ModuleSetup, epochs_of, mean_on
@@ -104,7 +105,9 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     search = setup.config.search.model_copy(update={"method": "lower-only", "epochs": epochs})
     config = setup.config.model_copy(update={"search": search, "seed": seed})
     # a loss that is a module is trained with each network
-    whole, places = WithLoss(network.train(), copy.deepcopy(setup.whole.loss)), Places({}, {}, {})
+    own = setup.whole.loss
+    loss = copy_of(own) if isinstance(own, nn.Module) else copy.deepcopy(own)
+    whole, places = WithLoss(network.train(), loss), Places({}, {}, {})
     # names differ from those in the module with its Choices
     rebound = evaluate_once(whole.loss, network, stream.batch(0))[1] if setup.checked.rebound else frozenset()
     plain = ModuleSetup(

@@ -179,3 +179,69 @@ def test_a_held_out_sample_that_is_nan_does_not_lose_the_search(rows, tmp_path):
     first = search_module(net, squared, rows, validation, **keywords)
     again = search_module(net, squared, rows, validation, resume=True, **keywords)
     assert first.choices == again.choices and math.isnan(again.result.held_out["loss"])
+
+
+class Leaving(nn.Module):
+    """Keeps a hidden layer with its graph in a plain attribute, as heads of auxiliary losses do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act, self.last, self.hidden = nn.Linear(4, 6), act(), nn.Linear(6, 1), []
+
+    def forward(self, x):
+        hidden = self.act(self.first(x))
+        if self.training:
+            self.hidden = [{"hidden": hidden}]
+        return self.last(hidden)
+
+
+def test_tensors_of_a_graph_in_plain_attributes_do_not_end_a_search(rows):
+    net = Leaving()
+    net(rows[0])
+    found = search_module(net, squared, rows, steps=2, device="cpu", max_parameters=100)
+    network = found.network()
+    assert network(rows[0]).shape == (60, 1) and found.costs()["parameters"] == 37
+    assert found.compare_random(1, steps=1, seeds=1).rows
+
+
+WRONG_METRICS = {
+    "fails": lambda net, batch: batch["nothing"],
+    "a text": lambda net, batch: "good",
+    "many numbers": lambda net, batch: net(batch[0]),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_METRICS)
+def test_a_wrong_metric_is_refused_before_the_search(kind, rows, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(InputError, match="metric"):
+        search_module(around(act()), squared, rows, steps=50, metric=WRONG_METRICS[kind], output=output)
+    assert not output.exists()
+
+
+def test_names_are_texts_that_files_can_hold(rows, tmp_path):
+    names = ["a\nb", "=cmd|' /C calc'!A1", "<script>", 'ä,"ö"', "..", "x" * 300]
+    net = around(Choice({name: nn.Tanh() for name in names}, name="=1,\n<b>"))
+    keywords = dict(steps=2, device="cpu", output=tmp_path / "run")
+    first, again = (search_module(net, squared, rows, resume=resume, **keywords) for resume in (False, True))
+    assert (first.choices, first.weights) == (again.choices, again.weights)
+    for wrong in ("\udcff", " ", "", 3):
+        with pytest.raises(InputError, match="named"):
+            Choice({wrong: nn.Tanh(), "relu": nn.ReLU()})
+
+
+def test_a_place_is_named_as_the_module_names_it(rows):
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            inner = Choice({"a": nn.Sequential(nn.Linear(6, 6), act()), "b": nn.Tanh()})
+            self.candidates = nn.ModuleList([nn.Linear(4, 6), inner, nn.Linear(6, 1)])
+
+        def forward(self, x):
+            for part in self.candidates:
+                x = part(x)
+            return x
+
+    choices = search_module(Holder(), squared, rows, steps=2, device="cpu").choices
+    assert list(choices) == ["candidates.1", "candidates.1.0.1"]
