@@ -94,6 +94,7 @@ def test_it_searches(command, tmp_path, method):
     assert result["method"] == method and set(result["alphas"]) == {"normal", "reduce"}
 
 
+@pytest.mark.slow
 def test_its_direction_is_checked(command, monkeypatch):
     full = directions.check_hypergradient
     short = {"layers": 1, "steps": 3, "penalties": (100.0, 1000.0)}

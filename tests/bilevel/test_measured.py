@@ -112,6 +112,7 @@ def test_a_lower_level_without_curvature_is_refused():
         begin(problem, [tensor(0.0)], [tensor(1.0)])
 
 
+@pytest.mark.slow
 def test_a_lower_level_that_grows_steeper_on_the_way_is_followed():
     """f = e^x y^2/2 - y, so y* = e^-x and f_yy = e^x; F = (y - .3)^2/2, so x* = log(1/.3)."""
     problem = Bilevel(lambda x, y, b: 0.5 * (y[0] - 0.3) ** 2, lambda x, y, b: 0.5 * x[0].exp() * y[0] ** 2 - y[0])

@@ -45,6 +45,7 @@ def call(capsys, *words):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_run_evaluate_derive_report_show_and_list(tiny, tmp_path, capsys):
     run = tmp_path / "out" / "first"
     code, out, err = call(capsys, "run", "--config", tiny, "--output", run, "--json")

@@ -174,6 +174,7 @@ def test_conditions_by_hand(images):
 # --- whole comparisons ---
 
 
+@pytest.mark.slow
 def test_a_setting_of_one_method_reaches_its_searches_alone_and_is_kept(images, table, here, tmp_path):
     output, methods = tmp_path / "c", {"darts1": (0,), "joint": (0,)}
     own = {"joint": ["search.alphas.rule=mirror"]}
@@ -203,6 +204,7 @@ def test_an_invalid_setting_of_one_method_is_refused_before_anything_is_written(
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_with_a_table_its_json_and_its_resume(images, table, here, tmp_path, capsys):
     config, output = tiny(images), tmp_path / "c"
     first = compare(config, {"darts1": (0,), "random": (0,)}, output, protocol=Protocol(table, "acc"))

@@ -73,6 +73,7 @@ def check(counts, expected=None):
         assert (Counter(expected or {}) - found).total() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_interval(
     method, tmp_path, waits, tiny, tiny_data
@@ -86,6 +87,7 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
     assert there.genotype == here.genotype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -109,6 +109,7 @@ def broken(sizes):
 """
 
 
+@pytest.mark.slow
 def test_the_command_checks_your_own_method_and_prints_json(tmp_path, capsys, monkeypatch, registrations_forgotten):
     (tmp_path / "mine.py").write_text(OWN)
     full = stage.check_hypergradient

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import launching
 import training
 
+pytestmark = pytest.mark.slow
 TOLERANCE = 1e-10
 LOCAL = ("search, local norms", "retraining, local norms")
 OF_FOUR = ("search", "search, local norms", "search, synchronised norms", "retraining")

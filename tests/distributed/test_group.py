@@ -25,6 +25,7 @@ from nas_moreau.runs.plain_files import read_json
 from nas_moreau.runs.tables import read_table
 from nas_moreau.search.stage import search
 
+pytestmark = pytest.mark.slow
 EPOCHS = 8
 KEYS = [
     "space=toy",

@@ -74,6 +74,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 def test_weighing_the_cost_more_finds_cheaper_choices(given):
     front = pareto(*given, steps=100, compare=True, **SETTINGS)
     cheap, dear = sorted(front.of("front"), key=lambda point: -point.share)

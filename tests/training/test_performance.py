@@ -93,6 +93,7 @@ def test_a_stage_leaves_torch_as_the_caller_had_it(tmp_path, refused, tiny, tiny
         torch.set_float32_matmul_precision(before[1])
 
 
+@pytest.mark.slow
 def test_a_second_thread_is_refused_and_changes_nothing(tmp_path, tiny, tiny_data):
     """Random numbers belong to the process: two searches of one seed at the same time would find other cells."""
     config, refused = tiny("search.epochs=1"), []
