@@ -111,7 +111,7 @@ def evaluate_once(loss: ModuleLoss, module: nn.Module, batch: Any) -> tuple[Any,
     Raises:
         InputError: The loss fails.
     """
-    with _left_as_it_was(module), seeded(0):
+    with left_as_it_was(module), seeded(0):
         before = dict(module.named_buffers())
         value = evaluate(loss, module, batch)
         after = dict(module.named_buffers())
@@ -129,7 +129,7 @@ def check_metric(metric: Callable[[nn.Module, Any], Any], module: nn.Module, bat
     Raises:
         InputError: It fails, or returns something else than a number.
     """
-    with _left_as_it_was(module), seeded(0), torch.no_grad():
+    with left_as_it_was(module), seeded(0), torch.no_grad():
         module.eval()
         try:
             value = metric(module, batch)
@@ -240,7 +240,7 @@ def _refuse_other_losses(value: Any, module: nn.Module) -> None:
 
 
 @contextmanager
-def _left_as_it_was(module: nn.Module) -> Iterator[None]:
+def left_as_it_was(module: nn.Module) -> Iterator[None]:
     """Restores buffers and mode at the end."""
     modes = [(part, part.training) for part in module.modules()]
     owned = [(part._buffers, key, buffer) for part in module.modules() for key, buffer in part._buffers.items()]

@@ -17,9 +17,10 @@ from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.data.splitting import generator_for
 from nas_moreau.errors import InputError
-from nas_moreau.modules.check import Checked, ModuleLoss, check_metric, check_module, number_of
+from nas_moreau.modules.check import Checked, ModuleLoss, check_metric, check_module, evaluate_once, number_of
 from nas_moreau.modules.choice import Mixture, Places, mixed_by
 from nas_moreau.modules.copying import copy_of, plain_tensors
+from nas_moreau.modules.handed_weights import check_handed_weights
 from nas_moreau.modules.problem import ModuleBatch, ModuleTensors, WithLoss, module_problem, softmax_mixtures
 from nas_moreau.modules.samples import BATCH_SIZE, Samples, Stream, open_samples, split
 from nas_moreau.runs.identity import Identity
@@ -251,10 +252,13 @@ def build_module_search(
             choice.alphas = nn.Parameter(logits.to(device))
     whole = WithLoss(working.train(), loss)
     weights = ModuleTensors.of(whole).weights
+    if data.upper.samples is not data.lower.samples:
+        evaluate_once(loss, working, data.upper.batch(0))
     if not weights:
         raise InputError(
             "The module has no parameters to train but the alphas.", "Leave requires_grad=True where it is to learn."
         )
+    check_handed_weights(whole, checked.places, batch)
     x = [choices[0].alphas.detach().clone()[None] for choices in checked.places.by_name.values()]
     return ModuleSetup(
         config=config,

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nas_moreau import Choice, InputError, search_module
 
@@ -245,3 +246,58 @@ def test_a_place_is_named_as_the_module_names_it(rows):
 
     choices = search_module(Holder(), squared, rows, steps=2, device="cpu").choices
     assert list(choices) == ["candidates.1", "candidates.1.0.1"]
+
+
+class Again(nn.Module):
+    """Runs a part of itself again in the backward pass."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return checkpoint(self.part, x, use_reentrant=False)
+
+
+class Beside(nn.Module):
+    """Reads a parameter from a plain list."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.own = [self.layer.weight]
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.own[0])
+
+
+MISREADING = {
+    "recomputed layers": lambda: around(Again(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))), act()),
+    "a recomputed choice": lambda: around(Again(act())),
+    "a list": lambda: around(Beside(), act()),
+    "in an option": lambda: around(Choice({"list": Beside(), "tanh": nn.Tanh()})),
+}
+
+
+@pytest.mark.parametrize("kind", MISREADING)
+def test_a_module_that_reads_other_weights_than_it_is_handed_is_refused(kind, rows):
+    """Their gradients would be wrong without an error."""
+    with pytest.raises(InputError, match="activation checkpointing"):
+        search_module(MISREADING[kind](), squared, rows, steps=2, device="cpu")
+
+
+def test_the_check_of_handed_weights_leaves_everything_as_it_was(rows):
+    net = around(nn.BatchNorm1d(6), nn.Dropout(0.5), Choice({"linear": nn.Linear(6, 6), "tanh": nn.Tanh()}))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    random, found = torch.get_rng_state(), search_module(net, squared, rows, steps=1, device="cpu", method="random")
+    assert torch.equal(random, torch.get_rng_state())
+    fresh = found.network(fresh=True, choices={"3": "linear"}).state_dict()
+    own = found.setup.whole.module.state_dict()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in before.items())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in before.items() if "alphas" not in name)
+    assert torch.equal(fresh["0.weight"], before["0.weight"]) and not fresh["1.num_batches_tracked"]
+
+
+def test_validation_data_that_the_loss_cannot_take_are_refused_at_once(rows):
+    with pytest.raises(InputError, match="loss fails"):
+        search_module(around(act()), squared, rows, (rows[0][:, :3], rows[1]), steps=2, device="cpu")
