@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ from nas_moreau.modules.setup import ModuleSetup, evaluating
 
 WHOLES = 12
 """Modules that are timed as a whole, for the part that no option changes and for how options act together."""
+Size = Sequence[int]
+"""Shape of a tensor."""
 SLOPES = (0.5, 1.5)
 """Bounds of the factor by which an option within a module takes longer than alone."""
 
@@ -59,7 +63,7 @@ def measure_beside(
     """
     stream, module = setup.data.held_out, setup.whole.module
     sample = stream.fetched(stream.numbers[:1], 0)
-    with evaluating(setup.whole), torch.no_grad(), seeded(0), _counted_products():
+    with evaluating(setup.whole), torch.no_grad(), seeded(0):
         calls, whole_call = record_calls(module, setup.whole.loss, sample)
         if whole_call is None:
             raise InputError(
@@ -218,14 +222,40 @@ def _with_first_options(path: str, nested: list[str], parents: Mapping[str, list
     return all(0 in holding for parent, holding in parents[path] if parent in nested)
 
 
+def _of_attention(query: Size, key: Size, value: Size, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _of_recurrent_layer(x: Size, first: Size, second: Size, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x[:-1]) * (math.prod(first) + math.prod(second))
+
+
+def _of_recurrent_layers(x: Size, weights: Sequence[Size], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
+
+
+FORMULAS: dict[str, Callable[..., int]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": _of_attention,
+    "mkldnn_rnn_layer": _of_recurrent_layer,
+    "_cudnn_rnn": _of_recurrent_layers,
+    "miopen_rnn": _of_recurrent_layers,
+    "_trilinear": lambda first, weight, second, *_, **__: 2 * first[0] * math.prod(weight),
+    "mv": lambda matrix, vector, *_, **__: 2 * math.prod(matrix),
+    "addmv": lambda bias, matrix, vector, *_, **__: 2 * math.prod(matrix),
+    "dot": lambda first, second, *_, **__: 2 * math.prod(first),
+}
+"""Operation -> floating-point operations by the shapes of its arguments, of those that torch's counter leaves out."""
+
+
 def count_macs(module: nn.Module, call: Call) -> int:
-    """Returns the multiply-adds of convolutions, linear layers and matrix products in one call of a module.
+    """Returns the multiply-adds of convolutions, linear and recurrent layers and matrix products in a call of a module.
 
     Args:
         module: The module.
         call: Its arguments.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    own: dict[Any, Any] = {getattr(torch.ops.aten, n): f for n, f in FORMULAS.items() if hasattr(torch.ops.aten, n)}
+    with _counted_products(), FlopCounterMode(display=False, custom_mapping=own) as counter, torch.no_grad():
         module(*call.args, **call.kwargs)
     return int(counter.get_total_flops()) // 2
 

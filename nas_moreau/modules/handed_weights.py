@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.modules.check import left_as_it_was
 from nas_moreau.modules.choice import Mixture, Places, mixed_by
-from nas_moreau.modules.problem import ModuleTensors, WithLoss
+from nas_moreau.modules.problem import ModuleTensors, WithLoss, handed_call
 from nas_moreau.modules.samples import seeded
 
 CHANGE = 0.2
@@ -40,7 +39,7 @@ def check_handed_weights(whole: WithLoss, places: Places, batch: Any) -> None:
     Raises:
         InputError: They differ by more than two evaluations of the same do, or the backward pass fails.
     """
-    named = ModuleTensors.of(whole).weights
+    named, call = ModuleTensors.of(whole).weights, handed_call(whole)
     draw = torch.Generator("cpu").manual_seed(0)
     changed = [_changed(weight.detach(), draw) for weight in named.values()]
     kept = [weight.detach().clone() for weight in named.values()]
@@ -54,7 +53,7 @@ def check_handed_weights(whole: WithLoss, places: Places, batch: Any) -> None:
             name: Mixture(torch.softmax(choices[0].alphas.detach(), -1)) for name, choices in places.by_name.items()
         }
         with mixed_by(places, mixtures):
-            return functional_call(whole, dict(zip(named, tensors)), (batch,)), tensors
+            return call(dict(zip(named, tensors)), batch), tensors
 
     try:
         by_hand = _gradients(whole, handed)

@@ -69,6 +69,32 @@ class ModuleTensors(NamedTuple):
         return cls(weights, dict(whole.named_buffers()))
 
 
+def handed_call(whole: WithLoss) -> Callable[[dict[str, Tensor], Any], Tensor]:
+    """Returns (tensors by name, batch) -> the loss of the module with these parameters and buffers.
+
+    torch's functional call leaves the last of them in a submodule that is registered in several places; here such ones
+    get their own back.
+
+    Args:
+        whole: Module and loss.
+    """
+    counts: dict[int, int] = {}
+    for _, part in whole.named_modules(remove_duplicate=False):
+        counts[id(part)] = counts.get(id(part), 0) + 1
+    several = [part for part in whole.modules() if counts[id(part)] > 1]
+    owned: list[tuple[Any, Any]] = [(held, dict(held)) for p in several for held in (p._parameters, p._buffers)]
+
+    def call(tensors: dict[str, Tensor], batch: Any) -> Tensor:
+        try:
+            value: Tensor = functional_call(whole, tensors, (batch,))
+            return value
+        finally:
+            for held, own in owned:
+                held.update(own)
+
+    return call
+
+
 def softmax_mixtures(logits: Iterable[Tensor]) -> list[Mixture]:
     """Returns the softmax of the alphas of every decision, each (1, options)."""
     return [Mixture(torch.softmax(rows, -1)[0]) for rows in logits]
@@ -117,6 +143,7 @@ def module_problem(
     names, decisions = list(weights), list(places.by_name)
     replaced = [f"module.{name}" for name in rebound]
     device = x[0].device.type if x else next(iter(weights.values())).device.type
+    call = handed_call(whole)
 
     def loss(x: list[Tensor], y: list[Tensor], batch: ModuleBatch, buffers: Buffers) -> tuple[Tensor, LossStats]:
         mixtures = softmax_mixtures(x) if mix is None else _mixed(mix, x, batch)
@@ -124,7 +151,7 @@ def module_problem(
         for name in replaced:  # the graph may need their values of before
             tensors[name] = buffers[name].clone()
         with mixed_by(places, dict(zip(decisions, mixtures))), autocast(device, precision):
-            value = functional_call(whole, tensors, (batch.data,))
+            value = call(tensors, batch.data)
         for name in replaced:
             buffers[name].copy_(tensors[name].detach())
         value = value if value.dtype == torch.float64 else value.float()

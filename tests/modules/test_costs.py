@@ -9,6 +9,7 @@ from torch import nn
 
 from nas_moreau import Choice, InputError, search_module
 from nas_moreau.modules import Depth, Width
+from nas_moreau.modules.check import Call
 from nas_moreau.modules.cost_table import Costs, CostTable, OptionCost
 from nas_moreau.modules.costs import count_macs
 from nas_moreau.modules.limits import Limited
@@ -259,3 +260,26 @@ def test_a_resumed_search_keeps_its_costs(tmp_path):
     dearer = CostTable(table.base, {p: [OptionCost(9, 9, 9.0) for _ in c] for p, c in table.options.items()}, "by hand")
     with pytest.raises(InputError, match="Leave costs out"):
         search_module(net, squares, data, costs=dearer, resume=True, **keywords)
+
+
+X = torch.zeros(1, 10, 8)
+COUNTS = {
+    "linear": (nn.Linear(8, 3), (X,), 10 * 24),
+    "lstm": (nn.LSTM(8, 16, 2, bidirectional=True, batch_first=True), (X,), 10 * 4 * 16 * 2 * ((8 + 16) + (32 + 16))),
+    "gru": (nn.GRU(8, 16, batch_first=True), (X,), 10 * 3 * 16 * 24),
+    "attention": (nn.functional.scaled_dot_product_attention, (X[None], X[None], X[None]), 2 * 10 * 10 * 8),
+    "encoder": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (X,), 4 * 10 * 64 + 2 * 800 + 2 * 10 * 128),
+    "bilinear": (nn.Bilinear(4, 5, 6), (torch.zeros(3, 4), torch.zeros(3, 5)), 3 * 6 * 20),
+    "vectors": (lambda x: torch.dot(x, x) + torch.mv(torch.zeros(3, 8), x).sum(), (X[0, 0],), 8 + 24),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_multiply_adds_by_hand(name):
+    class Calling(nn.Module):
+        def forward(self, *given):
+            return function(*given)
+
+    function, given, expected = COUNTS[name]
+    module = function if isinstance(function, nn.Module) else Calling()
+    assert count_macs(module.eval(), Call(given, {})) == expected

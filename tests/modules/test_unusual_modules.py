@@ -301,3 +301,31 @@ def test_the_check_of_handed_weights_leaves_everything_as_it_was(rows):
 def test_validation_data_that_the_loss_cannot_take_are_refused_at_once(rows):
     with pytest.raises(InputError, match="loss fails"):
         search_module(around(act()), squared, rows, (rows[0][:, :3], rows[1]), steps=2, device="cpu")
+
+
+class Twice(nn.Module):
+    """One block in two places of the module."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        block = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh())
+        self.first, self.blocks, self.act, self.last = (
+            nn.Linear(4, 6),
+            nn.ModuleList([block] * 2),
+            act(),
+            nn.Linear(6, 1),
+        )
+
+    def forward(self, x):
+        for part in (self.first, *self.blocks, self.act, self.last):
+            x = part(x)
+        return x
+
+
+def test_a_block_in_two_places_keeps_its_parameters(rows):
+    found = search_module(Twice(), squared, rows, steps=3, device="cpu")
+    for network in (found.network(), found.setup.whole.module):
+        parts = [part for part in network.modules() if not isinstance(part, Choice)]
+        assert all(isinstance(p, nn.Parameter) for part in parts for p in part.parameters(recurse=False))
+    assert len({id(p) for p in found.network().parameters()}) == 8
