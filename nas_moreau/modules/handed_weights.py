@@ -40,7 +40,7 @@ def check_handed_weights(whole: WithLoss, places: Places, batch: Any) -> None:
         InputError: They differ by more than two evaluations of the same do, or the backward pass fails.
     """
     named, call = ModuleTensors.of(whole).weights, handed_call(whole)
-    draw = torch.Generator("cpu").manual_seed(0)
+    draw = torch.Generator(device="cpu").manual_seed(0)
     changed = [_changed(weight.detach(), draw) for weight in named.values()]
     kept = [weight.detach().clone() for weight in named.values()]
 
