@@ -62,6 +62,7 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
     if not callable(loss):
         raise InputError(f"The loss is {quoted(loss)}.", "Give a function of (module, batch) that returns a scalar.")
     checked = Checked(find_choices(module))
+    _refuse_hooks(checked.places)
     paths = {id(choice): path for path, choice in module.named_modules() if isinstance(choice, Choice)}
 
     def observer(choice: Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -96,6 +97,16 @@ def check_module(module: nn.Module, loss: ModuleLoss, batch: Any) -> Checked:
                 "Call it in the module's forward, or remove it.",
             )
     return checked
+
+
+def _refuse_hooks(places: Places) -> None:
+    """Raises InputError where a Choice has hooks: they would not be in the network that is found."""
+    for path, choice in places.choices.items():
+        if any(getattr(choice, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+            raise InputError(
+                f"The Choice '{places.paths[path]}' has hooks, which would not be in the network that is found.",
+                "Register them on its options, or on a module around it.",
+            )
 
 
 def evaluate_once(loss: ModuleLoss, module: nn.Module, batch: Any) -> tuple[Any, frozenset[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -181,7 +182,10 @@ def weighted_sum(weights: Sequence[Tensor], outputs: Sequence[Any]) -> Any:
         total: Tensor = WeightedSum.apply(torch.stack([*weights]), *outputs)
         return total
     if isinstance(first, dict):
-        return type(first)({key: weighted_sum(weights, [output[key] for output in outputs]) for key in first})
+        found = {key: weighted_sum(weights, [output[key] for output in outputs]) for key in first}
+        if isinstance(first, defaultdict):
+            return defaultdict(first.default_factory, found)
+        return type(first)(found)
     if isinstance(first, tuple | list):
         parts = [weighted_sum(weights, part) for part in zip(*outputs)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)

@@ -70,8 +70,14 @@ class CostTable:
         """
         try:
             options = {place: [OptionCost(**cost) for cost in found] for place, found in data["options"].items()}
-            return cls(OptionCost(**data["base"]), options, str(data["device"]), data["names"])
-        except (KeyError, TypeError, AttributeError) as error:
+            found = cls(OptionCost(**data["base"]), options, str(data["device"]), dict(data["names"]))
+            for cost in (found.base, *(cost for costs in options.values() for cost in costs)):
+                if not all(type(value) in (int, float) and math.isfinite(value) for value in vars(cost).values()):
+                    raise ValueError("a cost is not a number")
+                if cost.parameters < 0 or cost.ms < 0:
+                    raise ValueError("a cost is negative")
+            return found
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"The table of costs is damaged ({error}).", "Measure again.") from None
 
     def save(self, path: str | PathLike[str]) -> None:

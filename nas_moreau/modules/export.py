@@ -42,6 +42,8 @@ def export_module(network: nn.Module, call: Call | None, form: str, path: str | 
             "Export found.network() by torch.export with inputs of your own.",
         )
     target = Path(path)
+    if not target.parent.is_dir() or target.is_dir():
+        raise InputError(f"{target} cannot be written.", "Give a file in a folder that exists.")
     example, network = _on_cpu(call), network.cpu()
     write = _torch_export if form == "torch-export" else _onnx
     try:

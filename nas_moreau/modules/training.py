@@ -81,9 +81,9 @@ class PlainTraining:
 class Evaluated(dict[str, float]):
     """Means on the held-out samples: "loss", and "metric" if there is one."""
 
-    def to_dict(self) -> dict[str, float]:
-        """Returns plain data."""
-        return dict(self)
+    def to_dict(self) -> dict[str, float | None]:
+        """Returns plain data; None for a mean that is not finite."""
+        return {name: _finite(value) for name, value in self.items()}
 
 
 def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -> Evaluated:

@@ -283,3 +283,22 @@ def test_multiply_adds_by_hand(name):
     function, given, expected = COUNTS[name]
     module = function if isinstance(function, nn.Module) else Calling()
     assert count_macs(module.eval(), Call(given, {})) == expected
+
+
+DAMAGED = {
+    "a text": lambda data: data["base"].update(ms="fast"),
+    "a number that is none": lambda data: data["base"].update(ms=float("nan")),
+    "a negative number": lambda data: data["base"].update(parameters=-3),
+    "nothing": lambda data: data["base"].update(macs=None),
+    "no names": lambda data: data.pop("names"),
+    "an option without a number": lambda data: next(iter(data["options"].values()))[0].pop("ms"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_table_is_refused(kind, found, tmp_path):
+    path, data = tmp_path / "costs.json", json.loads(json.dumps(found.cost_table.to_dict()))
+    DAMAGED[kind](data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="Measure again"):
+        CostTable.load(path)

@@ -104,3 +104,9 @@ def test_training_is_sgd_by_hand(found):
         optimizer.step()
     for a, b in zip(network.parameters(), by_hand.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_export_needs_a_folder_that_exists(found, tmp_path):
+    for path in (tmp_path / "nowhere" / "net.pt2", tmp_path):
+        with pytest.raises(InputError, match="cannot be written"):
+            found.export("torch-export", path)

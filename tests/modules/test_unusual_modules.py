@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import defaultdict
 
 import pytest
 import torch
@@ -329,3 +330,39 @@ def test_a_block_in_two_places_keeps_its_parameters(rows):
         parts = [part for part in network.modules() if not isinstance(part, Choice)]
         assert all(isinstance(p, nn.Parameter) for part in parts for p in part.parameters(recurse=False))
     assert len({id(p) for p in found.network().parameters()}) == 8
+
+
+def test_a_choice_with_hooks_is_refused(rows):
+    """A found network has the option in its place, without them."""
+    choice = act()
+    choice.register_forward_hook(lambda module, given, output: 2 * output)
+    with pytest.raises(InputError, match="hooks"):
+        search_module(around(choice), squared, rows, steps=2, device="cpu")
+
+
+class Named(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return defaultdict(list, {"x": self.inner(x)})
+
+
+def test_outputs_may_be_dicts_with_defaults(rows):
+    class Reading(nn.Module):
+        def forward(self, found):
+            return found["x"] + len(found["more"])
+
+    net = around(Choice({"tanh": Named(nn.Tanh()), "relu": Named(nn.ReLU())}), Reading())
+    assert search_module(net, squared, rows, steps=2, device="cpu").choices
+
+
+def test_a_metric_that_is_nan_is_the_worst(rows):
+    def metric(net, batch):
+        return math.nan
+
+    found = search_module(around(act()), squared, rows, steps=2, device="cpu", batch_size=8, metric=metric)
+    assert math.isnan(found.result.held_out["metric"])
+    comparison = found.compare_random(1, steps=1, seeds=1)
+    assert comparison.mean("found") == -math.inf and comparison.p() is None
