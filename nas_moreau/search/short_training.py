@@ -35,6 +35,10 @@ TRAINED = "trained"
 DECAYS = 16
 """Learning rates of the cosine schedule: it falls this often."""
 
+LONGEST = 25
+"""Steps that the moving average of the weights looks back, at most a quarter of the first round: a longer one still
+lags behind what is learned in a few hundred steps."""
+
 DRAWS = 50
 """Draws for each candidate before the search for distinct cells ends."""
 
@@ -73,7 +77,7 @@ def short_config(config: Config) -> Config:
         lr=settings.lr,
         auxiliary=False,
         drop_path=0.0,
-        ema=max(0.0, 1 - 4 / first_round),  # initial weights have e^-4 of it when candidates are first compared
+        ema=max(0.0, 1 - 1 / min(first_round / 4, LONGEST)),
         augment=config.search.augment,
     )
     data = config.data
