@@ -321,29 +321,24 @@ def _all_options(choice: Choice, title: str, args: tuple[Any, ...], kwargs: dict
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Yields the tensors in tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_of(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors_of(part)
-
-
-_PLAIN = (bool, int, float, str, bytes)
+    return (part for part in _parts(value) if isinstance(part, Tensor))
 
 
 def _others(value: Any) -> Iterator[Any]:
     """Yields the parts that are not tensors in tuples, lists and dicts."""
-    if isinstance(value, dict):
-        for part in value.values():
-            yield from _others(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _others(part)
-    elif not isinstance(value, Tensor):
+    return (part for part in _parts(value) if not isinstance(part, Tensor))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yields what tuples, lists and dicts hold, at any depth."""
+    if isinstance(value, dict | tuple | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _parts(part)
+    else:
         yield value
+
+
+_PLAIN = (bool, int, float, str, bytes)
 
 
 def _detached(value: Any) -> Any:

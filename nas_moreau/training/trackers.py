@@ -106,10 +106,8 @@ class _Mlflow:
         self.client.set_terminated(self.key, "FINISHED" if finished else "KILLED")
 
 
-_KINDS: dict[str, tuple[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]]] = {
-    "wandb": ("wandb", _Wandb),
-    "mlflow": ("mlflow", _Mlflow),
-}
+_KINDS: dict[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]] = {"wandb": _Wandb, "mlflow": _Mlflow}
+"""Package, which is also the name in a configuration -> a run of it."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -120,7 +118,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            importlib.import_module(_KINDS[name][0])
+            importlib.import_module(name)
         except ImportError as error:
             raise InputError(
                 f"logging.trackers=[{name}] needs the package {error.name}.", f"pip install 'nas_moreau[{name}]'"
@@ -128,7 +126,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """The trackers of a stage; a fault of one is a line on the terminal, and its end.
+    """The trackers of a stage; a fault of one is a line on the terminal and in log.txt, and its end.
 
     Args:
         names: As `logging.trackers` has them.
@@ -142,7 +140,7 @@ class Trackers:
     final: Mapping[str, Any] | None = None
 
     def __init__(self, names: Sequence[str], folder: RunFolder, say: Callable[[str], None]):
-        self._say, self._open = say, dict[str, Tracker]()
+        self._folder, self._say, self._open = folder, say, dict[str, Tracker]()
         if folder.silent or not names:
             return
         known = read_json(folder.path / FILE) or {}
@@ -153,7 +151,7 @@ class Trackers:
         folder.write_text(FILE, json.dumps(keys, indent=2) + "\n")
 
     def _begin(self, name: str, path: Path, settings: Mapping[str, Any], key: str | None) -> None:
-        self._open[name] = _KINDS[name][1](path, settings, key)
+        self._open[name] = _KINDS[name](path, settings, key)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Logs numbers at a step."""
@@ -176,7 +174,9 @@ class Trackers:
         except Exception as error:  # whatever goes wrong at a tracker, the training goes on
             self._open.pop(name, None)
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._say(f"{name} gets nothing more of this run: {first}")
+            text = f"{name} gets nothing more of this run: {first}"
+            self._folder.log(text)
+            self._say(text)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
