@@ -35,16 +35,31 @@ NEGATIVE_GAP = 1e-3
 """Negative gap f(y) - f(theta), relative to f(y), that is more than rounding and noise."""
 WIDE_OVERFIT = 0.2
 """Accuracy on the architecture split minus that on the held-out split."""
+TRAIN = "let short training choose among the strongest cells (nas-moreau derive RUN --rule trained --write)"
+"""The advice where the alphas have not decided."""
 
 
 @dataclass(frozen=True)
 class Indicator:
-    """An indicator: its name, its value, its level (`GOOD`, `WATCH` or `BAD`), and what it means."""
+    """An indicator of a search's health.
+
+    Attributes:
+        name: What it is about.
+        value: Its value, as text.
+        level: `GOOD`, `WATCH` or `BAD`.
+        meaning: What it means.
+        advice: What to do where the level is not `GOOD`.
+    """
 
     name: str
     value: str
     level: str
     meaning: str
+    advice: str
+
+    def __str__(self) -> str:
+        """Returns what it means, and what to do where it is not good."""
+        return self.meaning if self.level == GOOD else f"{self.meaning} What to do: {self.advice}"
 
 
 def health(search: Stage) -> Health | None:
@@ -89,6 +104,7 @@ def _cells(state: Health) -> list[Indicator]:
             "The best-known failure of differentiable search is a cell of skip connections: they learn nothing, but "
             "help every other weight early on, so their share grows. A cell has collapsed when more than half of its "
             "edges carry skip_connect, none or noise. Well-known cells have 0 to 3 of 8.",
+            "search again with search.guard=best, which derives the cell from the epoch where it was best.",
         )
         for name, cell in state.cells.items()
         if cell.judged
@@ -97,7 +113,8 @@ def _cells(state: Health) -> list[Indicator]:
         meaning = (
             "No operation of any edge has a clearly larger weight than the uniform one: nothing has been decided yet."
         )
-        found.append(Indicator("Largest softmax weight", percent(state.largest_weight, 1), WATCH, meaning))
+        advice = f"{TRAIN}, or search for more steps."
+        found.append(Indicator("Largest softmax weight", percent(state.largest_weight, 1), WATCH, meaning, advice))
     return found
 
 
@@ -110,7 +127,8 @@ def _few(search: Stage) -> Indicator | None:
     if few is None:
         return None
     value = f"{few.images:,}, each passed {few.passes:.0f} times"
-    return Indicator("Images for the weights", value, WATCH if few.prone else GOOD, str(few))
+    advice = "search again with search.method=moreau, or give the weights more images (search.split.weights)."
+    return Indicator("Images for the weights", value, WATCH if few.prone else GOOD, str(few), advice)
 
 
 def _without_parameters(genotype: Genotype) -> list[Indicator]:
@@ -121,6 +139,7 @@ def _without_parameters(genotype: Genotype) -> list[Indicator]:
             f"0 of {len(cell.edges)}",
             WATCH,
             "No operation of this cell has weights; a stack of it can learn hardly anything.",
+            "search again with search.guard=best or another seed.",
         )
         for name, cell in genotype.cells.items()
         if judged[name].judged and all(operation in PARAMETER_FREE for operation, _, _ in cell.edges)
@@ -137,6 +156,7 @@ def _short_training(rounds: Sequence[Mapping[str, Any]]) -> Indicator:
         f"{len(rounds[0]['candidates'])} cells, the one that the alphas preferred and others drawn by their weights, "
         f"were trained from scratch; the best went on to {rounds[-1]['steps']} steps. The loss is on images that none "
         "of them was trained on. The alphas narrowed the choice only, so that their margins do not say how sure it is.",
+        "lower derive.trained.lr, and derive again: no candidate has a finite loss.",
     )
 
 
@@ -150,6 +170,7 @@ def _margins(edges: Sequence[Choice]) -> Indicator:
         GOOD if median >= SMALL_MARGIN else WATCH,
         "The lead of the strongest operation of an edge over the runner-up, in softmax weight. Near zero the choice is "
         "little better than chance, and another seed may choose otherwise.",
+        f"{TRAIN}, or search for more steps.",
     )
 
 
@@ -167,6 +188,8 @@ def _entropy(table: AlphaTable) -> Indicator:
         GOOD if EXTREME_ENTROPY <= mean <= 1 - EXTREME_ENTROPY else WATCH,
         "100 %: all operations still weigh the same, nothing is decided. 0 %: every edge has one operation left, "
         "nothing can change any more. During a search it should fall slowly from 100 %.",
+        "near 100 % search for more steps, or with larger ones of the alphas (search.alphas.lr, search.alphas.step); "
+        "near 0 % with smaller ones.",
     )
 
 
@@ -177,6 +200,7 @@ def _discretisation(lost: float, mixed: float | None) -> Indicator:
         GOOD if lost < WIDE_DISCRETISATION else WATCH,
         "The supernet's accuracy on held-out images minus that with the derived cell alone. After a wide gap the cell "
         "may still be good once it is retrained, but the mixture's accuracy says little about it.",
+        "judge the cell by its retraining, or by short training (derive.rule=trained), and not by the supernet.",
     )
 
 
@@ -188,6 +212,7 @@ def _stability(record: Mapping[str, Any]) -> Indicator:
         GOOD if unchanged >= max(min(STABLE_EPOCHS, epochs), STABLE_SHARE * epochs) else WATCH,
         f"{percent(record['edges_unchanged'], 0)} of its edges had the same operation in all of the last "
         f"{record['window']} epochs. A cell that still changes at the end depends on when the search was stopped.",
+        f"{TRAIN}, or search for more epochs.",
     )
 
 
@@ -199,6 +224,7 @@ def _gap(gap: float, loss: float | None) -> Indicator:
         WATCH if gap < -NEGATIVE_GAP * scale else GOOD,
         "θ tracks the minimum of the lower objective near y, so the gap should be small and not negative. Where it is "
         "negative θ lags behind, and its correction of the architecture gradient may point the wrong way.",
+        "let θ follow faster, with search.moreau.theta_steps=2 or a larger search.moreau.theta_lr.",
     )
 
 
@@ -209,4 +235,5 @@ def _overfit(held_out: float, upper: float) -> Indicator:
         WATCH if upper - held_out > WIDE_OVERFIT else GOOD,
         "Weights and alphas are both trained with the architecture split, the held-out images are seen by neither. A "
         "wide difference means that the supernet has overfitted its training images.",
+        "search for fewer epochs, on more images, or with more augmentation (search.augment.cutout).",
     )

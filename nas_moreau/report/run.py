@@ -182,7 +182,7 @@ def _search(search: Stage) -> str:
             "How the cell was found",
             paragraph("It was drawn at random from the search space, without a search."),
         )
-    cards = [(sign.level, sign.name, sign.value, sign.meaning) for sign in indicators(search)]
+    cards = [(sign.level, sign.name, sign.value, str(sign)) for sign in indicators(search)]
     return section("search", "Is the search healthy?", signs(cards) + stage_charts(search))
 
 

@@ -16,6 +16,7 @@ import yaml
 from nas_moreau.architecture.spaces.percentile import limit, percentile, why_no_percentile
 from nas_moreau.architecture.spaces.space import load_space
 from nas_moreau.architecture.spaces.zoo import published_cell
+from nas_moreau.config import config_keys
 from nas_moreau.errors import InputError
 from nas_moreau.report.choices import choices
 from nas_moreau.report.indicators import BAD, GOOD, WATCH, health, indicators
@@ -423,6 +424,21 @@ def test_a_space_of_the_user_whose_cells_may_hold_no_operation(tmp_path):
     space.write_text(space.read_text().replace("{rule: all_edges}", "{rule: all_edges, exclude: [none]}"))
     found = {choice.row.edge: choice for choice in choices(read_run(tmp_path / "run").search)}
     assert found[0, 1].strongest == "nor_conv_3x3"
+
+
+def test_what_is_not_good_says_what_to_do(tmp_path):
+    """And what is good leaves it out; every key that an advice names can be set."""
+    write_search(tmp_path / "good")
+    write_search(tmp_path / "lagging", gap=-0.1)
+    write_cell(tmp_path / "collapsed", "nas_bench_201", NONES, 0.25)
+    known, levels_seen = config_keys(), set()
+    for name in ("good", "lagging", "collapsed"):
+        for sign in indicators(read_run(tmp_path / name).search):
+            levels_seen.add(sign.level)
+            assert (sign.advice in str(sign)) == (sign.level != GOOD)
+            for key in re.findall(r"(?:search|derive)\.[a-z_.]*[a-z_]", sign.advice):
+                assert key in known
+    assert levels_seen == {GOOD, WATCH, BAD}
 
 
 def test_indicators_see_a_lagging_theta(tmp_path):
