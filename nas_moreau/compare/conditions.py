@@ -122,4 +122,5 @@ def conditions(config: Config, method: str, settings: Settings) -> Conditions:
 
 def _alphas(search: SearchConfig) -> str:
     alphas = search.alphas
-    return f"adam {alphas.lr:g}" if alphas.rule == "adam" else f"{alphas.rule} {alphas.step:g}"
+    rule = f"adam {alphas.lr:g}" if alphas.rule == "adam" else f"{alphas.rule} {alphas.step:g}"
+    return f"{rule}, averaged" if alphas.average else rule

@@ -105,6 +105,11 @@ class AlphasConfig(Section):
         default=(0.5, 0.999), strict=False, description="Decay rates of Adam's two averages."
     )
     weight_decay: NotNegative = Field(default=1e-3, description="Adam's weight decay, added to the gradient.")
+    average: bool = Field(
+        default=False,
+        description="Whether cells are derived from the mean of the alphas at the ends of the later half of the epochs "
+        "(suffix averaging; Rakhlin et al., ICML 2012), which carries less noise, instead of the last alphas.",
+    )
     init_scale: NotNegative = Field(default=1e-3, description="Standard deviation of the initial alphas.")
 
 

@@ -79,7 +79,7 @@ class ChoiceSearch:
     def end_epoch(self, job: SearchJob) -> tuple[dict[str, Any], bool]:
         """Evaluates the module and its choices, logs and writes both."""
         torch.manual_seed(seed_for(self.setup.config.seed, "evaluation", job.counters.epochs))
-        table = self.setup.alpha_table(job.x)
+        table = self.setup.alpha_table(job.counted)
         picks = self.priced.pick(table)
         held_out, one_hot = self._evaluate(job, table, picks)
         row = step_row(job)
@@ -108,7 +108,7 @@ class ChoiceSearch:
 
     def replay_log(self, job: SearchJob) -> None:
         """Shows the picture of the last epoch again."""
-        table = self.setup.alpha_table(job.x)
+        table = self.setup.alpha_table(job.counted)
         self._draw(job, table, self.priced.pick(table))
 
     def _print(self, job: SearchJob, table: AlphaTable, picks: dict[str, int], row: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class ChoiceSearch:
         """Chooses the options and returns the result."""
         begin = time.monotonic()
         torch.manual_seed(seed_for(self.setup.config.seed, "final evaluation"))
-        table = self.setup.alpha_table(job.x)
+        table = self.setup.alpha_table(job.counted)
         picks = self.priced.pick(table)
         held_out, one_hot = self._evaluate(job, table, picks)
         job.counters.seconds += time.monotonic() - begin
@@ -171,7 +171,7 @@ class ChoiceSearch:
     def state_dict(self, job: SearchJob) -> dict[str, Any]:
         """Returns the alphas by decision, the weights that the module came with, and those that are never trained."""
         frozen = {name: p.detach() for name, p in self.setup.whole.named_parameters() if not p.requires_grad}
-        alphas = dict(zip(self.setup.places.by_name, job.x))
+        alphas = dict(zip(self.setup.places.by_name, job.counted))
         return {"alphas": alphas, "initial": self.setup.initial, "frozen": frozen}
 
     @torch.no_grad()

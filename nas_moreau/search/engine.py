@@ -6,6 +6,7 @@ epoch and says what was found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
@@ -127,6 +128,8 @@ class SearchJob:
     Attributes:
         counters: Steps, epochs and seconds done.
         x, y, state: Alphas, weights and the method's state.
+        mean: With `search.alphas.average`, the mean of the alphas at the ends of the later half of the epochs; None
+            before that, and without it.
         sums: Sums of the steps' numbers since the last epoch.
         c: The penalty c_k of the last step, None for methods without one.
         latest: Numbers of the last epoch, for the terminal.
@@ -144,6 +147,7 @@ class SearchJob:
         self.counters = Counters()
         self._build_method()
         self.x, self.y = setup.posed.x, setup.posed.y
+        self.mean: list[Tensor] | None = None
         # automatic constants are found on the first batches; other methods evaluate nothing before their first step
         first = setup.batches(0) if parse_method(setup.config.search.method).is_automatic else (None, None)
         self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
@@ -163,6 +167,11 @@ class SearchJob:
     def about(self) -> str:
         """Method and subject."""
         return f"{self.setup.config.search.method}, {self.subject.about}"
+
+    @property
+    def counted(self) -> list[Tensor]:
+        """The alphas that count, from which a result is derived: their mean (`search.alphas.average`), or the last."""
+        return self.x if self.mean is None else self.mean
 
     def _build_method(self) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""
@@ -287,9 +296,25 @@ class SearchJob:
             }
         )
         self.y, self.state = (self.y, self.state) if self.held is None else copied((self.y, self.state))
-        found = self.subject.end_epoch(self)
+        before = self.mean
+        self.mean = self._mean_with_this_epoch()
+        try:
+            found = self.subject.end_epoch(self)
+        except BaseException:  # a signal: the epoch's end is repeated
+            self.mean = before
+            raise
         self.sums = {}
         return found
+
+    def _mean_with_this_epoch(self) -> list[Tensor] | None:
+        search = self.setup.config.search
+        if not search.alphas.average or not parse_method(search.method).learns_alphas:
+            return None
+        epochs = math.ceil(self.total_steps / self.epoch_steps)
+        count = self.counters.epochs - epochs // 2 + 1
+        if count < 1:
+            return None
+        return [torch.lerp(old, new, 1 / count) for old, new in zip(self.mean or self.x, self.x)]
 
     def finish(self) -> Any:
         """Returns the result."""
@@ -307,7 +332,7 @@ class SearchJob:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns alphas, weights, the method's state, running statistics, sums, and what the subject adds."""
+        """Returns alphas, weights, the method's state, running statistics, sums, means, and what the subject adds."""
         return {
             "x": self.x,
             "y": self.y,
@@ -317,6 +342,7 @@ class SearchJob:
             "sums": self.sums,
             "c": self.c,
             "latest": self.latest,
+            **({} if self.mean is None else {"mean": self.mean}),
             **self.subject.state_dict(self),
         }
 
@@ -337,4 +363,5 @@ class SearchJob:
                 buffers[name].copy_(value)
         self.sums = {name: value.to(device) for name, value in payload["sums"].items()}
         self.c, self.latest = payload["c"], payload["latest"]
+        self.mean = [tensor.to(device) for tensor in payload["mean"]] if "mean" in payload else None
         self.subject.load_state_dict(payload)

@@ -93,7 +93,7 @@ def evaluate_epoch(job: SearchJob, cells: CellSearch) -> EpochEvaluation:
     setup, part = job.setup, cells.held_out
     # operations that draw (noise): tied to the epoch, so that an evaluation repeated on resume is the same
     torch.manual_seed(seed_for(setup.config.seed, "evaluation", job.counters.epochs))
-    table = cells.alpha_table(job.x)
+    table = cells.alpha_table(job.counted)
     genotype = derive(setup.space, table)
     held_out = job.loop.evaluate(job, "held_out", len(part), lambda: evaluate_held_out(job, cells))
     score = job.loop.evaluate(job, "one_hot", len(part), lambda: _evaluate_one_hot(job, part, genotype))

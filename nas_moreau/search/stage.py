@@ -159,7 +159,7 @@ class CellSearch:
         log_epoch(job, self, found, row)
         write_epoch(job, found, row)
         print_epoch(job, found, row)
-        self.collapse = self.collapse.after(row["epoch"], found.genotype, found.one_hot.accuracy, job.x)
+        self.collapse = self.collapse.after(row["epoch"], found.genotype, found.one_hot.accuracy, job.counted)
         self.stability = self.stability.after(found.genotype)
         best = found.held_out.accuracy > job.counters.best
         job.counters.best = max(job.counters.best, found.held_out.accuracy)
@@ -229,15 +229,15 @@ class CellSearch:
         return AlphaTable.from_logits(self.space, self._named(x))
 
     def kept_alphas(self, job: SearchJob) -> list[Tensor]:
-        """Returns the alphas that the cell is derived from: the last ones, or those that the guard kept."""
-        return self.collapse.alphas if self.collapse_rule == "best" and self.collapse.alphas else job.x
+        """Returns the alphas that the cell is derived from: those that count, or those that the guard kept."""
+        return self.collapse.alphas if self.collapse_rule == "best" and self.collapse.alphas else job.counted
 
     def _named(self, x: list[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.setup.supernet.alphas, x))
 
     def replay_log(self, job: SearchJob) -> None:
         """Shows the pictures of an epoch again."""
-        table = self.alpha_table(job.x)
+        table = self.alpha_table(job.counted)
         draw_epoch(job, self, table, derive(self.space, table))
 
     def state_dict(self, job: SearchJob) -> dict[str, Any]:
