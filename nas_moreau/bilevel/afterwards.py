@@ -21,6 +21,9 @@ from nas_moreau.bilevel.tensors import Tensors, add, norm, scale, subtract
 LEVELS = 4
 """Penalties c, 2c, 4c, ... from which the bias is extrapolated."""
 
+STILL = 1e-9
+"""Relative difference between two penalties below which a point does not move."""
+
 ENDED = ("diverged", "stopped", "refused")
 """Ways to end after which a solution is left as it is."""
 
@@ -114,9 +117,11 @@ def _extrapolated(found: list[Tensors], levels: list[float], count: int) -> tupl
         levels: The penalties.
         count: Number of tensors of x.
     """
-    apart = [float(norm(subtract(after, before)[:count])) for before, after in pairwise(found)]
     size = 1 + float(norm(found[-1][:count]))
-    if apart[-1] <= 1e-9 * size:
+    moved = [subtract(after, before) for before, after in pairwise(found)]
+    of_x = slice(count) if float(norm(moved[-1][:count])) > STILL * size else slice(None)  # x at rest on its bounds?
+    apart = [float(norm(difference[of_x])) for difference in moved]
+    if apart[-1] <= STILL * (1 + float(norm(found[-1][of_x]))):
         return found[-1], apart[-1] / size, "There was no bias to remove."
     ratios = [after / before for before, after in pairwise(apart) if before > 0]
     if len(ratios) < 2 or not all(0.3 < ratio < 0.75 for ratio in ratios):
@@ -151,7 +156,11 @@ def judged(problem: Bilevel, solution: Solution, tolerance: float, spent: Callab
     """
     if solution.status in ENDED:
         return solution
-    found, _ = certify(problem, solution.x, solution.y, budget=2000 + spent())
+    try:
+        found, _ = certify(problem, solution.x, solution.y, budget=2000 + spent())
+    except KeyboardInterrupt:
+        message = f"{solution.message} Stopped by Ctrl-C before the certificate."
+        return replace(solution, status="stopped", message=message)
     if math.isnan(found.bias):  # the extrapolation has its own estimate
         found = found._replace(bias=solution.certificate.bias)
     eps = max(torch.finfo(t.dtype).eps for t in [*solution.x, *solution.y])
@@ -162,4 +171,5 @@ def judged(problem: Bilevel, solution: Solution, tolerance: float, spent: Callab
         status = "not-minimal"
     known = math.isfinite(found.bias) and status != "solved"
     bias = f" The estimated error of x is {found.bias:.1e}." if known else ""
-    return replace(solution, status=status, certificate=found, message=f"{solution.message}{bias}")
+    solved = "Solved: the certificate holds. " if status == "solved" else ""
+    return replace(solution, status=status, certificate=found, message=f"{solved}{solution.message}{bias}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,8 @@ ACCURATE = 1e-6
 def argmin(f: Callable[..., Tensor], y0: Any, **parts: Any) -> Callable[[Any], Any]:
     """Returns x -> the minimiser of f(x, .) near y0, differentiable in x by the implicit function theorem.
 
-    Its backward pass costs one linear solve with f_yy and one product with f_xy; it cannot be differentiated again.
+    Its backward pass costs one linear solve with f_yy and one product with f_xy; it cannot be differentiated again,
+    which raises RuntimeError.
 
     Example:
         >>> import torch
@@ -37,11 +39,12 @@ def argmin(f: Callable[..., Tensor], y0: Any, **parts: Any) -> Callable[[Any], A
     Args:
         f: (x, y) -> scalar; x and y have the forms that they are given in: a tensor, or a list or dict of tensors.
         y0: Where the search starts; it chooses the basin.
-        **parts: `g`, `project_y` or `constraint` of `Bilevel`, for a lower level that is not smooth; g and the
-            projection get lists of tensors.
+        **parts: `g`, `project_y` or `constraint` of `Bilevel`, for a lower level that is not smooth; the constraint
+            gets x and y in the forms of f, g and the projection get lists of tensors.
 
     Returns:
-        A function that raises ArithmeticError where no isolated minimiser is found.
+        A function that raises ArithmeticError where no isolated minimiser is found, in its backward pass where autograd
+        has no derivative of the prox or projection.
     """
     single_y = isinstance(y0, Tensor)
     begin = [y0] if single_y else y0
@@ -50,10 +53,13 @@ def argmin(f: Callable[..., Tensor], y0: Any, **parts: Any) -> Callable[[Any], A
         single_x = isinstance(x, Tensor)
         form_x, form_y = Structure("x", [x] if single_x else x), Structure("y", begin)
 
-        def objective(a: Any, b: Any, batch: Any) -> Any:
-            return f(a[0] if single_x else a, b[0] if single_y else b)
+        def in_form(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda a, b, *batch: function(a[0] if single_x else a, b[0] if single_y else b)
 
-        problem = on_lists(Bilevel(F=objective, f=objective, **parts), form_x, form_y)
+        given_parts = dict(parts)
+        if given_parts.get("constraint") is not None:
+            given_parts["constraint"] = in_form(given_parts["constraint"])
+        problem = on_lists(Bilevel(F=in_form(f), f=in_form(f), **given_parts), form_x, form_y)
         given = [x] if single_x else form_x.listed(x)
         found = list(_Argmin.apply(problem, form_y.tensors, *given))
         return found[0] if single_y else form_y.arrange(found)
@@ -66,22 +72,43 @@ class _Argmin(torch.autograd.Function):
     def forward(ctx: Any, problem: Bilevel, y0: Tensors, *x: Tensor) -> tuple[Tensor, ...]:
         flat = FlatProblem(problem, [t.detach() for t in x], y0)
         u, w = flat.start()
-        lower = solve_lower(flat, u, w)
-        if not lower.residual <= ACCURATE or (flat.smooth and not lower.definite):
+        with torch.enable_grad():
+            lower = solve_lower(flat, u, w)
+        if not lower.residual <= ACCURATE or not (lower.definite or math.isnan(lower.curvature)):
             raise ArithmeticError(
                 f"No isolated minimiser was found from y0 (residual {lower.residual:.1e}, smallest curvature "
                 f"{lower.curvature:.1e} of the largest). Start elsewhere, or add curvature to f."
             )
         ctx.adjoint, ctx.flat = lower.adjoint, flat
+        ctx.save_for_backward(*x)
         return tuple(flat.lists(u, lower.w.detach())[1])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         flat: FlatProblem = ctx.flat
         adjoint: Adjoint = ctx.adjoint
-        corrections, _ = flat.lists(adjoint(flat.flatten(list(grads))), flat.start()[1])
+        with torch.no_grad():
+            correction = adjoint(flat.flatten(list(grads)))
+        if not torch.isfinite(correction).all():
+            raise ArithmeticError(
+                "The minimiser has no derivative known to autograd: write the prox or projection in torch operations."
+            )
+        corrections, _ = flat.lists(correction, flat.start()[1])
+        if torch.is_grad_enabled():  # of a gradient that is to be differentiated again
+            corrections = list(_Once.apply(*corrections, *ctx.saved_tensors))
         return None, None, *corrections
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that depend on x in a way which cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients_and_x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.clone() for t in gradients_and_x[: len(gradients_and_x) // 2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError("A minimiser of argmin can be differentiated once only.")
 
 
 def from_module(module: torch.nn.Module) -> tuple[dict[str, Tensor], Callable[..., Any]]:
@@ -169,6 +196,8 @@ def tchebycheff(
         ValueError: The numbers of objectives, weights and ideals differ, or one of the constants is not positive.
     """
     count = len(objectives)
+    if not count:
+        raise ValueError("There are no objectives.")
     weights = [1 / count] * count if weights is None else weights
     ideal = [0.0] * count if ideal is None else ideal
     if not count == len(weights) == len(ideal):

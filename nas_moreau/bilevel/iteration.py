@@ -52,7 +52,7 @@ def iterate(problem: Bilevel, begin: Iterate, method: Method, limits: Limits) ->
     message = (
         f"Took {limits.steps} steps on minibatches."
         if limits.batches
-        else f"Stopped after {limits.steps} steps without meeting the tolerance {limits.tolerance:.0e}."
+        else f"Took {limits.steps} steps; the movement did not fall below the tolerance {limits.tolerance:.0e}."
     )
     try:
         for k in range(limits.first, end):

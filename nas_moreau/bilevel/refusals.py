@@ -1,10 +1,13 @@
-"""Problems that a method would answer wrongly, and constants out of range, found before the first step."""
+"""Problems that a method would answer wrongly, arguments and constants out of range, found before the first step."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 
-from nas_moreau.bilevel.method import Method, StepSize
+from nas_moreau.bilevel.method import Method, State, StepSize
 from nas_moreau.bilevel.problem import Bilevel
 from nas_moreau.bilevel.tensors import Tensors, norm, random_like, subtract
 from nas_moreau.bilevel.updates import Update
@@ -51,6 +54,38 @@ def _hides_x(problem: Bilevel, x: Tensors, y: Tensors) -> bool:
             apart = float(norm(subtract(g.prox(elsewhere, point, 0.5), g.prox(x, point, 0.5))))
         moved = moved or apart > 1e-6 * (1 + float(norm(point)))
     return moved
+
+
+def check_arguments(steps: Any, tolerance: float, method: Any, watch: Any) -> None:
+    """Raises TypeError or ValueError where an argument of `solve` is of another kind than it must be."""
+    if not isinstance(steps, int):
+        raise TypeError(f"steps is {steps!r}; give a whole number.")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least one step is needed.")
+    if math.isnan(tolerance):
+        raise ValueError("tolerance is not a number; give one such as 1e-8.")
+    if method is not None and not isinstance(method, Method):
+        what = f"the function {method.__name__}, not called" if hasattr(method, "__name__") else repr(method)
+        raise TypeError(f"method is {what}. Give what moreau() or another function of nas_moreau.bilevel returns.")
+    if watch is not None and not callable(watch):
+        raise TypeError(f"watch is {watch!r}; give a function of (k, x, y, info).")
+
+
+def check_state(state: Any, method: Method, x: Tensors, y: Tensors) -> None:
+    """Raises ValueError where a state cannot be one of this method on these x and y.
+
+    Args:
+        state: Given to `solve`.
+        method: The method that would continue with it.
+        x, y: Where it would continue.
+    """
+    like = {"x": x, "mean_d": x, "theta": y, "y": y, "v": y}
+    for name, tensors in like.items():
+        held = getattr(state, name, ())
+        if held and [t.shape for t in held] != [t.shape for t in tensors]:
+            raise ValueError("state belongs to an x and y of other shapes. Leave it out, or give the x and y it is of.")
+    if isinstance(state, State) and (state.tuning is None) != (method.explain is None):
+        raise ValueError("state belongs to another method, or to other constants. Give that method, or no state.")
 
 
 def check_constants(

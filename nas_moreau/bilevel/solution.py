@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal, NamedTuple
@@ -133,7 +134,10 @@ def load_solution(path: str | PathLike[str]) -> Solution:
     Raises:
         ValueError: The file holds something else, or was written by another version.
     """
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no solution: {type(error).__name__}. Give a file of Solution.save.") from error
     if not isinstance(found, dict) or found.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path} holds no solution of this version. Write it again with Solution.save.")
     found["certificate"] = Certificate(*found["certificate"])
@@ -147,8 +151,15 @@ def restored(saved: Any, like: Any) -> Any:
     Args:
         saved: A `SavedState`, or a state of this process, which is returned as it is.
         like: What `Method.init` returned.
+
+    Raises:
+        ValueError: The saved state has another number of parts.
     """
-    return _typed(saved.parts, like) if isinstance(saved, SavedState) else saved
+    if not isinstance(saved, SavedState):
+        return saved
+    if not isinstance(saved.parts, tuple) or len(saved.parts) != len(like):
+        raise ValueError("state belongs to another method. Give that method, or leave the state out.")
+    return _typed(saved.parts, like)
 
 
 def _plain(state: Any) -> Any:

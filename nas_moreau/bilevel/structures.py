@@ -28,13 +28,15 @@ class Structure:
         if not isinstance(values, (list, tuple)):
             fault = f"is a {type(given).__name__}"
         else:
-            wrong = [t for t in values if not isinstance(t, torch.Tensor) or not t.is_floating_point()]
+            wrong = [t for t in values if not isinstance(t, torch.Tensor) or not t.is_floating_point() or t.is_meta]
             if not wrong and any(t.numel() for t in values):
-                self.tensors: Tensors = [t.detach() for t in values]
+                # autograd takes no tensors of torch.inference_mode
+                self.tensors: Tensors = [t.clone() if t.is_inference() else t.detach() for t in values]
                 return
             fault = "holds no numbers"
             if wrong:
                 fault = f"holds {wrong[0].dtype if isinstance(wrong[0], torch.Tensor) else type(wrong[0]).__name__}"
+                fault = "holds a tensor without data" if getattr(wrong[0], "is_meta", False) else fault
         raise TypeError(f"{name} {fault}; give a list of floating-point tensors, such as [torch.zeros(3)], or a dict.")
 
     def arrange(self, tensors: Tensors) -> Any:

@@ -55,9 +55,7 @@ def value_and_grads(objective: Any, x: Tensors, y: Tensors, batch: Any = None, w
         y = [t.detach().requires_grad_(wrt_y) for t in y]
         returned = objective(x, y, batch)
         found, aux = returned if isinstance(returned, tuple) else (returned, None)
-        if not isinstance(found, Tensor) or found.ndim:
-            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise TypeError(f"An objective must return a scalar tensor, not {what}; take a sum or a mean.")
+        check_scalar(found)
         inputs = [*(x if wrt_x else ()), *(y if wrt_y else ())]
         if inputs and found.requires_grad:
             grads: list[Tensor | None] = list(torch.autograd.grad(found, inputs, allow_unused=True))
@@ -133,6 +131,19 @@ class AtX:
         a, b = len(self.x), len(self.x) + len(y)
         values = (F.detach(), f.detach(), f_theta.detach())
         return Pieces(values, filled[:a], filled[a:b], filled[b:])
+
+
+def check_scalar(value: Any) -> None:
+    """Raises TypeError if the value of an objective is not a floating-point tensor without dimensions."""
+    if isinstance(value, Tensor) and not value.ndim and value.is_floating_point():
+        return
+    if not isinstance(value, Tensor):
+        what = f"{type(value).__name__}; do not convert it to a number"
+    elif value.ndim:
+        what = f"a tensor of shape {tuple(value.shape)}; take a sum or a mean"
+    else:
+        what = f"one of type {value.dtype}"
+    raise TypeError(f"An objective must return a floating-point scalar tensor, not {what}.")
 
 
 def scalar_of(returned: Any) -> Tensor:

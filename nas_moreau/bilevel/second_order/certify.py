@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel, Tensors
 from nas_moreau.bilevel.second_order import checks
+from nas_moreau.bilevel.second_order.basins import looks_convex, not_convex_along_coordinates, other_basins
 from nas_moreau.bilevel.second_order.flat import FlatProblem, OutOfBudgetError, drawn_like, seeded
 from nas_moreau.bilevel.second_order.implicit import at_start, hyper_objective
+from nas_moreau.bilevel.second_order.lower import DENSE
+from nas_moreau.bilevel.second_order.upper import Evaluate, Place
 from nas_moreau.bilevel.solution import UNKNOWN, Certificate
 
 CHEAP = 2000
@@ -50,19 +54,46 @@ def _certificate(flat: FlatProblem) -> Certificate:
     residual = max(apart, lower.residual)
     if not place.finite:
         return Certificate(residual, lower.curvature, math.nan, math.nan)
-    size = checks.sizes_of(u, u)
-    if flat.problem.project_x is not None:
+    deeper = _deeper(flat, u, lower.w)
+    if deeper is not None:
+        residual = max(residual, float((deeper - w).norm()) / max(float(w.norm()), 1e-3))
+    left = _above(flat, evaluate, place)
+    return Certificate(residual, lower.curvature, *left)
+
+
+def _deeper(flat: FlatProblem, u: Tensor, w: Tensor) -> Tensor | None:
+    """Returns a deeper minimiser of the lower level, None where none is found."""
+    if len(w) <= DENSE and looks_convex(flat, u, w) and not not_convex_along_coordinates(flat, u, w):
+        return None
+    return other_basins(flat, u, w).deeper
+
+
+def _above(flat: FlatProblem, evaluate: Evaluate, place: Place) -> tuple[float, float, float]:
+    """Returns the certificate's hypergradient, bias and upper curvature."""
+    u, project, size = place.u, flat.problem.project_x, checks.sizes_of(place.u, place.u)
+    scale, gain, lower_place = max(abs(place.value), 1e-300), 0.0, None
+    if len(u) <= checks.SMALL:
+        onto = None if project is None else flat.onto_x
+        lower_place = checks.lower_place_around(evaluate, place, size, flat.eps, onto)
+    if lower_place is not None:
+        gain = math.sqrt((place.value - lower_place.value) / max(abs(place.value), abs(lower_place.value)))
+    if project is not None:
         steepness = float((place.gradient * size).norm())
         moved = flat.onto_x(u - place.gradient * size.square() / steepness) - u if steepness else torch.zeros_like(u)
-        decrease = math.sqrt(max(0.0, -float(place.gradient @ moved)) / max(abs(place.value), 1e-300))
-        return Certificate(residual, lower.curvature, decrease, math.nan)
+        decrease = math.sqrt(max(0.0, -float(place.gradient @ moved)) / scale)
+        if not checks.gradient_is_right(evaluate, place, size, flat.eps, flat.onto_x):
+            decrease = math.inf
+        return max(decrease, gain), math.nan, math.nan
     found = checks.curvature_at(evaluate, place, size, flat.eps, flat.eps * abs(place.value))
     if found is None:
-        return Certificate(residual, lower.curvature, math.nan, math.nan)
-    decrease = math.sqrt(max(0.0, found.decrease) / max(abs(place.value), 1e-300))
+        return math.nan, math.nan, math.nan
+    if found.flat.shape[1] == len(u):  # nothing tells a minimum from a plateau
+        return (gain or math.nan), math.nan, found.lowest
     if not checks.gradient_is_right(evaluate, place, size, flat.eps, None):  # a kink, or a part hidden from autograd
-        return Certificate(residual, lower.curvature, math.inf, math.inf, found.lowest)
-    return Certificate(residual, lower.curvature, decrease, found.step, found.lowest)
+        return math.inf, math.inf, found.lowest
+    decrease = math.sqrt(max(0.0, found.decrease) / scale)
+    bias = found.step if lower_place is None else math.inf
+    return max(decrease, gain), bias, found.lowest
 
 
 def twice_differentiable(flat: FlatProblem) -> bool:

@@ -21,7 +21,9 @@ SMALL = 30
 FLAT = 1e-10
 """Curvature over the largest, below which a direction counts as flat."""
 LANCZOS = 12
-"""Products with the second derivative of a function of many unknowns."""
+"""Products with the second derivative of a function of many unknowns, from each of two starts."""
+NEGATIVE = -1e-4
+"""Curvature over the largest, below which a point is a maximum or saddle."""
 RADII, RADII_ONE = (1e-2, 0.3, 2.0), (1.0, 4.0)
 """Distances at which lower places are looked for, in units of each entry's size and, if that is smaller, of 1."""
 RADII_FLAT = (1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.6, 2.5)
@@ -108,21 +110,64 @@ def curvature_at(evaluate: Evaluate, place: Place, size: Tensor, eps: float, noi
     return Curvature(lowest, step, decrease, vectors[:, 0] * size / unit, level, -relative * size)
 
 
+class _Ritz(NamedTuple):
+    """What Lanczos's method found: eigenvalues in increasing order, the direction of the first, q' H q of the start."""
+
+    values: Tensor
+    direction: Tensor
+    along_start: float
+
+
 def _extreme_curvature(evaluate: Evaluate, place: Place, size: Tensor, eps: float) -> Curvature | None:
-    """Returns the smallest curvature that a few steps of Lanczos find, beginning with the gradient."""
-    h, q = eps ** (1 / 3), place.gradient * size
-    steepness, root = float(q.norm()), math.sqrt(len(q))
-    q = q / steepness if steepness else drawn_like(place.u, seeded(6))
+    """Returns the smallest curvature that a few steps of Lanczos find, from the gradient and from a random direction.
+
+    At a saddle from which the descent had no slope to leave, the gradient has no part along the negative curvature, and
+    the entries along it are 0: the random direction takes the largest size for these.
+    """
+    steepness, n = float((place.gradient * size).norm()), len(place.u)
+    largest = float(size.max())
+    wide = torch.where(size > 2 * NEAR_ZERO * largest, size, largest)
+    drawn = drawn_like(place.u, seeded(6))
+    found = _lanczos(evaluate, place, size, place.gradient * size if steepness else drawn, eps)
+    if found is None:
+        return None
+    highest, lowest, direction = float(found.values.abs().max()), float(found.values[0]), found.direction
+    other = _lanczos(evaluate, place, wide, drawn, eps)
+    if other is not None and float(other.values[0]) < NEGATIVE * float(other.values.abs().max()):
+        bend = _bend_along(evaluate, place, other.direction, eps)
+        if bend < NEGATIVE * float(other.values.abs().max()):
+            highest, lowest, direction = float(other.values.abs().max()), bend, other.direction
+    bend = max(abs(found.along_start), FLAT * float(found.values.abs().max()))
+    along = steepness / bend if bend else 0.0
+    relative = lowest / highest if highest else 0.0
+    nowhere = torch.zeros_like(direction)
+    return Curvature(
+        relative, along / math.sqrt(n), 0.5 * along * steepness, direction, place.u.new_zeros(n, 0), nowhere
+    )
+
+
+def _bend_along(evaluate: Evaluate, place: Place, direction: Tensor, eps: float) -> float:
+    """Returns the second derivative along a direction by central differences; 0 where a neighbour is not finite."""
+    h = eps ** (1 / 3) * math.sqrt(len(direction))
+    ends = [evaluate(place.u + sign * h * direction, place.carry) for sign in (1.0, -1.0)]
+    if not all(end.finite for end in ends):
+        return 0.0
+    return float((ends[0].gradient - ends[1].gradient) @ direction) / (2 * h)
+
+
+def _lanczos(evaluate: Evaluate, place: Place, size: Tensor, begin: Tensor, eps: float) -> _Ritz | None:
+    """Returns what a few steps of Lanczos find in units of the sizes; None where a neighbour is not finite."""
+    reach, q = eps ** (1 / 3) * math.sqrt(len(begin)), begin
     basis: list[Tensor] = []
     images: list[Tensor] = []
-    for _ in range(min(LANCZOS, len(q))):
+    for _ in range(min(LANCZOS, len(begin))):
+        before = float(q.norm())
         for other in basis:
             q = q - (q @ other) * other
         length = float(q.norm())
-        if not length > 1e-12:
+        if not length > 1e-10 * before:
             break
         q = q / length
-        reach = h * root
         new = evaluate(place.u + reach * size * q, place.carry)
         if not new.finite:
             return None
@@ -131,14 +176,7 @@ def _extreme_curvature(evaluate: Evaluate, place: Place, size: Tensor, eps: floa
     Q, A = torch.stack(basis), torch.stack(images)
     T = Q @ A.T
     values, vectors = torch.linalg.eigh(0.5 * (T + T.T))
-    highest = float(values.abs().max())
-    nothing = place.u.new_zeros(len(place.u), 0)
-    bend = max(abs(float(T[0, 0])), FLAT * highest)
-    along = steepness / bend if bend else 0.0
-    lowest = float(values[0]) / highest if highest else 0.0
-    direction = (Q.T @ vectors[:, 0]) * size
-    nowhere = torch.zeros_like(direction)
-    return Curvature(lowest, along / root, 0.5 * along * steepness, direction, nothing, nowhere)
+    return _Ritz(values, (Q.T @ vectors[:, 0]) * size, float(T[0, 0]))
 
 
 def lower_place(evaluate: Evaluate, place: Place, direction: Tensor) -> Place | None:
@@ -240,17 +278,21 @@ def gradient_is_right(
 ) -> bool:
     """Whether the gradient is the slope of the values between two points near the place.
 
-    It is not where f or F has kinks, or a user's function hides a dependence from autograd.
+    It is not where f or F has kinks, or a user's function hides a dependence from autograd. Simpson's rule is exact for
+    polynomials of degree 4: a degenerate minimum does not look like a kink.
     """
     h = max(1e-4, eps ** (1 / 3))
     direction = drawn_like(place.u, seeded(0))
     for sign in (1.0, -1.0):  # the other side, where this one leaves the domain
-        points = [place.u + sign * multiple * h * size * direction for multiple in (2, 4)]
-        near, far = (evaluate(at if project is None else project(at), place.carry) for at in points)
-        if near.finite and far.finite:
-            moved = far.u - near.u
-            expected = 0.5 * float((near.gradient + far.gradient) @ moved)
-            bend = abs(float((far.gradient - near.gradient) @ moved))
+        shifts = [place.u + sign * multiple * h * size * direction for multiple in (2, 3, 4)]
+        near, middle, far = (evaluate(at if project is None else project(at), place.carry) for at in shifts)
+        if near.finite and middle.finite and far.finite:
+            moved, onward = far.u - near.u, middle.u - near.u
+            slopes = [float(end.gradient @ moved) for end in (near, middle, far)]
+            straight = float((onward - 0.5 * moved).norm()) <= 1e-6 * float(moved.norm())
+            middle_slope = slopes[1] if straight else 0.5 * (slopes[0] + slopes[2])  # a projection bends the line
+            expected = (slopes[0] + 4 * middle_slope + slopes[2]) / 6
+            bend = abs(slopes[2] - slopes[0])
             noise = 100 * eps * max(abs(near.value), abs(far.value))
             return abs(far.value - near.value - expected) <= 0.05 * abs(expected) + 0.05 * bend + noise
     return False

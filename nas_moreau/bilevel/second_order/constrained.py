@@ -120,12 +120,12 @@ def _system(flat: FlatProblem, u: Tensor, w: Tensor, lam: Tensor | None) -> _Sys
         else:
             active = (lam > h.detach().abs()).nonzero().flatten()
             lagrangian = flat.f(leaf_u, leaf_w) + lam[active] @ h[active]
-        lagrangian = lagrangian + 0 * leaf_w.sum()
+        lagrangian, h_active = lagrangian + 0 * leaf_w.sum(), h[active]
         grad_w = torch.autograd.grad(lagrangian, leaf_w, create_graph=True)[0]
-    H, A = symmetric(flat.jacobian(grad_w, leaf_w)), flat.jacobian(h[active], leaf_w)
+    H, A = symmetric(flat.jacobian(grad_w, leaf_w)), flat.jacobian(h_active, leaf_w)
     m = len(active)
     matrix = torch.cat([torch.cat([H, A.T], 1), torch.cat([A, A.new_zeros(m, m)], 1)], 0)
-    return _System(matrix, H, A, grad_w, h[active], leaf_u, leaf_w, active, h.detach())
+    return _System(matrix, H, A, grad_w, h_active, leaf_u, leaf_w, active, h.detach())
 
 
 def _polished(flat: FlatProblem, u: Tensor, w: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, float] | None:

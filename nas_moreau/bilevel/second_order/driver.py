@@ -15,11 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from nas_moreau.bilevel.problem import Bilevel, Tensors
-from nas_moreau.bilevel.second_order.basins import deeper_basin, looks_convex, lower_along_coordinates
+from nas_moreau.bilevel.second_order.basins import looks_convex, not_convex_along_coordinates, other_basins
 from nas_moreau.bilevel.second_order.by_values import finish_by_values
 from nas_moreau.bilevel.second_order.certify import twice_differentiable
 from nas_moreau.bilevel.second_order.checks import SMALL
@@ -35,7 +34,9 @@ from nas_moreau.bilevel.solution import UNKNOWN, Certificate, Solution, Status
 BASIN_STEPS = 600
 """Steps of the envelope that look for a basin."""
 ROUNDS = 8
-"""Deeper basins that are followed."""
+"""Rounds in which other basins are followed."""
+AS_DEEP = 12
+"""Minimisers as deep as the best one that are followed in a round."""
 BIASED = 1e-6
 """Estimated relative error of x above which an extrapolated point is called biased."""
 
@@ -61,21 +62,29 @@ def solve_by_itself(
         tolerance: On the certificate's `lower_residual` and `hypergradient`.
         watch: Called after every step or line search with (k, x, y, None); True ends the run.
         state: Of a run that this one continues.
+
+    Raises:
+        ValueError: The state is of an x of another size.
     """
     flat = FlatProblem(problem, x, y)
     begin = flat.start()
-    if not _finite_at(flat, *begin):
-        return _solution(Trail(flat, steps, 0.0, watch, begin), None, "diverged", "F or f is not finite at the start.")
+    if state is not None and any(len(part) != len(begin[0]) for pair in state.pairs for part in pair):
+        raise ValueError("state belongs to an x of another size. Leave it out, or give the x and y it is of.")
+    if not flat.finite_at(*begin):
+        return _solution(Trail(flat, steps, 0.0, watch, begin), None, "diverged", _NOT_FINITE)
     # float32 cannot do better
     trail = Trail(flat, steps, max(tolerance, 30 * flat.eps), watch, begin)
-    if not _repeats(flat, *begin):
+    values = flat.values(*begin)
+    if not flat.alike(values, flat.values(*begin)):
         return _solution(trail, None, "refused", _RANDOM)
     try:
         convex = _search(trail, begin, envelope, () if state is None else state.pairs)
+        if not flat.alike(values, flat.values(*begin)):
+            return _solution(trail, None, "refused", _RANDOM)
     except KeyboardInterrupt:
         return _solution(trail, None, "stopped", f"Stopped by Ctrl-C after {trail.done} steps; the latest point.")
     if trail.halted:
-        return _solution(trail, None, "stopped", f"Stopped by the caller after {trail.done} steps; the latest point.")
+        return _solution(trail, None, "stopped", f"Stopped by watch or Ctrl-C after {trail.done} steps, latest point.")
     if not trail.candidates:
         return _solution(trail, None, "diverged", f"No path led to finite numbers from this start. {_BELOW}")
     best = trail.best
@@ -99,7 +108,8 @@ _SENTENCES = {
 _BELOW = "The lower level may be unbounded below, or not be differentiable where it is minimal. Start elsewhere."
 
 
-_NOT_DEEPEST = " Whether its lower minimiser is the deepest could not be verified."
+_NOT_FINITE = "F, f, a gradient or the constraint is not finite at the start."
+_NOT_DEEPEST = " Whether its lower minimiser is the deepest, and of those the best for F, could not be verified."
 _RANDOM = (
     "F or f returns different values at the same point: random numbers, dropout, or a state that changes. Draw them "
     "once before solve, or give what changes as batches=."
@@ -124,30 +134,11 @@ def _search(trail: Trail, begin: tuple[Tensor, Tensor], envelope: Envelope, pair
         _from_the_envelope(trail, begin, envelope)
     if not (trail.solved or unbounded or trail.halted) and trail.left:
         _by_values(trail)
-    if convex and trail.solved and lower_along_coordinates(flat, trail.best.u, trail.best.w):
-        flat.nonconvex = True  # wells that second derivatives do not show, as of -|y|
-    if (not convex or flat.nonconvex) and not trail.halted and not large:
-        _deeper_basins(trail)
+    if trail.solved and convex and not flat.nonconvex:
+        flat.nonconvex = not_convex_along_coordinates(flat, trail.best.u, trail.best.w)
+    if (large or not convex or flat.nonconvex) and not trail.halted:
+        _other_basins(trail)
     return convex
-
-
-def _finite_at(flat: FlatProblem, u: Tensor, w: Tensor) -> bool:
-    """Whether F, f and their gradients are finite; raises what the user's functions raise."""
-    found = [flat.gradients(flat.F, u, w), flat.gradients(flat.f, u, w)]
-    if flat.problem.constraint is not None:
-        flat.h(u, w)
-    finite = all(math.isfinite(value) and all(torch.isfinite(g).all() for g in grads) for value, grads in found)
-    flat.started = True
-    return finite
-
-
-def _repeats(flat: FlatProblem, u: Tensor, w: Tensor) -> bool:
-    """Whether F and f return the same values once more at a point."""
-    for function in (flat.F, flat.f):
-        first, second = (flat.value(function, u, w) for _ in range(2))
-        if abs(first - second) > 1e3 * flat.eps * abs(first):
-            return False
-    return True
 
 
 # --- phases -----------------------------------------------------------------------------------------------------------
@@ -171,9 +162,12 @@ def _finish(trail: Trail, u: Tensor, w: Tensor, path: str, pairs: Sequence[Pair]
         )
         if found is not None:
             trail.origin = found.descent.origin
-            trail.candidates.append(_certified(trail, found, path))
-            return
-        if trail.left and flat.problem.constraint is None:
+            reached = _certified(trail, found, path)
+            trail.candidates.append(reached)
+            if reached.status == "solved" or not flat.proximal or not _flat_below(reached):
+                return
+            u, w = reached.u, reached.w  # one of a set of minimisers: F chooses among them
+        if trail.left and not flat.problem.coupled:
             trail.allow()
             _penalised(trail, u, w)
     except OutOfBudgetError:
@@ -211,9 +205,13 @@ def _by_values(trail: Trail) -> None:
 
 def _explained(candidate: Candidate) -> bool:
     """Whether it is known why a point is not certified, other than by derivatives that are wrong or missing."""
+    return candidate.status in ("biased", "not-minimal") or _flat_below(candidate)
+
+
+def _flat_below(candidate: Candidate) -> bool:
+    """Whether the lower level is solved and has a set of minimisers there."""
     found = candidate.certificate
-    flat_below = found.lower_curvature == 0 and found.lower_residual <= 1e-6
-    return candidate.status in ("biased", "not-minimal") or flat_below
+    return abs(found.lower_curvature) <= SINGULAR and found.lower_residual <= 1e-6
 
 
 def _penalised(trail: Trail, u: Tensor, w: Tensor) -> None:
@@ -331,8 +329,8 @@ def _run_envelope(
     return None if trail.halted else trail.latest
 
 
-def _deeper_basins(trail: Trail) -> None:
-    """Follows minimisers of the lower level that lie below the ones that were found."""
+def _other_basins(trail: Trail) -> None:
+    """Follows minimisers of the lower level that are not above the ones that were found."""
     flat = trail.flat
     for _ in range(ROUNDS):
         if not trail.solved or trail.halted:
@@ -340,20 +338,28 @@ def _deeper_basins(trail: Trail) -> None:
         best = trail.best
         trail.allow()
         try:
-            other = deeper_basin(flat, best.u, best.w)
+            deeper, others = other_basins(flat, best.u, best.w)
         except OutOfBudgetError:
-            other = None
+            deeper, others = None, []
         finally:
             flat.limit = math.inf
-        if other is None:
-            return
-        # what was found is no minimiser of the lower level at its x
-        trail.candidates = [candidate for candidate in trail.candidates if candidate is not best]
-        note = " A deeper minimiser of the lower level exists at this x."
-        trail.candidates.append(best._replace(status="not-minimal", note=note))
-        if not trail.left:
-            break
-        _finish(trail, best.u, other, "a deeper basin of the lower level")
+        if deeper is not None:  # what was found is no minimiser of the lower level at its x
+            flat.nonconvex = True
+            trail.candidates = [candidate for candidate in trail.candidates if candidate is not best]
+            note = " A deeper minimiser of the lower level exists at this x."
+            trail.candidates.append(best._replace(status="not-minimal", note=note))
+            if trail.left:
+                _finish(trail, best.u, deeper, "a deeper basin of the lower level")
+            continue
+        before = len(trail.candidates)
+        for other in others[:AS_DEEP]:
+            if trail.best is best and trail.left:
+                _finish(trail, best.u, other, "another basin of the lower level")
+        if trail.best is best:
+            known = [c.value for c in trail.candidates[before:] if c.certificate.lower_residual < 1e-6]
+            if not known or min(known) >= best.value - 1e-6 * abs(best.value):
+                return
+            break  # F is lower there, but no solution was reached
     trail.candidates = [
         c._replace(status="out-of-steps", note=_NOT_DEEPEST) if c.status == "solved" else c for c in trail.candidates
     ]

@@ -23,8 +23,6 @@ from nas_moreau.bilevel.second_order.upper import (
     rounding_error,
 )
 
-NEGATIVE = -1e-4
-"""Curvature over the largest, below which a point is a maximum or saddle of Phi."""
 FAR_ENOUGH = 1e-2
 """Share of x along flat directions above which it is asked whether Phi has levelled off."""
 LOOK = 25
@@ -135,7 +133,7 @@ def _lower(
     """Returns a lower place, if the descent ended at a maximum, a saddle, a plateau or in a worse basin."""
     place, eps, project = descent.place, settings.eps, settings.project
     size, found = checks.sizes_of(place.u, descent.origin.u), None
-    if curvature is not None and curvature.lowest < NEGATIVE:
+    if curvature is not None and curvature.lowest < checks.NEGATIVE:
         found = checks.lower_place(evaluate, place, curvature.direction)
     elif curvature is not None and curvature.step > STATIONARY_STEP and bool(curvature.move.any()):
         found = checks.newton_place(evaluate, place, curvature)  # directions that the descent has not felt
@@ -157,7 +155,7 @@ def _examined(evaluate: Evaluate, descent: Descent, settings: Settings, curvatur
         lowest = curvature.lowest
         step = curvature.step if len(place.u) <= checks.SMALL else step
         attained = not _levelled_off(evaluate, descent, curvature, size)
-    rising = math.isnan(lowest) or lowest >= NEGATIVE
+    rising = math.isnan(lowest) or lowest >= checks.NEGATIVE
     if project is None and not (rising and min(descent.decrease, step) <= settings.tolerance):
         radius = checks.kink_radius(evaluate, place, size)
         step = min(step, radius)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas_moreau.bilevel.method import NO_BATCHES, Batches
 from nas_moreau.bilevel.problem import Bilevel, Tensors
-from nas_moreau.bilevel.tensors import scalar_of
+from nas_moreau.bilevel.tensors import check_scalar, scalar_of
 
 Function = Callable[..., Tensor]
 OUTSIDE = (torch.linalg.LinAlgError, ArithmeticError, ValueError)  # type: ignore[attr-defined]
@@ -85,17 +85,22 @@ class FlatProblem:
 
     def prox(self, u: Tensor, w: Tensor, step: float) -> Tensor:
         """Returns Prox of step * g(x, .) and the indicator of Y, differentiable where g's prox is."""
-        return self._joined(self.problem.prox_y(*self.lists(u, w), step))
+        return self._joined(self.problem.prox_y(*self.lists(u, w.clone()), step))  # it may work in place
 
     def h(self, u: Tensor, w: Tensor) -> Tensor:
         """Returns the constraints h(x, y) <= 0 as one vector, differentiable."""
         assert self.problem.constraint is not None
         found = self.problem.constraint(*self.lists(u, w))
-        return self._joined(list(found) if isinstance(found, (list, tuple)) else [found])
+        entries = list(found) if isinstance(found, (list, tuple)) else [found]
+        if not entries or not all(isinstance(entry, Tensor) for entry in entries):
+            raise TypeError("constraint must return a tensor or a list of tensors, each entry of them to be <= 0.")
+        return self._joined(entries)
 
     def onto_x(self, u: Tensor) -> Tensor:
         """Returns the projection onto X."""
-        return u if self.problem.project_x is None else self.flatten(self.problem.onto_x(unflatten(u, self.like_x)))
+        if self.problem.project_x is None:
+            return u
+        return self.flatten(self.problem.onto_x(unflatten(u.clone(), self.like_x)))
 
     def _called(self, function: Callable[[Tensors, Tensors], Tensor], u: Tensor, w: Tensor) -> Tensor:
         """Returns a function's value, NaN outside its domain."""
@@ -111,9 +116,7 @@ class FlatProblem:
 
     def _scalar(self, returned: Any) -> Tensor:
         value = scalar_of(returned)
-        if not isinstance(value, Tensor) or value.ndim:
-            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"An objective must return a scalar tensor, not {what}; take a sum or a mean.")
+        check_scalar(value)
         if value.dtype != self.dtype:
             self.eps = max(self.eps, torch.finfo(value.dtype).eps)
             value = value.to(self.dtype)
@@ -161,6 +164,24 @@ class FlatProblem:
         with torch.no_grad():
             found = float(function(*at))
         return found if math.isfinite(found) else math.inf
+
+    def finite_at(self, u: Tensor, w: Tensor) -> bool:
+        """Whether F, f, their gradients and h are finite at the start; raises what the functions raise."""
+        inside = self.problem.constraint is None or bool(torch.isfinite(self.h(u, w)).all())
+        numbers = [inside]
+        for function in (self.F, self.f):
+            value, gradients = self.gradients(function, u, w)
+            numbers += [math.isfinite(value), *(bool(torch.isfinite(gradient).all()) for gradient in gradients)]
+        self.started = True
+        return all(numbers)
+
+    def values(self, u: Tensor, w: Tensor) -> list[float]:
+        """Returns F and f at a point."""
+        return [self.value(function, u, w) for function in (self.F, self.f)]
+
+    def alike(self, before: list[float], after: list[float]) -> bool:
+        """Whether values at one point are the same but for rounding errors."""
+        return all(abs(a - b) <= 1e3 * self.eps * abs(a) for a, b in zip(before, after))
 
     def jacobian(self, vector: Tensor, leaf: Tensor) -> Tensor:
         """Returns the matrix of derivatives of a vector by a leaf, (len(vector), len(leaf))."""

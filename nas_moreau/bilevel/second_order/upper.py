@@ -126,8 +126,12 @@ def descend(evaluate: Evaluate, start: Place, settings: Settings, pairs: Sequenc
         place = found
         if float((place.u - origin.u).norm()) > FAR * (1 + float(origin.u.norm())):
             return Descent(place, math.inf, math.inf, k + 1, origin, memory, unbounded=True)
-        if settings.stop(place):
-            return Descent(place, decrease, length, k + 1, origin, memory, stopped=True)
+        stopped = settings.stop(place)
+        if stopped or k + 1 == settings.steps:
+            move = -_inverse(memory, place.gradient)
+            decrease = predicted_decrease(float(place.gradient @ move), place, origin) if memory else math.inf
+            length = relative_length(move, place.u, origin.u)
+            return Descent(place, decrease, length, k + 1, origin, memory, stopped=stopped)
     return Descent(place, decrease, length, settings.steps, origin, memory)
 
 
@@ -200,14 +204,19 @@ def _projected(
 ) -> Descent:
     place, spectral, recent = start, _first_length(start), [start.value]
     longest = [spectral]
-    decrease, length = math.inf, math.inf
-    for k in range(settings.steps):
+
+    def left() -> tuple[float, float]:
         # the longest of the last spectral steps: a single short one must not pass for stationarity
         asked = project(place.u - max(longest) * place.gradient) - place.u
         slope = float(place.gradient @ asked)
-        decrease, length = predicted_decrease(slope, place, origin), relative_length(asked, place.u, origin.u)
-        if not slope < 0 or (decrease <= settings.tolerance and length <= STATIONARY_STEP):
-            return Descent(place, decrease if slope < 0 else 0.0, length if slope < 0 else 0.0, k, origin)
+        if not slope < 0:
+            return 0.0, 0.0
+        return predicted_decrease(slope, place, origin), relative_length(asked, place.u, origin.u)
+
+    for k in range(settings.steps):
+        decrease, length = left()
+        if decrease <= settings.tolerance and length <= STATIONARY_STEP:
+            return Descent(place, decrease, length, k, origin)
         move = project(place.u - spectral * place.gradient) - place.u
         slope, share, found = float(place.gradient @ move), 1.0, None
         for _ in range(SEARCH):
@@ -225,5 +234,5 @@ def _projected(
         longest = [*longest[-4:], spectral]
         place, recent = found, [*recent[-9:], found.value]
         if settings.stop(place):
-            return Descent(place, decrease, length, k + 1, origin, stopped=True)
-    return Descent(place, decrease, length, settings.steps, origin)
+            return Descent(place, *left(), k + 1, origin, stopped=True)
+    return Descent(place, *left(), settings.steps, origin)
