@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def run(
     images, job = distributed.run_on_all_ranks(plan)  # whatever cannot be used is refused before anything is written
     with open_folder(output, config.to_dict(), "run", resume, {"images": images.digest}) as folder:
         if folder.finished:
-            return RunResult.from_dict(finished_result(folder))
+            finished = RunResult.from_dict(finished_result(folder))
+            return replace(finished, report=str(Path(output) / "report.html"))  # the folder may have been moved
         try:
             found = job.run(folder.path / "search", folder.resuming, hooks)
             del job  # the supernet's memory is free for the retraining

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import textwrap
 import unicodedata
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def printable(text: str | os.PathLike[str]) -> str:
         return text
     text = name_text(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+NARROWEST = 20
+"""Columns below which a text is left to the terminal to fold."""
+
+
+def folded(line: str, width: int) -> str:
+    """Returns a line folded between words to a width, its rest indented by two more columns than its beginning."""
+    if not len(line) > width > NARROWEST:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(text: str) -> str:

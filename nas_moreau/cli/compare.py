@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, working_in
-from nas_moreau.cli.output import print_json, print_table
+from nas_moreau.cli.output import print_json, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 
@@ -56,11 +56,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.seed is not None:
         raise InputError("A comparison has several seeds.", "Use --seeds.")
     from nas_moreau.compare import protocol
+    from nas_moreau.runs.folder import check_output
     from nas_moreau.search.methods import parse_methods
 
     methods = parse_methods(args.methods, args.seeds)
     config, output = begin(args, "compare")
     if args.dry_run:
+        check_output(output, "compare", args.resume)
         print_json(protocol.plan_comparison(methods, output))
         return None
     with working_in(output, busy=args.jobs > 1):  # a single job shows its own progress
@@ -98,7 +100,7 @@ def _print_comparison(result: dict[str, Any]) -> None:
         if rows:
             print_table(columns, rows, f"{title} ({result['column']})" if title.endswith("table") else title)
             if title == PERCENTILE:
-                print(limit())
+                print_text(limit())
     print_table(*conditions_table(result), "how each method ran")
-    print(outcome(result))
+    print_text(outcome(result))
     print(f"page: {result['report']}")

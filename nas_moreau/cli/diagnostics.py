@@ -143,7 +143,7 @@ def _print_directions(result: dict[str, Any]) -> None:
     columns = ("part", "method", "c", "cosine", "relative error", "norm", "seconds", "kept bytes", "verdict")
     print_table(columns, rows, title, left=("method", "verdict"))
     for check in result["checks"]:
-        print(check["verdict"])
+        print_text(check["verdict"])
 
 
 @verb(

@@ -18,7 +18,7 @@ from nas_moreau import __version__, distributed
 from nas_moreau.cli.heartbeat import silence
 from nas_moreau.cli.listing import KINDS
 from nas_moreau.cli.options import COMMON, remove_unused_folders
-from nas_moreau.cli.output import note, print_json, printing_notes
+from nas_moreau.cli.output import note, open_closed_streams, print_json, printing_notes
 from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, quoted, unknown
 from nas_moreau.plugins import import_modules
@@ -116,7 +116,18 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         raise _unknown_option(wrong[0], VERBS[args.verb])
     if rest:
         args.overrides = [*args.overrides, *rest]
+    _refuse_empty(args)
     return args
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Refuses an argument without text, which would be taken for the working folder or for no argument."""
+    for option in [*COMMON, *VERBS[args.verb].options]:
+        name = option.names[-1]
+        value = getattr(args, str(option.settings.get("dest", name.lstrip("-").replace("-", "_"))))
+        if value == "" or (isinstance(value, list) and "" in value):
+            shown = name if name.startswith("-") else option.settings.get("metavar", name)
+            raise InputError(f"{shown} is empty.", "Check the variable that it comes from, or leave it out.")
 
 
 OTHER_NAMES = {
@@ -219,6 +230,7 @@ def _refuse_other_command(arguments: list[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failure, 2 usage, 3 not finite, 130/143 after a signal."""
+    open_closed_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     args: argparse.Namespace | None = None
     stop = StopRequest(immediate=True)
@@ -284,5 +296,5 @@ def _failed(
         lines = str(error).strip().splitlines()
         text, code = f"{type(error).__name__}: {lines[0] if lines else ''} (-v prints the traceback)", FAILURE
     if not silent:
-        note(f"nas-moreau: {text}")
+        note(f"nas-moreau: {text}", fold=False)
     return code

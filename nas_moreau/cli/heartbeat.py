@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TextIO
 
 from nas_moreau.report.format import duration
-from nas_moreau.text import printable
+from nas_moreau.text import folded, printable
 
 BAR_SECONDS, FIRST_SECONDS, PLAIN_SECONDS = 1.0, 5.0, 10.0
 """Seconds of silence after which a terminal shows a line, a file gets its first one, and the following ones."""
@@ -33,14 +33,20 @@ class Heartbeat:
         self._terminal, self._drawn = self._stream.isatty(), False
         self._lock = threading.Lock()
 
-    def note(self, text: str) -> None:
-        """Prints a message; from now on it is what is being done."""
+    def note(self, text: str, *, activity: bool = True, fold: bool = True) -> None:
+        """Prints a message.
+
+        Args:
+            text: One line or several.
+            activity: Whether it is what is being done from now on.
+            fold: Whether a terminal gets lines that are not wider than itself.
+        """
         with self._lock:
             self._erase()
-            self._write("\n".join(map(printable, text.split("\n"))) + "\n")
-            self._text = text.rpartition("\n")[2]
-            self._began = self._printed = self._clock()
-            self._next = FIRST_SECONDS
+            self._write(_lines(text, self._stream, fold) + "\n")
+            self._printed, self._next = self._clock(), FIRST_SECONDS
+            if activity:
+                self._text, self._began = text.rpartition("\n")[2], self._printed
 
     def beat(self) -> None:
         """Shows the sign of life if it is due; called about once a second."""
@@ -48,18 +54,11 @@ class Heartbeat:
             now = self._clock()
             line = f"{printable(self._text)} ... {duration(int(now - self._began), digits=0)}"
             if self._terminal and now - self._printed >= BAR_SECONDS:
-                self._write(f"\r\x1b[K{line[: self._width() - 1]}")
+                self._write(f"\r\x1b[K{line[: columns(self._stream) - 1]}")
                 self._drawn = True
             elif not self._terminal and now - self._printed >= self._next:
                 self._write(f"{line}\n")
                 self._printed, self._next = now, PLAIN_SECONDS
-
-    def _width(self) -> int:
-        """Returns the columns of the terminal; some do not report any."""
-        try:
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
 
     def close(self) -> None:
         """Removes the line from a terminal."""
@@ -76,15 +75,37 @@ class Heartbeat:
         self._stream.flush()
 
 
+def columns(stream: TextIO) -> int:
+    """Returns the columns of a terminal; some do not report any."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def _lines(text: str, stream: TextIO, fold: bool) -> str:
+    """Returns a message as it is printed: a line with a command stays whole, to be copied."""
+    lines = [printable(line) for line in text.split("\n")]
+    if fold and stream.isatty():
+        lines = [line if "nas-moreau " in line else folded(line, columns(stream)) for line in lines]
+    return "\n".join(lines)
+
+
 _beating: list[Heartbeat] = []
 
 
-def note(text: str = "") -> None:
-    """Prints a message on standard error: standard output is for results."""
+def note(text: str = "", *, activity: bool = True, fold: bool = True) -> None:
+    """Prints a message on standard error: standard output is for results.
+
+    Args:
+        text: One line or several.
+        activity: Whether it is what the command does from now on.
+        fold: Whether a terminal gets lines that are not wider than itself; commands in it could not be copied then.
+    """
     if _beating:
-        _beating[-1].note(text)
+        _beating[-1].note(text, activity=activity, fold=fold)
     else:
-        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+        print(_lines(text, sys.stderr, fold), file=sys.stderr, flush=True)
 
 
 @contextmanager

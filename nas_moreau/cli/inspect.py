@@ -217,7 +217,8 @@ def kind_of(file: str) -> str:
         if "operations" in keys:
             load_space(file)
             return "search space"
-        if keys & set(Config.model_fields) or Path(file).suffix != ".json":
+        is_genotype = Path(file).suffix == ".json" and ("cells" in keys or not keys & set(Config.model_fields))
+        if not is_genotype:
             load_config(None, file)
             return "configuration"
     path = Path(file)

@@ -129,13 +129,17 @@ OTHER_KINDS = {
 """What other programs call them, without the s of the plural -> ours."""
 
 
+PLACE = "checkpoints"
+"""Folder of runs that were given none."""
+
+
 @verb(
     "list",
     f"list {', '.join(KINDS)}",
     examples=["list presets", "list cells", "list runs --output checkpoints"],
     options=[
         option("what", metavar="KIND", help=", ".join(KINDS)),
-        option("--output", metavar="DIR", default="checkpoints", help="folder of `list runs` (default checkpoints)"),
+        option("--output", metavar="DIR", default=PLACE, help=f"folder of `list runs` (default {PLACE})"),
     ],
 )
 def list_all(args: argparse.Namespace) -> list[Row]:
@@ -152,7 +156,7 @@ def list_all(args: argparse.Namespace) -> list[Row]:
     if not args.json:
         head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading
         shown = [tuple(str(value) for value in row.values()) for row in rows]
-        print_rows([*head, *shown] or [(f"no {args.what}",)])
+        print_rows([*head, *shown] or [(f"no runs in {args.output}",)])
         if args.what == "cells":
             from nas_moreau.architecture.spaces.percentile import limit
 
@@ -164,6 +168,9 @@ def runs(output: Path) -> list[Row]:
     """Returns the runs in a folder with their state, accuracy and age."""
     from nas_moreau.runs.history import Stage
 
+    if not output.is_dir() and str(output) != PLACE:
+        reason = "is not a folder" if output.exists() else "does not exist"
+        raise InputError(f"{output} {reason}.", "Give --output the folder that holds the runs.")
     found = []
     for status in sorted(output.glob("*/status.json")):
         stage = Stage(status.parent)

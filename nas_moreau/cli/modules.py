@@ -57,6 +57,8 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     train = _made(_named(args, args.train or "train", "train"))
     validation = _optional(args, args.validation, "validation")
     settings = _settings(args)
+    from nas_moreau.runs.folder import check_output
+
     output = distributed.run_on_rank0(lambda: new_folder(args, f"module-{args.module}-seed{settings['seed']}"))
     keywords = {
         "steps": STEPS if args.steps is None else args.steps,
@@ -73,6 +75,7 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.cost is not None:
         raise InputError("--cost is of --pareto.", "Add --pareto N, or leave it out.")
     if args.dry_run:
+        check_output(output, "module", args.resume)
         print_json({"output": str(output), **_described(_made(make), loss, train, _made(validation), keywords)})
         return None
     import torch

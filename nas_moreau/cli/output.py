@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import textwrap
@@ -13,11 +14,11 @@ from typing import Any
 
 from nas_moreau import distributed
 from nas_moreau.cli.heartbeat import note as note
-from nas_moreau.text import printable
+from nas_moreau.text import NARROWEST, folded, printable
 
 _UNBOUNDED = 1 << 16
-_NARROWEST = 20
-"""Columns below which a text is left to the terminal to fold."""
+_LONG = 30
+"""Letters of a word, a path for example, that is broken rather than the whole table."""
 
 
 class _Notes(logging.Handler):
@@ -32,7 +33,7 @@ class _Notes(logging.Handler):
         text = record.getMessage()
         if text not in self._printed and not distributed.rank():
             self._printed.add(text)
-            note(text)
+            note(text, activity=False)
 
 
 @contextmanager
@@ -52,6 +53,21 @@ def printing_notes() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def open_closed_streams() -> None:
+    """Gives a process that was started without standard streams (by a service, or `>&-`) empty ones.
+
+    Files that are opened later would get the free numbers 0 to 2 otherwise, and what a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def print_json(result: Any) -> None:
     """Prints plain data as JSON; NaN and infinity are refused."""
     print(json.dumps(result, indent=2, sort_keys=True, allow_nan=False))
@@ -65,7 +81,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
     room = shutil.get_terminal_size().columns - before if sys.stdout.isatty() else _UNBOUNDED
     for row in rows:
         line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip()
-        if len(row) > len(widths) and len(row[-1]) > room > _NARROWEST:
+        if len(row) > len(widths) and len(row[-1]) > room > NARROWEST:
             folded = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False)
             line = line[:before] + ("\n" + " " * before).join(folded)
         print(line)
@@ -75,10 +91,7 @@ def print_text(text: str) -> None:
     """Prints lines; on a terminal each is folded between words, and its rest indented by two more columns."""
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
     for line in text.split("\n"):
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        if len(line) > room > _NARROWEST:
-            line = textwrap.fill(line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        print(line)
+        print(folded(line, room))
 
 
 def print_next(reason: str, command: str) -> None:
@@ -86,10 +99,18 @@ def print_next(reason: str, command: str) -> None:
     print(f"\n{printable(reason)}:\n  {printable(command)}")
 
 
+def _longest_words(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Returns the letters of the longest word of each column, 0 where it is so long that it is broken anyway."""
+    words = [[max(map(len, printable(cell).split()), default=0) for cell in row] for row in rows]
+    return [length if length < _LONG else 0 for length in (max(column) for column in zip(*words))]
+
+
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, left: Sequence[str] = ()
 ) -> None:
     """Prints a table with borders, at most as wide as the terminal; where there is none, no text is folded.
+
+    A terminal that cannot show it without breaking words gets a list of the columns for each row instead.
 
     Args:
         columns: Headings.
@@ -100,9 +121,17 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
+    words = _longest_words([columns, *rows])
+    if sys.stdout.isatty() and sum(width + 3 for width in words) + 1 > shutil.get_terminal_size().columns:
+        print_text(title or "")
+        for row in rows:
+            print_text(row[0])
+            print_rows([(f"  {name}", value) for name, value in zip(columns[1:], row[1:])])
+        return
     table = Table(title=title)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 or name in left else "right", overflow="fold")
+        justify: Any = "left" if i == 0 or name in left else "right"
+        table.add_column(name, justify=justify, overflow="fold", min_width=words[i])
     for row in rows:
         table.add_row(*map(printable, row))
     width = None if sys.stdout.isatty() else _UNBOUNDED

@@ -111,6 +111,9 @@ def _describe(problem: Any, keys: Mapping[str, Key], sections: Mapping[str, str]
     """Returns one problem of pydantic's list as a part of a sentence."""
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
+        if key in keys:  # its name is right, and stands in one line
+            section, _, name = key.rpartition(".")
+            return f"'{key}' is written with dots: write '{name}' indented below the section '{section}'"
         near = nearest_keys(key, [*sections, *keys])
         return f"unknown key '{key}'" + (f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else "")
     if key in keys and problem["type"] != "value_error":

@@ -8,10 +8,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+LARGEST_FLOAT = 3.4e38
+"""What float32 holds; torch refuses larger numbers in the middle of a step."""
+MAX_THREADS = 1024
+"""Torch dies without a message where the system gives it no more threads."""
+
+
+def _float32(value: float) -> float:
+    if value > LARGEST_FLOAT:
+        raise ValueError(f"it takes a number up to {LARGEST_FLOAT:g}")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0), AfterValidator(_float32)]
+NotNegative = Annotated[float, Field(ge=0), AfterValidator(_float32)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 MAX_EPOCHS = 100_000
@@ -19,6 +31,7 @@ Epochs = Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
 Channels = Annotated[int, Field(ge=1, le=16384)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
+Threads = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 
 
 class Section(BaseModel):
@@ -300,7 +313,7 @@ class PerformanceConfig(Section):
         default=False,
         description="Whether to keep only the inputs of a cell for the backward pass and compute it again there.",
     )
-    threads: Count | None = Field(default=None, description="CPU threads. Default: torch's own choice.")
+    threads: Threads | None = Field(default=None, description="CPU threads. Default: torch's own choice.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PerformanceConfig:

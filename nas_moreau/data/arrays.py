@@ -22,6 +22,7 @@ _MOST_CHANNELS = 16
 _CHUNK = 1024
 _ROUNDING = 0.01  # beyond the ends of a range
 _DARK = -0.75  # pixels from -1 to 1 go below it in any set of photographs
+_LARGEST_WHOLE = 2.0**53  # floats beyond it are not exact, and no class labels
 _BRIGHT = 127  # pixels from 0 to 255 go beyond it in any set of photographs
 
 
@@ -95,6 +96,12 @@ def _one_label_an_image(images: Named, labels: Named) -> str:
     return "Give one label an image."
 
 
+def _as_column(labels: Named, count: int) -> Named:
+    """Returns labels of `count` images that stand in a row (1, count) as (count,); a row of one image is one-hot."""
+    name, array = labels
+    return Named(name, array.reshape(-1)) if len(array) != count == array.size else labels
+
+
 def loaded_arrays(
     images: Mapping[str, Named],
     labels: Mapping[str, Named],
@@ -121,6 +128,7 @@ def loaded_arrays(
                 f"{where}: {name} has {count} images, {own.name} {len(own.array)} labels.",
                 _one_label_an_image(images[part], own),
             )
+    labels = {part: _as_column(own, len(images[part].array)) for part, own in labels.items()}
     pixels, on_pixels, white = pixels_of(images, where)
     by_part, classes, on_labels = labels_of(labels, names, where)
     parts = {part: Images(pixels[part], by_part[part]) for part in images}
@@ -276,6 +284,12 @@ def labels_of(
         InputError: An array holds no labels, or other parts have labels that training has not.
     """
     notes: list[str] = []
+    widths = {named.array.shape[1:] for named in parts.values() if max(named.array.shape[1:], default=1) > 1}
+    if len(widths) > 1:
+        raise InputError(
+            f"{where}: one-hot labels of the parts have different numbers of classes.",
+            "Give all parts the same classes.",
+        )
     values = {part: _flat(named, where, notes) for part, named in parts.items()}
     kinds = {array.dtype.kind.replace("u", "i") for array in values.values()}
     if len(kinds) > 1:
@@ -311,10 +325,14 @@ def _flat(named: Named, where: str, notes: list[str]) -> np.ndarray:
             f"{where}: {name} is {array.dtype}, not integer.", f"Store labels as integers: {name}.astype('int64')."
         )
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or (array != np.rint(array)).any():
-            raise InputError(f"{where}: {name} holds fractions, not class labels.", "Store labels as integers.")
+        if (array != np.rint(array)).any() or not (np.abs(array) < _LARGEST_WHOLE).all():  # NaN is not less either
+            cure = f"{name} = {name}.argmax(1)" if array.ndim == 2 and min(array.shape) > 1 else ""
+            raise InputError(
+                f"{where}: {name} holds fractions, not class labels.",
+                f"Store labels as integers{'; from scores: ' * bool(cure)}{cure}.",
+            )
         array = array.astype(np.int64)
-    if array.ndim > 1 and array.size == max(array.shape):
+    if array.size == len(array):  # (n, 1)
         array = array.reshape(-1)
     if array.ndim == 2 and array.dtype.kind in "biu":
         rows = array.astype(bool)

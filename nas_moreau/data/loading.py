@@ -18,7 +18,7 @@ from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError, first_line
-from nas_moreau.text import path_of, printable
+from nas_moreau.text import is_utf8, name_text, path_of, printable
 
 _log = logging.getLogger(__name__)
 ARRAYS = "arrays"
@@ -110,7 +110,7 @@ def data_from_arrays(
 
 def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train_images: int | None) -> Data:
     """Returns the data set of what a source read: all parts, at one size, with statistics."""
-    loaded = settle(loaded, seed, spec)
+    loaded = settle(_with_plain_names(loaded, spec), seed, spec)
     train, test, notes = loaded.train, loaded.test, loaded.notes
     assert test is not None
     files = loaded.files
@@ -129,6 +129,23 @@ def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train
     for sentence in notes:
         _log.info("%s", sentence)
     return Data(spec, loaded.classes, train, test, mean, std, notes, files, loaded.white)
+
+
+def _with_plain_names(loaded: Loaded, spec: str) -> Loaded:
+    """Returns the same with class names that a UTF-8 file can hold.
+
+    Raises:
+        InputError: A name is empty, or two are equal.
+    """
+    classes = tuple(map(name_text, loaded.classes))
+    if not all(classes) or len(set(classes)) < len(classes):
+        raise InputError(
+            f"The class names of {spec} are not all different texts: {', '.join(map(repr, classes[:10]))}.",
+            "Give each class a different name.",
+        )
+    changed = [name for name, given in zip(classes, loaded.classes) if not is_utf8(given)]
+    notes = [f"The class name '{name}' is not UTF-8; stray bytes are written as \\xNN." for name in changed]
+    return replace(loaded, classes=classes, notes=(*loaded.notes, *notes))
 
 
 def load_images(config: Config) -> Data:

@@ -104,7 +104,12 @@ def _arrays(
     archive: zipfile.ZipFile, path: Path
 ) -> tuple[dict[tuple[str, str], Named], tuple[str, ...] | None, list[str]]:
     """Returns the arrays by kind and part, the class names, and a note on what is not read."""
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name in members:
+            raise InputError(f"{path} holds two arrays named {name}.", "Write the file with one of them.")
+        members[name] = info
     chosen: dict[tuple[str, str], str] = {}
     named = [name for name in members if name.lower().replace("_", "").replace("-", "") in CLASS_NAMES]
     if (

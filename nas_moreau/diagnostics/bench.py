@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from nas_moreau.config.sections import MAX_THREADS
 from nas_moreau.diagnostics.bench_cases import (
     DEFAULT_METHODS,
     EVALUATION,
@@ -40,8 +41,11 @@ from nas_moreau.diagnostics.bench_measures import (
     read_memory,
     saved_bytes,
 )
-from nas_moreau.errors import unknown
+from nas_moreau.errors import InputError, unknown
 from nas_moreau.kernels.cell import available
+from nas_moreau.training.device import pick_device
+
+MAX_ROUNDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,12 @@ class BenchmarkPlan:
         """Returns the variants.
 
         Raises:
-            InputError: Unknown size, supernet or method.
+            InputError: Unknown size, supernet, method or device, or a number that is out of range.
         """
-        size, device = parse_size(self.size), torch.device(self.device)
+        size, device = parse_size(self.size), pick_device(self.device)
+        for name, number, most in (("threads", self.threads, MAX_THREADS), ("rounds", self.rounds, MAX_ROUNDS)):
+            if not 1 <= number <= most:
+                raise InputError(f"The number of {name} is {number}.", f"Choose one from 1 to {most}.")
         for what, given, known in (
             ("supernet to benchmark", self.supernets, SUPERNETS),
             ("method to benchmark", self.methods, known_methods()),

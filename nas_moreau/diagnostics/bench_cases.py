@@ -69,7 +69,7 @@ def parse_size(text: str) -> Size:
     if text in SIZES:
         return SIZES[text]
     numbers = text.split(",")
-    if len(numbers) != 3 or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
+    if len(numbers) != 3 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
         raise InputError(f"Invalid size '{text}'.", f"Give {', '.join(SIZES)} or channels,layers,batch, e.g. 16,8,64.")
     return Size(*map(int, numbers))
 

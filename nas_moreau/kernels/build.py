@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,9 @@ import torch
 
 SOURCES = ("loops.h", "pooling.h", "plan.h", "cell.h", "memory.h", "gradient.h", "operators.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++20")
+
+SHOWN_SECONDS = 10.0
+"""Between two lines while the compiler works."""
 
 
 def _notice(text: str) -> None:
@@ -112,8 +116,25 @@ def _compile(compiler: str, library: Path) -> None:
         built = Path(folder) / library.name
         command = [compiler, *_flags(), *threads, "-fPIC", "-shared", abi, f"-I{torch_home / 'include'}", str(source)]
         links = ["-o", str(built), f"-L{torch_home / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
-        subprocess.run([*command, *links], check=True, capture_output=True, text=True)
+        _run([*command, *links])
         os.replace(built, library)
+
+
+def _run(command: list[str]) -> None:
+    """Runs the compiler; a line shows now and then that it is still at work."""
+    begun = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                out, errors = process.communicate(timeout=SHOWN_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                _notice(f"still compiling native operators, {time.monotonic() - begun:.0f} s.")
+            except BaseException:
+                process.kill()
+                raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, errors)
 
 
 def _first_line(error: Exception) -> str:

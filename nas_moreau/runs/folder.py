@@ -6,6 +6,7 @@ checkpoints/ by `checkpoint`; metrics.csv, alphas.csv and tensorboard/ by `monit
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Mapping
@@ -64,6 +65,55 @@ def new_run_folder(stem: str, make: bool = True) -> Path:
     raise AssertionError("unreachable")
 
 
+def check_output(path: str | os.PathLike[str], stage: str, resume: bool = False) -> None:
+    """Refuses a folder that `RunFolder.open` would refuse for what is in it or around it; writes nothing.
+
+    Args:
+        path: The folder.
+        stage: Name of what is to run in it.
+        resume: As for `RunFolder.open`.
+
+    Raises:
+        InputError: It would be refused.
+    """
+    folder = Path(path)
+    near = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    number = errno.ENOTDIR if not near.is_dir() else errno.EACCES if not os.access(near, os.W_OK | os.X_OK) else 0
+    if number:
+        raise _unwritable(folder, os.strerror(number))
+    if folder.is_dir():
+        _refuse_present(folder, stage, resume)
+
+
+def _unwritable(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"The output folder {folder} cannot be written to ({reason}).", "Choose another one with --output."
+    )
+
+
+def _refuse_present(folder: Path, stage: str, resume: bool) -> bool:
+    """Returns whether a folder holds a run of this stage that is to be resumed; refuses all else but an empty one."""
+    present = sorted(p.name for p in folder.iterdir() if p.name != LOCK_NAME and not p.name.endswith(".tmp"))
+    if present and not resume:
+        what = "a run" if "config.yaml" in present else f"files ({', '.join(present[:3])})"
+        raise InputError(
+            f"The output folder {folder} already holds {what}.",
+            "Choose another one with --output, or continue with --resume.",
+        )
+    if present and "config.yaml" not in present:
+        raise InputError(
+            f"The folder {folder} holds no run that could be resumed (config.yaml is missing).",
+            "Give the folder of a run, or an empty folder.",
+        )
+    status = (read_json(folder / "status.json") or {}) if present else {}
+    if status.get("stage", stage) != stage:
+        raise InputError(
+            f"The folder {folder} holds a run of {status.get('stage')!r}, not of {stage!r}.",
+            "Resume it with the command that began it, or choose another folder.",
+        )
+    return bool(present)
+
+
 class RunFolder:
     """An output folder that is locked for this process.
 
@@ -120,9 +170,7 @@ class RunFolder:
             if isinstance(error, InputError):
                 raise
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise InputError(
-                f"The output folder {folder} cannot be written to ({reason}).", "Choose another one with --output."
-            ) from error
+            raise _unwritable(folder, reason) from error
         try:
             run = cls._enter(folder, stage, resume, lock)
             run._begin(config, identity)
@@ -139,26 +187,10 @@ class RunFolder:
     def _enter(cls, folder: Path, stage: str, resume: bool, lock: Lock) -> RunFolder:
         """Returns the folder if it is empty, or holds a run of this stage that is to be resumed."""
         finish_writes(folder, lock)
-        present = sorted(p.name for p in folder.iterdir() if p.name != LOCK_NAME and not p.name.endswith(".tmp"))
-        if present and not resume:
-            what = "a run" if "config.yaml" in present else f"files ({', '.join(present[:3])})"
-            raise InputError(
-                f"The output folder {folder} already holds {what}.",
-                "Choose another one with --output, or continue with --resume.",
-            )
-        if present and "config.yaml" not in present:
-            raise InputError(
-                f"The folder {folder} holds no run that could be resumed (config.yaml is missing).",
-                "Give the folder of a run, or an empty folder.",
-            )
+        present = _refuse_present(folder, stage, resume)
         status = (read_json(folder / "status.json") or {}) if present else {}
-        if status.get("stage", stage) != stage:
-            raise InputError(
-                f"The folder {folder} holds a run of {status.get('stage')!r}, not of {stage!r}.",
-                "Resume it with the command that began it, or choose another folder.",
-            )
         finished = status.get("state") == "finished" and read_json(folder / "result.json") is not None
-        return cls(folder, stage, lock, resuming=bool(present), finished=finished)
+        return cls(folder, stage, lock, resuming=present, finished=finished)
 
     def _begin(self, config: dict[str, Any], identity: Identity) -> None:
         """Compares the run with what it was begun with, and records what it is continued with."""

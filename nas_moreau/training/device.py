@@ -55,6 +55,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def _tried(device: torch.device) -> torch.device:
+    if device.type == "meta":
+        raise RuntimeError("it holds no numbers")
     torch.empty(1, dtype=torch.float64, device=device)
     return device
 

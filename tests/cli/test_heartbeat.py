@@ -54,6 +54,16 @@ def test_a_file_gets_a_line_after_five_seconds_and_then_every_ten():
     assert stream.getvalue().splitlines()[-1].startswith("measuring") and stream.getvalue().endswith("5 s\n")
 
 
+def test_a_message_that_is_no_activity_leaves_what_is_being_done():
+    clock, stream = Clock(), io.StringIO()
+    shown = Heartbeat("loading", stream, clock)
+    clock.now = 4
+    shown.note("11 images", activity=False)
+    clock.now = 9
+    shown.beat()
+    assert stream.getvalue().splitlines()[0] == "11 images" and stream.getvalue().splitlines()[1].startswith("loading")
+
+
 def test_a_terminal_is_never_silent_for_two_seconds_and_keeps_messages_alone():
     clock, stream = Clock(), Terminal()
     shown = Heartbeat("loading", stream, clock)

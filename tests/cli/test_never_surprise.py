@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas_moreau.architecture import load_genotype
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
@@ -113,6 +114,19 @@ MISTYPED = [
     (["list", "models"], ["list cells"]),
     (["plan", "--preset", "smoke", "--memory", "8"], ["8 bytes", "8GB"]),
     (["evaluate", "nowhere"], ["does not exist"]),
+    (["evaluate", ""], ["RUN", "empty"]),
+    (["derive", "tiny.yaml", ""], ["RUN", "empty"]),
+    (["run", "--preset", "smoke", "--output", ""], ["--output", "empty"]),
+    (["run", "--preset", "smoke", "--import="], ["--import", "empty"]),
+    (["list", "runs", "--output", "runs"], ["runs does not exist"]),
+    (["list", "runs", "--output", "tiny.yaml"], ["tiny.yaml is not a folder"]),
+    (["bench", "--threads", "0"], ["threads", "1 to"]),
+    (["bench", "--threads", "1000000"], ["threads", "1 to"]),
+    (["bench", "--rounds", "-1"], ["rounds", "1 to"]),
+    (["bench", "--device", "gpu"], ["'gpu'"]),
+    (["run", "--preset", "smoke", "performance.threads=1000000"], ["'performance.threads'", "1024"]),
+    (["run", "--preset", "smoke", "search.weights.lr=1e39"], ["'search.weights.lr'", "1e+39", "3.4e+38"]),
+    (["run", "--preset", "smoke", "--device", "meta"], ["'meta'", "--device auto"]),
     (["list", "cells", "--import", "missing.py"], ["missing.py", "no such file"]),
     (["check", "cifar10"], ["--download"]),
 ]
@@ -122,8 +136,25 @@ MISTYPED = [
 def test_mistyped_commands(call, tmp_path, words, named):
     code, out, err = call(*words)
     assert code == 2 and not out and all(text in err for text in named), err
-    assert err.count("\n") == 1 and "run folder" not in err and len(err) < 600
+    lines = [line for line in err.splitlines() if " ... " not in line]  # signs of life on a busy machine
+    assert len(lines) == 1 and "run folder" not in err and len(lines[0]) < 600
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("verb", ["run", "search", "retrain", "compare"])
+def test_a_dry_run_refuses_the_folders_that_the_run_refuses(call, tmp_path, verb):
+    words = [verb, *(["DARTS_V2"] if verb == "retrain" else []), "--config", "tiny.yaml", "--dry-run"]
+    words += ["--methods", "darts1"] if verb == "compare" else []
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"")
+    for output in ("photos", "file", "file/below"):
+        code, out, err = call(*words, "--output", tmp_path / output)
+        assert code == 2 and not out and output in err, err
+    (tmp_path / "empty").mkdir()
+    for output in ("empty", "new", "new/below"):
+        assert call(*words, "--output", tmp_path / output)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "photos", "tiny.yaml"]
 
 
 @pytest.mark.parametrize("words", [["run", "--preset", "smoke", "--device", "gpu"], ["check", "cifar10"]])
@@ -182,6 +213,12 @@ def test_check_knows_a_configuration_by_its_content(call, tmp_path):
     (tmp_path / "conf.json").write_text('{"search": {"epoch": 3}}')
     code, _, err = call("check", "conf.json")
     assert code == 2 and "search.epochs" in err
+    (tmp_path / "cell.json").write_text(load_genotype("DARTS_V2").to_json())
+    code, out, _ = call("check", "cell.json")
+    assert code == 0 and "genotype" in out
+    (tmp_path / "conf.yaml").write_text("search.epochs: 3")
+    code, _, err = call("check", "conf.yaml")
+    assert code == 2 and "'search.epochs'" in err and "did you mean" not in err
 
 
 def test_check_shows_what_is_read_of_images(call, tmp_path):

@@ -1,8 +1,13 @@
 """What is printed: whole texts in a file, folded between words on a terminal, and commands that can be copied."""
 
+import os
+import subprocess
 import sys
 
-from nas_moreau.cli.output import print_next, print_rows, print_text
+import pytest
+
+from nas_moreau.cli.heartbeat import note
+from nas_moreau.cli.output import print_next, print_rows, print_table, print_text
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
 
@@ -38,6 +43,41 @@ def test_a_terminal_folds_lines_between_words_under_their_indent(monkeypatch, ca
     assert all(len(line) <= 60 for line in printed if "x" * 80 not in line)
     assert printed[1].startswith("  u") and printed[2].startswith("    ") and not printed[2].startswith("     ")
     assert " ".join(" ".join(printed).split()) == " ".join(" ".join(lines).split())
+
+
+def test_a_terminal_that_is_too_narrow_for_a_table_gets_a_list(monkeypatch, capsys):
+    columns = ["method", "n", "mean \u00b1 std %", "relative improvement", "search time"]
+    rows = [
+        ("moreau+beta", "2", "93.86 \u00b1 0.55", "+1.00", "3 min"),
+        ("darts1", "8", "92.93 \u00b1 1.18", "+0.00", "2 min"),
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for width in (200, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(columns, rows, "accuracy")
+        printed = capsys.readouterr().out
+        assert all(len(line) <= width for line in printed.splitlines())
+        assert all(text in printed for text in ("moreau+beta", "93.86 \u00b1 0.55", "search time", "darts1")), printed
+
+
+def test_a_terminal_folds_notes_but_no_command(monkeypatch, capsys):
+    lines = [TEXT, f"go on: nas-moreau run {'x ' * 60}"]
+    note("\n".join(lines))
+    assert capsys.readouterr().err.splitlines() == lines
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    note("\n".join(lines))
+    *printed, command = capsys.readouterr().err.splitlines()
+    assert len(printed) > 1 and all(len(line) <= 80 for line in printed) and command == lines[1]
+    note(TEXT, fold=False)
+    assert capsys.readouterr().err.splitlines() == [TEXT]
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
+def test_a_process_without_standard_streams_works(closed, tmp_path):
+    (tmp_path / "runs").mkdir()
+    command = f"{sys.executable} -m nas_moreau list runs --output runs --json {closed}; echo $?"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ))
+    assert done.stdout.splitlines()[-1] == "0" and not done.stderr
 
 
 def test_a_command_stands_alone_in_its_line(capsys):

@@ -124,6 +124,15 @@ def write_members(path, members, compression=zipfile.ZIP_DEFLATED):
             archive.writestr(f"{key}.npy", members.get(key, buffer.getvalue()))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    path = write(tmp_path / "a.npz")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x_train.npy", header((12, 5, 4, 3)) + bytes(720))
+    with pytest.raises(InputError, match="x_train"):
+        load_data(f"npz:{path}")
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

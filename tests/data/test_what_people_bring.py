@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from nas_moreau.data import describe_data, load_data
+from nas_moreau.data import data_from_arrays, describe_data, load_data
 from nas_moreau.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -531,6 +531,8 @@ BAD_LABELS = {
     "scores": (np.full((30, 3), 0.25), {}, ["fractions"]),
     "negative": (Y - 1, {}, ["between -1 and 1"]),
     "fractions": (Y / 2, {}, ["fractions"]),
+    "huge floats": (np.where(Y == 0, 1e30, Y), {}, ["fractions"]),
+    "one-hot of other classes": (np.eye(3)[Y], {"x_test": U, "y_test": np.eye(4)[V]}, ["one-hot"]),
     "numbers of files": (np.arange(30), {}, ["30 different"]),
     "objects": (np.array(["a", None] * 15, dtype=object), {}, ["object"]),
     "another number": (Y[:29], {}, ["30 images", "29 labels"]),
@@ -546,6 +548,28 @@ def test_labels_that_are_refused(tmp_path, kind):
         npz(tmp_path, x_train=X, y_train=labels, **more)
     assert all(word in caught.value.cause for word in words), caught.value.cause
     assert caught.value.cure
+
+
+def test_a_part_of_one_image_has_one_label(tmp_path):
+    for store in (lambda y: y[:, None], lambda y: np.eye(3)[y], lambda y: np.eye(3, dtype=bool)[y]):
+        data = npz(tmp_path, x_train=X, y_train=store(Y), x_test=U[:1], y_test=store(V[:1]))
+        assert data.test.labels.tolist() == V[:1].tolist() and data.train.labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("name", ["classes", "labels", "array"])
+def test_class_names_that_are_no_text_are_escaped(tmp_path, name):
+    names = np.array(["ant", "b\udce4e", "cow"])
+    given = {"y_train": names[Y]} if name == "labels" else {"y_train": Y, "class_names": names}
+    data = npz(tmp_path, x_train=X, **given)
+    if name == "array":
+        data = data_from_arrays(X, Y, class_names=names.tolist())
+    assert data.classes == ("ant", "b\\xe4e", "cow") and noted(data, "b\\xe4e")
+
+
+@pytest.mark.parametrize("names", [["ant", "ant", "cow"], ["ant", "\udce4", "\\xe4"], ["ant", "", "cow"]])
+def test_class_names_that_cannot_be_told_apart_are_refused(names):
+    with pytest.raises(InputError):
+        data_from_arrays(X, Y, class_names=names)
 
 
 def test_a_class_absent_in_the_test_is_noted_and_one_absent_in_training_refused(tmp_path):
