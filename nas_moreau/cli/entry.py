@@ -24,6 +24,7 @@ from nas_moreau.errors import InputError, did_you_mean, nearest, quoted, unknown
 from nas_moreau.plugins import import_modules
 from nas_moreau.presets import preset_names
 from nas_moreau.runs.atomic import DiskFull, is_full
+from nas_moreau.text import printable
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
 MODULES = ("stages", "compare", "solve", "listing", "configuration", "inspect", "watch", "export", "diagnostics")
@@ -289,6 +290,9 @@ def _failed(
         text, code = str(error), NON_FINITE
     elif isinstance(error, OSError) and is_full(error):
         text = str(error) if isinstance(error, DiskFull) else str(DiskFull(Path(error.filename or "a file")))
+        code = FAILURE
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{printable(str(error.filename))} cannot be used ({error.strerror}). Check disk and permissions."
         code = FAILURE
     elif isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
         text, code = "There is not enough memory. Use fewer channels, fewer layers or a smaller batch.", FAILURE

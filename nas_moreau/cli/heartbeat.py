@@ -62,7 +62,7 @@ class Heartbeat:
 
     def close(self) -> None:
         """Removes the line from a terminal."""
-        with self._lock:
+        with self._lock, suppress(OSError):
             self._erase()
 
     def _erase(self) -> None:
@@ -102,10 +102,11 @@ def note(text: str = "", *, activity: bool = True, fold: bool = True) -> None:
         activity: Whether it is what the command does from now on.
         fold: Whether a terminal gets lines that are not wider than itself; commands in it could not be copied then.
     """
-    if _beating:
-        _beating[-1].note(text, activity=activity, fold=fold)
-    else:
-        print(_lines(text, sys.stderr, fold), file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it any more: the command goes on
+        if _beating:
+            _beating[-1].note(text, activity=activity, fold=fold)
+        else:
+            print(_lines(text, sys.stderr, fold), file=sys.stderr, flush=True)
 
 
 @contextmanager

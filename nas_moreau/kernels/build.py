@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,8 @@ SHOWN_SECONDS = 10.0
 
 
 def _notice(text: str) -> None:
-    print(f"nas-moreau: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it any more
+        print(f"nas-moreau: {text}", file=sys.stderr, flush=True)
 
 
 @cache

@@ -15,7 +15,7 @@ from nas_moreau.errors import InputError
 
 _CHUNK = 1 << 24
 """Bytes of one write: small enough that a full disk is noticed early and the missing bytes are exact."""
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # EFBIG: the limit of ulimit -f
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-_PLAIN_SECONDS = 10.0
-"""Seconds between two plain lines."""
+_FIRST_SECONDS, _PLAIN_SECONDS = 5.0, 10.0
+"""Seconds before the first plain line, and between two of them."""
 _BAR_SECONDS = 0.1
 """Seconds between two drawings of the bar."""
 
 
 class Progress:
     """Shows steps done, remaining time and current numbers.
+
+    Where nobody reads them any more (a closed pipe or terminal), nothing more is shown: the run goes on.
 
     Args:
         total_steps: Number of steps of the whole run.
@@ -39,9 +42,12 @@ class Progress:
         self._clock, self._began = clock, clock()
         self._shown = self._began
         self._first: tuple[int, float] | None = None  # the first step shown, and when
+        self._wait = _FIRST_SECONDS
+        self._read = True  # whether somebody reads it
         self._bar: Any = None
         if self._stream.isatty():
-            self._bar = Display(self._stream, description, total_steps, start, epoch_steps)
+            with self._while_read():
+                self._bar = Display(self._stream, description, total_steps, start, epoch_steps)
 
     def update(self, step: int, **numbers: float | str) -> None:
         """Shows that `step` steps are done, with some numbers, but not more often than one can read.
@@ -52,12 +58,13 @@ class Progress:
         """
         now = self._clock()
         self._first = self._first or (step, now)
-        if now - self._shown < (_PLAIN_SECONDS if self._bar is None else _BAR_SECONDS) and step < self.total:
+        if now - self._shown < (self._wait if self._bar is None else _BAR_SECONDS) and step < self.total:
             return
-        self._shown = now
+        self._shown, self._wait = now, _PLAIN_SECONDS
         text = "  ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in numbers.items())
         if self._bar is not None:
-            self._bar.show(step, text, self.time_left(step, now))
+            with self._while_read():
+                self._bar.show(step, text, self.time_left(step, now))
             return
         share = f"{100 * step / self.total:3.0f} %" if self.total else ""
         parts = (f"{self.description} {step}/{self.total}", share, text, f"{self.time_left(step, now)} left")
@@ -66,7 +73,8 @@ class Progress:
     def line(self, text: str) -> None:
         """Prints a line that stays, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.line(text)
+            with self._while_read():
+                self._bar.line(text)
         else:
             self._write(text)
 
@@ -93,13 +101,24 @@ class Progress:
         return (now - began) / (step - first) * max(0, self.total - step) if step > first else None
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        if self._read:
+            with self._while_read():
+                self._stream.write(text + "\n")
+                self._stream.flush()
+
+    @contextmanager
+    def _while_read(self) -> Iterator[None]:
+        """Within this context a stream that takes nothing more ends the display, and nothing else."""
+        try:
+            yield
+        except OSError:
+            self._read, self._bar = False, None
 
     def close(self) -> None:
         """Stops the display; its last state stays on the screen."""
         if self._bar is not None:
-            self._bar.stop()
+            with self._while_read():
+                self._bar.stop()
 
     def __enter__(self) -> Progress:
         return self
@@ -123,6 +142,13 @@ class Display:
         from rich.console import Console
         from rich.live import Live
 
+        class Open(Console):
+            """A console that leaves it to its owner what follows when nobody reads it."""
+
+            def on_broken_pipe(self) -> None:
+                """Raises the error that rich would turn into the end of the program."""
+                raise BrokenPipeError
+
         self.cell, self._numbers, self._epoch_steps, self._total = "", "", epoch_steps, total
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
@@ -134,7 +160,7 @@ class Display:
         if epoch_steps:
             self._bars.add_task("epoch", total=epoch_steps, left="")
         self._bars.add_task(description, total=total, completed=start, left="? left")
-        self._live = Live(console=Console(file=stream), auto_refresh=False, get_renderable=self._render)
+        self._live = Live(console=Open(file=stream), auto_refresh=False, get_renderable=self._render)
         self._live.start()
 
     def _render(self) -> Any:

@@ -75,7 +75,7 @@ def test_a_terminal_folds_notes_but_no_command(monkeypatch, capsys):
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
 def test_a_process_without_standard_streams_works(closed, tmp_path):
     (tmp_path / "runs").mkdir()
-    command = f"{sys.executable} -m nas_moreau list runs --output runs --json {closed}; echo $?"
+    command = f"{sys.executable} -m nas_moreau list runs --output runs --json --quiet {closed}; echo $?"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ))
     assert done.stdout.splitlines()[-1] == "0" and not done.stderr
 

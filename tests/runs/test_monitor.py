@@ -28,6 +28,29 @@ def row(epoch: int) -> dict:
     }
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_that_nobody_reads_ends_no_run(terminal):
+    class Gone(io.StringIO):
+        gone = False
+
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            if self.gone:
+                raise BrokenPipeError
+            return super().write(text)
+
+    stream = Gone()
+    with Progress(3, "search", stream) as progress:
+        progress.update(1)
+        stream.gone = True
+        progress.line("epoch 1/1")
+        progress.update(3, loss=1.0)
+        progress.cell("cell")
+    assert "epoch 1/1" not in stream.getvalue()
+
+
 def test_rows_are_exact_and_in_order(tmp_path):
     with Monitor(tmp_path) as monitor:
         monitor.epoch(row(0))
@@ -160,7 +183,7 @@ class Clock:
         return self.now
 
 
-def test_plain_lines_come_every_ten_seconds_and_tell_the_time_left():
+def test_plain_lines_come_after_five_seconds_then_every_ten_and_tell_the_time_left():
     stream, clock = io.StringIO(), Clock()
     with Progress(100, "search", stream, start=40, clock=clock) as progress:
         for step in range(41, 101):
@@ -169,12 +192,13 @@ def test_plain_lines_come_every_ten_seconds_and_tell_the_time_left():
             if step == 60:
                 progress.line("epoch 0 done")
     assert stream.getvalue().splitlines() == [
-        "search 50/100   50 %  F 2.303  c 1  0:00:50 left",
-        "search 60/100   60 %  F 2.303  c 1  0:00:40 left",
+        "search 45/100   45 %  F 2.303  c 1  0:00:55 left",
+        "search 55/100   55 %  F 2.303  c 1  0:00:45 left",
         "epoch 0 done",
-        "search 70/100   70 %  F 2.303  c 1  0:00:30 left",
-        "search 80/100   80 %  F 2.303  c 1  0:00:20 left",
-        "search 90/100   90 %  F 2.303  c 1  0:00:10 left",
+        "search 65/100   65 %  F 2.303  c 1  0:00:35 left",
+        "search 75/100   75 %  F 2.303  c 1  0:00:25 left",
+        "search 85/100   85 %  F 2.303  c 1  0:00:15 left",
+        "search 95/100   95 %  F 2.303  c 1  0:00:05 left",
         "search 100/100  100 %  F 2.303  c 1  0:00:00 left",
     ]
 
