@@ -66,7 +66,7 @@ def import_modules(names: Sequence[str]) -> None:
                 raise InputError(f"--import {name}: it is a folder without Python files.", "Give a .py file.")
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that ends the program must not end this one without a word
             raise InputError(
                 f"--import {name} failed: {type(error).__name__}: {error}.", "Correct that module."
             ) from error

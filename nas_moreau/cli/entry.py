@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 import shlex
 import signal
@@ -229,6 +231,14 @@ def _refuse_other_command(arguments: list[str]) -> None:
     distributed.run_on_all_ranks(compare)
 
 
+def _refuse_removed_folder() -> None:
+    """Refuses to work in a folder that was removed: neither relative paths nor torch's libraries work there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("The working folder was removed.", "Change to another one (cd).") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failure, 2 usage, 3 not finite, 130/143 after a signal."""
     open_closed_streams()
@@ -237,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = StopRequest(immediate=True)
     try:
         with stop, printing_notes():
+            _refuse_removed_folder()
             args = parse_arguments(arguments)
             if distributed.launched() and not VERBS[args.verb].distributed:
                 several = ", ".join(verb.name for verb in VERBS.values() if verb.distributed)
@@ -292,8 +303,9 @@ def _failed(
         text = str(error) if isinstance(error, DiskFull) else str(DiskFull(Path(error.filename or "a file")))
         code = FAILURE
     elif isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{printable(str(error.filename))} cannot be used ({error.strerror}). Check disk and permissions."
-        code = FAILURE
+        long = error.errno == errno.ENAMETOOLONG
+        cure, code = ("Give a shorter name.", USAGE) if long else ("Check disk and permissions.", FAILURE)
+        text = f"{printable(str(error.filename))[:200]} cannot be used ({error.strerror}). {cure}"
     elif isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
         text, code = "There is not enough memory. Use fewer channels, fewer layers or a smaller batch.", FAILURE
     else:

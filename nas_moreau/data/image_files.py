@@ -55,6 +55,10 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
+_OF_SEVERAL = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
+"""Formats whose further frames or pages are images, and not previews or depth as in photographs of phones."""
+
+
 class Read(NamedTuple):
     """Images of files.
 
@@ -88,7 +92,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
     """
     bad: dict[Path, str] = {}
     sizes: Counter[tuple[int, int]] = Counter()
-    highest, reduced = 0, 0
+    highest, reduced, several = 0, 0, 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a plugin's remarks on metadata
         for path in files:
@@ -97,6 +101,7 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
                     sizes[_upright_size(image)] += 1
                     highest = max(highest, _highest(image))
                     reduced += _is_huge(image)
+                    several += image.format in _OF_SEVERAL and getattr(image, "n_frames", 1) > 1
             except _UNREADABLE as error:
                 bad[path] = _reason(error, path)
         width, height, sentence = _target(sizes, image_size)
@@ -118,6 +123,8 @@ def read_images(files: Sequence[Path], mode: str, image_size: int | None = None)
         notes.append(
             f"{reduced} JPEG files of more than {_megapixels(Image.MAX_IMAGE_PIXELS)} were read at reduced size."
         )
+    if several:
+        notes.append(f"Files with several frames or pages: {several}; the first one of each is read.")
     return Read(pixels, tuple(notes), white)
 
 
@@ -226,12 +233,9 @@ def _target(sizes: Counter[tuple[int, int]], image_size: int | None) -> tuple[in
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns (width, height) after the camera's rotation, without decoding."""
-    turned = image.format in ("JPEG", "MPO", "TIFF", "WEBP") and image.getexif().get(0x0112, 1) in (
-        5,
-        6,
-        7,
-        8,
-    )
+    # a PNG without EXIF before its pixels would be decoded for it
+    known = image.format in ("JPEG", "MPO", "TIFF", "WEBP", "AVIF") or "exif" in image.info
+    turned = known and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (image.height, image.width) if turned else image.size
 
 

@@ -12,6 +12,7 @@ import torch
 
 from nas_moreau.config import Config
 from nas_moreau.data.arrays import Named, as_array, loaded_arrays
+from nas_moreau.data.copies import copies_notes
 from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes, pixel_notes
 from nas_moreau.data.parts import settle
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
@@ -125,7 +126,8 @@ def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train
         test = replace(test, pixels=fit_pixels(test.pixels, image_size))
         notes += (f"Images are {width}x{height}: {POLICY.format(size=image_size)}.",)
     mean, std = loaded.statistics or channel_statistics(train.pixels)
-    notes += (*pixel_notes(train.pixels), *imbalance_notes(train.labels, loaded.classes))
+    notes += pixel_notes(train.pixels) or copies_notes(train, test)
+    notes += imbalance_notes(train.labels, loaded.classes)
     for sentence in notes:
         _log.info("%s", sentence)
     return Data(spec, loaded.classes, train, test, mean, std, notes, files, loaded.white)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.config import Config, flatten, make_config
+from nas_moreau.config import Config, config_keys, flatten, make_config
 from nas_moreau.errors import InputError, nearest
 from nas_moreau.runs.plain_files import read_yaml
 
@@ -98,6 +98,13 @@ def compare_configurations(
             (grown if b > a else refused).append(key)
         elif parts[-1] in GROWING or not _among(key, MAY_CHANGE):
             refused.append(key)
+    unknown = [key for key in refused if key not in before and key in config_keys()]
+    if unknown:
+        raise InputError(
+            f"The run in {folder} was made by another version of nas_moreau: {', '.join(unknown[:5])} "
+            f"{'is a key' if len(unknown) == 1 else 'are keys'} of this one alone.",
+            "Resume it with that version (environment.json names its commit), or start a new folder with --output.",
+        )
     if refused:
         shown = ", ".join(f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in refused[:5])
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""

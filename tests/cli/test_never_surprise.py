@@ -157,6 +157,12 @@ def test_a_dry_run_refuses_the_folders_that_the_run_refuses(call, tmp_path, verb
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "photos", "tiny.yaml"]
 
 
+def test_a_module_that_ends_the_program_is_an_error(call, tmp_path):
+    (tmp_path / "ending.py").write_text("import sys\nsys.exit(0)")
+    code, out, err = call("list", "presets", "--import", "ending.py")
+    assert code == 2 and not out and "ending.py" in err
+
+
 @pytest.mark.parametrize("words", [["run", "--preset", "smoke", "--device", "gpu"], ["check", "cifar10"]])
 def test_no_sentence_is_one_of_the_libraries(call, words):
     err = call(*words)[2]

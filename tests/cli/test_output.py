@@ -80,6 +80,14 @@ def test_a_process_without_standard_streams_works(closed, tmp_path):
     assert done.stdout.splitlines()[-1] == "0" and not done.stderr
 
 
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_removed_working_folder_is_a_sentence(tmp_path, installed):
+    start = "-c 'from nas_moreau.cli import main; raise SystemExit(main())'" if installed else "-m nas_moreau"
+    command = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} {start} list presets"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ))
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "folder" in done.stderr
+
+
 def test_a_command_stands_alone_in_its_line(capsys):
     print_next("Train the cell from scratch", "nas-moreau retrain runs/a")
     assert capsys.readouterr().out.splitlines()[-1].strip() == "nas-moreau retrain runs/a"

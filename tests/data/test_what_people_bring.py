@@ -313,6 +313,32 @@ def test_pixels_without_content_get_a_warning(tmp_path, value):
     assert noted(load(tmp_path), "pixels are", "astype")
 
 
+def test_copies_between_parts_and_classes_are_noted(tmp_path):
+    for side in (4, 5):  # 48 and 75 bytes: multiples of eight and others
+        images = np.random.default_rng(0).integers(0, 256, (30, side, side, 3), dtype=np.uint8)
+        copied = images.copy()
+        copied[[4, 9]] = copied[2]  # labels 2, 1 and 0
+        others = np.concatenate([images[:2], 255 - images[:4]])
+        clean = npz(tmp_path, x_train=images, y_train=Y, x_test=255 - images[:6], y_test=V[:6])
+        assert not noted(clean, "copies")
+        data = npz(tmp_path, x_train=copied, y_train=Y, x_test=others, y_test=V[:6])
+        assert noted(data, "copies", "2 of 6") and noted(data, "copies", "classes", ": 1.")
+
+
+def test_files_of_several_frames_are_counted_and_a_turned_png_keeps_its_size(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            frames = [Image.fromarray(draw.integers(0, 256, (20, 10, 3), dtype=np.uint8)) for _ in range(2)]
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            frames[0].save(tmp_path / "photos" / name / f"{i}.png", exif=exif)
+    frames[0].rotate(90, expand=True).save(tmp_path / "photos" / "cat" / "b.gif", save_all=True, append_images=frames)
+    data = load_data(f"folder:{tmp_path / 'photos'}")
+    assert data.image_size == (10, 20) and noted(data, "several frames", ": 1;")
+
+
 def test_few_test_images_are_counted(tmp_path):
     assert noted(load(put(tmp_path, "train/cat train/dog")), "1;", "100 points")
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
 from nas_moreau.runs.folder import RunFolder
 
@@ -152,6 +153,15 @@ def test_other_changes_are_refused_by_name(tmp_path, entries, named):
     with pytest.raises(InputError, match=named):
         begin(tmp_path, changed(**entries), resume=True)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
+
+
+def test_a_run_of_a_version_with_fewer_keys_is_not_said_to_have_another_configuration(tmp_path):
+    before = load_config().to_dict()
+    del before["search"]["guard"]
+    RunFolder.open(tmp_path / "run", before, "search").close()
+    with pytest.raises(InputError, match="version") as caught:
+        RunFolder.open(tmp_path / "run", load_config().to_dict(), "search", resume=True)
+    assert "search.guard" in caught.value.cause
 
 
 def test_another_stage_is_refused(tmp_path):
