@@ -1,8 +1,7 @@
 """The last stage of a search: candidates are really trained for a short time, and the best on unseen images is chosen.
 
-Candidates are the derived cell and cells drawn near it, by the sharpened weights of the search. Each is trained from
-scratch in a narrow, deep network (depth matters to the ranking, width hardly) on the split that trained the supernet's
-weights.
+Candidates are the derived cell and cells drawn in proportion to the weights of the search. Each is trained from scratch
+in a narrow, deep network (depth matters to the ranking, width hardly) on the split that trained the supernet's weights.
 Successive halving (Jamieson and Talwalkar, AISTATS 2016): after steps/2^r, ..., steps/2, steps of training the better
 half by the loss on images of the architecture split goes on. What is measured is the moving average of the weights:
 learning rates are high in all but the last round, and single weights are too noisy there to rank candidates.
@@ -39,10 +38,6 @@ DECAYS = 16
 LONGEST = 25
 """Steps that the moving average of the weights looks back, at most a quarter of the first round: a longer one still
 lags behind what is learned in a few hundred steps."""
-
-HESITATION = 2.0
-"""Operations between which an edge hesitates on average (perplexity) where candidates are drawn. The weights of a short
-search are nearly uniform: draws in proportion to them would be random cells, and lose what their order says."""
 
 DRAWS = 50
 """Draws for each candidate before the search for distinct cells ends."""
@@ -117,11 +112,10 @@ def draw_cells(
     seed: int,
     allowed: Callable[[Genotype], bool] = lambda genotype: True,
 ) -> list[Genotype]:
-    """Returns up to `count` distinct cells: `first`, and draws in proportion to the sharpened softmax weights.
+    """Returns up to `count` distinct cells: `first`, and draws in proportion to the softmax weights.
 
-    Each draw adds Gumbel noise to logits and derives by the rule of the space (perturb and maximise): an operation is
-    the strongest of its edge with the probability of its weight. The logits are those of the weights, sharpened until
-    an edge hesitates between two operations on average; uniform weights stay uniform.
+    Each draw adds Gumbel noise to the logarithms of the weights and derives by the rule of the space (perturb and
+    maximise): an operation is the strongest of its edge with the probability of its weight.
 
     Args:
         space: The space of the search.
@@ -133,45 +127,20 @@ def draw_cells(
     """
     draw = random.Random(seed_for(seed, "candidates of the last stage"))
     cells = {first.digest(): first}
-    sharp, width = sharpening(table), space.alpha_shape[1]
+    width = space.alpha_shape[1]
     for _ in range(DRAWS * count):
         if len(cells) >= count:
             break
         logits: dict[str, list[Any]] = {}
         for name, edges in table.cells.items():
-            noisy = [[sharp * _log(weight) + _gumbel(draw) for weight in edge.weights.values()] for edge in edges]
+            noisy = [[_log(weight) + _gumbel(draw) for weight in edge.weights.values()] for edge in edges]
             logits[name] = [[*row, *[0.0] * (width - len(row))] for row in noisy]
             if edges[0].edge_weight is not None:
-                logits[f"edge_{name}"] = [sharp * _log(edge.edge_weight or 0.0) + _gumbel(draw) for edge in edges]
+                logits[f"edge_{name}"] = [_log(edge.edge_weight or 0.0) + _gumbel(draw) for edge in edges]
         cell = derive(space, logits)
         if allowed(cell):
             cells.setdefault(cell.digest(), cell)
     return list(cells.values())
-
-
-def sharpening(table: AlphaTable) -> float:
-    """Returns the inverse temperature, at least 1, at which an edge's mean entropy is that of HESITATION operations.
-
-    Args:
-        table: The softmax weights of the search.
-    """
-    logits = [[_log(weight) for weight in edge.weights.values()] for edges in table.cells.values() for edge in edges]
-    low, high = 1.0, 1e4
-    if _mean_entropy(logits, low) <= math.log(HESITATION):
-        return low
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _mean_entropy(logits, middle) > math.log(HESITATION) else (low, middle)
-    return high
-
-
-def _mean_entropy(logits: list[list[float]], sharp: float) -> float:
-    total = 0.0
-    for row in logits:
-        scaled = [math.exp(sharp * (logit - max(row))) for logit in row]
-        shares = [value / sum(scaled) for value in scaled]
-        total -= sum(share * math.log(share) for share in shares if share > 0)
-    return total / len(logits)
 
 
 def _log(weight: float) -> float:

@@ -1,6 +1,5 @@
 """The last stage by short training: candidates, successive halving against plain trainings, stops, costs."""
 
-import math
 from collections import Counter
 
 import pytest
@@ -10,15 +9,7 @@ from nas_moreau.architecture import AlphaTable, derive, load_space
 from nas_moreau.data.batches import Batches, RetrainImages, search_parts
 from nas_moreau.diagnostics.plan_probe import probe
 from nas_moreau.search import search, short_training
-from nas_moreau.search.short_training import (
-    Place,
-    draw_cells,
-    rounds,
-    sharpening,
-    short_config,
-    total_steps,
-    train_and_choose,
-)
+from nas_moreau.search.short_training import Place, draw_cells, rounds, short_config, total_steps, train_and_choose
 from nas_moreau.training.evaluate import evaluate_model
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.signals import Interrupted, StopTraining
@@ -63,7 +54,7 @@ def test_candidates_are_distinct_cells_of_the_space_and_begin_with_the_derived_o
     assert len(draw_cells(space, table, first, 12, 3, allowed=lambda cell: False)) == 1
 
 
-def test_an_operation_is_drawn_with_the_probability_of_its_sharpened_weight():
+def test_an_operation_is_drawn_with_the_probability_of_its_weight():
     space = load_space("nas_bench_201")
     weights = torch.tensor([0.4, 0.1, 0.2, 0.25, 0.05]).log().repeat(6, 1)
     table = AlphaTable.from_logits(space, {"cell": weights})
@@ -72,41 +63,6 @@ def test_an_operation_is_drawn_with_the_probability_of_its_sharpened_weight():
     counts = Counter(cell.cells["cell"].edges[0][0] for cell in drawn)
     order = [name for name, _ in counts.most_common()]
     assert order == ["none", "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3"]
-
-
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])
-def test_weights_are_sharpened_until_an_edge_hesitates_between_two_operations(scale):
-    space = load_space("darts")
-    logits = {name: torch.randn(space.alpha_shape, generator=torch.Generator().manual_seed(3)) for name in space.cells}
-    table = AlphaTable.from_logits(space, {name: scale * tensor for name, tensor in logits.items()})
-    sharp = sharpening(table)
-    rows = torch.tensor(
-        [list(e.weights.values()) for edges in table.cells.values() for e in edges], dtype=torch.float64
-    )
-    shares = torch.softmax(sharp * rows.log(), dim=1)
-    assert float(-(shares * shares.log()).sum(1).mean()) == pytest.approx(math.log(2), rel=1e-6)
-
-
-def test_weights_that_are_decided_or_uniform_are_drawn_as_they_are():
-    space = load_space("darts")
-    decided = {name: 20 * torch.eye(len(space.operations))[:1].expand(space.alpha_shape) for name in space.cells}
-    assert sharpening(AlphaTable.from_logits(space, decided)) == 1.0
-    table = AlphaTable.uniform(space)
-    cells = draw_cells(space, table, derive(space, table), 40, seed=0)
-    operations = {name for cell in cells for name, *_ in cell.cells["normal"].edges}
-    assert len(operations) >= 7
-
-
-def test_candidates_stay_near_the_cell_that_weights_prefer():
-    """Nearly uniform weights, as short searches leave them: unsharpened draws would share one operation in eight."""
-    space = load_space("darts")
-    generator = torch.Generator().manual_seed(1)
-    logits = {name: 0.05 * torch.randn(space.alpha_shape, generator=generator) for name in space.cells}
-    table = AlphaTable.from_logits(space, logits)
-    first = derive(space, table)
-    cells = draw_cells(space, table, first, 16, seed=0)
-    shared = [len({*first.cells["normal"].edges} & {*cell.cells["normal"].edges}) for cell in cells[1:]]
-    assert sum(shared) / len(shared) > 2
 
 
 def trained_alone(config, cell, parts, steps):
