@@ -7,7 +7,7 @@ result = nas_moreau.load_run("runs/a")      # the same object, from its folder
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from os import PathLike, fspath
@@ -137,9 +137,13 @@ class Result:
         """
         if isinstance(images, (np.ndarray, torch.Tensor)):
             return predict_arrays(self._classifier, images)
-        paths = [images] if isinstance(images, (str, PathLike)) else list(images)
-        if not all(isinstance(path, (str, PathLike)) for path in paths):
-            raise InputError("These are neither image files nor an array.", "Give paths, a NumPy array or a tensor.")
+        several = list(images) if isinstance(images, Iterable) and not isinstance(images, (str, PathLike)) else [images]
+        paths = [path for path in several if isinstance(path, (str, PathLike))]
+        if len(paths) < len(several):
+            raise InputError(
+                f"A {type(images).__name__} holds neither image files nor an array.",
+                "Give paths, a NumPy array or a tensor; from an image of Pillow: numpy.asarray(image.convert('RGB')).",
+            )
         found: list[dict[str, Any]] = predict(self._classifier, paths)["images"]
         return found
 

@@ -66,7 +66,7 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
             shown = {name: value for name, value in result.items() if name not in hidden and value is not None}
             known = {name: value for name, value in result["certificate"].items() if value is not None}
             print_rows(
-                [(name, str(value)) for name, value in shown.items()]
+                [(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in shown.items()]
                 + [(name.replace("_", " "), f"{value:.1e}") for name, value in known.items()]
             )
         return result

@@ -286,7 +286,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         )
         result = evaluate_run(folder, config.model_copy(update=changes)).to_dict()
     if not args.json:
-        print_rows([(name, str(value)) for name, value in result.items()])
+        loss = "not finite" if result["loss"] is None else f"{result['loss']:.4g}"
+        shown = {"accuracy": percent(result["accuracy"]), "loss": loss}
+        print_rows([(name, shown.get(name, str(value))) for name, value in result.items()])
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -29,11 +30,29 @@ def watch(args: argparse.Namespace) -> None:
     """Serves TensorBoard until it is interrupted."""
     if not 0 <= args.port < 65536:
         raise InputError(f"The port {args.port} is out of range.", "Give one from 0 to 65535.")
+    port = free_port(args.port)
     for run in args.runs:
         stage_folder(run, "run", "search", "retrain", "solve", "module", "compare")
     runs = [Path(run) for run in args.runs]
     with tempfile.TemporaryDirectory() as place:
-        _serve(runs[0] if len(runs) == 1 else gather(runs, Path(place)), args.port)
+        _serve(runs[0] if len(runs) == 1 else gather(runs, Path(place)), port)
+
+
+def free_port(port: int) -> int:
+    """Returns the port if it is free, any free one for 0.
+
+    Raises:
+        InputError: Another program uses it, or it may not be used.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just closed is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"The port {port} cannot be used ({error.strerror}).", "Give another one; --port 0 takes any free one."
+            ) from None
+        return int(probe.getsockname()[1])
 
 
 def gather(runs: Sequence[Path], place: Path) -> Path:
@@ -50,7 +69,7 @@ def gather(runs: Sequence[Path], place: Path) -> Path:
 
 def _serve(logs: Path, port: int) -> None:
     command = python_command("tensorboard.main", f"--logdir={logs}", "--host=127.0.0.1", f"--port={port}")
-    note(f"TensorBoard: http://127.0.0.1:{port or '(see below)'}   (Ctrl-C ends it)")
+    note(f"TensorBoard: http://127.0.0.1:{port}   (Ctrl-C ends it)")
     process = subprocess.Popen(command)
     try:
         code = process.wait()

@@ -51,8 +51,12 @@ def predict(classifier: Classifier, paths: Sequence[str | PathLike[str]]) -> dic
             found = _classify(classifier, torch.stack(pixels))
             rows += [{"file": name_text(path), **row} for path, row in zip(kept, found)]
     if not rows:
-        first = f" ({unreadable[0]['file']}: {unreadable[0]['reason'].rstrip('.')})" if unreadable else ""
-        raise InputError(f"None of the {len(files)} files can be read{first}.", "Give image files or folders of them.")
+        cure = "Give image files or folders of them."
+        if not unreadable:
+            raise InputError(f"There are no image files in {', '.join(map(name_text, paths))}.", cure)
+        first, count = f"{unreadable[0]['file']}: {unreadable[0]['reason'].rstrip('.')}", len(unreadable)
+        none = f"None of the {count} files can be read, for example" if count > 1 else "An image cannot be read:"
+        raise InputError(f"{none} {first}.", cure)
     return {"images": rows, "unreadable": unreadable}
 
 

@@ -61,6 +61,8 @@ def test_run_evaluate_derive_report_show_and_list(tiny, tmp_path, capsys):
     found = json.loads(out)
     assert found.keys() == {"split", "samples", "accuracy", "loss"} and found["samples"] == 40
     assert found["split"] == "test" and found["accuracy"] == result["retrain"]["test_accuracy"]
+    code, out, _ = call(capsys, "evaluate", run)
+    assert code == 0 and " %" in out and max(map(len, out.split())) < 10  # a person reads it
     code, out, _ = call(capsys, "evaluate", run / "search", "--json")
     assert code == 0 and json.loads(out)["accuracy"] == result["search"]["held_out_accuracy"]
     code, out, _ = call(capsys, "derive", run)

@@ -333,8 +333,10 @@ def test_predictions_of_a_run_and_its_export_are_equal_and_name_classes(run, tmp
         by_hand = trained.network((pixels / 255 - 0.5) / 0.25).double().softmax(-1)[0]
     found = torch.tensor(list(result["images"][0]["probabilities"].values()), dtype=torch.float64)
     torch.testing.assert_close(found, by_hand, atol=1e-6, rtol=0)
-    with pytest.raises(InputError, match="None of the 1 files can be read"):
-        predict(trained, [folder / "broken.png"])
+    (folder / "empty").mkdir()
+    for paths, named in ((["broken.png"], "broken.png"), (["broken.png"] * 3, "3 files"), (["empty"], "empty")):
+        with pytest.raises(InputError, match=named):
+            predict(trained, [folder / path for path in paths])
 
 
 def test_a_run_without_the_description_of_its_images_is_refused(run, tmp_path):
