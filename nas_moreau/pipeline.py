@@ -181,6 +181,8 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
         config: Its configuration; data and device may differ from the run's.
         data: The images, the run's own or others, if they are loaded already.
 
+    Where the folder cannot be written to, the result is not kept there, which is logged.
+
     Raises:
         InputError: There is nothing to evaluate, or the images do not fit the network.
     """
@@ -207,5 +209,8 @@ def evaluate_run(folder: str | PathLike[str], config: Config, data: Data | None 
     if not len(part):
         raise InputError(f"There are no {split} images.", "Give a data set that has them.")
     result = EvaluateResult(split, evaluate_model(model, part, data.num_classes, channels_last=last), data.classes)
-    write_recorded(stage.path, {name: result.file()})
+    try:
+        write_recorded(stage.path, {name: result.file()})
+    except InputError as error:  # somebody else's run, or one in use: the numbers are printed all the same
+        _log.info("The measurement is not kept in the run folder: %s", error.cause)
     return result

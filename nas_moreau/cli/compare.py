@@ -56,13 +56,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.seed is not None:
         raise InputError("A comparison has several seeds.", "Use --seeds.")
     from nas_moreau.compare import protocol
-    from nas_moreau.runs.folder import check_output
     from nas_moreau.search.methods import parse_methods
 
     methods = parse_methods(args.methods, args.seeds)
     config, output = begin(args, "compare")
     if args.dry_run:
-        check_output(output, "compare", args.resume)
         print_json(protocol.plan_comparison(methods, output))
         return None
     with working_in(output, busy=args.jobs > 1):  # a single job shows its own progress

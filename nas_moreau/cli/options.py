@@ -173,6 +173,8 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         base: A run folder; its configuration is the starting point.
     """
 
+    from nas_moreau.runs.folder import check_output
+
     def agree() -> tuple[Config, Path]:
         start = base
         if args.resume and args.output and (Path(args.output) / "config.yaml").exists():
@@ -181,7 +183,9 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
             raise _nothing_to_begin_with(args, name)
         config = configuration(args, start)
         preset = args.preset or Path(args.config or "default").stem
-        return config, new_folder(args, f"{name}-{preset}-seed{config.seed}")
+        output = new_folder(args, f"{name}-{preset}-seed{config.seed}")
+        check_output(output, name, args.resume)  # before images are read
+        return config, output
 
     return distributed.run_on_rank0(agree)
 

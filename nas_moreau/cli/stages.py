@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Runs the main job and prints its outcome."""
     config, output = begin(args, "run")
     if args.dry_run:
-        print_json(_described(args, config, output))
+        print_json(_described(config, output))
         return None
     with working_in(output):
         from nas_moreau import pipeline
@@ -96,7 +96,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
         return search_inside(args)
     config, output = begin(args, "search")
     if args.dry_run:
-        print_json(_described(args, config, output))
+        print_json(_described(config, output))
         return None
     with working_in(output):
         from nas_moreau.search import stage
@@ -244,7 +244,7 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     base, genotype = distributed.run_on_rank0(load)
     config, output = begin(args, "retrain", base)
     if args.dry_run:
-        print_json(_described(args, config, output))
+        print_json(_described(config, output))
         return None
     with working_in(output):
         from nas_moreau.training import retrain as stage
@@ -334,7 +334,7 @@ def _held_out(folder: Path, config: Config) -> int:
     return len(stratified_split(labels, config.search.split.model_dump(), config.seed)["held_out"])
 
 
-def _described(args: argparse.Namespace, config: Config, output: Path) -> dict[str, Any]:
+def _described(config: Config, output: Path) -> dict[str, Any]:
     """Returns the sizes of a run for --dry-run: images, splits, supernet, steps; nothing is written.
 
     Raises:
@@ -344,11 +344,9 @@ def _described(args: argparse.Namespace, config: Config, output: Path) -> dict[s
 
     from nas_moreau.architecture import load_space
     from nas_moreau.data import load_images, stratified_split
-    from nas_moreau.runs.folder import check_output
     from nas_moreau.search.methods import search_supernet
     from nas_moreau.training.device import pick_device
 
-    check_output(output, args.verb, args.resume)
     space, data, search = load_space(config.space), load_images(config), config.search
     with torch.device("meta"):
         supernet = search_supernet(space, search, data.num_classes, data.channels)

@@ -81,7 +81,7 @@ def check_output(path: str | os.PathLike[str], stage: str, resume: bool = False)
     number = errno.ENOTDIR if not near.is_dir() else errno.EACCES if not os.access(near, os.W_OK | os.X_OK) else 0
     if number:
         raise _unwritable(folder, os.strerror(number))
-    if folder.is_dir():
+    if folder.is_dir() and not (resume and not (folder / "config.yaml").exists()):  # one that is not yet whole
         _refuse_present(folder, stage, resume)
 
 

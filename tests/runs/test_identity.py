@@ -271,3 +271,11 @@ def test_what_changes_bytes_is_named_once(place, make, tiny_data, capsys, monkey
     search(make("search.epochs=3"), place / "search0", True, tiny_data)
     assert "threads 1 -> 2" in capsys.readouterr().err
     assert "threads 1 -> 2" in (place / "search0" / "log.txt").read_text()
+
+
+def test_a_measurement_is_not_lost_where_the_folder_cannot_be_written_to(place, make, tiny_data, monkeypatch):
+    def refuse(*_):
+        raise InputError("This folder belongs to somebody else.")
+
+    monkeypatch.setattr("nas_moreau.pipeline.write_recorded", refuse)
+    assert readers(place, make)["evaluate a search"](tiny_data).evaluation.samples
