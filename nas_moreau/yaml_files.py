@@ -101,6 +101,8 @@ def parse_yaml(text: str, where: str, cure: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
         line = f" (line {mark.line + 1})" if mark else ""
+        if mark and "cannot start any token" in reason and text.splitlines()[mark.line].lstrip(" ").startswith("\t"):
+            reason = "a line is indented by a tab, where YAML takes blanks"
         raise InputError(f"{where} is not valid YAML: {reason[:200]}{line}.", cure) from None
     if doubled:
         raise InputError(f"{where} has the key {', '.join(doubled[:5])} twice.", "Keep one of them.")

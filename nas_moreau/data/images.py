@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau.errors import InputError
+from nas_moreau.text import printable
 
 MAX_BYTES = 8 << 30
 """Larger data sets are refused before any memory is allocated."""
@@ -229,7 +230,7 @@ def imbalance_notes(labels: Tensor, classes: tuple[str, ...]) -> tuple[str, ...]
     least, most = min(counts), max(counts)
     if most < 1.5 * least:
         return ()
-    low, high = classes[counts.index(least)], classes[counts.index(most)]
+    low, high = (printable(classes[counts.index(count)]) for count in (least, most))
     return (f"Classes are imbalanced: '{high}' has {most} training images, '{low}' {least}; accuracy counts images.",)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from nas_moreau.data.images import Images, Loaded
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError
+from nas_moreau.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,9 @@ def _counts(images: Images, classes: Sequence[str]) -> list[int]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(f"'{printable(name)}'" for name in names[:5]) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )
 
 
 def hold_out(labels: Tensor, seed: int, where: str) -> tuple[Tensor, Tensor]:

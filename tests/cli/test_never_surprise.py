@@ -201,6 +201,8 @@ def test_numbers_and_text_in_yaml():
         if isinstance(parse_yaml(f"'{text}'", "a test", ""), str) and text != "0o10":
             with pytest.raises(InputError, match=text):
                 parse_yaml(f"a: {text}", "a test", "")
+    with pytest.raises(InputError, match=r"tab.*line 2"):
+        parse_yaml("search:\n\tepochs: 3", "a test", "")
 
 
 def test_too_few_images_name_the_key_and_no_folder_is_announced(call, tmp_path):
