@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 from nas_moreau import distributed
@@ -102,7 +103,8 @@ def print_next(reason: str, command: str) -> None:
 def _longest_words(rows: Sequence[Sequence[str]]) -> list[int]:
     """Returns the letters of the longest word of each column, 0 where it is so long that it is broken anyway."""
     words = [[max(map(len, printable(cell).split()), default=0) for cell in row] for row in rows]
-    return [length if length < _LONG else 0 for length in (max(column) for column in zip(*words))]
+    columns = [max(column) for column in zip_longest(*words, fillvalue=0)]  # a row may end early
+    return [length if length < _LONG else 0 for length in columns]
 
 
 def print_table(

@@ -51,6 +51,7 @@ def test_a_terminal_that_is_too_narrow_for_a_table_gets_a_list(monkeypatch, caps
         ("moreau+beta", "2", "93.86 \u00b1 0.55", "+1.00", "3 min"),
         ("darts1", "8", "92.93 \u00b1 1.18", "+0.00", "2 min"),
     ]
+    rows.append(("best cell", "1"))  # a row may end early
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     for width in (200, 40):
         monkeypatch.setenv("COLUMNS", str(width))
