@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 
@@ -27,10 +28,22 @@ def server(browser, smoke_run):
             break
     else:
         raise AssertionError(f"watch printed no address: {said}")
+    wait_until_served(found[0], limit)
     yield found[0]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def wait_until_served(address, limit):
+    """Waits until TensorBoard answers: `watch` prints the address before."""
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            assert time.monotonic() < limit, address
+            time.sleep(0.1)
 
 
 def only_here(browser, server):
