@@ -80,6 +80,9 @@ def summing(x, y, batch):
     ("a lasso with a column twice", Bilevel(
         lambda x, y, b: square(y[0] - t(0.3, 0.5)) + square(x[0] - 1), summing, g=L1(0.1)
     ), t(0.0), t(0.0, 0.0), t(2.9 / 3)),
+    ("a saddle of many x on a box", follows(
+        lambda x, y, b: square(y[0][:-1] - 1) - y[0][-1] ** 2, project_x=project_box(-1.0, 1.0)
+    ), torch.zeros(50, dtype=F64), torch.zeros(50, dtype=F64), None),
     ("a projection that works in place", easy(
         project_x=lambda x: [v.clamp_(min=0.7) for v in x]
     ), t(0.0), t(0.0), t(0.7)),
@@ -91,6 +94,18 @@ def test_solved(name, problem, x, y, exact):
         exact = torch.ones(50, dtype=F64)
         found.x[0][-1] = found.x[0][-1].abs()
     torch.testing.assert_close(found.x[0], exact, rtol=1e-6, atol=1e-8)
+
+
+MANY = torch.ones(31, dtype=F64)
+
+
+@pytest.mark.parametrize("name, F, start", [
+    ("a plateau of many x", lambda x, y, b: square(y[0].clamp(10, 10.4) - 10.2), 50 * MANY),
+    ("an infimum at infinity of one of many x", lambda x, y, b: y[0][0].tanh() + square(y[0][1:] - 1), MANY),
+])  # fmt: skip
+def test_never_called_solved(name, F, start):
+    found = solve(follows(F), [start], [0 * start])
+    assert not found.converged and torch.isfinite(found.x[0]).all()
 
 
 AUTO, SHORT = moreau(), moreau(0.05, 0.05, 0.05, 1.0, 2.0, p=0.0)

@@ -72,7 +72,7 @@ def _above(flat: FlatProblem, evaluate: Evaluate, place: Place) -> tuple[float, 
     """Returns the certificate's hypergradient, bias and upper curvature."""
     u, project, size = place.u, flat.problem.project_x, checks.sizes_of(place.u, place.u)
     scale, gain, lower_place = max(abs(place.value), 1e-300), 0.0, None
-    if len(u) <= checks.SMALL:
+    if len(u) <= checks.SMALL or project is not None:
         onto = None if project is None else flat.onto_x
         lower_place = checks.lower_place_around(evaluate, place, size, flat.eps, onto)
     if lower_place is not None:
@@ -87,7 +87,7 @@ def _above(flat: FlatProblem, evaluate: Evaluate, place: Place) -> tuple[float, 
     found = checks.curvature_at(evaluate, place, size, flat.eps, flat.eps * abs(place.value))
     if found is None:
         return math.nan, math.nan, math.nan
-    if found.flat.shape[1] == len(u):  # nothing tells a minimum from a plateau
+    if found.level:
         return (gain or math.nan), math.nan, found.lowest
     if not checks.gradient_is_right(evaluate, place, size, flat.eps, None):  # a kink, or a part hidden from autograd
         return math.inf, math.inf, found.lowest

@@ -40,7 +40,9 @@ class Curvature(NamedTuple):
         decrease: What the Newton step is predicted to gain; NaN where it was not measured.
         move: The Newton step itself; 0 where it was not measured.
         direction: That of the smallest curvature.
-        flat: Orthonormal directions in units of the sizes, (n, k), along which there is neither slope nor curvature.
+        flat: Orthonormal directions in units of the sizes, (n, k), along which there is neither slope nor curvature;
+            (n, 0) for many unknowns.
+        level: Whether there is no curvature in any direction, so that a minimum and a plateau look alike.
     """
 
     lowest: float
@@ -49,6 +51,7 @@ class Curvature(NamedTuple):
     direction: Tensor
     flat: Tensor
     move: Tensor
+    level: bool = False
 
 
 def sizes_of(u: Tensor, origin: Tensor) -> Tensor:
@@ -94,9 +97,8 @@ def curvature_at(evaluate: Evaluate, place: Place, size: Tensor, eps: float, noi
             wider = row(i, 10 * h)
             clear[i] = wider is not None and abs(float(wider[i] - H[i, i])) <= 0.1 * abs(float(H[i, i]))
     if not bool(clear.any()):
-        return Curvature(
-            0.0, 0.0, 0.0, size, torch.eye(n, dtype=size.dtype, device=size.device), torch.zeros_like(size)
-        )
+        everywhere = torch.eye(n, dtype=size.dtype, device=size.device)
+        return Curvature(0.0, 0.0, 0.0, size, everywhere, torch.zeros_like(size), level=True)
     # in units in which the largest curvature of every entry is 1
     unit = torch.where(clear, widest, highest).sqrt()
     values, vectors = torch.linalg.eigh(H / (unit[:, None] * unit[None, :]))
@@ -125,25 +127,27 @@ def _extreme_curvature(evaluate: Evaluate, place: Place, size: Tensor, eps: floa
     the entries along it are 0: the random direction takes the largest size for these.
     """
     steepness, n = float((place.gradient * size).norm()), len(place.u)
-    largest = float(size.max())
-    wide = torch.where(size > 2 * NEAR_ZERO * largest, size, largest)
     drawn = drawn_like(place.u, seeded(6))
     found = _lanczos(evaluate, place, size, place.gradient * size if steepness else drawn, eps)
     if found is None:
         return None
     highest, lowest, direction = float(found.values.abs().max()), float(found.values[0]), found.direction
-    other = _lanczos(evaluate, place, wide, drawn, eps)
+    other = _lanczos(evaluate, place, _wide(size), drawn, eps)
     if other is not None and float(other.values[0]) < NEGATIVE * float(other.values.abs().max()):
         bend = _bend_along(evaluate, place, other.direction, eps)
         if bend < NEGATIVE * float(other.values.abs().max()):
             highest, lowest, direction = float(other.values.abs().max()), bend, other.direction
     bend = max(abs(found.along_start), FLAT * float(found.values.abs().max()))
     along = steepness / bend if bend else 0.0
-    relative = lowest / highest if highest else 0.0
-    nowhere = torch.zeros_like(direction)
-    return Curvature(
-        relative, along / math.sqrt(n), 0.5 * along * steepness, direction, place.u.new_zeros(n, 0), nowhere
-    )
+    relative, step = (lowest / highest if highest else 0.0), along / math.sqrt(n)
+    nowhere, unknown = torch.zeros_like(direction), place.u.new_zeros(n, 0)
+    return Curvature(relative, step, 0.5 * along * steepness, direction, unknown, nowhere, level=highest == 0)
+
+
+def _wide(size: Tensor) -> Tensor:
+    """Returns the sizes with the largest one for entries near 0, whose own is not known."""
+    largest = float(size.max())
+    return torch.where(size > 2 * NEAR_ZERO * largest, size, largest)
 
 
 def _bend_along(evaluate: Evaluate, place: Place, direction: Tensor, eps: float) -> float:
@@ -210,6 +214,8 @@ def lower_place_around(
 ) -> Place | None:
     """Returns a place around this one that is clearly lower, None where none of a few is.
 
+    On a set of many unknowns one of the directions is that of the smallest curvature.
+
     Args:
         evaluate: The function.
         place: The point.
@@ -225,6 +231,11 @@ def lower_place_around(
         if project is not None and n <= SMALL:  # the curvature is not measured on a set
             directions = torch.cat([torch.eye(n, dtype=size.dtype, device=size.device), directions], 1)
             size = size.clamp(min=float(size.max()))
+        elif project is not None:
+            size = _wide(size)
+            found = _lanczos(evaluate, place, size, drawn_like(place.u, generator), eps)
+            if found is not None:
+                directions = torch.cat([(found.direction / size)[:, None], directions], 1)
         lengths = [*(radius * size for radius in RADII), *(radius * size.clamp(min=1.0) for radius in RADII_ONE)]
     for length in lengths:
         for direction in directions.T:

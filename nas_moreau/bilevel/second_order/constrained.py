@@ -94,9 +94,10 @@ def solve_constrained(flat: FlatProblem, u: Tensor, w: Tensor, multipliers: Tens
             if rho >= MOST_GROWTH * begun or (violation > 0.9 * before and rho > 1e3 * begun):
                 break  # no point satisfies the constraints
             rho = min(4 * rho, MOST_GROWTH * begun)
-    if found is None:  # as far as the augmented Lagrangian came
-        found = w, lam, violation / (1 + float(w.norm()))
-    return _with_adjoint(flat, u, *found)
+    if found is not None:
+        return _with_adjoint(flat, u, *found)
+    # as far as the augmented Lagrangian came: the residual is that of the constraints alone
+    return _with_adjoint(flat, u, w, lam, violation / (1 + float(w.norm())))._replace(curvature=math.nan)
 
 
 def _first_penalty(flat: FlatProblem, u: Tensor, w: Tensor) -> tuple[float, Tensor]:

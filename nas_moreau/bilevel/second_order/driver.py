@@ -92,8 +92,7 @@ def solve_by_itself(
     c = best.certificate
     message = (
         f"{_SENTENCES[best.status]}{best.note} The lower level {shape}; found by {best.path} (lower residual "
-        f"{c.lower_residual:.1e}, hypergradient {c.hypergradient:.1e}, bias {c.bias:.1e}; {trail.evaluations} "
-        "evaluations)."
+        f"{c.lower_residual:.1e}, hypergradient {c.hypergradient:.1e}, bias {c.bias:.1e})."
     )
     return _solution(trail, best, best.status, message)
 
@@ -241,7 +240,7 @@ def _certified(trail: Trail, found: Finished, path: str) -> Candidate:
     """Returns the end of a finish with its status."""
     place, lower, descent = found.descent.place, found.lower, found.descent
     left = min(descent.decrease, found.step)
-    certificate = Certificate(lower.residual, lower.curvature, left, 0.0, found.curvature)
+    certificate = Certificate(lower.residual, lower.curvature, left, found.step, found.curvature)
     multipliers = None if lower.multipliers is None else [lower.multipliers]
     note, status = "", _status(trail, found, certificate)
     if descent.unbounded:

@@ -139,7 +139,7 @@ def _lower(
         found = checks.newton_place(evaluate, place, curvature)  # directions that the descent has not felt
     if found is None and curvature is not None and curvature.flat.shape[1]:
         found = checks.lower_place_around(evaluate, place, size, eps, project, curvature.flat)
-    if found is None and len(place.u) <= checks.SMALL:
+    if found is None and (len(place.u) <= checks.SMALL or project is not None):
         found = checks.lower_place_around(evaluate, place, size, eps, project)
     return found
 
@@ -171,10 +171,29 @@ def _levelled_off(evaluate: Evaluate, descent: Descent, curvature: checks.Curvat
     Phi then falls towards a value that it reaches at no x, or is a plateau.
     """
     place, origin = descent.place, descent.origin
-    if curvature.flat.shape[1] == len(place.u):
-        return True  # flat in every direction: nothing tells a minimum from a plateau
+    if curvature.level:
+        return True
+    if len(place.u) > checks.SMALL:
+        return _some_levelled_off(evaluate, descent, place.u - origin.u)
     came = size * (curvature.flat @ (curvature.flat.T @ ((place.u - origin.u) / size)))
     if float(came.norm()) <= FAR_ENOUGH * float(place.u.norm()):
         return False
     beyond = evaluate(place.u + came, place.carry)
     return beyond.value - place.value <= 1e-6 * abs(origin.value - place.value)
+
+
+def _some_levelled_off(evaluate: Evaluate, descent: Descent, came: Tensor) -> bool:
+    """Whether some of many unknowns came far and can go as far again without a change of Phi.
+
+    They are those along which Phi has no slope now, nor where all of them have gone as far again.
+    """
+    place, origin = descent.place, descent.origin
+    beyond = evaluate(place.u + came, place.carry)
+    if not beyond.finite:
+        return False
+    change = 1e-13 * max(abs(place.value), abs(origin.value - place.value))
+    still = [(gradient * came).abs() <= change for gradient in (place.gradient, beyond.gradient)]
+    level = still[0] & still[1] & (came.abs() > FAR_ENOUGH * place.u.abs())
+    if not bool(level.any()):
+        return False
+    return evaluate(place.u + came * level, place.carry).value - place.value <= change
