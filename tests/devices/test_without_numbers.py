@@ -29,7 +29,9 @@ CELLS = {
 )
 def test_a_retraining_step_runs_on_the_meta_device(overrides, monkeypatch, tiny_config, tiny_data):
     monkeypatch.setattr(Batches, "batch", batch_without_numbers)
-    job = plan_retraining(tiny_config("space=darts", "device=meta", *overrides), CELLS["darts"], tiny_data)
+    # no user may choose it: pick_device refuses a device without numbers
+    monkeypatch.setattr("nas_moreau.training.retrain.set_up_device", lambda config: torch.device("meta"))
+    job = plan_retraining(tiny_config("space=darts", *overrides), CELLS["darts"], tiny_data)
     losses = [job.train_step() for _ in range(2)]
     written = [*job.trainer.network.parameters(), *job.trainer.network.buffers(), *job.sums.values(), *losses]
     assert job.counters.step == 2 and all(t.is_meta for t in written)
