@@ -53,13 +53,15 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     if given:
         name = next(iter(given)).replace("_", "-")
         raise InputError(f"--{name} is for searches in a space of cells.", "Leave it out with --module.")
+    from nas_moreau.runs.folder import check_output
+
+    settings = _settings(args)
+    output = distributed.run_on_rank0(lambda: new_folder(args, f"module-{args.module}-seed{settings['seed']}"))
+    if args.pareto is None:  # before the user's functions make data
+        distributed.run_on_rank0(lambda: check_output(output, "module", args.resume))
     make, loss = _named(args, args.module, "module"), _named(args, args.loss or "loss", "loss")
     train = _made(_named(args, args.train or "train", "train"))
     validation = _optional(args, args.validation, "validation")
-    settings = _settings(args)
-    from nas_moreau.runs.folder import check_output
-
-    output = distributed.run_on_rank0(lambda: new_folder(args, f"module-{args.module}-seed{settings['seed']}"))
     keywords = {
         "steps": STEPS if args.steps is None else args.steps,
         "metric": _optional(args, args.metric, "metric"),
@@ -75,7 +77,6 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.cost is not None:
         raise InputError("--cost is of --pareto.", "Add --pareto N, or leave it out.")
     if args.dry_run:
-        check_output(output, "module", args.resume)
         print_json({"output": str(output), **_described(_made(make), loss, train, _made(validation), keywords)})
         return None
     import torch

@@ -83,8 +83,8 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), *row[len(widths) :]]).rstrip()
         if len(row) > len(widths) and len(row[-1]) > room > NARROWEST:
-            folded = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False)
-            line = line[:before] + ("\n" + " " * before).join(folded)
+            lines = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False)
+            line = line[:before] + ("\n" + " " * before).join(lines)
         print(line)
 
 

@@ -127,7 +127,7 @@ def _few(search: Stage) -> Indicator | None:
     if few is None:
         return None
     value = f"{few.images:,}, each passed {few.passes:.0f} times"
-    advice = "search again with search.method=moreau, or give the weights more images (search.split.weights)."
+    advice = "search again with that method, or give the weights more images (search.split.weights)."
     return Indicator("Images for the weights", value, WATCH if few.prone else GOOD, str(few), advice)
 
 

@@ -82,7 +82,7 @@ def check_output(path: str | os.PathLike[str], stage: str, resume: bool = False)
     if number:
         raise _unwritable(folder, os.strerror(number))
     if folder.is_dir() and not (resume and not (folder / "config.yaml").exists()):  # one that is not yet whole
-        _refuse_present(folder, stage, resume)
+        _status_in(folder, stage, resume)
 
 
 def _unwritable(folder: Path, reason: str) -> InputError:
@@ -91,8 +91,8 @@ def _unwritable(folder: Path, reason: str) -> InputError:
     )
 
 
-def _refuse_present(folder: Path, stage: str, resume: bool) -> bool:
-    """Returns whether a folder holds a run of this stage that is to be resumed; refuses all else but an empty one."""
+def _status_in(folder: Path, stage: str, resume: bool) -> dict[str, Any] | None:
+    """Returns the status of the run of this stage that is to be resumed, None of an empty folder; refuses all else."""
     present = sorted(p.name for p in folder.iterdir() if p.name != LOCK_NAME and not p.name.endswith(".tmp"))
     if present and not resume:
         what = "a run" if "config.yaml" in present else f"files ({', '.join(present[:3])})"
@@ -100,18 +100,20 @@ def _refuse_present(folder: Path, stage: str, resume: bool) -> bool:
             f"The output folder {folder} already holds {what}.",
             "Choose another one with --output, or continue with --resume.",
         )
-    if present and "config.yaml" not in present:
+    if not present:
+        return None
+    if "config.yaml" not in present:
         raise InputError(
             f"The folder {folder} holds no run that could be resumed (config.yaml is missing).",
             "Give the folder of a run, or an empty folder.",
         )
-    status = (read_json(folder / "status.json") or {}) if present else {}
+    status = read_json(folder / "status.json") or {}
     if status.get("stage", stage) != stage:
         raise InputError(
             f"The folder {folder} holds a run of {status.get('stage')!r}, not of {stage!r}.",
             "Resume it with the command that began it, or choose another folder.",
         )
-    return bool(present)
+    return dict(status)
 
 
 class RunFolder:
@@ -187,10 +189,10 @@ class RunFolder:
     def _enter(cls, folder: Path, stage: str, resume: bool, lock: Lock) -> RunFolder:
         """Returns the folder if it is empty, or holds a run of this stage that is to be resumed."""
         finish_writes(folder, lock)
-        present = _refuse_present(folder, stage, resume)
-        status = (read_json(folder / "status.json") or {}) if present else {}
-        finished = status.get("state") == "finished" and read_json(folder / "result.json") is not None
-        return cls(folder, stage, lock, resuming=present, finished=finished)
+        status = _status_in(folder, stage, resume)
+        finished = status is not None and status.get("state") == "finished"
+        finished = finished and read_json(folder / "result.json") is not None
+        return cls(folder, stage, lock, resuming=status is not None, finished=finished)
 
     def _begin(self, config: dict[str, Any], identity: Identity) -> None:
         """Compares the run with what it was begun with, and records what it is continued with."""
