@@ -34,6 +34,8 @@ from nas_moreau.search.engine import SearchJob
 
 ROUNDS = 61
 """Timings of each option and network."""
+LARGEST, LARGE, LATENCY = "largest", 500, 1.02
+"""Choices that are compared: those of the most parameters among so many, at this multiple of the found latency."""
 EXAMPLES = ("signals", "unet", "bytes_transformer", "timm_model")
 
 
@@ -158,26 +160,40 @@ def choice_of(count: int, rounds: int) -> dict[str, Any]:
     return {"options": count, **medians, "ratio": medians["together"] / medians["apart"]}
 
 
-def compare_example(name: str, seeds: int, steps: int, random: int) -> dict[str, Any]:
-    """Returns the mean score of the found choices of several searches beside that of random ones, with p."""
-    module, found_scores, random_scores, rows = example(name), [], [], []
-    for seed in range(seeds):
-        found: Found = module.main(steps=steps, seed=seed)
-        comparison = found.compare_random(random, seeds=1)
-        found_scores += comparison.scores("found")
-        random_scores += comparison.scores("random")
-        rows.append({"seed": seed, "choices": found.choices, "found": comparison.mean("found")})
-    return {
-        "example": name,
-        "steps": steps,
-        "found": statistics.fmean(found_scores),
-        "found_std": statistics.stdev(found_scores),
-        "random": statistics.fmean(random_scores),
-        "random_std": statistics.stdev(random_scores),
-        "n": [len(found_scores), len(random_scores)],
-        "p": permutation_p_value(found_scores, random_scores),
-        "rows": rows,
+def compare_example(name: str, seeds: list[int], steps: int | None, random: int) -> dict[str, Any]:
+    """Returns the scores of the found choices of several searches beside those of random and of large ones, with p."""
+    module, scores, rows = example(name), dict[str, list[float]](), []
+    for seed in seeds:
+        begin = time.monotonic()
+        found: Found = module.main(seed=seed, **({} if steps is None else {"steps": steps}))
+        seconds = time.monotonic() - begin
+        comparison = found.compare_random(random, seeds=1, others={LARGEST: largest(found)})
+        for kind in ("found", "random", LARGEST):
+            scores[kind] = scores.get(kind, []) + comparison.scores(kind)
+        record = found.result.last_stage or {}
+        row = {"seed": seed, "seconds": seconds, "choices": found.choices, "moved": record.get("moved")}
+        rows.append({**row, **{kind: comparison.scores(kind) for kind in scores}})
+        print(rows[-1], file=sys.stderr, flush=True)
+    summary = {
+        kind: {
+            "n": len(values),
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "p": None if kind == "found" else permutation_p_value(scores["found"], values),
+        }
+        for kind, values in scores.items()
     }
+    return {"example": name, "steps": comparison.steps, **summary, "rows": rows}
+
+
+def largest(found: Found) -> dict[str, str]:
+    """Returns the choices of the most parameters, of `LARGE` random ones, within the latency of the found ones."""
+    known, table = found.setup.places.options, Costs(found.cost_table, found.setup.places)
+    limit = LATENCY * table.of(found.picks())["ms"]
+    draws = [found.picks(), *(random_picks(known, 2, number) for number in range(LARGE))]
+    fitting = [picks for picks in draws if table.of(picks)["ms"] <= limit]
+    most = max(fitting, key=lambda picks: table.of(picks)["parameters"])
+    return {name: options[most[name]] for name, options in known.items()}
 
 
 def main() -> None:
@@ -186,8 +202,8 @@ def main() -> None:
     parser.add_argument("what", choices=["latency", "overhead", "choice", "examples"])
     parser.add_argument("--examples", default=",".join(EXAMPLES), help="names in docs/examples")
     parser.add_argument("-n", type=int, default=24, help="networks, rounds or random choices")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of a search; by default 100, or those of the example")
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="of the searches of the examples")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -195,11 +211,11 @@ def main() -> None:
     if args.what == "latency":
         found = (latency(name, args.n) for name in names)
     elif args.what == "overhead":
-        found = (overhead(args.steps, 3) for _ in range(1))
+        found = (overhead(args.steps or 100, 3) for _ in range(1))
     elif args.what == "choice":
         found = (choice_of(count, args.n) for count in (2, 4, 8))
     else:
-        found = (compare_example(name, args.seeds, args.steps, args.n) for name in names)
+        found = (compare_example(name, [*map(int, args.seeds.split(","))], args.steps, args.n) for name in names)
     for entry in found:
         json.dump(entry, sys.stdout, indent=1)
         print(flush=True)

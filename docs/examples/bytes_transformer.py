@@ -113,9 +113,8 @@ def main(steps: int = 400, count: int = 4000, seed: int = 0, **more: object):
     """Searches with larger learning rates of the weights than for cells, and returns what was found."""
     torch.manual_seed(seed)
     search = {"weights": {"lr": 0.2, "lr_min": 0.01, "clip": 1.0}}
-    return search_module(
-        make_model(), loss, train(count), steps=steps, seed=seed, batch_size=32, **{"search": search, **more}
-    )
+    keywords = {"search": search, "batch_size": 32, "derive": {"rule": "trained"}, **more}
+    return search_module(make_model(), loss, train(count), steps=steps, seed=seed, **keywords)
 
 
 if __name__ == "__main__":

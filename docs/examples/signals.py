@@ -87,7 +87,8 @@ def main(steps: int = 400, count: int = 1500, seed: int = 0, **more: object):
     """Searches and returns what was found."""
     torch.manual_seed(seed)
     data = train(count), validation(count)
-    return search_module(make_model(), loss, *data, steps=steps, metric=metric, seed=seed, **more)
+    keywords = {"metric": metric, "derive": {"rule": "trained"}, **more}
+    return search_module(make_model(), loss, *data, steps=steps, seed=seed, **keywords)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,8 @@ def train(count: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
 def main(steps: int = 300, count: int = 2000, seed: int = 0, **more: object):
     """Searches and returns what was found."""
     torch.manual_seed(seed)
-    return search_module(
-        make_model(), loss, train(count), steps=steps, metric=metric, seed=seed, **{"batch_size": 32, **more}
-    )
+    keywords = {"metric": metric, "batch_size": 32, "derive": {"rule": "trained"}, **more}
+    return search_module(make_model(), loss, train(count), steps=steps, seed=seed, **keywords)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def train(count: int = 800, batch_size: int = 16) -> DataLoader:
 def main(steps: int = 300, count: int = 800, seed: int = 0, **more: object):
     """Searches and returns what was found; the validation part is taken from the training data."""
     torch.manual_seed(seed)
-    return search_module(make_model(), loss, train(count), steps=steps, metric=metric, seed=seed, **more)
+    keywords = {"metric": metric, "derive": {"rule": "trained"}, **more}
+    return search_module(make_model(), loss, train(count), steps=steps, seed=seed, **keywords)
 
 
 if __name__ == "__main__":

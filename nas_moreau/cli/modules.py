@@ -36,7 +36,7 @@ MODULE = [
 ]
 _NOT_OF_A_FRONT = ("penalty", "max_parameters", "max_macs", "max_ms")
 STEPS = 1000
-_ABOUT_CELLS = ("space", "data", "derive", "retrain", "distributed")
+_ABOUT_CELLS = ("space", "data", "retrain", "distributed")
 
 
 def refuse_without_module(args: argparse.Namespace) -> None:

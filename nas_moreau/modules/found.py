@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from nas_moreau.errors import InputError, quoted, unknown
-from nas_moreau.modules.choice import chosen_module, find_choices
-from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.cost_table import CostTable
 from nas_moreau.modules.export import export_module
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, Weights, choices_json
 from nas_moreau.modules.setup import ModuleSetup
 from nas_moreau.modules.subject import random_picks
-from nas_moreau.modules.training import RandomComparison, compare_choices
+from nas_moreau.modules.training import RandomComparison, compare_choices, plain_network
 from nas_moreau.training.device import set_up_device, torch_settings_restored
 
 
@@ -86,15 +83,7 @@ class Found:
         Raises:
             InputError: A decision or option is unknown.
         """
-        picks = self.picks(choices)
-        module = copy_of(self.setup.whole.module)
-        if fresh:
-            tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-            with torch.no_grad():
-                for name, value in self.setup.initial.items():
-                    if name.startswith("module."):  # others are the loss's
-                        tensors[name.removeprefix("module.")].copy_(value)
-        return chosen_module(module, picks, find_choices(module)).eval()
+        return plain_network(self.setup, self.picks(choices), fresh=fresh)
 
     def picks(self, choices: Mapping[str, str] | None = None) -> dict[str, int]:
         """Returns decision -> number of the chosen option.

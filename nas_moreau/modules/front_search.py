@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas_moreau import distributed
 from nas_moreau.bilevel import tchebycheff
-from nas_moreau.errors import InputError, first_line, quoted, unknown
+from nas_moreau.errors import InputError, quoted, unknown
 from nas_moreau.modules.check import ModuleLoss
 from nas_moreau.modules.cost_table import KINDS, Costs
 from nas_moreau.modules.found import Found
@@ -24,7 +24,7 @@ from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.problem import softmax_mixtures
 from nas_moreau.modules.search import ModuleRun, module_config, module_run
 from nas_moreau.modules.setup import ModuleSetup, build_module_search, module_data
-from nas_moreau.modules.training import compare_choices
+from nas_moreau.modules.training import compare_choices, kept_trainings
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.methods import parse_method
@@ -38,6 +38,8 @@ Searched = tuple[float | None, dict[str, str], float]
 """Share of the cost, choices, seconds."""
 Trained = dict[str, Any]
 """Loss and metric."""
+NUMBERS = ("loss", "metric")
+"""Their names."""
 
 
 @torch_settings_restored()
@@ -103,7 +105,7 @@ def pareto(
         print(front)
         front.knee.choices
     """
-    _check(steps=steps, points=points, cost=cost, start=start, method=method)
+    _check(steps, points, cost, start, method, sections.get("derive"))
     if distributed.world_size() > 1:
         raise InputError("pareto runs in one process.", "Start it without torchrun.")
     if resume and output is None:
@@ -203,7 +205,7 @@ def _continue(job: SearchJob, start: SearchJob) -> None:
             own[name].copy_(value)
 
 
-def _check(steps: int, points: int, cost: str, start: float, method: str) -> None:
+def _check(steps: int, points: int, cost: str, start: float, method: str, derive: Any) -> None:
     if type(steps) is not int or steps < 1:
         raise InputError(f"steps is {quoted(steps)}.", "Give a whole number of at least 1.")
     if type(points) is not int or points < 2:
@@ -212,6 +214,8 @@ def _check(steps: int, points: int, cost: str, start: float, method: str) -> Non
         raise unknown("cost", cost, KINDS)
     if isinstance(start, bool) or not isinstance(start, int | float) or not 0 < start <= 10:
         raise InputError(f"start is {quoted(start)}.", "Give steps relative to those of a search, 0.5 for example.")
+    if derive:
+        raise InputError("A front trains every choice alike: the section derive does not go with it.", "Leave it out.")
     known = parse_method(method)
     if not known.learns_alphas or known.mix is not None:
         raise InputError(
@@ -249,7 +253,7 @@ def _trained(
 ) -> dict[str, Trained]:
     """Returns loss and metric of every module that was chosen, each trained once; a resumed front has trained.json."""
     kept = None if folder is None else folder / "trained.json"
-    known = _known(kept) if resume and kept is not None and kept.is_file() else {}
+    known = kept_trainings(kept, NUMBERS) if resume else {}
     for several in kinds.values():
         for _, choices, _ in several:
             if (key := json.dumps(choices, sort_keys=True)) in known:
@@ -258,23 +262,10 @@ def _trained(
                 of = compare_choices(lambda c: found.network(True, c), found.setup, {SEARCHED: [choices]}, steps)
             except Interrupted as error:
                 raise Interrupted(error.number, None if folder is None else str(folder)) from None
-            known[key] = {name: of.to_dict()["rows"][0][name] for name in ("loss", "metric")}
+            known[key] = {name: of.to_dict()["rows"][0][name] for name in NUMBERS}
             if kept is not None:
                 write_atomic(kept, (json.dumps(known, indent=1) + "\n").encode())
     return known
-
-
-def _known(file: Path) -> dict[str, Trained]:
-    """Returns what trained.json holds."""
-    try:
-        found = json.loads(file.read_bytes())
-        if not all(set(entry) == {"loss", "metric"} for entry in found.values()):
-            raise ValueError("other entries than losses and metrics")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{file} is damaged ({first_line(error)}).", "Remove it: its modules are trained again."
-        ) from None
-    return dict(found)
 
 
 def _points(

@@ -31,6 +31,8 @@ class ModuleResult:
         costs: What the chosen module costs: "parameters", "macs", "ms", as far as known.
         limits: The limits that the choices keep, by the same names.
         places: Place in the module -> decision.
+        last_stage: Of the rule `trained`: the number of samples that modules were compared on, the choices of the
+            weights ("first"), whether others were chosen ("moved"), and the candidates and losses of every round.
     """
 
     method: str
@@ -45,6 +47,7 @@ class ModuleResult:
     costs: dict[str, float] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    last_stage: dict[str, Any] | None = None
 
     @property
     def margins(self) -> dict[str, float]:
@@ -74,10 +77,20 @@ class ModuleResult:
         weights = self.weights[name]
         ranked = sorted(weights, key=lambda option: -weights[option])[:2]
         least = f"the least certain is '{name}': " + ", ".join(f"{option} {weights[option]:.2f}" for option in ranked)
+        if self.last_stage is not None:
+            return f"{self._trained()}; by the weights alone, {least}"
         open_ = self.undecided
         if open_:
             return f"undecided: {len(open_)} of {len(self.choices)} decisions have no clear option; {least}"
         return f"decided: every decision has a clear option; {least}"
+
+    def _trained(self) -> str:
+        """What the last stage found, in words."""
+        rounds = (self.last_stage or {})["rounds"]
+        last = rounds[-1]["candidates"]
+        losses = " to ".join("not finite" if row["loss"] is None else f"{row['loss']:.4g}" for row in last[:2])
+        count = len(rounds[0]["candidates"])
+        return f"trained: the lowest loss of {count} candidates in short training (last round: {losses})"
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={option}" for name, option in self.choices.items())
@@ -94,7 +107,7 @@ class ModuleResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModuleResult:
         """Returns the result that `to_dict` wrote."""
-        plain = {entry.name: data[entry.name] for entry in fields(cls)}
+        plain = {entry.name: data[entry.name] for entry in fields(cls) if entry.name in data}
         for name in ("held_out", "one_hot"):
             if plain[name] is not None:
                 plain[name] = {key: math.nan if value is None else value for key, value in plain[name].items()}

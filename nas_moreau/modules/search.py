@@ -27,11 +27,12 @@ from nas_moreau.runs import RunFolder
 from nas_moreau.runs.own_checkpoints import own_checkpoint
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.methods import check_method, parse_method
+from nas_moreau.search.short_training import TRAINED
 from nas_moreau.training.device import refuse_float16, set_up_device, torch_settings_restored
 from nas_moreau.training.loop import Hook, run_in
 from nas_moreau.training.resume import check_like, finished_result, open_folder
 
-SECTIONS = ("search", "performance", "checkpoint", "logging")
+SECTIONS = ("search", "derive", "performance", "checkpoint", "logging")
 """Sections of the configuration that a search in a module uses."""
 UNUSED = (
     "channels",
@@ -47,6 +48,11 @@ UNUSED = (
     "eigenvalue",
 )
 """Keys of `search` that are about cells and images."""
+DERIVE = ("candidates", "steps")
+"""Keys of `derive.trained` that a search in a module uses."""
+_KNOWN = "derive.rule, derive.trained.candidates and derive.trained.steps are used"
+CANDIDATES = 8
+"""Default of derive.trained.candidates; that of derive.trained.steps is the number of steps of the search."""
 TOTAL_STEP = 5.25
 """Sum of the learning rates of the alphas over a search: 3e-4 at each of 17,500 steps, as published."""
 BETA = 1.0
@@ -107,8 +113,9 @@ def search_module(
         costs: A table of measured costs (`found.cost_table`), or the file of one; by default measured where a penalty
             or a limit needs it. A run folder holds it as costs.json.
         hooks: Called by the training loop.
-        sections: `search`, `performance`, `checkpoint`, `logging`: keys of the configuration, such as
-            search={"weights": {"lr": 0.05}}.
+        sections: `search`, `derive`, `performance`, `checkpoint`, `logging`: keys of the configuration, such as
+            search={"weights": {"lr": 0.05}}. derive={"rule": "trained"} adds a last stage: the choices of the search
+            and others drawn by its weights are trained, and those of the lowest loss are taken.
 
     Raises:
         InputError: An argument cannot be used; nothing was written.
@@ -201,12 +208,18 @@ def module_config(steps: int, method: str, seed: int, device: str, sections: Map
                 f"Unknown argument '{name}' of search_module.", f"Known sections are {', '.join(SECTIONS)}."
             )
     search = dict(sections.get("search", {}))
+    for name in (name for name in UNUSED if name in search):
+        raise InputError(
+            f"search.{name} is about cells and images.",
+            "Leave it out; steps, batch_size and penalty are arguments of search_module.",
+        )
+    derive = _derivation(dict(sections.get("derive", {})), steps, method)
     rate = min(max(TOTAL_STEP / steps, RATES[0]), RATES[1])
     search.setdefault("beta", BETA)
     search["alphas"] = {"lr": rate, "lr_min": rate, **dict(search.get("alphas", {}))}
     search |= {"method": method, "epochs": epochs_of(steps)[0]}
-    own = {name: dict(sections.get(name, {})) for name in SECTIONS[1:]}
-    config = make_config({"seed": seed, "device": device, **own, "search": search}, "search_module")
+    own = {name: dict(sections.get(name, {})) for name in SECTIONS[2:]}
+    config = make_config({"seed": seed, "device": device, **own, "search": search, "derive": derive}, "search_module")
     refuse_float16(config.performance)
     found = check_method(config)
     if "pc" in found.additions:
@@ -218,6 +231,22 @@ def module_config(steps: int, method: str, seed: int, device: str, sections: Map
     if config.performance.compile:
         raise InputError("performance.compile is for cells.", "Compile found.network() instead.")
     return config
+
+
+def _derivation(given: dict[str, Any], steps: int, method: str) -> dict[str, Any]:
+    """Returns the section `derive`: the rule `space`, or `trained` with its candidates and steps."""
+    trained = dict(given.pop("trained", {}))
+    rule = given.pop("rule", "space")
+    others = [*given, *(f"trained.{name}" for name in trained if name not in DERIVE)]
+    if others:
+        raise InputError(f"derive.{others[0]} is about cells and images.", f"Leave it out; {_KNOWN}.")
+    if rule not in ("space", TRAINED):
+        raise InputError(f"The derivation rule {quoted(rule)} is for cells.", f"Take space or {TRAINED}.")
+    if rule != TRAINED and trained:
+        raise InputError(f"derive.trained is of the rule {TRAINED}.", f"Add derive.rule={TRAINED}.")
+    if rule == TRAINED and parse_method(method).is_random:
+        raise InputError(f"The method '{method}' has no weights to draw candidates by.", "Take moreau+beta or darts1.")
+    return {"rule": rule, "trained": {"candidates": CANDIDATES, "steps": steps, **trained}}
 
 
 def _drawn(subject: ChoiceSearch, output: str | PathLike[str] | None, resume: bool) -> ModuleResult:
@@ -254,8 +283,13 @@ def _configuration(setup: ModuleSetup, loss: Any, steps: int) -> dict[str, Any]:
             "choices": {name: list(options) for name, options in setup.places.options.items()},
         },
         "search": search,
-        **{name: plain[name] for name in SECTIONS[1:]},
+        **({"derive": _trained_keys(plain["derive"])} if plain["derive"]["rule"] == TRAINED else {}),
+        **{name: plain[name] for name in SECTIONS[2:]},
     }
+
+
+def _trained_keys(derive: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": derive["rule"], "trained": {name: derive["trained"][name] for name in DERIVE}}
 
 
 def _name_of(function: Any) -> str:

@@ -14,12 +14,14 @@ from nas_moreau.architecture import AlphaTable
 from nas_moreau.data import seed_for
 from nas_moreau.drawing.choices import choices_pixels, draw_choices
 from nas_moreau.errors import InputError
+from nas_moreau.modules.last_stage import Place, train_and_choose
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.result import ModuleResult, choices_json
 from nas_moreau.modules.setup import ModuleSetup
 from nas_moreau.runs.board import board_layout, edge_curves
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
+from nas_moreau.search.short_training import TRAINED
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.loop import Loop
 
@@ -148,7 +150,9 @@ class ChoiceSearch:
         begin = time.monotonic()
         torch.manual_seed(seed_for(self.setup.config.seed, "final evaluation"))
         table = self.setup.alpha_table(job.counted)
-        picks = self.priced.pick(table)
+        picks, last_stage = self.priced.pick(table), None
+        if self.setup.config.derive.rule == TRAINED:
+            picks, last_stage = train_and_choose(self.priced, table, self._place(job.loop))
         held_out, one_hot = self._evaluate(job, table, picks)
         job.counters.seconds += time.monotonic() - begin
         result = ModuleResult(
@@ -164,9 +168,14 @@ class ChoiceSearch:
             costs=self.priced.costs_of(picks),
             limits=dict(self.priced.limits or {}),
             places=self.setup.places.paths,
+            last_stage=last_stage,
         )
         job.loop.folder.write_files(choice_files(result.choices, result.weights))
         return result
+
+    def _place(self, loop: Loop) -> Place:
+        file = None if loop.folder.silent else loop.folder.path / "trained.json"
+        return Place(file, loop.stop, loop.progress.line)
 
     def state_dict(self, job: SearchJob) -> dict[str, Any]:
         """Returns the alphas by decision, the weights that the module came with, and those that are never trained."""

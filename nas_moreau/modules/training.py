@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch import nn
 
 from nas_moreau.data import seed_for
 from nas_moreau.distributed import Shard
+from nas_moreau.errors import InputError, first_line
 from nas_moreau.modules.check import Checked, evaluate_once
-from nas_moreau.modules.choice import Places
+from nas_moreau.modules.choice import Places, chosen_module, find_choices
 from nas_moreau.modules.copying import copy_of
-from nas_moreau.modules.problem import WithLoss, module_problem
+from nas_moreau.modules.problem import ModuleTensors, WithLoss, module_problem
 from nas_moreau.modules.samples import Stream
 from nas_moreau.modules.setup import ModuleSetup, epochs_of, mean_on
 from nas_moreau.report.significance import permutation_p_value
@@ -86,6 +88,24 @@ class Evaluated(dict[str, float]):
         return {name: _finite(value) for name, value in self.items()}
 
 
+def plain_network(setup: ModuleSetup, picks: Mapping[str, int], *, fresh: bool) -> nn.Module:
+    """Returns a copy of the searched module with the picked options and no Choice, in evaluation mode.
+
+    Args:
+        setup: The search.
+        picks: Decision -> number of the option.
+        fresh: With the weights that the module came with, instead of those of the search.
+    """
+    module = copy_of(setup.whole.module)
+    if fresh:
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        with torch.no_grad():
+            for name, value in setup.initial.items():
+                if name.startswith("module."):  # others are the loss's
+                    tensors[name.removeprefix("module.")].copy_(value)
+    return chosen_module(module, picks, find_choices(module)).eval()
+
+
 def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -> Evaluated:
     """Trains a module without Choices by the weights' recipe of a search, and returns its held-out means.
 
@@ -108,6 +128,8 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     own = setup.whole.loss
     loss = copy_of(own) if isinstance(own, nn.Module) else copy.deepcopy(own)
     whole, places = WithLoss(network.train(), loss), Places({}, {}, {})
+    if not ModuleTensors.of(whole).weights:  # the chosen options have nothing to train
+        return Evaluated(mean_on(whole, setup.data.held_out, setup.metric))
     # names differ from those in the module with its Choices
     rebound = evaluate_once(whole.loss, network, stream.batch(0))[1] if setup.checked.rebound else frozenset()
     plain = ModuleSetup(
@@ -223,6 +245,29 @@ def _finite(value: float | None) -> float | None:
 
 def _spread(scores: list[float]) -> float | None:
     return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
+
+
+def kept_trainings(file: Path | None, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns the results of trainings that a file keeps, by key; {} without the file.
+
+    Args:
+        file: JSON; None for no file.
+        names: Of the numbers of each.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if file is None or not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+        if not all(set(entry) == set(names) for entry in found.values()):
+            raise ValueError(f"other numbers than {' and '.join(names)}")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged ({first_line(error)}).", "Remove it: its modules are trained again."
+        ) from None
+    return dict(found)
 
 
 def compare_choices(

@@ -40,7 +40,8 @@ def _header(search: Stage, name: str) -> str:
     marks = [(f"search: {search.state}", GOOD if search.state == "finished" else WATCH)]
     verdict = str(result.get("verdict", ""))
     if verdict:
-        marks.append((f"choices: {verdict.split(':')[0]}", GOOD if verdict.startswith("decided") else WATCH))
+        state = verdict.split(":")[0]
+        marks.append((f"choices: {state}", GOOD if state in ("decided", "trained") else WATCH))
     summary = f"{verdict[:1].upper()}{verdict[1:]}." if verdict else "The search is not finished."
     return header("report", name, facts, summary, _tiles(search), marks)
 

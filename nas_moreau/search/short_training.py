@@ -127,28 +127,13 @@ def draw_cells(
     """
     draw = random.Random(seed_for(seed, "candidates of the last stage"))
     cells = {first.digest(): first}
-    width = space.alpha_shape[1]
     for _ in range(DRAWS * count):
         if len(cells) >= count:
             break
-        logits: dict[str, list[Any]] = {}
-        for name, edges in table.cells.items():
-            noisy = [[_log(weight) + _gumbel(draw) for weight in edge.weights.values()] for edge in edges]
-            logits[name] = [[*row, *[0.0] * (width - len(row))] for row in noisy]
-            if edges[0].edge_weight is not None:
-                logits[f"edge_{name}"] = [_log(edge.edge_weight or 0.0) + _gumbel(draw) for edge in edges]
-        cell = derive(space, logits)
+        cell = derive(space, table.perturbed(draw))
         if allowed(cell):
             cells.setdefault(cell.digest(), cell)
     return list(cells.values())
-
-
-def _log(weight: float) -> float:
-    return math.log(max(weight, 1e-12))
-
-
-def _gumbel(draw: random.Random) -> float:
-    return -math.log(draw.expovariate(1.0) + 1e-300)
 
 
 def train_and_choose(

@@ -8,6 +8,7 @@ without loss.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -215,6 +216,28 @@ class AlphaTable:
             assert len(cells[name]) == len(edges)
         return cls(cells)
 
+    def perturbed(self, draw: random.Random) -> AlphaTable:
+        """Returns the table with Gumbel noise added to the logarithms of the weights (perturb and maximise).
+
+        The strongest candidate of an edge is then each one with the probability of its weight.
+
+        Args:
+            draw: Where the noise is from.
+        """
+        cells = {}
+        for name, edges in self.cells.items():
+            noisy = [_noisy(list(row.weights.values()), draw) for row in edges]
+            shares: list[float | None] = [None] * len(edges)
+            if edges[0].edge_weight is not None:
+                powers = [math.exp(logit) for logit in _noisy([row.edge_weight or 0.0 for row in edges], draw)]
+                into = [math.fsum(p for p, row in zip(powers, edges) if row.edge[1] == own.edge[1]) for own in edges]
+                shares = [power / total for power, total in zip(powers, into)]
+            cells[name] = tuple(
+                EdgeWeights(row.edge, dict(zip(row.weights, softmax(logits))), share)
+                for row, logits, share in zip(edges, noisy, shares)
+            )
+        return AlphaTable(cells)
+
     @property
     def has_edge_weights(self) -> bool:
         """Whether there are edge weights (partial channels)."""
@@ -248,6 +271,10 @@ def softmax(logits: Sequence[float]) -> list[float]:
     # fsum rounds once, so that edges with the same logits in another order tie exactly
     total = math.fsum(powers)
     return [power / total for power in powers]
+
+
+def _noisy(weights: Sequence[float], draw: random.Random) -> list[float]:
+    return [math.log(max(weight, 1e-12)) - math.log(draw.expovariate(1.0) + 1e-300) for weight in weights]
 
 
 def _check_names(space: SearchSpace, alphas: Mapping[str, Any]) -> None:
