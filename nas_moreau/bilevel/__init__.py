@@ -13,6 +13,7 @@ __all__, __getattr__, __dir__ = _lazy_exports(
         "Solution": "solution",
         "StepSizes": "method",
         "adam": "updates",
+        "adamw": "updates",
         "argmin": "interfaces",
         "chain": "updates",
         "clip": "updates",

@@ -281,6 +281,22 @@ def adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_de
     return chain(*_transforms(0.0, weight_decay), Update(init, apply, rescales=True))
 
 
+def adamw(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01) -> Update:
+    """Returns AdamW as torch.optim.AdamW does it (Loshchilov and Hutter, ICLR 2019).
+
+    Args:
+        betas: Decay of the first and the second moment at each step.
+        eps: Added to the root of the second moment.
+        weight_decay: The parameters are multiplied by 1 - step * weight_decay before the step.
+    """
+    rule = adam(betas, eps)
+
+    def apply(direction: Tensors, step: float, params: Tensors, state: AdamState) -> tuple[Tensors, AdamState]:
+        return rule.apply(direction, step, add(params, params, -step * weight_decay), state)
+
+    return Update(rule.init, apply, rescales=True)
+
+
 class DistanceState(NamedTuple):
     """What is known of each tensor.
 

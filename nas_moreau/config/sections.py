@@ -91,12 +91,19 @@ class SplitConfig(Section):
 
 
 class WeightsConfig(Section):
-    """SGD on the supernet's weights y and on theta."""
+    """The update rule of the supernet's weights y and of theta."""
 
+    rule: Literal["momentum", "adamw"] = Field(
+        default="momentum",
+        description="momentum: SGD with momentum. adamw: AdamW, as transformers need it, with a smaller lr (0.001); "
+        "not for moreau-auto, darts2 and methods with an inner loop, which take steps of SGD.",
+    )
     lr: Positive = Field(default=0.025, description="Initial learning rate; a cosine schedule, one step an epoch.")
     lr_min: NotNegative = Field(default=0.001, description="Learning rate at the end of the schedule.")
-    momentum: Fraction = Field(default=0.9, description="Momentum.")
-    weight_decay: NotNegative = Field(default=3e-4, description="Weight decay, added to the gradient.")
+    momentum: Fraction = Field(default=0.9, description="Momentum; of adamw the decay of the average direction.")
+    weight_decay: NotNegative = Field(
+        default=3e-4, description="Weight decay, added to the gradient; by adamw to the step."
+    )
     clip: Positive | None = Field(default=5.0, description="Maximum norm of the gradient; null for no clipping.")
 
 

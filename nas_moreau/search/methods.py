@@ -187,6 +187,13 @@ def check_method(config: Config) -> SearchMethod:
     if method.info is None:
         return method
     search_step_sizes(search, build_schedules(search, 1), method.info)
+    own = method.is_automatic or {"hessian", "inner loop"} <= set(method.info.needs) or method.info.name == "darts2"
+    if own and search.weights.rule != "momentum":
+        raise InputError(
+            f"'{search.method}' takes, or looks ahead by, steps of SGD: search.weights.rule={search.weights.rule} has "
+            "no meaning for it.",
+            "Take search.weights.rule=momentum, or a method such as moreau or darts1.",
+        )
     if "hessian" in method.info.needs:
         forbidden = {
             "several processes": distributed.world_size() > 1,

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nas_moreau.bilevel import StepSizes, adam, distance_over_gradients, mirror, projected, sgd
+from nas_moreau.bilevel import StepSizes, adam, adamw, chain, clip, distance_over_gradients, mirror, projected, sgd
 from nas_moreau.bilevel.methods import MethodInfo
 from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.bilevel.updates import Update
 from nas_moreau.config import SearchConfig
-from nas_moreau.config.sections import AlphasConfig
+from nas_moreau.config.sections import AlphasConfig, WeightsConfig
 from nas_moreau.errors import InputError
 
 MOREAU_LRS = {"weights_lr", "theta_lr"}
@@ -51,8 +51,16 @@ def build_schedules(search: SearchConfig, steps_per_epoch: int, groups: Groups |
     return Schedules(
         cosine(weights.lr, weights.lr_min, search.epochs, steps_per_epoch),
         *_alphas_rule(alphas, search.epochs, steps_per_epoch, groups),
-        sgd(weights.momentum, weights.weight_decay, clip=weights.clip),
+        _weights_rule(weights),
     )
+
+
+def _weights_rule(weights: WeightsConfig) -> Update:
+    """Returns the update rule of the weights and of theta."""
+    if weights.rule == "momentum":
+        return sgd(weights.momentum, weights.weight_decay, clip=weights.clip)
+    rule = adamw((weights.momentum, 0.999), weight_decay=weights.weight_decay)
+    return rule if weights.clip is None else chain(clip(weights.clip), rule)
 
 
 def _alphas_rule(
@@ -69,7 +77,8 @@ def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodIn
     """Returns the step sizes of a method in a search.
 
     y's learning rate is that of the configuration divided by how much steeper the method's direction is than grad_y f:
-    F/c + f by (1+c)/c, F + c f by 1+c. So a network learns at the same effective rate under every method.
+    F/c + f by (1+c)/c, F + c f by 1+c. So a network learns at the same effective rate under every method. AdamW's steps
+    do not follow the length of the direction: nothing is divided.
 
     Args:
         search: The configuration; `search.moreau.weights_lr` and `theta_lr` replace what follows from c.
@@ -88,16 +97,10 @@ def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodIn
     rules = {"update_y": schedules.update_weights, "update_theta": schedules.update_weights}
     if "automatic" in info.needs:
         return StepSizes(update_x=distance_over_gradients(), **rules)
-    share = theta_share = 1.0
-    if "joint" in info.needs:
-        share = moreau.c / (1 + moreau.c)
-    elif "envelope" in info.needs:
-        share = moreau.weights_lr / search.weights.lr if moreau.weights_lr else moreau.c / (1 + moreau.c)
+    share, theta_share = _steepness(search, info), 1.0
+    if "envelope" in info.needs:
+        share = moreau.weights_lr / search.weights.lr if moreau.weights_lr else share
         theta_share = moreau.theta_lr / search.weights.lr if moreau.theta_lr else share
-    elif info.needs & {"penalty", "gradient penalty"}:
-        share = 1 / (1 + moreau.c)
-    elif "barrier" in info.needs:
-        share = 0.5
     inner = INNER_STEPS if "inner loop" in info.needs else 1
     return StepSizes(
         alpha=schedules.alphas_lr,
@@ -110,6 +113,18 @@ def search_step_sizes(search: SearchConfig, schedules: Schedules, info: MethodIn
         update_x=schedules.update_alphas,
         **rules,
     )
+
+
+def _steepness(search: SearchConfig, info: MethodInfo) -> float:
+    """Returns what y's learning rate is multiplied by, so that the method's direction moves y as grad_y f does."""
+    c = search.moreau.c
+    if search.weights.rule == "adamw":
+        return 1.0
+    if info.needs & {"joint", "envelope"}:
+        return c / (1 + c)
+    if info.needs & {"penalty", "gradient penalty"}:
+        return 1 / (1 + c)
+    return 0.5 if "barrier" in info.needs else 1.0
 
 
 def smaller_steps(settings: SearchConfig, factor: float) -> SearchConfig:

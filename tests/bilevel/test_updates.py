@@ -5,6 +5,7 @@ import torch
 
 from nas_moreau.bilevel import (
     adam,
+    adamw,
     chain,
     clip,
     distance_over_gradients,
@@ -36,9 +37,10 @@ def trajectory(rule, gradients, start, step):
             0.7,
         ),
         (adam((0.5, 0.99), 1e-6, 1e-2), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.99), 1e-6, 1e-2), None),
+        (adamw((0.5, 0.99), 1e-6, 0.3), lambda p: torch.optim.AdamW(p, 0.1, (0.5, 0.99), 1e-6, 0.3), None),
         (chain(clip(0.7), adam((0.5, 0.99))), lambda p: torch.optim.Adam(p, 0.1, (0.5, 0.99)), 0.7),
     ],
-    ids=["descent", "momentum", "nesterov", "clip", "adam", "adam after clipping"],
+    ids=["descent", "momentum", "nesterov", "clip", "adam", "adamw", "adam after clipping"],
 )
 def test_rules_equal_the_optimizers(rule, optimizer, clip):
     generator = torch.Generator().manual_seed(3)

@@ -109,11 +109,13 @@ def everything(job):
     return [*job.x, *job.y, *tensors_in(job.state), *job.setup.buffers(), *job.sums.values()]
 
 
-@pytest.mark.parametrize("method", [*CAPTURABLE, "moreau+beta", "darts1+pc"])
+@pytest.mark.parametrize("method", [*CAPTURABLE, "moreau+beta", "darts1+pc", "moreau-lagged adamw"])
 def test_replays_give_the_bytes_of_the_same_step_run_eagerly(method, job_of, monkeypatch):
     """And numbers held in tensors change nothing but rounding."""
+    method, *weights = method.split()
     rule = "mirror" if method == "moreau" else "adam"
     settings = f"search.method={method}", f"search.alphas.rule={rule}", "search.channels=4", "search.partial_channels=2"
+    settings = *settings, *(f"search.weights.rule={name}" for name in weights)
     replays = []
 
     def counting(function):

@@ -247,13 +247,13 @@ class WithDropout(nn.Module):
         return self.net(self.drop(x) + 0.01 * self.seen)
 
 
-@pytest.mark.parametrize("at", [1, 4])
-def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samples, tmp_path, at):
+@pytest.mark.parametrize(("at", "rule"), [(1, "momentum"), (4, "adamw")])
+def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samples, tmp_path, at, rule):
     def start(name, resume=False, seed=0, hooks=()):
         net, data = WithDropout(make_net(seed)), DataLoader(Augmented(samples), batch_size=8, shuffle=True)
         place = tmp_path / name
-        checkpoint = {"every_steps": 1}
-        return search_module(net, loss, data, steps=6, output=place, resume=resume, hooks=hooks, checkpoint=checkpoint)
+        more = {"checkpoint": {"every_steps": 1}, "search": {"weights": {"rule": rule}}}
+        return search_module(net, loss, data, steps=6, output=place, resume=resume, hooks=hooks, **more)
 
     def stop(job, info):
         if job.counters.step == at:

@@ -48,6 +48,20 @@ def test_a_penalty_c_is_made_up_for(name, of_y, inner_steps):
     assert sizes.inner_steps == inner_steps and sizes.update_x is not None
 
 
+@pytest.mark.parametrize(("name", "of_y", "of_theta"), [("darts1", 1, 1), ("v-pbgd", 1, 1), ("moreau", 1, 4)])
+def test_the_steps_of_adamw_do_not_follow_the_length_of_a_direction(name, of_y, of_theta):
+    more = ["search.moreau.theta_lr=0.2"] if of_theta == 4 else []
+    sizes = sizes_of(name, "search.moreau.c=3.0", "search.weights.rule=adamw", *more)
+    assert sizes.beta(0) == pytest.approx(of_y * 0.05) and sizes.eta(0) == pytest.approx(of_theta * 0.05)
+    assert sizes.update_y.rescales
+
+
+@pytest.mark.parametrize("method", ["darts2", "rhg", "implicit-cg", "moreau-auto"])
+def test_methods_that_step_by_sgd_refuse_adamw(method):
+    with pytest.raises(InputError, match="SGD"):
+        check_method(load_config(overrides=[f"search.method={method}", "search.weights.rule=adamw"]))
+
+
 def test_a_method_of_the_user_gets_the_plain_step_sizes(registrations_forgotten):
     with registrations_forgotten():
         register_method("mine", evaluations=1, source="")(lambda sizes: None)
