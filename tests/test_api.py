@@ -17,6 +17,7 @@ TINY = {
     "retrain": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "channels": 2},
     "logging": {"tensorboard": False},
 }
+TINY_RETRAIN = {key: TINY[key] for key in ("retrain", "logging")}
 
 
 def arrays(n=60, size=16):
@@ -154,3 +155,42 @@ def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch):
         "checkpoints/search-smoke-seed0",
         "checkpoints/search-smoke-seed0-2",
     ]
+
+
+def test_the_callers_random_numbers_stay_as_they_are(result, tmp_path):
+    def draws():
+        return torch.rand(4).tolist(), np.random.random(4).tolist()
+
+    retrain = TINY["retrain"] | {"mixup": 0.2}
+    kept = {
+        "a run": lambda: nas_moreau.run("smoke", tmp_path / "a", data=arrays(), **(TINY | {"retrain": retrain})),
+        "a network": lambda: load_run(result.path).network(),
+        "an evaluation": lambda: load_run(result.path).evaluate(arrays()),
+        "an export": lambda: load_run(result.path).export("python", tmp_path / "exported"),
+    }
+    for what, call in kept.items():
+        torch.manual_seed(3)
+        np.random.seed(3)
+        wanted = draws()
+        torch.manual_seed(3)
+        np.random.seed(3)
+        call()
+        assert draws() == wanted, what
+
+
+def test_dark_images_of_16_bits_are_read_as_those_of_the_training(tmp_path):
+    draw = np.random.default_rng(0)
+    pixels, labels = draw.integers(0, 4096, (60, 16, 16, 1)).astype(np.uint16), np.arange(60) % 3  # 12 bits
+    cell = nas_moreau.load_genotype("DARTS_V2")
+    data = (pixels, labels, pixels, labels)
+    trained = nas_moreau.retrain("smoke", cell, tmp_path / "a", data=data, space="darts", **TINY_RETRAIN)
+    dark = pixels[:2] // 5
+    both = trained.predict(np.concatenate([dark, pixels[:1]]))
+    alone = trained.predict(dark)
+    for row, other in zip(alone, both):
+        assert row["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    for unclear in (pixels[:1] // 32, pixels[:1] * 4):  # 0 to 127 in 16 bits; beyond the white of the training
+        with pytest.raises(InputError, match="astype"):
+            trained.predict(unclear)
+    bytes_ = np.rint(pixels[:1] * (255 / 4095)).astype(np.uint8)
+    assert trained.predict(bytes_)[0]["probabilities"] == pytest.approx(both[2]["probabilities"], abs=1e-5)

@@ -37,8 +37,8 @@ NETWORKS = "hyper-cleaning and few-shot"
         ),
         option("--steps", type=int, help="maximum number of steps"),
         options.SEED,
-        option("--debias", action="store_true", help="small problems: remove the bias of the penalty"),
-        option("--no-polish", action="store_true", help="small problems: keep the method's own y"),
+        option("--debias", action="store_true", help="small problems, with --method: remove the bias of the penalty"),
+        option("--no-polish", action="store_true", help="small problems, with --method: keep the method's own y"),
         *(o._replace(group=NETWORKS) for o in (options.DATA, options.DATA_DIR, options.DOWNLOAD, options.DEVICE)),
         option(
             "--corrupt",

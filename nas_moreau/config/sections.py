@@ -274,7 +274,7 @@ class RetrainConfig(Section):
         default="cosine", description="Learning-rate schedule of timm."
     )
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Epochs in which the learning rate rises."
+        default=0, description="Epochs in which the learning rate rises, from lr / warmup_epochs in the first one."
     )
     auxiliary: bool = Field(default=True, description="Whether the network has an auxiliary head.")
     auxiliary_weight: NotNegative = Field(default=0.4, description="Weight of the auxiliary head's loss.")

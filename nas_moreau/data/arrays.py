@@ -8,29 +8,19 @@ Everything else is refused with the line that converts it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nas_moreau.data.images import WHITE, Images, Loaded, white_notes, white_of
+from nas_moreau.data.images import Images, Loaded
+from nas_moreau.data.pixel_ranges import Named, scale_of, to_bytes
 from nas_moreau.errors import InputError
 
 _USUAL_CHANNELS = (1, 3, 4)
 _MOST_CHANNELS = 16
-_CHUNK = 1024
-_ROUNDING = 0.01  # beyond the ends of a range
-_DARK = -0.75  # pixels from -1 to 1 go below it in any set of photographs
 _LARGEST_WHOLE = 2.0**53  # floats beyond it are not exact, and no class labels
-_BRIGHT = 127  # pixels from 0 to 255 go beyond it in any set of photographs
-
-
-class Named(NamedTuple):
-    """An array with the name that its file gives it."""
-
-    name: str
-    array: np.ndarray
 
 
 def channel_axis(shape: tuple[int, ...], name: str, where: str) -> int | None:
@@ -142,12 +132,16 @@ def loaded_arrays(
     )
 
 
-def pixels_of(parts: Mapping[str, Named], where: str) -> tuple[dict[str, Tensor], list[str], int]:
+def pixels_of(
+    parts: Mapping[str, Named], where: str, known_white: int | None = None
+) -> tuple[dict[str, Tensor], list[str], int]:
     """Returns uint8 (n, channels, height, width) of every part, sentences on what was assumed, and the value of white.
 
     Args:
         parts: Part -> array; all of one layout and range.
         where: The file, for messages.
+        known_white: The value of white in images of 16 bits a channel, where it is known from other images of their
+            kind; by default it follows from the highest value.
 
     Raises:
         InputError: An array holds no pixels, its layout or range is not clear, or the parts differ.
@@ -166,106 +160,14 @@ def pixels_of(parts: Mapping[str, Named], where: str) -> tuple[dict[str, Tensor]
         notes.append(f"The arrays are read as (n, channels, height, width): {first.shape[1]} channels.")
     elif axis == -1 and first.shape[-1] not in _USUAL_CHANNELS:
         notes.append(f"The arrays are read as (n, height, width, channels): {first.shape[-1]} channels.")
-    scale = _scale(parts, where)
+    scale = scale_of(parts, where, known_white)
     notes += scale.notes
     pixels = {}
     for part, (_, array) in parts.items():
-        values = torch.from_numpy(_to_bytes(array, scale))
+        values = torch.from_numpy(to_bytes(array, scale))
         moved = values[:, None] if axis is None else values if axis == 1 else values.permute(0, 3, 1, 2)
         pixels[part] = moved.contiguous()
     return pixels, notes, scale.white
-
-
-class _Scale(NamedTuple):
-    """byte = (value + offset) * factor; booleans and uint8 are not changed but for the factor."""
-
-    offset: float
-    factor: float
-    notes: tuple[str, ...]
-    white: int
-
-
-def _scale(parts: Mapping[str, Named], where: str) -> _Scale:
-    """Returns how values become bytes, from the range of all parts."""
-    kinds = {named.array.dtype.kind for named in parts.values()}
-    dtypes = {named.array.dtype for named in parts.values()}
-    name, array = parts["train"]
-    if len(kinds) > 1 or (len(dtypes) > 1 and np.dtype(np.uint8) in dtypes):
-        raise InputError(
-            f"{where}: the parts have pixels of different types, {', '.join(sorted(map(str, dtypes)))}.",
-            "Give all parts the same type, uint8 for example.",
-        )
-    kind = array.dtype.kind
-    if kind == "b":
-        return _Scale(0, 255, ("Pixels are true or false: they are read as white and black.",), WHITE)
-    if kind not in "iuf":
-        raise InputError(f"{where}: {name} is {array.dtype}, not uint8.", "Store pixels as uint8 from 0 to 255.")
-    if array.dtype == np.uint8:
-        return _Scale(0, 1, (), WHITE)
-    ranges = {part: _range(named, where) for part, named in parts.items()}
-    low, high = min(low for low, _ in ranges.values()), max(high for _, high in ranges.values())
-    scale = _of_floats(low, high, name, where) if kind == "f" else _of_integers(int(low), int(high), name, where)
-    rule = _rule(kind, low, high)
-    for part, (least, most) in ranges.items():
-        if _rule(kind, least, most) != rule:
-            raise InputError(
-                f"{where}: {parts[part].name} has pixels from {least:g} to {most:g}, other parts up to {high:g}.",
-                "Give all parts pixels of one range.",
-            )
-    return scale
-
-
-def _rule(kind: str, low: float, high: float) -> object:
-    """Returns a key that differs where ranges are read in different ways."""
-    if kind == "f":
-        return "unit" if low >= -_ROUNDING and high <= 1 + _ROUNDING else "signed" if low < -_ROUNDING else "bytes"
-    return white_of(int(high)) if 0 <= high <= WHITE else "wide"
-
-
-def _of_floats(low: float, high: float, name: str, where: str) -> _Scale:
-    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
-        return _Scale(0, 255, ("Pixels are from 0 to 1: 1 is white.",), WHITE)
-    if -1 - _ROUNDING <= low <= _DARK and high <= 1 + _ROUNDING:
-        return _Scale(1, 127.5, ("Pixels are from -1 to 1: -1 is black, 1 is white.",), WHITE)
-    if low >= -0.5 and _BRIGHT < high <= 255.5:
-        return _Scale(0, 1, ("Pixels are floats from 0 to 255; they are rounded.",), WHITE)
-    lowest = 0 if low >= 0 else f"{low:g}"
-    shifted = name if low >= 0 else f"({name} - ({lowest}))"
-    raise InputError(
-        f"{where}: {name} has pixels from {low:g} to {high:g}; which values are black and white is not clear.",
-        f"Store them as uint8; if {lowest} is black and {high:g} white: "
-        f"{name} = ({shifted} * (255 / {high - min(low, 0):g})).round().astype('uint8').",
-    )
-
-
-def _of_integers(low: int, high: int, name: str, where: str) -> _Scale:
-    if low < 0 or high > WHITE:
-        raise InputError(
-            f"{where}: {name} has pixels from {low} to {high}, not 0 to 255.",
-            f"Store them as uint8; if {low} is black and {high} white: "
-            f"{name} = (({name} - ({low})) * (255 / {high - low})).round().astype('uint8').",
-        )
-    white = white_of(high)
-    return _Scale(0, 255 / white, white_notes(high, "Pixels") if high > 255 else (), white if high > 255 else WHITE)
-
-
-def _range(named: Named, where: str) -> tuple[float, float]:
-    low, high = float(named.array.min()), float(named.array.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(
-            f"{where}: {named.name} holds NaN or infinity.", "Remove these images, or replace their values."
-        )
-    return low, high
-
-
-def _to_bytes(array: np.ndarray, scale: _Scale) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    found = np.empty(array.shape, dtype=np.uint8)
-    for start in range(0, len(array), _CHUNK):
-        part = array[start : start + _CHUNK].astype(np.float64)
-        found[start : start + _CHUNK] = np.rint((part + scale.offset) * scale.factor).clip(0, 255)
-    return found
 
 
 def labels_of(

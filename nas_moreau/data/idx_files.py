@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_moreau.data.arrays import Named, labels_of
+from nas_moreau.data.arrays import labels_of
 from nas_moreau.data.images import Images, Loaded, refuse_too_large, too_dense
+from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.errors import InputError
 
 FILES = {

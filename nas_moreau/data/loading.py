@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from nas_moreau.config import Config
-from nas_moreau.data.arrays import Named, as_array, loaded_arrays
+from nas_moreau.data.arrays import as_array, loaded_arrays
 from nas_moreau.data.copies import copies_notes
 from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes, pixel_notes
 from nas_moreau.data.parts import settle
+from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
 from nas_moreau.data.sources import Request, Source, find_source
 from nas_moreau.data.splitting import stratified_split

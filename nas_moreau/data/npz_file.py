@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from nas_moreau.data.arrays import Named, loaded_arrays
+from nas_moreau.data.arrays import loaded_arrays
 from nas_moreau.data.images import MAX_BYTES, Loaded, too_dense
 from nas_moreau.data.mistaken_paths import BEGINNINGS, MAKE_NPZ, check_path, unpacking
 from nas_moreau.data.parts import PART_OF, tokens
+from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.errors import InputError
 from nas_moreau.text import specification
 

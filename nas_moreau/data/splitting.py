@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +32,21 @@ def seed_for(seed: int, purpose: str, *numbers: int) -> int:
 def generator_for(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """Returns a fresh generator on the CPU, seeded by `seed_for(seed, purpose, *numbers)`."""
     return torch.Generator(device="cpu").manual_seed(seed_for(seed, purpose, *numbers))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context the global generators of Python, numpy and torch draw from a seed; then as before."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
 
 
 def stratified_split(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:

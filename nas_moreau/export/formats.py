@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_moreau.architecture import Network, multiply_adds, parameter_count
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.export import FORMATS
 from nas_moreau.export.classifier import Classifier, timm_configuration
@@ -63,7 +64,8 @@ def export(classifier: Classifier, form: str, output: str | PathLike[str]) -> di
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
         partial.chmod(0o777 & ~_umask())
-        checks = _write(classifier, form, partial)
+        with seeded(0):  # networks are built for the comparisons: the caller's random numbers stay as they are
+            checks = _write(classifier, form, partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from nas_moreau.data import Augment
-from nas_moreau.data.arrays import Named, as_array, pixels_of
+from nas_moreau.data.arrays import as_array, pixels_of
 from nas_moreau.data.image_files import is_image, read_image
 from nas_moreau.data.images import WHITE
+from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.data.resizing import fit_pixels
 from nas_moreau.errors import InputError
 from nas_moreau.export.classifier import Classifier
@@ -76,12 +77,10 @@ def predict_arrays(classifier: Classifier, images: np.ndarray | Tensor) -> list[
     if images.ndim == (2 if channels == 1 else 3):
         images = images[None]
     named = Named("images", as_array("images", images))
-    pixels, _, white = pixels_of({"train": named}, "predict")
-    batch = pixels["train"]
-    if batch.shape[1] != channels or white != classifier.data["white"]:
+    batch = pixels_of({"train": named}, "predict", classifier.data["white"])[0]["train"]
+    if batch.shape[1] != channels:
         raise InputError(
-            f"The images have {batch.shape[1]} channels, white at {white}; the network was trained on {channels}, "
-            f"white at {classifier.data['white']}.",
+            f"The images have {batch.shape[1]} channels; the network was trained on {channels}.",
             "Convert them first.",
         )
     if batch.shape[2:] != (height, width):

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError, first_line, quoted
 from nas_moreau.modules.choice import Choice, Mixture, Places, find_choices, observed
-from nas_moreau.modules.samples import seeded
 
 ModuleLoss = Callable[[nn.Module, Any], Tensor]
 """(module, batch) -> scalar."""

@@ -14,12 +14,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_moreau.architecture.networks.latency import ROUNDS, Timed
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError
 from nas_moreau.modules.check import Call, record_calls
 from nas_moreau.modules.choice import Choice, Places, chosen_module, find_choices
 from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.cost_table import Costs, CostTable, OptionCost, parents_of
-from nas_moreau.modules.samples import seeded
 from nas_moreau.modules.setup import ModuleSetup, evaluating
 
 WHOLES = 12

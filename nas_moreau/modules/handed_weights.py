@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.modules.check import left_as_it_was
 from nas_moreau.modules.choice import Mixture, Places, mixed_by
 from nas_moreau.modules.problem import ModuleTensors, WithLoss, handed_call
-from nas_moreau.modules.samples import seeded
 
 CHANGE = 0.2
 """Relative size of a random change of the weights: what reads others shows."""

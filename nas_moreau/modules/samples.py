@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.utils.data import (
 )
 
 from nas_moreau.data import seed_for
-from nas_moreau.data.splitting import epoch_order, generator_for
+from nas_moreau.data.splitting import epoch_order, generator_for, seeded
 from nas_moreau.distributed import Shard
 from nas_moreau.errors import InputError, first_line, quoted
 from nas_moreau.modules.content import content, digest_of, form_of
@@ -236,21 +235,6 @@ def _drawn(sampler: Any, seed: int, count: int) -> list[Any]:
 def _refuse_empty(count: int, what: str) -> None:
     if count == 0:
         raise InputError(f"The {what} data are empty.", _FORMS)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within this context the global generators of Python, numpy and torch draw from a seed; then as before."""
-    python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(array)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:

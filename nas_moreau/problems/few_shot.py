@@ -222,6 +222,6 @@ def episode_accuracies(x: Tensors, episodes: Episodes, ridge: float = RIDGE) -> 
 
 
 def interval(accuracies: Tensor) -> tuple[float, float]:
-    """Returns the mean and half the width of its 95 % interval, 1.96 standard errors."""
-    spread = float(accuracies.std()) if len(accuracies) > 1 else 0.0
+    """Returns the mean and half the width of its 95 % interval, 1.96 standard errors; NaN for a single accuracy."""
+    spread = float(accuracies.std()) if len(accuracies) > 1 else math.nan
     return float(accuracies.mean()), 1.96 * spread / math.sqrt(len(accuracies))

@@ -105,12 +105,11 @@ def generate(
 def group_lasso(data: GroupLassoData | None = None, n: int = 600, seed: int = 0) -> Case:
     """Returns (21) on `data`; without data, on generated ones with groups of 20 features (of 2 below 60).
 
-    No exact solution is known. The start is x_j = the mean over groups of |A_(j)' b| / samples (half of that
-    already sets most groups to zero), y = 0.
+    No exact solution is known. The start is x_j = a quarter of `level_of_zero`, at which all of y is zero, and y = 0.
 
     Args:
         data: From `generate`, or other data of this form.
-        n: Number of features of generated data.
+        n: Number of features of generated data; what does not fill a group is left out.
         seed: Seed of generated data.
     """
     if data is None:
@@ -157,7 +156,7 @@ def orthogonal_case(groups: int = 4, seed: int = 0, dtype: torch.dtype = torch.f
         dtype
     )
     length = u.norm(dim=1)
-    best = (length - (u * w).sum(1) / length).clamp(min=0)
+    best = torch.minimum((length - (u * w).sum(1) / length).clamp(min=0), length)
     g = GroupLasso(torch.arange(groups, device="cpu").repeat_interleave(2), groups)
     return Case(
         "group-lasso",
@@ -192,7 +191,7 @@ def _search(case: Case, propose: Callable[[int, float | None], Tensor | None]) -
         x = [candidate]
         y = lower_solution(case.problem, x, y, tolerance=TOLERANCE).point
         last, tried = float(case.problem.F(x, y, None)), tried + 1
-        if best is None or last < best[2]:
+        if best is None or last < best[2] or math.isnan(best[2]):
             best = (x, y, last)
     assert best is not None
     return Trial(*best, tried, time.perf_counter() - start)

@@ -171,7 +171,10 @@ class LearningJob:
     def end_epoch(self) -> tuple[dict[str, Any], bool]:
         """Measures, and writes a row of metrics.csv and TensorBoard's curves."""
         info, step, loop = self._info, self.counters.step, self.loop
-        self.guard.read()
+        begin, cpu = time.perf_counter(), time.process_time()
+        self.guard.read()  # waits for an accelerator, whose steps take this time too
+        self.seconds += time.perf_counter() - begin
+        self.cpu_seconds += time.process_time() - cpu
         row = {name: float(value) for name, value in _numbers(info).items()}
         if row.get("f_theta") is not None:
             row["gap"] = row["f"] - row["f_theta"]

@@ -54,7 +54,9 @@ class SmallConfig(SolveConfig):
     )
     n: Count | None = Field(default=None, description="Size of the problem. Default: the task's own.")
     debias: bool = Field(default=False, description="Whether to remove the bias of the penalty (methods named moreau).")
-    polish: bool = Field(default=True, description="Whether to solve the lower level accurately at the final x.")
+    polish: bool = Field(
+        default=True, description="Whether to solve the lower level accurately at the final x; automatic does so."
+    )
 
 
 class DataTaskConfig(SolveConfig):
@@ -274,6 +276,11 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     if not isinstance(task, SmallTask) or not isinstance(config, SmallConfig):
         raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
     n, method, alone = config.n or task.n, config.method, config.method == AUTOMATIC
+    if alone and (config.debias or not config.polish):
+        raise InputError(
+            "Without a method the solver has no bias to remove, and solves the lower level by itself.",
+            "Name a method (moreau, for example), or leave debias and polish out.",
+        )
     steps = config.steps or (STEPS if alone else task.steps)
     if n > task.largest:
         raise InputError(f"{name} with n = {n:,} is larger than {task.largest:,}.", f"Choose n up to {task.largest}.")
@@ -283,7 +290,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         if chosen is not None and config.debias and chosen.at_penalty is None:
             raise InputError(f"The method '{method}' has no penalty bias to remove.", "Leave debias out.")
         begin = time.perf_counter()
-        found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias and not alone)
+        found = solve(case.problem, case.x, case.y, chosen, steps=steps, debias=config.debias)
     except InputError:
         raise
     except ValueError as error:
@@ -298,7 +305,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     distance = case.error(found.x) if case.error else None
     return SolveResult(
         task=name,
-        n=n,
+        n=case.y[0].numel(),  # a group lasso has whole groups
         method=method,
         x=[value for tensor in found.x for value in tensor.flatten().tolist()],
         y=[value for tensor in found.y for value in tensor.flatten().tolist()],
@@ -341,6 +348,9 @@ def solve_on_data(
         NonFinite: F or f became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
+    if data is not None:  # what a default depends on is the name of these images
+        own = options.get("data", {})
+        options = {**options, "data": {"name": data.name, **own} if isinstance(own, Mapping) else own}
     task, config = find_task(name), solve_options(name, options, Path(output) if resume else None)
     if not isinstance(task, DataTask) or not isinstance(config, DataTaskConfig):
         raise InputError(f"{name} has neither images nor a run folder.", "Call solve_task.")

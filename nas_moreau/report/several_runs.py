@@ -265,7 +265,7 @@ def _percentiles(groups: Sequence[Group]) -> str:
     """Returns the predicted percentiles of the cells of each group; "" where no cell has one."""
     series, rows = [], []
     for found in groups:
-        every = [percentile(run.genotype) for run in found.runs if run.genotype is not None]
+        every = [percentile(run.genotype) for run in found.distinct if run.genotype is not None]
         ranks = [rank for rank in every if rank is not None]
         if ranks:
             means = [rank.mean for rank in ranks]
@@ -308,7 +308,8 @@ def agreement(groups: Sequence[Group]) -> str:
     number_of = sum(map(len, cells))
     different = len({cell.digest() for own in cells for cell in own})
     text = f"{number_of} runs found {different} different cell{'s' if different > 1 else ''}."
-    pairs = [pair for own in cells for pair in itertools.combinations(own, 2)]
+    by_seed = [[run.genotype for run in found.distinct if run.genotype is not None] for found in groups]
+    pairs = [pair for own in by_seed for pair in itertools.combinations(own, 2)]
     if pairs:
         alike = percent(mean(_shared(*pair) for pair in pairs), 0)
         text += f" Two runs that differ by the seed alone have, on average, {alike} of their edges in common."
@@ -325,7 +326,7 @@ def _operations(groups: Sequence[Group]) -> str:
     """Returns the table of how often each operation is in the cells."""
     counts: dict[str, Counter[str]] = {found.name: Counter() for found in groups}
     for found in groups:
-        for run in found.runs:
+        for run in found.distinct:
             for cell in run.genotype.cells.values() if run.genotype is not None else ():
                 counts[found.name].update(operation for operation, _, _ in cell.edges)
     operations = sorted({operation for own in counts.values() for operation in own})

@@ -25,13 +25,13 @@ def permutation_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     The share of all ways to divide the values into groups of these sizes whose means differ at least as much as the
     given ones (Fisher's permutation test). Exact up to 200,000 ways; beyond that 20,000 random ones, the given one
-    counted among them (Phipson & Smyth, 2010). None where a group is empty.
+    counted among them (Phipson & Smyth, 2010). None where a group is empty or holds a number that is not finite.
 
     Example:
         >>> permutation_p_value([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])  # two of the 20 ways are as extreme
         0.1
     """
-    if not a or not b:
+    if not a or not b or not all(map(math.isfinite, (*a, *b))):
         return None
     pooled, size, total = [*a, *b], len(a), math.fsum([*a, *b])
 
@@ -54,8 +54,8 @@ def runs_needed(a: Sequence[float], b: Sequence[float], level: float = 0.05, pow
 
     The usual normal approximation for two groups of equal size, n = (z_{1 - level/2} + z_power)^2 (s_a^2 + s_b^2) / d^2
     (Cohen, 1988); s^2 are the sample variances, d is the difference. At least as many as the permutation test needs to
-    get below the level at all: 4 on each side for .05. None where a side has a single run or the means are equal. The
-    estimate is as uncertain as the standard deviations that it is made of.
+    get below the level at all: 4 on each side for .05. None where a side has a single run, the means are equal or a
+    number is not finite. The estimate is as uncertain as the standard deviations that it is made of.
 
     Args:
         a: The figures of one side.
@@ -67,7 +67,7 @@ def runs_needed(a: Sequence[float], b: Sequence[float], level: float = 0.05, pow
         >>> runs_needed([1.0, 3.0], [2.0, 4.0])  # variances 2 and 2, difference 1
         32
     """
-    if min(len(a), len(b)) < 2 or statistics.fmean(a) == statistics.fmean(b):
+    if min(len(a), len(b)) < 2 or not all(map(math.isfinite, (*a, *b))) or statistics.fmean(a) == statistics.fmean(b):
         return None
     normal = statistics.NormalDist()
     scale = (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) ** 2
@@ -77,14 +77,17 @@ def runs_needed(a: Sequence[float], b: Sequence[float], level: float = 0.05, pow
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Returns Kendall's tau-b of two equally long sequences, -1..1; None where one of them has a single value.
+    """Returns Kendall's tau-b of two equally long sequences, -1..1.
 
+    None where one of them has a single value, or one that is not finite.
     (concordant - discordant) / sqrt((pairs - ties in a) (pairs - ties in b)) (Kendall, 1945).
 
     Example:
         >>> round(kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]), 3)  # 5 pairs agree, 1 does not
         0.667
     """
+    if not all(map(math.isfinite, (*a, *b))):
+        return None
     x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(a, float), np.asarray(b, float)))
     scale = math.sqrt((x * x).sum()) * math.sqrt((y * y).sum())
     return float((x * y).sum() / scale) if scale else None

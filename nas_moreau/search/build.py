@@ -22,6 +22,7 @@ from nas_moreau.bilevel.simplex_steps import Groups
 from nas_moreau.config import Config
 from nas_moreau.data import Data, seed_for
 from nas_moreau.data.batches import Batches, SearchParts, search_parts
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.runs.identity import Identity, recorded_identity, refuse_other
 from nas_moreau.runs.own_checkpoints import own_checkpoint
@@ -155,8 +156,8 @@ def build_supernet(
     Raises:
         InputError: The images are too small, or a size does not fit.
     """
-    torch.manual_seed(seed_for(config.seed, "initial weights"))
-    supernet = search_supernet(load_space(config.space), config.search, num_classes, image[0])
+    with seeded(seed_for(config.seed, "initial weights")):
+        supernet = search_supernet(load_space(config.space), config.search, num_classes, image[0])
     check_images(torch.empty((1, *image), device="meta"), supernet)
     supernet = supernet.to(device=device, dtype=dtype)
     if config.performance.channels_last:

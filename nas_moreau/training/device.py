@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,10 +80,11 @@ def set_up_torch(performance: PerformanceConfig, device: torch.device) -> None:
 
 @contextmanager
 def torch_settings_restored() -> Iterator[None]:
-    """Restores the caller's threads and TF32 settings at the end; decorates every function that sets them.
+    """Restores the caller's threads, TF32 settings and random numbers at the end; decorates what sets them.
 
-    A notebook that calls a stage has other work for torch afterwards. Only one thread at a time may be within: threads,
-    settings and the random numbers of operations belong to the whole process.
+    A notebook that calls a stage has other work for torch afterwards, whose random numbers must not be the same after
+    every call. Only one thread at a time may be within: threads, settings and the random numbers of operations belong
+    to the whole process.
 
     Raises:
         InputError: Another thread is within.
@@ -95,13 +97,43 @@ def torch_settings_restored() -> Iterator[None]:
         )
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     convolutions = torch.backends.cudnn.allow_tf32
+    drawn, first = (torch.get_rng_state(), np.random.get_state()), torch.initial_seed()
+    on_devices = _generators_of_accelerators()
     try:
         yield
     finally:
+        torch.set_rng_state(drawn[0])
+        np.random.set_state(drawn[1])
+        _restore_accelerators(on_devices, first)
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = convolutions
         _running.release()
+
+
+def _accelerator() -> Any:
+    """Returns torch's module of the accelerator in use, if its generators can be read; None where there is none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    module = None if found is None else getattr(torch, found.type, None)
+    in_use = module is not None and hasattr(module, "get_rng_state_all") and module.is_initialized()
+    return module if in_use else None
+
+
+def _generators_of_accelerators() -> list[torch.Tensor] | None:
+    """Returns the states of the accelerators' generators; None if no accelerator is in use yet."""
+    module = _accelerator()
+    return None if module is None else module.get_rng_state_all()
+
+
+def _restore_accelerators(states: list[torch.Tensor] | None, seed: int) -> None:
+    """Restores the states; generators that had none get the seed with which torch would have begun them."""
+    module = _accelerator()
+    if module is None:
+        return
+    if states is None:
+        module.manual_seed_all(seed)
+    else:
+        module.set_rng_state_all(states)
 
 
 def uses_tf32(performance: PerformanceConfig, device: torch.device) -> bool:

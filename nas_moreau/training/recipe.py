@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from nas_moreau.architecture import Genotype, Network
 from nas_moreau.config import Config, RetrainConfig
 from nas_moreau.data import seed_for
+from nas_moreau.data.splitting import seeded
 from nas_moreau.errors import InputError
 
 
@@ -22,17 +22,17 @@ def build_network(
 ) -> Network:
     """Returns the network of the configuration's `retrain` section with initial weights drawn from its seed."""
     settings = config.retrain
-    torch.manual_seed(seed_for(config.seed, "initial weights of the network"))
-    return Network(
-        genotype,
-        settings.channels,
-        settings.layers,
-        num_classes,
-        settings.auxiliary,
-        settings.drop_path,
-        in_channels,
-        kernels,
-    )
+    with seeded(seed_for(config.seed, "initial weights of the network")):
+        return Network(
+            genotype,
+            settings.channels,
+            settings.layers,
+            num_classes,
+            settings.auxiliary,
+            settings.drop_path,
+            in_channels,
+            kernels,
+        )
 
 
 def training_loss(settings: RetrainConfig, num_classes: int) -> tuple[nn.Module, Any]:
@@ -81,6 +81,7 @@ def build_optimizer(network: nn.Module, settings: RetrainConfig, factor: float =
         settings.schedule,
         settings.epochs,
         warmup_epochs=settings.warmup_epochs,
+        warmup_lr=factor * settings.lr / max(1, settings.warmup_epochs),  # timm's default: a first epoch at rate 0
         min_lr=0.0,
         decay_epochs=max(1, settings.epochs // 3),
     )

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,3 +266,20 @@ def test_contact_sheet_of_grey_and_colour():
 
 def test_a_falling_step_size_ends_at_a_fiftieth():
     assert [falling(2.0, 10)(k) for k in (0, 5, 10, 20)] == [2.0, 1.0, 0.04, 0.04]
+
+
+def test_the_wait_for_a_device_counts_among_the_seconds_of_the_steps(tmp_path, make_data, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
+    read = learn.FiniteGuard.read
+
+    def slow(self, *values):
+        now[0] += 8.0
+        return read(self, *values)
+
+    monkeypatch.setattr(learn, "time", clock)
+    monkeypatch.setattr(learn.FiniteGuard, "read", slow)
+    monkeypatch.setattr(learn.FiniteGuard, "after", lambda self, step, terms, values, new, old: new)
+    found = solve_on_data("hyper-cleaning", {"steps": 3, "device": "cpu"}, tmp_path / "run", data=make_data(30))
+    # a measurement after each of the three steps
+    assert [row["seconds"] for row in found["curve"]] == [8.0, 16.0, 24.0]

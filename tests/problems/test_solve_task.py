@@ -74,3 +74,21 @@ def test_every_task_says_what_it_is_and_describes_its_options(name):
     alone = isinstance(task, SmallTask) and name != "group-lasso"
     assert options.method == ("automatic" if alone else "moreau") and options.seed == 0
     assert task.n > 0 and task.steps > 0 if isinstance(task, SmallTask) else options.steps > 0
+
+
+def test_labels_of_data_that_are_handed_in_stay_as_they_are(make_data, tmp_path):
+    found = solve_on_data("hyper-cleaning", {"steps": 1, "device": "cpu"}, tmp_path / "own", data=make_data(40))
+    assert found["corrupt"] == 0 and found["n"] == 40
+
+
+def test_n_of_the_result_is_that_of_the_problem():
+    found = solve_task("group-lasso", {"n": 65, "steps": 2})
+    assert found.n == len(found.y) == 60
+
+
+@pytest.mark.parametrize("option", [{"debias": True}, {"polish": False}])
+def test_what_only_a_method_can_do_is_refused_without_one(option):
+    with pytest.raises(InputError) as caught:
+        solve_task("quadratic", {"n": 2, **option})
+    assert "debias" in caught.value.cure and "method" in caught.value.cure
+    assert solve_task("quadratic", {"n": 2, "method": "moreau", "steps": 5, **option}).steps > 0

@@ -140,3 +140,15 @@ def test_the_command_writes_each_report_and_the_comparison_beside_the_runs(tmp_p
     assert (tmp_path / "other.html").exists()
     assert main(["report", paths[0], "--output", str(tmp_path / "x.html")]) == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_a_run_that_was_done_again_makes_cells_neither_alike_nor_more(tmp_path):
+    cells = ("DARTS_V1", "DARTS_V2")
+    paths = [write_run(tmp_path / f"s{i}", i, 0.5, cell) for i, cell in enumerate(cells)]
+    again = write_run(tmp_path / "again", 0, 0.5, cells[0])
+    assert "69 %" in agreement(group([read_run(path) for path in [*paths, again]]))
+    once, twice = (write_several_runs(several, tmp_path / "c.html").read_text() for several in (paths, [*paths, again]))
+    for name in ("percentile", "operations"):
+        section = re.compile(rf'<section id="{name}">.*?</section>', re.DOTALL)
+        cells = [re.findall(r"<td[^>]*>([^<]*)</td>", section.search(page)[0]) for page in (once, twice)]
+        assert cells[0] == cells[1]

@@ -26,6 +26,13 @@ def test_p_values_by_hand():
     assert permutation_p_value([], [1.0]) is None
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_give_no_statistic(bad):
+    assert permutation_p_value([1.0, bad], [2.0, 3.0]) is None
+    assert runs_needed([1.0, bad], [2.0, 3.0]) is None
+    assert kendall_tau([1.0, bad, 2.0], [1.0, 2.0, 3.0]) is None
+
+
 @given(VALUES, VALUES)
 def test_p_value_is_symmetric_and_does_not_see_shifts_or_order(a, b):
     p = permutation_p_value(a, b)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import signal
 from dataclasses import replace
 
@@ -85,6 +86,14 @@ def test_the_rate_starts_at_the_base_and_falls_by_a_cosine(tmp_path, tiny, tiny_
     assert [float(row["drop_path"]) for row in rows] == pytest.approx([0.0, 0.05, 0.1, 0.15])
     # evaluate_every is 10: the test images are looked at after the last epoch alone
     assert [row["test_accuracy"] != "" for row in rows] == [False, False, False, True]
+
+
+def test_the_warm_up_trains_from_its_first_epoch(tmp_path, tiny, tiny_data):
+    overrides = ["retrain.epochs=4", "retrain.steps_per_epoch=1", "retrain.warmup_epochs=2", "retrain.lr=0.04"]
+    retrain(tiny(*overrides), CELL, tmp_path / "a", data=tiny_data)
+    # half of the rate, three quarters, then the cosine over the whole length, (1 + cos(k pi / 4)) / 2
+    wanted = [0.02, 0.03, 0.02, 0.04 * (1 - math.sqrt(0.5)) / 2]
+    assert [float(row["lr"]) for row in rows_of(tmp_path / "a")] == pytest.approx(wanted)
 
 
 def test_a_two_level_result_counts_without_the_auxiliary_head(tmp_path, tiny, tiny_data):
