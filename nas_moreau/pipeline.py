@@ -22,6 +22,7 @@ from nas_moreau.report import write_report
 from nas_moreau.report.verdict import next_step, outcome
 from nas_moreau.runs import Monitor
 from nas_moreau.runs.folder import RunFolder
+from nas_moreau.runs.heartbeat import doing
 from nas_moreau.runs.history import RANDOM_CELLS, Stage, read_run
 from nas_moreau.runs.identity import recorded_identity, refuse_other
 from nas_moreau.runs.manifest import write_recorded
@@ -98,7 +99,9 @@ def run(
     alone = config.model_copy(update={"against_random": 0})  # more random cells change neither search nor retraining
 
     def plan() -> tuple[Data, SearchJob | RandomSearchJob]:
+        doing("reading the images")
         images = load_images(config) if data is None else data
+        doing("preparing search and retraining")
         _refuse_longer_search(config, Path(output))
         # the cell to retrain is not known yet: another one of the space has the same sizes
         check_retraining(alone, random_cell(load_space(config.space), config.seed), images)
@@ -165,6 +168,7 @@ def _report(config: Config, folder: Path, result: RunResult) -> None:
         log_hparams(monitor, config, "run", trained.digest, metrics)
         whole = read_run(folder)
         monitor.text("about", f"{outcome(whole)}\n\n{next_step(whole)}")
+    doing(f"writing {folder / 'report.html'}")
     _log.info("writing %s", folder / "report.html")
     write_report(folder)
 

@@ -50,6 +50,15 @@ def folded(line: str, width: int) -> str:
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
+def duration(seconds: float, digits: int = 1) -> str:
+    """Returns a time in seconds (below a minute, with that many digits), minutes or hours."""
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
 def markdown(text: str) -> str:
     """Returns text of users as it stands in one line of Markdown: no markup, no HTML, no table's borders."""
     return re.sub(r"([\\`*_{}\[\]<>()#|~!&])", r"\\\1", printable(text))

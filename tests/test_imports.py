@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "timm_models": {"architecture", "errors"},
     "drawing": {"architecture", "errors"},
     "runs": {"architecture", "config", "drawing", "errors", "text", "yaml_files"},
-    "training": {"architecture", "config", "data", "distributed", "drawing", "errors", "runs", "timm_models"},
+    "training": {"architecture", "config", "data", "distributed", "drawing", "errors", "runs", "text", "timm_models"},
     "problems": {"bilevel", "config", "data", "drawing", "errors", "runs", "text", "training"},
     "search": {
         "architecture",
@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "search",
         "training",
     },
-    "report": {"architecture", "config", "drawing", "errors", "runs", "search"},
+    "report": {"architecture", "config", "drawing", "errors", "runs", "search", "text"},
     "export": {
         "architecture",
         "config",

@@ -9,6 +9,7 @@ from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, working_in
 from nas_moreau.cli.output import print_json, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.runs.heartbeat import heartbeat
 
 
 @verb(
@@ -47,7 +48,10 @@ from nas_moreau.errors import InputError
 )
 def compare(args: argparse.Namespace) -> dict[str, Any] | None:
     """Compares methods and prints the tables."""
-    from nas_moreau.compare.conditions import split_settings
+    with heartbeat("compare: loading torch"):
+        from nas_moreau.compare import protocol
+        from nas_moreau.compare.conditions import split_settings
+        from nas_moreau.search.methods import parse_methods
 
     args.overrides, settings = split_settings(args.overrides)
     for override in args.overrides:
@@ -55,15 +59,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
             raise InputError(f"'{override}' would apply to every row.", "Use --seeds and --methods.")
     if args.seed is not None:
         raise InputError("A comparison has several seeds.", "Use --seeds.")
-    from nas_moreau.compare import protocol
-    from nas_moreau.search.methods import parse_methods
-
     methods = parse_methods(args.methods, args.seeds)
     config, output = begin(args, "compare")
     if args.dry_run:
         print_json(protocol.plan_comparison(methods, output))
         return None
-    with working_in(output, busy=args.jobs > 1):  # a single job shows its own progress
+    with working_in(output):
         result = protocol.compare(
             config,
             methods,

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import CONFIGURATION, configuration
 from nas_moreau.cli.output import note, print_rows, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
+from nas_moreau.runs.heartbeat import heartbeat
 
 
 @verb(
@@ -27,9 +27,10 @@ from nas_moreau.errors import InputError
 )
 def plan(args: argparse.Namespace) -> dict[str, Any]:
     """Measures a few steps and prints the memory and the time of a run."""
-    from nas_moreau.architecture import load_genotype
-    from nas_moreau.diagnostics.plan import parse_memory
-    from nas_moreau.diagnostics.plan import plan as estimate
+    with heartbeat("plan: loading torch"):
+        from nas_moreau.architecture import load_genotype
+        from nas_moreau.diagnostics.plan import parse_memory
+        from nas_moreau.diagnostics.plan import plan as estimate
 
     memory = None if args.memory is None else parse_memory(args.memory)
     if args.hours is not None and not args.hours > 0:
@@ -157,9 +158,10 @@ def _print_directions(result: dict[str, Any]) -> None:
 )
 def doctor(args: argparse.Namespace) -> dict[str, Any]:
     """Checks this machine and prints what was found."""
-    from nas_moreau.diagnostics.doctor import examine
+    with heartbeat("checking the installation"):
+        from nas_moreau.diagnostics.doctor import examine
 
-    result = examine(Path(args.output), Path(args.data_dir))
+        result = examine(Path(args.output), Path(args.data_dir))
     if not args.json:
         print_rows([(row["state"], row["what"], row["found"]) for row in result["findings"]])
         cures = [f"{row['what']}: {row['cure']}" for row in result["findings"] if row["cure"]]

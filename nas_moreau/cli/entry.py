@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from nas_moreau import __version__, distributed
-from nas_moreau.cli.heartbeat import silence
 from nas_moreau.cli.listing import KINDS
 from nas_moreau.cli.options import COMMON, remove_unused_folders
-from nas_moreau.cli.output import note, open_closed_streams, print_json, printing_notes
+from nas_moreau.cli.output import note, open_closed_streams, print_json, printing_notes, silence
 from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, quoted, unknown
 from nas_moreau.plugins import import_modules
 from nas_moreau.presets import preset_names
 from nas_moreau.runs.atomic import DiskFull, is_full
+from nas_moreau.runs.heartbeat import heartbeat
 from nas_moreau.text import printable
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
@@ -256,8 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             with distributed.session():
                 _refuse_other_command(arguments)
-                import_modules(args.imports)
                 with silence(args.quiet):
+                    if args.imports:
+                        with heartbeat(f"importing {', '.join(args.imports)}"):
+                            import_modules(args.imports)
                     result = args.function(args)
         if distributed.rank():
             return DONE

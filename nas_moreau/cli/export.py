@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import CONFIGURATION, configuration, stage_folder
 from nas_moreau.cli.output import note, print_rows, print_table
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.export import FORMATS
 from nas_moreau.report.format import percent
+from nas_moreau.runs.heartbeat import heartbeat
 
 SHOWN = 3  # classes in a row of `predict`
 
@@ -47,8 +47,9 @@ def _classifier(source: str) -> Any:
 )
 def export(args: argparse.Namespace) -> dict[str, Any]:
     """Writes a network as files and prints their names."""
-    from nas_moreau.export import classifier
-    from nas_moreau.export.formats import export as write
+    with heartbeat("export: loading torch"):
+        from nas_moreau.export import classifier
+        from nas_moreau.export.formats import export as write
 
     if args.untrained:
         with heartbeat(f"building {args.run}"):

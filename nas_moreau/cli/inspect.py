@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import stage_folder
 from nas_moreau.cli.output import note, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.presets import preset_names, preset_text
+from nas_moreau.runs.heartbeat import heartbeat
 from nas_moreau.text import printable, specification
 
 if TYPE_CHECKING:
@@ -186,9 +186,9 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_images(args: argparse.Namespace) -> dict[str, Any]:
     """Prints what a data specification reads; its notes are printed as they are for a run."""
-    from nas_moreau.data import describe_data, load_data
-
     with heartbeat(f"reading {args.file}"):
+        from nas_moreau.data import describe_data, load_data
+
         found = describe_data(load_data(args.file, image_size=args.image_size))
     height, width = found["image_size"]
     if not args.json:
@@ -244,19 +244,19 @@ def kind_of(file: str) -> str:
 )
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reports and prints where they are."""
-    from nas_moreau.report import write_report, write_several_runs
-
     if args.output and len(args.runs) == 1:
         raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
     for run in args.runs:
         stage_folder(run, "run", "search", "retrain", "module")
     with heartbeat("writing reports"):
+        from nas_moreau.report import write_report, write_several_runs
+
         paths = [str(write_report(Path(run))) for run in args.runs]
-    result: dict[str, Any] = {"reports": paths}
-    if len(args.runs) > 1:
-        place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])
-        result["comparison"] = str(write_several_runs(args.runs, args.output or Path(place) / "comparison.html"))
-        paths = [*paths, result["comparison"]]
+        result: dict[str, Any] = {"reports": paths}
+        if len(args.runs) > 1:
+            place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])
+            result["comparison"] = str(write_several_runs(args.runs, args.output or Path(place) / "comparison.html"))
+            paths = [*paths, result["comparison"]]
     if not args.json:
         print("\n".join(paths))
     return result

@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.output import note, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
 from nas_moreau.presets import preset_header, preset_names
 from nas_moreau.report.format import percent
+from nas_moreau.runs.heartbeat import heartbeat
 
 if TYPE_CHECKING:
     from nas_moreau.runs.history import Stage

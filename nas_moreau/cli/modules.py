@@ -14,6 +14,7 @@ from nas_moreau.cli.options import as_text, new_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_next, print_rows
 from nas_moreau.cli.verbs import option
 from nas_moreau.errors import InputError, unknown
+from nas_moreau.runs.heartbeat import heartbeat
 
 _GROUP = "a search inside your own module (the names are those of files given with --import)"
 MODULE = [
@@ -60,7 +61,8 @@ def search_inside(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.pareto is None:  # before the user's functions make data
         distributed.run_on_rank0(lambda: check_output(output, "module", args.resume))
     make, loss = _named(args, args.module, "module"), _named(args, args.loss or "loss", "loss")
-    train = _made(_named(args, args.train or "train", "train"))
+    with heartbeat("making the training data"):
+        train = _made(_named(args, args.train or "train", "train"))
     validation = _optional(args, args.validation, "validation")
     keywords = {
         "steps": STEPS if args.steps is None else args.steps,

@@ -10,18 +10,18 @@ import argparse
 import json
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_moreau import distributed
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.output import note
 from nas_moreau.cli.verbs import option
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, nearest
 from nas_moreau.presets import preset_names
+from nas_moreau.runs.heartbeat import heartbeat
 from nas_moreau.text import is_utf8, name_text, path_of, specification
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         check_output(output, name, args.resume)  # before images are read
         return config, output
 
-    return distributed.run_on_rank0(agree)
+    with nullcontext() if distributed.launched() else heartbeat(f"{name}: reading the configuration"):
+        return distributed.run_on_rank0(agree)
 
 
 def _length(name: str) -> str:
@@ -221,30 +222,26 @@ def _nothing_to_begin_with(args: argparse.Namespace, name: str) -> InputError:
 class _Opened(logging.Handler):
     """Prints where a run is written, once its folder has been made."""
 
-    def __init__(self, output: Path, opened: Callable[[], None]):
+    def __init__(self, output: Path):
         super().__init__(logging.DEBUG)
-        self._output, self._opened = output, opened
+        self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints the folder if it is the one of this command."""
         if getattr(record, "run_folder", None) == self._output and not distributed.rank():
             quoted = shlex.quote(str(self._output))
-            note(f"run folder: {self._output}   (curves: nas-moreau watch {quoted})")
-            self._opened()
+            note(f"run folder: {self._output}   (curves: nas-moreau watch {quoted})", activity=False)
 
 
 @contextmanager
-def working_in(output: Path, busy: bool = False) -> Iterator[None]:
+def working_in(output: Path) -> Iterator[None]:
     """Prints the run folder when it is made; an exception that leaves the context carries it, for resuming.
 
-    Args:
-        output: The run folder.
-        busy: Whether a sign of life is shown all the time, and not only until the folder is made: for work that shows
-            no progress.
+    A sign of life is shown where nothing else is: before, between and after the bars of the stages.
     """
     logger = logging.getLogger("nas_moreau.runs.folder")
-    with nullcontext(lambda: None) if distributed.launched() else heartbeat(f"preparing {output}") as end:
-        handler = _Opened(output, (lambda: None) if busy else end)
+    with nullcontext() if distributed.launched() else heartbeat(f"working in {output}"):
+        handler = _Opened(output)
         logger.addHandler(handler)
         try:
             yield

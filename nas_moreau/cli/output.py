@@ -9,12 +9,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from itertools import zip_longest
 from typing import Any
 
 from nas_moreau import distributed
-from nas_moreau.cli.heartbeat import note as note
+from nas_moreau.runs.heartbeat import note as note
 from nas_moreau.text import NARROWEST, folded, printable
 
 _UNBOUNDED = 1 << 16
@@ -52,6 +52,16 @@ def printing_notes() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def silence(quiet: bool) -> Iterator[None]:
+    """Within this context nothing is printed on standard error if `quiet`; errors are printed after it."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stderr(nothing):
+        yield
 
 
 def open_closed_streams() -> None:

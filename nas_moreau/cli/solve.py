@@ -6,12 +6,12 @@ import argparse
 from typing import Any
 
 from nas_moreau.cli import options
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.options import new_folder, working_in
 from nas_moreau.cli.output import print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.report.format import percent
+from nas_moreau.runs.heartbeat import heartbeat
 
 NETWORKS = "hyper-cleaning and few-shot"
 
@@ -54,7 +54,8 @@ NETWORKS = "hyper-cleaning and few-shot"
 )
 def solve(args: argparse.Namespace) -> dict[str, Any]:
     """Solves a bilevel problem and prints the outcome."""
-    from nas_moreau.problems.tasks import SmallTask, find_task, solve_on_data, solve_task
+    with heartbeat("solve: loading torch"):
+        from nas_moreau.problems.tasks import SmallTask, find_task, solve_on_data, solve_task
 
     if isinstance(find_task(args.task), SmallTask):
         if args.output or args.resume:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from nas_moreau import distributed
 from nas_moreau.cli import options
-from nas_moreau.cli.heartbeat import heartbeat
 from nas_moreau.cli.modules import MODULE, refuse_without_module, search_inside
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, stage_folder, working_in
 from nas_moreau.cli.output import note, print_json, print_next, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.report.format import percent
+from nas_moreau.runs.heartbeat import heartbeat
 
 if TYPE_CHECKING:
     from nas_moreau.architecture import Genotype
@@ -48,12 +48,15 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Runs the main job and prints its outcome."""
     config, output = begin(args, "run")
     if args.dry_run:
-        print_json(_described(config, output))
+        with heartbeat("reading the images"):
+            described = _described(config, output)
+        print_json(described)
         return None
     with working_in(output):
         from nas_moreau import pipeline
 
         result = pipeline.run(config, output, args.resume)
+        held_out = _held_out(output / "search", config)
     found, trained = result.search, result.retrain
     if not args.json:
         from nas_moreau.report.verdict import against_random
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             ("cell", f"{found.digest}  ({found.method}, {found.steps} steps, {found.wall_seconds:.0f} s)"),
             ("verdict", found.verdict or "drawn at random"),
             *_percentile(found.genotype),
-            ("supernet, held-out accuracy", _of_images(found.held_out_accuracy, _held_out(output / "search", config))),
+            ("supernet, held-out accuracy", _of_images(found.held_out_accuracy, held_out)),
             (
                 "retrained, test accuracy",
                 f"{_of_images(trained.test_accuracy, _tests(output / 'retrain'))}, {trained.wall_seconds:.0f} s",
@@ -96,12 +99,15 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
         return search_inside(args)
     config, output = begin(args, "search")
     if args.dry_run:
-        print_json(_described(config, output))
+        with heartbeat("reading the images"):
+            described = _described(config, output)
+        print_json(described)
         return None
     with working_in(output):
         from nas_moreau.search import stage
 
         result = stage.search(config, output, args.resume)
+        held_out = _held_out(output, config)
     if not args.json:
         before = result.derived.before
         rows = [
@@ -109,7 +115,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
             ("cell", result.digest),
             ("verdict", result.verdict or "drawn at random"),
             *_percentile(result.genotype),
-            ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, _held_out(output, config))),
+            ("supernet, held-out accuracy", _of_images(result.held_out_accuracy, held_out)),
             ("genotype", str(output / "genotype.json")),
         ]
         print_rows(rows)
@@ -144,8 +150,9 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
 )
 def derive(args: argparse.Namespace) -> dict[str, Any]:
     """Derives a cell from the alphas of searches and prints it."""
-    from nas_moreau.runs.configuration import run_config
-    from nas_moreau.search.derive import derive_ensemble, derive_run, write_derived
+    with heartbeat("derive: loading torch"):
+        from nas_moreau.runs.configuration import run_config
+        from nas_moreau.search.derive import derive_ensemble, derive_run, write_derived
 
     folders = [stage_folder(run, "search") for run in args.runs]
     config = _derivation(args, run_config(folders[0]))
@@ -244,7 +251,9 @@ def retrain(args: argparse.Namespace) -> dict[str, Any] | None:
     base, genotype = distributed.run_on_rank0(load)
     config, output = begin(args, "retrain", base)
     if args.dry_run:
-        print_json(_described(config, output))
+        with heartbeat("reading the images"):
+            described = _described(config, output)
+        print_json(described)
         return None
     with working_in(output):
         from nas_moreau.training import retrain as stage

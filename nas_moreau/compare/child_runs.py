@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 from nas_moreau import distributed
 from nas_moreau.errors import InputError
 from nas_moreau.plugins import python_command
+from nas_moreau.runs.heartbeat import pause
 from nas_moreau.training.signals import SIGNALS, Interrupted, StopRequest
 
 _USAGE = 2
@@ -91,11 +92,14 @@ def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, p
             time.sleep(0.05)
     finally:
         _stop(active)
+        pause(False)
 
 
 def _advance(chain: Iterator[Command], active: list[_Active], quiet: bool) -> None:
+    pause(False)
     command = next(chain, None)
     if command is not None:
+        pause(not quiet)  # it shows its own progress
         active.append(_Active(chain, command, _start(command, quiet)))
 
 

@@ -22,6 +22,7 @@ from nas_moreau.compare.twins import Retraining, retraining
 from nas_moreau.config import Config
 from nas_moreau.data import Data, load_images
 from nas_moreau.runs import RunFolder
+from nas_moreau.runs.heartbeat import doing
 from nas_moreau.runs.history import Stage
 from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.plain_files import read_json
@@ -98,6 +99,7 @@ class ComparisonJob:
         left = self.left()
         if not left:
             return
+        doing("reading the images")
         data = load_images(self.config)
         self.identity = {"images": data.digest}
         for method in dict.fromkeys(method for method, _ in left):
@@ -123,6 +125,7 @@ class ComparisonJob:
             method, seed = left[number]
             minutes = (time.monotonic() - began) / 60
             rest = f", about {minutes / number * (len(left) - number):.0f} min left" if number else ""
+            doing(f"search {number + 1} of {len(left)}: {method}, seed {seed}{rest}")
             _log.info("search %d of %d: %s, seed %d%s", number + 1, len(left), method, seed, rest)
             return self._chain(method, seed)
 

@@ -87,6 +87,11 @@ class ModuleSetup:
     metric: Callable[[nn.Module, Any], Any] | None = None
 
     @property
+    def samples(self) -> int:
+        """Samples of a step on each level."""
+        return self.data.lower.batch_size
+
+    @property
     def places(self) -> Places:
         """The Choices."""
         return self.checked.places

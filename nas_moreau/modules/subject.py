@@ -99,7 +99,7 @@ class ChoiceSearch:
         monitor = job.loop.monitor
         if row["epoch"] == 0:
             monitor.layout(board_layout(row, table))
-        job.loop.log_epoch(job, row, self.setup.data.lower.batch_size)
+        job.loop.log_epoch(job, row)
         job.loop.log(job, edge_curves(table))
         self._draw(job, table, picks)
 
@@ -117,7 +117,9 @@ class ChoiceSearch:
         epochs = math.ceil(job.total_steps / job.epoch_steps)
         job.latest = {"held-out_loss": f"{row['held_out_loss']:.4f}", "margin": f"{row['margin_choices']:.3f}"}
         losses = "".join(
-            f"  {name} {row[key]:.3f}" for name, key in (("F", "upper_loss"), ("f", "lower_loss")) if key in row
+            f"  {name} {row[key]:.3f}"
+            for name, key in (("architecture loss", "upper_loss"), ("weights loss", "lower_loss"))
+            if key in row
         )
         numbers = "".join(f"  {name.replace('_', ' ')} {text}" for name, text in job.latest.items())
         shown = ", ".join(f"{name}={option}" for name, option in list(self.named(picks).items())[:8])

@@ -125,7 +125,7 @@ class LearningJob:
         self.task, self.name, self.device = task, task.name, task.x[0].device
         self.about = f"{task.evaluations} evaluations a step"
         self.identity: Identity = {}  # the folder is open already, and has been compared
-        self.total_steps, self.epoch_steps = task.steps, task.every
+        self.total_steps, self.epoch_steps, self.samples = task.steps, task.every, 0
         self.counters, self.guard = Counters(), FiniteGuard(task.name, self.device, None)
         self.x, self.y = task.x, task.y
         self.curve: list[list[float]] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from nas_moreau import text
+
 DASH = "–"
 
 
@@ -50,13 +52,7 @@ def count(value: float | None) -> str:
 
 def duration(seconds: float | None, digits: int = 1) -> str:
     """Returns a time in seconds (below a minute, with that many digits), minutes or hours."""
-    if seconds is None:
-        return DASH
-    if round(seconds, digits) < 60:
-        return f"{seconds:.{digits}f} s"
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return DASH if seconds is None else text.duration(seconds, digits)
 
 
 def memory(value: float | None) -> str:

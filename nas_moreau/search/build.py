@@ -75,6 +75,11 @@ class SearchSetup:
         """Steps of the search."""
         return self.epoch_steps * self.config.search.epochs
 
+    @property
+    def samples(self) -> int:
+        """Samples of a step on each level."""
+        return self.config.search.batch_size
+
     def batches(self, step: int) -> tuple[Batch, Batch]:
         """Returns the batches of F and f at a step."""
         return self.batch(self.upper, step), self.batch(self.lower, step)

@@ -56,6 +56,10 @@ class Setup(Protocol):
     def total_steps(self) -> int:
         """Steps of the search."""
 
+    @property
+    def samples(self) -> int:
+        """Samples of a step on each level."""
+
     def batches(self, step: int) -> tuple[Any, Any]:
         """Returns the batches of F and f at a step."""
 
@@ -142,7 +146,7 @@ class SearchJob:
 
     def __init__(self, setup: Any, subject: Any, description: dict[str, Any] | None, identity: Identity):
         self.setup, self.subject, self.description, self.identity = setup, subject, description, identity
-        self.epoch_steps, self.total_steps = setup.epoch_steps, setup.total_steps
+        self.epoch_steps, self.total_steps, self.samples = setup.epoch_steps, setup.total_steps, setup.samples
         self.loop_settings = LoopSettings.of(setup.config)
         self.counters = Counters()
         self._build_method()
@@ -278,7 +282,7 @@ class SearchJob:
         """Returns the epoch's mean losses, where reading them from the device costs nothing."""
         if self.setup.device.type != "cpu":
             return {}
-        names, count = {"F": "upper_loss", "f": "lower_loss"}, self.steps_of_epoch()
+        names, count = {"architecture_loss": "upper_loss", "weights_loss": "lower_loss"}, self.steps_of_epoch()
         return {name: self.sums[key].item() / count for name, key in names.items() if key in self.sums}
 
     def steps_of_epoch(self) -> int:

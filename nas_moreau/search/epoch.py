@@ -148,7 +148,7 @@ def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: di
     if row["epoch"] == 0:
         learned = parse_method(job.setup.config.search.method).learns_alphas
         monitor.layout(board_layout(row, found.table if learned else None))
-    job.loop.log_epoch(job, row, job.setup.config.search.batch_size)
+    job.loop.log_epoch(job, row)
     job.loop.log(job, edge_curves(found.table))
     if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:
         cells.drawn = found.genotype.digest(), job.counters.step
@@ -186,7 +186,9 @@ def print_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> 
         "margin": f"{sum(margins) / len(margins):.3f}",
     }
     losses = "".join(
-        f"  {name} {row[key]:.3f}" for name, key in (("F", "upper_loss"), ("f", "lower_loss")) if key in row
+        f"  {name} {row[key]:.3f}"
+        for name, key in (("architecture loss", "upper_loss"), ("weights loss", "lower_loss"))
+        if key in row
     )
     numbers = "".join(f"  {name.replace('_', ' ')} {text}" for name, text in job.latest.items())
     progress.cell(operations_line(found.genotype))

@@ -222,7 +222,7 @@ class CellSearch:
 
     def _place(self, loop: Loop) -> Place:
         folder = loop.folder.path / "derivation"
-        return Place(self.setup.parts.weights, folder, loop.stop.check, loop.progress.line)
+        return Place(self.setup.parts.weights, folder, loop.stop.check, loop.progress.note)
 
     def alpha_table(self, x: list[Tensor]) -> AlphaTable:
         """Returns the softmax weights of alphas."""

@@ -17,6 +17,7 @@ from nas_moreau.runs import Monitor, Progress, RunFolder
 from nas_moreau.runs.board import epoch_tag
 from nas_moreau.runs.identity import Identity
 from nas_moreau.runs.plain_files import read_json
+from nas_moreau.text import duration
 from nas_moreau.training.device import peak_memory_bytes
 from nas_moreau.training.finite_guard import FiniteGuard
 from nas_moreau.training.resume import Resumable, finished_result, open_folder, restore, roll_back, save
@@ -93,6 +94,7 @@ class Job(Resumable, Protocol):
     Attributes:
         loop_settings: How it is saved and logged.
         total_steps, epoch_steps: Steps altogether, and of an epoch.
+        samples: Of a step; 0 where a step has none.
         identity: Digests of what it is made of, by content.
         guard: Detects NaN and infinity; it is read before anything is saved.
         device: Where it runs.
@@ -102,6 +104,7 @@ class Job(Resumable, Protocol):
     loop_settings: LoopSettings
     total_steps: int
     epoch_steps: int
+    samples: int
     identity: Identity
     guard: FiniteGuard
 
@@ -173,19 +176,18 @@ class Loop:
         self.monitor.scalars(values, job.counters.step)
         job.counters.logged |= values
 
-    def log_epoch(self, job: Job, row: dict[str, Any], samples: int) -> None:
+    def log_epoch(self, job: Job, row: dict[str, Any]) -> None:
         """Logs an epoch's row of metrics.csv to TensorBoard and trackers, and the time and memory used so far.
 
         Args:
             job: The stage.
             row: Column -> number; None for one that was not measured.
-            samples: Samples of a step.
         """
         values = {epoch_tag(name): value for name, value in row.items() if name != "epoch" and value is not None}
         counters = job.counters
         if counters.seconds:
             values["resources/minutes"] = counters.seconds / 60
-            values["resources/samples_per_second"] = counters.step * samples / counters.seconds
+            values["resources/samples_per_second"] = counters.step * job.samples / counters.seconds
         values["resources/peak_memory_gb"] = peak_memory_bytes(job.device) / 1e9
         self.log(job, values)
         self.trackers.log(values, counters.step)
@@ -193,7 +195,9 @@ class Loop:
     def evaluate(self, job: Job, name: str, samples: int, work: Callable[[], T]) -> T:
         """Returns on all ranks what `work` returns on rank 0; its time counts as evaluation."""
         begin = time.monotonic()
+        self.progress.doing(f"{job.name}: evaluation ({name.replace('_', '-')})")
         found = distributed.run_on_rank0(work)
+        self.progress.doing("")
         seconds = time.monotonic() - begin
         job.counters.evaluating += seconds
         self.call("on_evaluate", job, name, samples, seconds)
@@ -268,6 +272,8 @@ def _attempt(job: Job, folder: RunFolder, hooks: Sequence[Hook]) -> Any:
             _save(job, loop)  # the state that a fault in the first epoch goes back to
         loop.call("on_start", job)
         _or_stop(job, loop, lambda: _train(job, loop))
+        if job.counters.step > step and not folder.silent:
+            loop.say(_speed(job))
         result = _or_stop(job, loop, job.finish)
         result = distributed.run_on_rank0(lambda: result)
         trackers.final = result.to_dict()
@@ -326,13 +332,23 @@ def _heading(job: Job) -> str:
     cpu = job.device.type == "cpu"
     threads = torch.get_num_threads()
     device = f"cpu, {threads} thread{'s' * (threads > 1)}" if cpu else str(job.device)
-    parts = [job.about, device, f"{job.total_steps:,} steps in {math.ceil(job.total_steps / job.epoch_steps)} epochs"]
+    epochs = math.ceil(job.total_steps / job.epoch_steps)
+    parts = [job.about, device, f"{job.total_steps:,} steps in {epochs} epoch{'s' * (epochs > 1)}"]
     if job.description is not None:
         data = job.description
         height, width = data["image_size"]
         images = f"{sum(data['train']):,} training images, {width}x{height}, {len(data['classes'])} classes"
         parts.append(f"{data['name']} ({images})")
     return f"{job.name}: {'; '.join(parts)}"
+
+
+def _speed(job: Job) -> str:
+    """Returns what the steps took: time, samples a second, memory."""
+    counters, spent = job.counters, duration(job.counters.seconds)
+    rate = counters.step / max(counters.seconds, 1e-9)
+    speed = f"{rate * job.samples:,.0f} samples a second" if job.samples else f"{rate:,.1f} steps a second"
+    memory = f"peak memory {peak_memory_bytes(job.device) / 1e9:.2f} GB"
+    return f"{job.name}: {counters.step:,} step{'s' * (counters.step > 1)} in {spent}, {speed}, {memory}"
 
 
 def _describe(job: Job, folder: RunFolder, monitor: Monitor) -> None:

@@ -171,7 +171,7 @@ class RetrainJob:
         self.data = data.to(device)
         self.images = retraining_images(config, self.data)
         self.epoch_steps = self.settings.steps_per_epoch or len(self.images.batches)
-        self.total_steps = self.epoch_steps * self.settings.epochs
+        self.total_steps, self.samples = self.epoch_steps * self.settings.epochs, self.settings.batch_size
         self.loop_settings, self.counters = LoopSettings.of(config), Counters()
         self.trainer = Trainer(config, network, data.num_classes, device)
         self.guard, self.sums = self._guard(), self._zeros()
@@ -258,7 +258,7 @@ class RetrainJob:
         row |= accuracies | {"lr": self.trainer.lr, "drop_path": self._drop_path(epoch)}
         if epoch == 0:
             self.loop.monitor.layout(board_layout(row))
-        self.loop.log_epoch(self, row, self.settings.batch_size)
+        self.loop.log_epoch(self, row)
         self.loop.monitor.epoch(row | {"wall_seconds": self.counters.seconds})
         self.trainer.scheduler.step(epoch + 1)
         self.sums = self._zeros()

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from nas_moreau.cli.heartbeat import note
 from nas_moreau.cli.output import print_next, print_rows, print_table, print_text
+from nas_moreau.runs.heartbeat import note
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
 
