@@ -110,9 +110,9 @@ def train(count: int = 4000) -> Dataset:
 
 
 def main(steps: int = 400, count: int = 4000, seed: int = 0, **more: object):
-    """Searches with larger learning rates of the weights than for cells, and returns what was found."""
+    """Searches with AdamW for the weights, and returns what was found."""
     torch.manual_seed(seed)
-    search = {"weights": {"lr": 0.2, "lr_min": 0.01, "clip": 1.0}}
+    search = {"weights": {"rule": "adamw", "lr": 0.003, "lr_min": 0.0001, "clip": 1.0}}
     keywords = {"search": search, "batch_size": 32, "derive": {"rule": "trained"}, **more}
     return search_module(make_model(), loss, train(count), steps=steps, seed=seed, **keywords)
 

@@ -71,6 +71,37 @@ def projected(groups: Groups | None = None) -> Update:
     return _on_logits(move, groups)
 
 
+def mean_logits(several: Sequence[Tensors], groups: Groups | None = None) -> Tensors:
+    """Returns the logits whose softmax weights are the mean of those of several logits.
+
+    Args:
+        several: Lists of tensors of the same shapes.
+        groups: As for `mirror`. The means of entries outside are those of the logits.
+
+    Example:
+        >>> import torch
+        >>> (mean,) = mean_logits([[torch.tensor([0.0, 0.0])], [torch.tensor([0.0, 100.0])]])
+        >>> torch.softmax(mean, -1)
+        tensor([0.2500, 0.7500])
+    """
+    found = []
+    for i, tensors in enumerate(zip(*several)):
+        first = tensors[0]
+        flat = torch.stack([t.detach().flatten().to("cpu", torch.float64) for t in tensors])
+        mean = flat.mean(0)
+        for row in _rows(i, first, groups):
+            weights = torch.softmax(flat[:, list(row)], -1).mean(0)
+            mean[list(row)] = weights.clamp(min=torch.finfo(torch.float32).tiny).log()
+        found.append(mean.view(first.shape).to(first.device, first.dtype))
+    return found
+
+
+def _rows(i: int, t: Tensor, groups: Groups | None) -> Sequence[Sequence[int]]:
+    """Returns the positions of the entries of each softmax of the tensor i."""
+    last = t.shape[-1]
+    return groups[i] if groups is not None else [range(k, k + last) for k in range(0, t.numel(), last)]
+
+
 def _on_logits(move: Callable[[Tensor, Tensor, Tensor, float], Tensor], groups: Groups | None) -> Update:
     """Returns the rule that moves logits by (logits, weights, gradient in the weights, step), one row a simplex.
 
@@ -82,8 +113,7 @@ def _on_logits(move: Callable[[Tensor, Tensor, Tensor, float], Tensor], groups: 
         """Returns the positions (simplices, largest size); padding points behind the last entry."""
         key = i, t.shape, t.device
         if key not in layouts:
-            last = t.shape[-1]
-            rows = groups[i] if groups is not None else [range(k, k + last) for k in range(0, t.numel(), last)]
+            rows = _rows(i, t, groups)
             widest = max(len(row) for row in rows)
             padded = [[*row, *[t.numel()] * (widest - len(row))] for row in rows]
             layouts[key] = torch.tensor(padded, device="cpu").to(t.device)

@@ -376,8 +376,8 @@ def _described(config: Config, output: Path) -> dict[str, Any]:
         "space": {"name": space.name, "genotypes": space.size()},
         "search": {
             "method": search.method,
-            "epochs": search.epochs,
-            "steps": steps * search.epochs,
+            "epochs": search.all_epochs,
+            "steps": steps * search.all_epochs,
             "supernet_weights": sum(p.numel() for p in supernet.weights()),
             **{name: len(split) for name, split in splits.items()},
         },

@@ -110,7 +110,7 @@ def conditions(config: Config, method: str, settings: Settings) -> Conditions:
     """Returns the conditions of a method of a comparison; arguments as those of `config_of`."""
     search = config_of(config, method, 0, settings).search
     known = parse_method(method)
-    steps = search.steps_per_epoch and search.epochs * search.steps_per_epoch
+    steps = search.steps_per_epoch and search.all_epochs * search.steps_per_epoch
     return Conditions(
         method,
         known.count(search),
@@ -123,4 +123,4 @@ def conditions(config: Config, method: str, settings: Settings) -> Conditions:
 def _alphas(search: SearchConfig) -> str:
     alphas = search.alphas
     rule = f"adam {alphas.lr:g}" if alphas.rule == "adam" else f"{alphas.rule} {alphas.step:g}"
-    return f"{rule}, averaged" if alphas.average else rule
+    return f"{rule}, {search.restarts} restarts" if search.restarts > 1 else rule

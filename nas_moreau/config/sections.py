@@ -125,11 +125,6 @@ class AlphasConfig(Section):
         default=(0.5, 0.999), strict=False, description="Decay rates of Adam's two averages."
     )
     weight_decay: NotNegative = Field(default=1e-3, description="Adam's weight decay, added to the gradient.")
-    average: bool = Field(
-        default=False,
-        description="Whether cells are derived from the mean of the alphas at the ends of the later half of the epochs "
-        "(suffix averaging; Rakhlin et al., ICML 2012), which carries less noise, instead of the last alphas.",
-    )
     init_scale: NotNegative = Field(default=1e-3, description="Standard deviation of the initial alphas.")
 
 
@@ -179,6 +174,11 @@ class SearchConfig(Section):
         default=8, description="Cells of the supernet; in nas_bench_201 the cells of each of three stages."
     )
     epochs: Epochs = Field(default=50, description="Epochs.")
+    restarts: Count = Field(
+        default=1,
+        description="Searches one after the other, each of search.epochs epochs from other initial weights and alphas; "
+        "the cell is derived from the mean of their softmax weights.",
+    )
     batch_size: Annotated[int, Field(ge=2)] = Field(default=64, description="Images of a batch, for each level.")
     steps_per_epoch: Count | None = Field(
         default=None, description="Steps of an epoch. Default: one pass over the weight split."
@@ -214,6 +214,11 @@ class SearchConfig(Section):
     @classmethod
     def _off(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a plain `off` as false
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of all restarts together."""
+        return self.epochs * self.restarts
 
 
 class ShortTrainingConfig(Section):

@@ -137,10 +137,10 @@ def probe(stage: str, config: Config, genotype: Genotype | None, seconds: float)
         if isinstance(searching, RandomSearchJob):  # draws a cell and trains nothing
             return {"memory_bytes": peak_memory_bytes(torch.device("cpu")), "hours": 0.0, "steps": 0}
         final = held_out = len(searching.subject.held_out)
-        evaluated, one_hot = (config.search.epochs + 1) * held_out, config.search.epochs * held_out
+        evaluated, one_hot = (config.search.all_epochs + 1) * held_out, config.search.all_epochs * held_out
         searching.subject.held_out = _first(searching.subject.held_out)
         job: SearchJob | RetrainJob = searching
-        epochs, device, digest = config.search.epochs, searching.setup.device, {}
+        epochs, device, digest = config.search.all_epochs, searching.setup.device, {}
         final = len(searching.subject.held_out)
     else:
         cell = random_cell(load_space(config.space), config.seed) if genotype is None else genotype

@@ -127,7 +127,7 @@ class Found:
         Raises:
             InputError: A number is below 1, a name is unknown, or too few random choices keep the limits.
         """
-        steps = self.setup.total_steps if steps is None else steps
+        steps = self.setup.restart_steps if steps is None else steps
         for name, value in {"n": n, "steps": steps, "seeds": seeds}.items():
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {quoted(value)}.", "Give a whole number of at least 1.")

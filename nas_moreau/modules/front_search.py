@@ -105,7 +105,7 @@ def pareto(
         print(front)
         front.knee.choices
     """
-    _check(steps, points, cost, start, method, sections.get("derive"))
+    _check(steps, points, cost, start, method, sections)
     if distributed.world_size() > 1:
         raise InputError("pareto runs in one process.", "Start it without torchrun.")
     if resume and output is None:
@@ -205,7 +205,7 @@ def _continue(job: SearchJob, start: SearchJob) -> None:
             own[name].copy_(value)
 
 
-def _check(steps: int, points: int, cost: str, start: float, method: str, derive: Any) -> None:
+def _check(steps: int, points: int, cost: str, start: float, method: str, sections: Mapping[str, Any]) -> None:
     if type(steps) is not int or steps < 1:
         raise InputError(f"steps is {quoted(steps)}.", "Give a whole number of at least 1.")
     if type(points) is not int or points < 2:
@@ -214,7 +214,9 @@ def _check(steps: int, points: int, cost: str, start: float, method: str, derive
         raise unknown("cost", cost, KINDS)
     if isinstance(start, bool) or not isinstance(start, int | float) or not 0 < start <= 10:
         raise InputError(f"start is {quoted(start)}.", "Give steps relative to those of a search, 0.5 for example.")
-    if derive:
+    if dict(sections.get("search", {})).get("restarts", 1) != 1:
+        raise InputError("The searches of a front go on from one start: restarts do not go with it.", "Leave them out.")
+    if sections.get("derive"):
         raise InputError("A front trains every choice alike: the section derive does not go with it.", "Leave it out.")
     known = parse_method(method)
     if not known.learns_alphas or known.mix is not None:

@@ -96,7 +96,8 @@ def search_module(
             and any of its methods.
         train: A Dataset, a DataLoader, or tensors with one row a sample. Batches may be tuples, lists or dicts.
         validation: Of the same form; by default a part of `train`.
-        steps: Steps of the search.
+        steps: Steps of the search; with search={"restarts": n} of each of n searches, from other alphas and with
+            other batches, whose softmax weights are averaged.
         method: A name of `nas-moreau list methods`, such as moreau+beta, darts1, darts2, drnas, gdas or random.
         penalty: Added to the upper loss: {"ms": 0.5, "macs": ..., "parameters": ...}, weights of the costs that the
             softmax expects, relative to the most expensive options (0 to 1); or a function of {name of a Choice:

@@ -71,7 +71,7 @@ class ModuleSetup:
         posed: The bilevel problem, its start, and the running statistics of theta.
         data: The parts of the data.
         initial: The weights and buffers that the module came with, by name.
-        epoch_steps, total_steps: Steps of an epoch, and of the search.
+        epoch_steps, total_steps: Steps of an epoch, and of the search, all restarts together.
         metric: (module, batch) -> a number that is reported; or None.
     """
 
@@ -101,12 +101,26 @@ class ModuleSetup:
         upper, lower = (
             ModuleBatch(
                 stream.batch(step),
-                step / self.total_steps,
+                step % self.restart_steps / self.restart_steps,
                 seed_for(self.config.seed, f"mixing of {stream.purpose}", step),
             )
             for stream in (self.data.upper, self.data.lower)
         )
         return upper, lower
+
+    @property
+    def restart_steps(self) -> int:
+        """Steps after which it begins from other alphas, and the weights that the module came with."""
+        return self.total_steps // self.config.search.restarts
+
+    @torch.no_grad()
+    def restart(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns other initial alphas and the weights that the module came with; sets the running statistics."""
+        for own in (self.named_buffers(), self.posed.theta_buffers):
+            for name, buffer in own.items():
+                buffer.copy_(self.initial[name])
+        weights = [self.initial[name].clone() for name in ModuleTensors.of(self.whole).weights]
+        return _initial_alphas(self.config, self.places, self.device, number), weights
 
     def buffers(self) -> list[Tensor]:
         """Returns the running statistics at y and at theta."""
@@ -233,7 +247,7 @@ def build_module_search(
         loss: (module, batch) -> scalar.
         data: On the device that is used.
         config: Seed, method and step sizes.
-        steps: Steps of the search.
+        steps: Steps of the search, from each restart on.
         metric: (module, batch) -> number, or None.
 
     Raises:
@@ -249,12 +263,10 @@ def build_module_search(
     if metric is not None:
         check_metric(metric, working, batch)
     copy_of(working)  # what a forward leaves in it must not stop that at the end
-    for name, choices in checked.places.by_name.items():
-        logits = config.search.alphas.init_scale * torch.randn(
-            len(choices[0].names), generator=generator_for(config.seed, f"initial alphas of {name}"), device="cpu"
-        )
+    x = _initial_alphas(config, checked.places, device)
+    for choices, rows in zip(checked.places.by_name.values(), x):
         for choice in choices:
-            choice.alphas = nn.Parameter(logits.to(device))
+            choice.alphas = nn.Parameter(rows[0].clone())
     whole = WithLoss(working.train(), loss)
     weights = ModuleTensors.of(whole).weights
     if data.upper.samples is not data.lower.samples:
@@ -264,7 +276,6 @@ def build_module_search(
             "The module has no parameters to train but the alphas.", "Leave requires_grad=True where it is to learn."
         )
     check_handed_weights(whole, checked.places, batch)
-    x = [choices[0].alphas.detach().clone()[None] for choices in checked.places.by_name.values()]
     return ModuleSetup(
         config=config,
         device=device,
@@ -274,9 +285,17 @@ def build_module_search(
         data=data,
         initial={name: t.detach().clone() for name, t in {**weights, **dict(whole.named_buffers())}.items()},
         epoch_steps=epochs_of(steps)[1],
-        total_steps=steps,
+        total_steps=steps * config.search.restarts,
         metric=metric,
     )
+
+
+def _initial_alphas(config: Config, places: Places, device: torch.device, restart: int = 0) -> list[Tensor]:
+    """Returns the alphas that a search begins with, each (1, options)."""
+    scale, numbers = config.search.alphas.init_scale, [restart] if restart else []
+    draws = {name: generator_for(config.seed, f"initial alphas of {name}", *numbers) for name in places.by_name}
+    sizes = {name: (1, len(options)) for name, options in places.options.items()}
+    return [scale * torch.randn(sizes[name], generator=draws[name], device="cpu").to(device) for name in draws]
 
 
 def _refuse_shared(module: nn.Module, loss: nn.Module) -> None:

@@ -122,7 +122,7 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     size = lower.batch_size
     stream = Stream(lower.samples, numbers, size, seed, "training", Shard(0, size, size), lower.device)
     epochs, epoch_steps = epochs_of(steps)
-    search = setup.config.search.model_copy(update={"method": "lower-only", "epochs": epochs})
+    search = setup.config.search.model_copy(update={"method": "lower-only", "epochs": epochs, "restarts": 1})
     config = setup.config.model_copy(update={"search": search, "seed": seed})
     # a loss that is a module is trained with each network
     own = setup.whole.loss

@@ -72,8 +72,26 @@ class SearchSetup:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the search."""
-        return self.epoch_steps * self.config.search.epochs
+        """Steps of the search, all restarts together."""
+        return self.epoch_steps * self.config.search.all_epochs
+
+    @property
+    def restart_steps(self) -> int:
+        """Steps after which it begins from other weights; a method that learns no alphas goes on with its weights."""
+        learns = parse_method(self.config.search.method).learns_alphas
+        return self.epoch_steps * self.config.search.epochs if learns else self.total_steps
+
+    @torch.no_grad()
+    def restart(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns other initial alphas and weights; sets the running statistics to their initial values."""
+        of = self.supernet.classifier.weight
+        image = (self.shape[1], *self.parts.weights.images.pixels.shape[-2:])
+        fresh = build_supernet(self.config, self.shape[0], image, of.device, of.dtype, number)
+        buffers = dict(fresh.named_buffers())
+        for own in (self.named_buffers(), self.posed.theta_buffers):
+            for name, buffer in own.items():
+                buffer.copy_(buffers[name])
+        return [p.detach() for p in fresh.alphas.values()], [p.detach() for p in fresh.weights()]
 
     @property
     def samples(self) -> int:
@@ -87,7 +105,7 @@ class SearchSetup:
     def batch(self, batches: Batches, step: int) -> Batch:
         """Returns a batch of one split at a step, with the seed of the method's draws."""
         seed = seed_for(self.config.seed, f"mixing of {batches.purpose}", step)
-        return Batch(*batches.batch(step), step / self.total_steps, seed)
+        return Batch(*batches.batch(step), step % self.restart_steps / self.restart_steps, seed)
 
     def buffers(self) -> list[Tensor]:
         """Returns the running statistics at y and at theta."""
@@ -148,6 +166,7 @@ def build_supernet(
     image: tuple[int, int, int],
     device: torch.device,
     dtype: torch.dtype | None = None,
+    restart: int = 0,
 ) -> Supernet:
     """Returns the supernet of a search, with initial weights drawn from the configuration's seed.
 
@@ -157,11 +176,12 @@ def build_supernet(
         image: Channels, height and width of the images.
         device: Where it is put.
         dtype: Of its weights; by default torch's.
+        restart: Number of the initial weights (`search.restarts`).
 
     Raises:
         InputError: The images are too small, or a size does not fit.
     """
-    with seeded(seed_for(config.seed, "initial weights")):
+    with seeded(seed_for(config.seed, "initial weights", *([restart] if restart else []))):
         supernet = search_supernet(load_space(config.space), config.search, num_classes, image[0])
     check_images(torch.empty((1, *image), device="meta"), supernet)
     supernet = supernet.to(device=device, dtype=dtype)

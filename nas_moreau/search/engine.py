@@ -6,7 +6,6 @@ epoch and says what was found.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from nas_moreau import distributed
 from nas_moreau.bilevel import StepSizes
-from nas_moreau.bilevel.simplex_steps import Groups
+from nas_moreau.bilevel.simplex_steps import Groups, mean_logits
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
 from nas_moreau.runs.board import tag
@@ -54,7 +53,18 @@ class Setup(Protocol):
 
     @property
     def total_steps(self) -> int:
-        """Steps of the search."""
+        """Steps of the search, all restarts together."""
+
+    @property
+    def restart_steps(self) -> int:
+        """Steps after which it begins from other weights."""
+
+    def restart(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns other initial alphas and weights; sets the running statistics to their initial values.
+
+        Args:
+            number: Of the restart, from 1.
+        """
 
     @property
     def samples(self) -> int:
@@ -132,8 +142,7 @@ class SearchJob:
     Attributes:
         counters: Steps, epochs and seconds done.
         x, y, state: Alphas, weights and the method's state.
-        mean: With `search.alphas.average`, the mean of the alphas at the ends of the later half of the epochs; None
-            before that, and without it.
+        ended: The alphas at the end of every restart (`search.restarts`) but the present one.
         sums: Sums of the steps' numbers since the last epoch.
         c: The penalty c_k of the last step, None for methods without one.
         latest: Numbers of the last epoch, for the terminal.
@@ -151,10 +160,8 @@ class SearchJob:
         self.counters = Counters()
         self._build_method()
         self.x, self.y = setup.posed.x, setup.posed.y
-        self.mean: list[Tensor] | None = None
-        # automatic constants are found on the first batches; other methods evaluate nothing before their first step
-        first = setup.batches(0) if parse_method(setup.config.search.method).is_automatic else (None, None)
-        self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
+        self.ended: list[list[Tensor]] = []
+        self._initialise_state()
         # masks of attention hold -inf from the beginning
         self._constant = [not bool(torch.isfinite(buffer).all()) for buffer in setup.buffers()]
         self.sums: dict[str, Tensor] = {}
@@ -174,8 +181,13 @@ class SearchJob:
 
     @property
     def counted(self) -> list[Tensor]:
-        """The alphas that count, from which a result is derived: their mean (`search.alphas.average`), or the last."""
-        return self.x if self.mean is None else self.mean
+        """The alphas that count, from which a result is derived: those whose weights are the mean over the restarts."""
+        return mean_logits([*self.ended, self.x], self.setup.alpha_groups()) if self.ended else self.x
+
+    @property
+    def own_step(self) -> int:
+        """The last step, counted from 0 at the last restart."""
+        return (self.counters.step - 1) % self.setup.restart_steps
 
     def _build_method(self) -> None:
         """Makes the method, its step sizes halved as often as the run was rolled back, and its guard."""
@@ -188,14 +200,32 @@ class SearchJob:
         def hold(sizes: StepSizes) -> StepSizes:
             if record is None:
                 return sizes
-            self.held = HeldNumbers(sizes, self.total_steps, setup.posed.y[0])
+            self.held = HeldNumbers(sizes, setup.restart_steps, setup.posed.y[0])
             return self.held.sizes
 
         self.method, self.schedules = build_method(settings, self.epoch_steps, setup.alpha_groups(), hold)
-        self.guard = FiniteGuard(self.name, setup.device, self.schedules.weights_lr)
+        rate = self.schedules.weights_lr
+        self.guard = FiniteGuard(self.name, setup.device, lambda step: rate(step % setup.restart_steps))
         self.advance: Any = self._advance
         if record is not None:
             self.advance = CapturedStep(self._advance, setup.device, record, self._note, setup.carried)
+
+    def _initialise_state(self) -> None:
+        """Begins the method at the present alphas and weights."""
+        setup = self.setup
+        # automatic constants are found on the first batches; other methods evaluate nothing before their first step
+        known = parse_method(setup.config.search.method)
+        first = setup.batches(self.counters.step) if known.is_automatic else (None, None)
+        self.state = self.method.init(setup.posed.problem, self.x, self.y, *first)
+
+    def _restart(self) -> None:
+        """Begins from other weights and alphas."""
+        number = self.counters.step // self.setup.restart_steps
+        self.ended.append([tensor.detach().clone() for tensor in self.x])
+        self.x, self.y = self.setup.restart(number)
+        self._build_method()  # a step is recorded again
+        self._initialise_state()
+        self._note(f"restart {number + 1} of {self.total_steps // self.setup.restart_steps}, from other weights")
 
     def run(self, output: str | PathLike[str], resume: bool = False, hooks: Sequence[Hook] = ()) -> Any:
         """Runs what is left in the run folder and returns the result.
@@ -226,11 +256,13 @@ class SearchJob:
     def train_step(self) -> Any:
         """Does one step of the method and returns its info."""
         setup, step = self.setup, self.counters.step
+        if step and step % setup.restart_steps == 0:
+            self._restart()
         # operations that draw (noise) use the global generator: tied to the step, so that a resumed run repeats it
         torch.manual_seed(seed_for(setup.config.seed, "step", step))
         batches = setup.batches(step)
         if self.held is not None:
-            self.held.fill(step)
+            self.held.fill(step % setup.restart_steps)
             # methods that draw are not recorded, so that a seed, which is another one in every step, is not read
             batches = tuple(batch._replace(progress=self.held.progress, seed=0) for batch in batches)
             self.state = counts_as_tensors(self.state, setup.device)
@@ -300,25 +332,9 @@ class SearchJob:
             }
         )
         self.y, self.state = (self.y, self.state) if self.held is None else copied((self.y, self.state))
-        before = self.mean
-        self.mean = self._mean_with_this_epoch()
-        try:
-            found = self.subject.end_epoch(self)
-        except BaseException:  # a signal: the epoch's end is repeated
-            self.mean = before
-            raise
+        found = self.subject.end_epoch(self)
         self.sums = {}
         return found
-
-    def _mean_with_this_epoch(self) -> list[Tensor] | None:
-        search = self.setup.config.search
-        if not search.alphas.average or not parse_method(search.method).learns_alphas:
-            return None
-        epochs = math.ceil(self.total_steps / self.epoch_steps)
-        count = self.counters.epochs - epochs // 2 + 1
-        if count < 1:
-            return None
-        return [torch.lerp(old, new, 1 / count) for old, new in zip(self.mean or self.x, self.x)]
 
     def finish(self) -> Any:
         """Returns the result."""
@@ -346,7 +362,7 @@ class SearchJob:
             "sums": self.sums,
             "c": self.c,
             "latest": self.latest,
-            **({} if self.mean is None else {"mean": self.mean}),
+            **({"ended": self.ended} if self.ended else {}),
             **self.subject.state_dict(self),
         }
 
@@ -367,5 +383,5 @@ class SearchJob:
                 buffers[name].copy_(value)
         self.sums = {name: value.to(device) for name, value in payload["sums"].items()}
         self.c, self.latest = payload["c"], payload["latest"]
-        self.mean = [tensor.to(device) for tensor in payload["mean"]] if "mean" in payload else None
+        self.ended = [[tensor.to(device) for tensor in tensors] for tensors in payload.get("ended", [])]
         self.subject.load_state_dict(payload)

@@ -84,7 +84,7 @@ def step_row(job: SearchJob) -> dict[str, Any]:
         row["gap"] = means["lower_loss"] - means["f_theta"]
     if job.c is not None:
         row["c_k"] = float(job.c)
-    step = job.counters.step - 1
+    step = job.own_step
     return row | {"weights_lr": job.schedules.weights_lr(step), "alphas_lr": job.schedules.alphas_lr(step)}
 
 
@@ -178,7 +178,7 @@ def write_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> 
 
 def print_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:
     """Shows the epoch's numbers and its cell on the terminal."""
-    progress, epochs = job.loop.progress, job.setup.config.search.epochs
+    progress, epochs = job.loop.progress, job.setup.config.search.all_epochs
     margins = [row[f"margin_{cell}"] for cell in job.setup.space.cells]
     job.latest = {
         "held-out_accuracy": f"{100 * found.held_out.accuracy:.2f} %",

@@ -138,6 +138,19 @@ def test_replays_give_the_bytes_of_the_same_step_run_eagerly(method, job_of, mon
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_a_restart_is_recorded_too(job_of, monkeypatch):
+    settings = "search.method=moreau", "search.restarts=2", "search.epochs=2"
+    found = {}
+    for name, warm_up in (("recorded", 3), ("eager", 1000)):
+        use(monkeypatch, record, warm_up=warm_up)
+        job = job_of(*settings)
+        assert job.total_steps == 16
+        found[name] = steps(job, 14), job
+    assert found["recorded"][0] == found["eager"][0] and found["recorded"][1].state.k == 6
+    for a, b in zip(*(everything(job) for _, job in found.values()), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_recorded_search_resumes_and_keeps_what_hooks_saw(tiny_config, tiny_data, tmp_path, monkeypatch):
     use(monkeypatch, record)
     settings = ("search.steps_per_epoch=5", "search.epochs=2", "search.method=moreau", "checkpoint.every_steps=3")

@@ -196,23 +196,14 @@ class AlphaTable:
 
     @classmethod
     def mean(cls, tables: Sequence[AlphaTable]) -> AlphaTable:
-        """Returns the mean of tables of one space; weights are those that derivation compares, edge weights included.
+        """Returns the mean of tables of one space: of the strengths, which derivation compares.
 
         Softmax weights are averaged, not logits: a search with larger logits counts no more than the others.
         """
         cells = {}
         for name, edges in tables[0].cells.items():
             rows = zip(*(table.cells[name] for table in tables))
-            cells[name] = tuple(
-                EdgeWeights(
-                    first.edge,
-                    {
-                        operation: math.fsum(row.strength(operation) for row in (first, *others)) / len(tables)
-                        for operation in first.weights
-                    },
-                )
-                for first, *others in rows
-            )
+            cells[name] = tuple(_mean_of_edge(several) for several in rows)
             assert len(cells[name]) == len(edges)
         return cls(cells)
 
@@ -271,6 +262,15 @@ def softmax(logits: Sequence[float]) -> list[float]:
     # fsum rounds once, so that edges with the same logits in another order tie exactly
     total = math.fsum(powers)
     return [power / total for power in powers]
+
+
+def _mean_of_edge(several: Sequence[EdgeWeights]) -> EdgeWeights:
+    first = several[0]
+    strengths = {name: math.fsum(row.strength(name) for row in several) / len(several) for name in first.weights}
+    if first.edge_weight is None:
+        return EdgeWeights(first.edge, strengths)
+    total = math.fsum(strengths.values())
+    return EdgeWeights(first.edge, {name: strength / total for name, strength in strengths.items()}, total)
 
 
 def _noisy(weights: Sequence[float], draw: random.Random) -> list[float]:
