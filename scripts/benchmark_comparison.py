@@ -27,6 +27,7 @@ from nas_moreau.runs.plain_files import read_json
 COLUMN = "c10_test_200ep"
 METHODS = "moreau+beta,darts1+beta,darts1,moreau,darts2,rsws,gdas,drnas,random"
 DARTS_METHODS = "moreau+beta,darts1,random:0-7"
+SINGLE = ["search.restarts=1", "search.epochs=5", "search.steps_per_epoch=120"]
 
 
 class Part(NamedTuple):
@@ -70,7 +71,7 @@ def parts(spaces: Path, selection: bool) -> list[Part]:
     ]
     for space, heading in (("darts", "DARTS space, scaled"), *((f"robust_darts_s{n}", f"S{n}") for n in (2, 3, 4))):
         text = "Found cells against eight random ones, all retrained by one short recipe."
-        arguments = ["--preset", "darts_cpu", "--methods", DARTS_METHODS, "--seeds", "0-2", f"space={space}"]
+        arguments = ["--preset", "darts_cpu", "--methods", DARTS_METHODS, "--seeds", "0-2", f"space={space}", *SINGLE]
         found.append(Part(space, heading, text, arguments))
     return found
 

@@ -18,7 +18,7 @@ from nas_moreau.runs.heartbeat import heartbeat
     examples=[
         "compare --preset nas_bench_201_cpu --data npz:cifar10.npz --methods moreau+beta,darts1,random --seeds 0-4 "
         "--table nb201.csv.gz",
-        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau+beta,random:0-7 --seeds 0,1,2",
+        "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,random:0-7 --seeds 0,1,2",
         "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,darts1,random --seeds 0-19 --no-retrain",
         "compare --preset darts_cpu --data npz:cifar10.npz --methods moreau,darts1 darts1:search.alphas.lr=0.003",
     ],
