@@ -74,9 +74,10 @@ class _Argmin(torch.autograd.Function):
         u, w = flat.start()
         with torch.enable_grad():
             lower = solve_lower(flat, u, w)
-        if not lower.residual <= ACCURATE or not (lower.definite or math.isnan(lower.curvature)):
+        residual = max(lower.residual, lower.outside)
+        if not residual <= ACCURATE or not (lower.definite or math.isnan(lower.curvature)):
             raise ArithmeticError(
-                f"No isolated minimiser was found from y0 (residual {lower.residual:.1e}, smallest curvature "
+                f"No isolated minimiser was found from y0 (residual {residual:.1e}, smallest curvature "
                 f"{lower.curvature:.1e} of the largest). Start elsewhere, or add curvature to f."
             )
         ctx.adjoint, ctx.flat = lower.adjoint, flat

@@ -135,14 +135,14 @@ class ComparisonJob:
         """Yields search and retrainings of a task, records its rows."""
         name = folder_name(method, seed)
         folder = self.output / "searches" / name
-        if not Stage(folder).finished:
+        if not _is_finished(folder, method=method, seed=seed):
             settings = [f"search.method={json.dumps(method)}", f"seed={seed}", *self.settings.get(method, ())]
             yield self._command("search", name, folder, [], settings)
         rows = list(rows_of_search(method, seed, folder))
         for i, row in enumerate(rows if self.retrain else []):
             same = row.digest == rows[0].digest  # a rule may keep the cell
             place = self.output / "retrained" / (name if same else f"{name}-{i}")
-            if not Stage(place).finished:
+            if not _is_finished(place, digest=row.digest, seed=seed):
                 yield self._command("retrain", place.name, place, [json.dumps(row.genotype)], [f"seed={seed}"])
             rows[i] = row.retrained(place)
         if self._to_rank(method):
@@ -214,3 +214,12 @@ class ComparisonJob:
             if method != RANDOM
         }
         return {method: [curve for curve in curves if curve] for method, curves in found.items()}
+
+
+def _is_finished(folder: Path, **wanted: Any) -> bool:
+    """Returns whether a folder holds a finished run with these entries of its result: no other one's may be read.
+
+    A folder of another run is left to the command, which refuses it.
+    """
+    stage = Stage(folder)
+    return stage.finished and all(stage.result.get(name) == value for name, value in wanted.items())

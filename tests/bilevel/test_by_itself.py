@@ -227,6 +227,17 @@ def test_a_prox_that_hides_a_moving_constraint_is_refused(method):
     assert found.status == "refused" and "constraint" in found.message and found.steps == 0
 
 
+@pytest.mark.parametrize("constraint", [lambda x, y: square(x[0] - y[0]), lambda x, y: square(torch.relu(y[0] - x[0]))])
+def test_an_equality_in_disguise_is_not_called_solved_beside_its_solution(constraint):
+    # the gradient of the constraint vanishes where it is 0: no multiplier exists, and rounding error in h is 1e-5 in y
+    F, f = (lambda x, y, batch: square(y[0] - 1) + square(x[0] - 2)), (lambda x, y, batch: square(y[0] - 3))
+    found = solve(Bilevel(F, f, constraint=constraint), [t(3.0)], [t(3.0)])
+    assert found.status != "solved" or abs(float(found.x[0]) - 1.5) < 1e-7
+    both = Bilevel(F, f, constraint=lambda x, y: torch.stack([x[0] - y[0], y[0] - x[0]]))
+    found = solve(both, [t(3.0)], [t(3.0)])
+    assert found.status == "solved" and abs(float(found.x[0]) - 1.5) < 1e-7
+
+
 def test_the_same_as_a_constraint_has_its_multiplier():
     found = solve(bounded(constraint=lambda x, y: x[0] - y[0]), [t(0.0)], [t(0.0)])
     assert found.converged and float(found.x[0]) == pytest.approx(0.5, abs=1e-8)

@@ -292,6 +292,28 @@ def test_finished_rows_need_no_folders_and_a_lost_row_none_of_its_runs(images, t
     assert compare(tiny(images), methods, output, True, protocol=Protocol(table, "acc")).rows == result.rows
 
 
+def test_a_finished_run_of_another_search_or_cell_is_not_read_for_a_lost_row(images, here, monkeypatch, tmp_path):
+    output = tmp_path / "c"
+    compare(tiny(images), {"random": (0, 1)}, output)
+    for name in ("rows.csv", "files.json"):
+        (output / name).unlink()
+    to_do = []
+
+    def first_commands(chains, jobs, stop, place):
+        to_do.append([command.name for chain in chains if (command := next(chain, None)) is not None])
+        raise InputError("Seen.", "Go on.")
+
+    monkeypatch.setattr(stage, "run_all", first_commands)
+    for kind in ("retrained", "searches"):  # as after folders were moved by hand
+        first, second = (output / kind / f"random-seed{seed}" for seed in (0, 1))
+        first.rename(tmp_path / "aside")
+        second.rename(first)
+        (tmp_path / "aside").rename(second)
+        with pytest.raises(InputError):
+            compare(tiny(images), {"random": (0, 1)}, output, True)
+    assert to_do == [[f"{verb} random-seed{seed}" for seed in (0, 1)] for verb in ("retrain", "search")]
+
+
 def test_ranking_by_one_hot_losses(images, table, here, tmp_path):
     output = tmp_path / "c"
     result = compare(tiny(images), {"darts1": (0,), "random": (0,)}, output, protocol=Protocol(table, "acc", rank=6))

@@ -187,4 +187,6 @@ def _with_adjoint(flat: FlatProblem, u: Tensor, w: Tensor, lam: Tensor, residual
             correction = correction + flat.product(system.h_active, system.leaf_u, solved[n:])
         return -correction
 
-    return Lower(w, residual, curvature, adjoint, lam)
+    violated, slope = system.h_active.detach().abs(), system.A.norm(dim=1).clamp(min=1e-300)
+    outside = float((violated / slope).max()) / (1 + float(w.norm())) if m else 0.0
+    return Lower(w, residual, curvature, adjoint, lam, outside)

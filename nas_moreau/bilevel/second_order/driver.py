@@ -240,13 +240,16 @@ def _certified(trail: Trail, found: Finished, path: str) -> Candidate:
     """Returns the end of a finish with its status."""
     place, lower, descent = found.descent.place, found.lower, found.descent
     left = min(descent.decrease, found.step)
-    certificate = Certificate(lower.residual, lower.curvature, left, found.step, found.curvature)
+    residual = max(lower.residual, lower.outside)
+    certificate = Certificate(residual, lower.curvature, left, found.step, found.curvature)
     multipliers = None if lower.multipliers is None else [lower.multipliers]
     note, status = "", _status(trail, found, certificate)
     if descent.unbounded:
         note = " F falls without end along the lower level's solutions."
     elif not found.attained:
         note = " F(x, y*(x)) is flat there: a plateau, or an infimum that is reached at no x."
+    elif status == "out-of-steps" and lower.outside > 1e-7:
+        note = " The gradient of an active constraint vanishes there: give an equality h = 0 as h <= 0 and -h <= 0."
     elif status == "out-of-steps" and not found.consistent and not descent.stopped:
         note = " The hypergradient is not the slope of F(x, y*(x)) there: a kink, or a part hidden from autograd."
     elif status == "out-of-steps" and abs(lower.curvature) <= SINGULAR:
@@ -261,7 +264,7 @@ def _status(trail: Trail, found: Finished, certificate: Certificate) -> Status:
         return "diverged"
     if certificate.is_saddle:
         return "not-minimal"
-    exact = lower.definite and lower.residual <= max(trail.precision, 1e-7)
+    exact = lower.definite and certificate.lower_residual <= max(trail.precision, 1e-7)
     by_value = descent.decrease <= trail.precision and found.step <= 1e-4
     met = exact and (by_value or found.step <= 10 * trail.precision)
     return "solved" if met and found.consistent and found.attained else "out-of-steps"

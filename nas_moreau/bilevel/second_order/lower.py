@@ -36,6 +36,8 @@ class Lower(NamedTuple):
         curvature: Smallest curvature over the largest at w (on the active constraints' tangent space); NaN if unknown.
         adjoint: F_y -> the correction that makes F_x the hypergradient, a vector like x; NaN where it is not defined.
         multipliers: Of the constraints h <= 0, None without.
+        outside: Distance of w from where its active constraints are 0, by their gradients, relative to |y|. It is large
+            where these vanish: the multipliers then balance f_y far from the minimiser.
     """
 
     w: Tensor
@@ -43,6 +45,7 @@ class Lower(NamedTuple):
     curvature: float
     adjoint: Adjoint
     multipliers: Tensor | None = None
+    outside: float = 0.0
 
     @property
     def definite(self) -> bool:
