@@ -9,6 +9,7 @@ import pytest
 
 from nas_moreau.architecture import load_genotype
 from nas_moreau.data import Images, load_data
+from nas_moreau.data.resizing import fit_pixels
 from nas_moreau.errors import InputError
 from nas_moreau.pipeline import RunResult, evaluate_run, run
 from nas_moreau.search import stage
@@ -95,6 +96,10 @@ def test_a_retraining_is_evaluated_on_other_images_with_its_own_classes_and_norm
     assert stored["accuracy"] == found.accuracy and stored["classes"] == list(own.classes)
     turned = replace(own, test=Images(own.test.pixels.flip(0), own.test.labels))  # others, of the same name
     assert evaluate_run(folder / "retrain", config, turned).to_dict()["samples"] == 1000
+    large = own.test.pixels.repeat_interleave(3, 2).repeat_interleave(4, 3)
+    sizes = [Images(pixels, own.test.labels) for pixels in (large, fit_pixels(large, 8))]
+    losses = [evaluate_run(folder / "retrain", config, replace(own, train=part, test=part)).loss for part in sizes]
+    assert losses[0] == losses[1] and "from 32x24 to 8x8" in caplog.text
     two = own.test.labels < 2
     assert other(own.classes, two).to_dict()["samples"] == int(two.sum())
     with pytest.raises(InputError, match=own.classes[0][:-1]) as caught:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nas_moreau.data.images import WHITE, Data, Images
+from nas_moreau.data.resizing import fit_pixels
 from nas_moreau.errors import InputError, did_you_mean, first_line, nearest
 
 MAX_SIDE = 4096
@@ -63,7 +64,7 @@ def is_count(value: Any, most: int) -> bool:
 
 
 def as_trained(data: Data, trained: Mapping[str, Any]) -> Data:
-    """Returns another data set with the labels, the mean and std, and the white of the images of a training.
+    """Returns another data set with the labels, the size, the mean and std, and the white of the images of a training.
 
     Classes are matched by name; the other set may lack some. One line is logged that the images are others.
 
@@ -87,16 +88,19 @@ def as_trained(data: Data, trained: Mapping[str, Any]) -> Data:
             f"{data.name} has images of {data.channels} channels; the network was trained on {len(trained['mean'])}.",
             "Convert the images.",
         )
+    size = (int(trained["image_size"][0]), int(trained["image_size"][1]))
+    (height, width), (tall, wide) = data.image_size, size
     _log.info(
-        "The images of %s are not those of the training (%s): they are normalised as in the training.",
+        "The images of %s are not those of the training (%s): they are normalised as in the training%s.",
         data.name,
         trained["name"],
+        "" if size == data.image_size else f", and resized from {width}x{height} to {wide}x{tall}",
     )
     places = torch.tensor([classes.index(name) for name in data.classes], device="cpu")
     ratio = data.white / trained["white"] if data.white < WHITE else 1.0
 
     def changed(images: Images) -> Images:
-        pixels = images.pixels
+        pixels = fit_pixels(images.pixels, size)
         if ratio != 1:
             pixels = (pixels * ratio).round_().clamp_(0, 255).to(torch.uint8)
         return Images(pixels, places[images.labels])

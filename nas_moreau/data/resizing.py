@@ -36,18 +36,20 @@ def fit_image(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     return image.resize((wide, tall), Image.Resampling.BILINEAR, box=box)
 
 
-def fit_pixels(pixels: Tensor, size: int, chunk: int = 1024) -> Tensor:
-    """Returns uint8 (n, channels, size, size) for uint8 (n, channels, height, width), by the same policy."""
+def fit_pixels(pixels: Tensor, size: int | tuple[int, int], chunk: int = 1024) -> Tensor:
+    """Returns uint8 (n, channels, height, width) as size x size, or as (height, width), by the same policy."""
     height, width = pixels.shape[2:]
-    if (height, width) == (size, size):
+    tall, wide = (size, size) if isinstance(size, int) else size
+    if (height, width) == (tall, wide):
         return pixels
-    refuse_too_large(len(pixels), pixels.shape[1], size, size, "The resized data")
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[:, :, top : top + side, left : left + side]
-    fitted = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8, device=pixels.device)
+    refuse_too_large(len(pixels), pixels.shape[1], tall, wide, "The resized data")
+    scale = min(width / wide, height / tall)
+    cut_width, cut_height = max(1, round(scale * wide)), max(1, round(scale * tall))
+    top, left = (height - cut_height) // 2, (width - cut_width) // 2
+    cut = pixels[:, :, top : top + cut_height, left : left + cut_width]
+    fitted = torch.empty(*pixels.shape[:2], tall, wide, dtype=torch.uint8, device=pixels.device)
     for start in range(0, len(pixels), chunk):
-        part = square[start : start + chunk].to(torch.float32)
-        part = functional.interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        part = cut[start : start + chunk].to(torch.float32)
+        part = functional.interpolate(part, (tall, wide), mode="bilinear", antialias=True, align_corners=False)
         fitted[start : start + chunk] = part.round_().clamp_(0, 255).to(torch.uint8)
     return fitted

@@ -83,13 +83,7 @@ def predict_arrays(classifier: Classifier, images: np.ndarray | Tensor) -> list[
             f"The images have {batch.shape[1]} channels; the network was trained on {channels}.",
             "Convert them first.",
         )
-    if batch.shape[2:] != (height, width):
-        if height != width:
-            raise InputError(
-                f"The images are {batch.shape[3]}x{batch.shape[2]}; the network was trained on {width}x{height}.",
-                "Resize them first.",
-            )
-        batch = fit_pixels(batch, height)
+    batch = fit_pixels(batch, (height, width))
     return [row for part in batch.split(BATCH) for row in _classify(classifier, part)]
 
 

@@ -104,8 +104,10 @@ def test_resizing_keeps_the_centre():
     assert fitted.shape == (10, 10, 3)
     assert fitted[:, :4].max() == 0
     assert fitted[:, 6:].min() == 255
-    tensor = fit_pixels(torch.from_numpy(wide).permute(2, 0, 1)[None], 10, chunk=1)
-    assert (tensor[0].permute(1, 2, 0).int() - torch.from_numpy(fitted.copy()).int()).abs().max() <= 1
+    for size in (10, (10, 16), (7, 40)):
+        fitted = np.asarray(fit_image(Image.fromarray(wide), size))
+        tensor = fit_pixels(torch.from_numpy(wide).permute(2, 0, 1)[None], size, chunk=1)
+        assert (tensor[0].permute(1, 2, 0).int() - torch.from_numpy(fitted.copy()).int()).abs().max() <= 1
 
 
 def test_a_very_long_image_needs_no_memory(tmp_path):
