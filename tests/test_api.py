@@ -1,6 +1,7 @@
 """The Python front door: what a person does with a run in a session, on tiny images."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,27 @@ def test_dark_images_of_16_bits_are_read_as_those_of_the_training(tmp_path):
             trained.predict(unclear)
     bytes_ = np.rint(pixels[:1] * (255 / 4095)).astype(np.uint8)
     assert trained.predict(bytes_)[0]["probabilities"] == pytest.approx(both[2]["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "autocast"])
+def test_the_callers_modes_of_torch_change_nothing(mode, result, tmp_path):
+    modes = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+    enter = modes.get(mode, lambda: torch.autocast("cpu", torch.bfloat16))
+    losses = []
+    for name, within in (("plain", nullcontext), (mode, enter)):
+        with within():
+            trained = nas_moreau.retrain("smoke", result.genotype, tmp_path / name, data=arrays(), **TINY_RETRAIN)
+        losses.append(trained.metrics["train_loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("shape", [(60, 8, 8), (60, 8, 8, 1), (60, 3, 8, 8), (60, 8, 8, 3)])
+def test_later_changes_of_an_array_do_not_reach_the_data(shape):
+    pixels, labels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), np.arange(60) % 3
+    for given in ((pixels, labels), (torch.from_numpy(pixels), torch.from_numpy(labels))):
+        data = data_from_arrays(*given, *given)
+        kept = [part.clone() for images in (data.train, data.test) for part in (images.pixels, images.labels)]
+        pixels ^= 255
+        labels[:] = (labels + 1) % 3
+        after = [part for images in (data.train, data.test) for part in (images.pixels, images.labels)]
+        assert all(torch.equal(a, b) for a, b in zip(kept, after))

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nas_moreau.config import Config
 from nas_moreau.data.arrays import as_array, loaded_arrays
 from nas_moreau.data.copies import copies_notes
-from nas_moreau.data.images import Data, Loaded, channel_statistics, imbalance_notes, pixel_notes
+from nas_moreau.data.images import Data, Images, Loaded, channel_statistics, imbalance_notes, pixel_notes
 from nas_moreau.data.parts import settle
 from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
@@ -107,7 +108,16 @@ def data_from_arrays(
         images[part], labels[part] = (Named(name, as_array(name, value)) for name, value in ((x_name, x), (y_name, y)))
     names = tuple(map(str, class_names)) if class_names is not None else None
     loaded = loaded_arrays(images, labels, names, (), ARRAYS)
+    loaded = replace(loaded, train=_own(loaded.train, images["train"]))
+    if loaded.test is not None:
+        loaded = replace(loaded, test=_own(loaded.test, images["test"]))
     return _data_of(loaded, ARRAYS, image_size, 0, train_images)
+
+
+def _own(part: Images, given: Named) -> Images:
+    """Returns images that the caller's later changes of an array in place do not reach."""
+    shared = np.may_share_memory(part.pixels.numpy(), given.array)
+    return replace(part, pixels=part.pixels.clone()) if shared else part
 
 
 def _data_of(loaded: Loaded, spec: str, image_size: int | None, seed: int, train_images: int | None) -> Data:

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,8 @@ def torch_settings_restored() -> Iterator[None]:
     """Restores the caller's threads, TF32 settings and random numbers at the end; decorates what sets them.
 
     A notebook that calls a stage has other work for torch afterwards, whose random numbers must not be the same after
-    every call. Only one thread at a time may be within: threads, settings and the random numbers of operations belong
-    to the whole process.
+    every call. The caller's `no_grad`, `inference_mode` and `autocast` do not reach inside. Only one thread at a time
+    may be within: threads, settings and the random numbers of operations belong to the whole process.
 
     Raises:
         InputError: Another thread is within.
@@ -100,7 +100,8 @@ def torch_settings_restored() -> Iterator[None]:
     drawn, first = (torch.get_rng_state(), np.random.get_state()), torch.initial_seed()
     on_devices = _generators_of_accelerators()
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad(), _without_autocast():
+            yield
     finally:
         torch.set_rng_state(drawn[0])
         np.random.set_state(drawn[1])
@@ -109,6 +110,17 @@ def torch_settings_restored() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = convolutions
         _running.release()
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Within this context no precision but that of the configuration counts."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    with ExitStack() as stack:
+        for kind in ("cpu", *(() if found is None else (found.type,))):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _accelerator() -> Any:
