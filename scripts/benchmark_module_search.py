@@ -12,6 +12,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import random
 import statistics
 import sys
 import time
@@ -29,13 +30,13 @@ from nas_moreau.modules.costs import measure_beside
 from nas_moreau.modules.search import module_config
 from nas_moreau.modules.setup import build_module_search, module_data
 from nas_moreau.modules.subject import ChoiceSearch, random_picks
-from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.search.engine import SearchJob
 
 ROUNDS = 61
 """Timings of each option and network."""
 LARGEST, LARGE, LATENCY = "largest", 500, 1.02
 """Choices that are compared: those of the most parameters among so many, at this multiple of the found latency."""
+PERMUTATIONS = 100_000
 EXAMPLES = ("signals", "unet", "bytes_transformer", "timm_model")
 
 
@@ -160,14 +161,14 @@ def choice_of(count: int, rounds: int) -> dict[str, Any]:
     return {"options": count, **medians, "ratio": medians["together"] / medians["apart"]}
 
 
-def compare_example(name: str, seeds: list[int], steps: int | None, random: int) -> dict[str, Any]:
+def compare_example(name: str, seeds: list[int], steps: int | None, count: int) -> dict[str, Any]:
     """Returns the scores of the found choices of several searches beside those of random and of large ones, with p."""
     module, scores, rows = example(name), dict[str, list[float]](), []
     for seed in seeds:
         begin = time.monotonic()
         found: Found = module.main(seed=seed, **({} if steps is None else {"steps": steps}))
         seconds = time.monotonic() - begin
-        comparison = found.compare_random(random, seeds=1, others={LARGEST: largest(found)})
+        comparison = found.compare_random(count, seeds=1, others={LARGEST: largest(found)})
         for kind in ("found", "random", LARGEST):
             scores[kind] = scores.get(kind, []) + comparison.scores(kind)
         record = found.result.last_stage or {}
@@ -179,11 +180,27 @@ def compare_example(name: str, seeds: list[int], steps: int | None, random: int)
             "n": len(values),
             "mean": statistics.fmean(values),
             "std": statistics.stdev(values) if len(values) > 1 else None,
-            "p": None if kind == "found" else permutation_p_value(scores["found"], values),
+            "p": None if kind == "found" else p_within_seeds([(*row["found"], row[kind]) for row in rows]),
         }
         for kind, values in scores.items()
     }
     return {"example": name, "steps": comparison.steps, **summary, "rows": rows}
+
+
+def p_within_seeds(blocks: list[tuple[float, list[float]]]) -> float:
+    """Returns the two-sided p-value of the found scores against the others, by permutations within each seed.
+
+    Data, split and initial weights are those of the seed: under the hypothesis of no difference each of a seed's scores
+    could be the found one.
+
+    Args:
+        blocks: For each seed the found score and the others.
+    """
+    draw = random.Random(0)
+    centred = [[score - statistics.fmean([found, *others]) for score in (found, *others)] for found, others in blocks]
+    seen = abs(sum(scores[0] for scores in centred))
+    larger = sum(abs(sum(map(draw.choice, centred))) >= seen - 1e-12 for _ in range(PERMUTATIONS))
+    return (larger + 1) / (PERMUTATIONS + 1)
 
 
 def largest(found: Found) -> dict[str, str]:

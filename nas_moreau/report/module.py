@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 
 from nas_moreau.drawing.choices import draw_choices
@@ -26,7 +26,7 @@ COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
 def render_module(search: Stage) -> str:
     """Returns the HTML of the report of a search inside a module."""
     name = search.path.resolve().name or "run"
-    parts = [_header(search, name), _choices(search), _charts(search), _evolution(search)]
+    parts = [_header(search, name), _choices(search), _last_stage(search), _charts(search), _evolution(search)]
     run = Run(search.path, search, None)
     parts += [cost_section(run), _reproduce(search), environment_section(search.environment)]
     return page(f"{name} · report", [*parts, configuration_section(search.config)])
@@ -115,6 +115,35 @@ def _choices(search: Stage) -> str:
     )
 
 
+def _last_stage(search: Stage) -> str:
+    """Returns the candidates that were trained, the best of the last round first, and their losses by round."""
+    stage = search.result.get("last_stage")
+    if not stage:
+        return ""
+    rounds, losses = stage["rounds"], dict[str, dict[int, float | None]]()
+    for place, entry in enumerate(rounds):
+        for row in entry["candidates"]:
+            losses.setdefault(_as_text(row["choices"]), {})[place] = row["loss"]
+    first = _as_text(stage["first"])
+    # each round is sorted by its losses: those that got further stand above
+    order = list(dict.fromkeys(_as_text(row["choices"]) for entry in reversed(rounds) for row in entry["candidates"]))
+    rows = [
+        [f"{text} (by the weights)" if text == first else text]
+        + [number(losses[text][k], ".4g") if k in losses[text] else DASH for k in range(len(rounds))]
+        for text in order
+    ]
+    head = ["choices", *(f"{entry['steps']} steps" for entry in rounds)]
+    note = (
+        f"Each was trained from the weights that the module came with; the losses are means over {stage['samples']} "
+        "samples of the choices, and have chosen: they do not estimate how good the module is."
+    )
+    return section("last-stage", "The last stage", paragraph(note) + table(head, rows, numbers=range(1, len(head))))
+
+
+def _as_text(choices: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={option}" for name, option in choices.items())
+
+
 def _charts(search: Stage) -> str:
     return section("search", "How the search went", stage_charts(search, "loss")) if search.metrics else ""
 
@@ -132,7 +161,8 @@ def stage_charts(stage: Stage, loss: str | None = None) -> str:
         series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
         if chart.may_be_zero and not any(value for line in series for value in line.values):
             continue
-        unit = loss if loss is not None and "nats" in chart.unit else chart.unit
+        of_a_loss = "nats" in chart.unit and "entropy of" not in chart.title.lower()
+        unit = loss if loss is not None and of_a_loss else chart.unit
         svg = line_chart(f"{stage.name}-{key}", epochs, series, unit, log=chart.log, percent=chart.percent)
         if chart_group(key) == "theory":
             theory.append(figure(chart.title, svg, chart.note))

@@ -133,6 +133,8 @@ def test_a_signal_in_it_loses_no_training(make_net, samples, tmp_path, calls):
     kept = json.loads((tmp_path / "run/trained.json").read_text()) if (tmp_path / "run/trained.json").exists() else {}
     found = search_module(make_net(), loss, samples, **keywords, resume=True)
     assert found.result.last_stage == whole.result.last_stage and found.choices == whole.choices
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert page.count("act=") >= 4  # a row for each candidate
     for name in ("choices.json", "alphas.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     trained = json.loads((tmp_path / "run/trained.json").read_text())
