@@ -22,6 +22,7 @@ from nas_moreau.architecture import Genotype, Network, load_genotype
 from nas_moreau.config import Config, load_config, make_config
 from nas_moreau.data.images import Data
 from nas_moreau.data.loading import data_from_arrays
+from nas_moreau.data.sources import source_of
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.errors import InputError
 from nas_moreau.export import classifier
@@ -43,8 +44,9 @@ from nas_moreau.training.retrain import RetrainResult
 
 Settings = Config | str | PathLike[str]
 """A configuration, the name of a preset, or a YAML file."""
-Images = Data | str | Sequence[Any]
-"""A data set, a specification as --data takes it, or arrays: (x_train, y_train), with (x_test, y_test) after them."""
+Images = Data | str | PathLike[str] | Sequence[Any]
+"""A data set, a specification as --data takes it, the path of a folder or an .npz file, or arrays: (x_train, y_train),
+with (x_test, y_test) after them."""
 
 
 class Result:
@@ -324,6 +326,8 @@ def _images(data: Images | None) -> tuple[str | None, Data | None]:
     """Returns the specification to record, and the images if they are in memory; None for what is not given."""
     if data is None or isinstance(data, str):
         return data, None
+    if isinstance(data, PathLike):
+        return source_of(data), None
     if isinstance(data, Data):
         return data.name, data
     arrays = list(data) if isinstance(data, Sequence) else []

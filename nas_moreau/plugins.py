@@ -101,6 +101,10 @@ def _refuse_taken_name(name: str, file: Path) -> str:
     )
 
 
+WITHIN = "NAS_MOREAU_WITHIN"
+"""Environment variable of commands that another command runs, which prints notes on the images and how to resume."""
+
+
 def python_command(module: str, *arguments: str) -> list[str]:
     """Returns `python -P -m module arguments`; -P keeps files of the working folder from hiding installed modules.
 

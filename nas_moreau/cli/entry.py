@@ -22,7 +22,7 @@ from nas_moreau.cli.options import COMMON, remove_unused_folders
 from nas_moreau.cli.output import note, open_closed_streams, print_json, printing_notes, silence
 from nas_moreau.cli.verbs import VERBS, Option, Verb
 from nas_moreau.errors import InputError, did_you_mean, nearest, quoted, unknown
-from nas_moreau.plugins import import_modules
+from nas_moreau.plugins import WITHIN, import_modules
 from nas_moreau.presets import preset_names
 from nas_moreau.runs.atomic import DiskFull, is_full
 from nas_moreau.runs.heartbeat import heartbeat
@@ -95,12 +95,24 @@ def build_parser() -> Parser:
     return parser
 
 
+class _Once(argparse.Action):
+    """Stores a value, and remembers in `repeated` where it replaces another one of the same command line."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Stores the value."""
+        given = vars(namespace).setdefault("given", {})
+        if given.setdefault(self.dest, values) != values:
+            vars(namespace).setdefault("repeated", {})[option_string or self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
 def _add_options(parser: Parser, options: Sequence[Option]) -> None:
     groups: dict[str | None, Any] = {None: parser}
     for option in options:
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        groups[option.group].add_argument(*option.names, **option.settings)
+        once = {"action": _Once} if option.names[0].startswith("-") else {}
+        groups[option.group].add_argument(*option.names, **{**once, **option.settings})
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -121,6 +133,16 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         args.overrides = [*args.overrides, *rest]
     _refuse_empty(args)
     return args
+
+
+def _repeated(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options and keys that the command line gives several values, with the last one."""
+    found, given = dict(getattr(args, "repeated", {})), {}
+    for text in getattr(args, "overrides", []):
+        key, _, value = text.partition("=")
+        if given.setdefault(key, value) != value:
+            found[key] = value
+    return found
 
 
 def _refuse_empty(args: argparse.Namespace) -> None:
@@ -257,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with distributed.session():
                 _refuse_other_command(arguments)
                 with silence(args.quiet):
+                    for name, value in _repeated(args).items():
+                        note(f"{name} is given more than once: the last one, {value}, counts.")
                     if args.imports:
                         with heartbeat(f"importing {', '.join(args.imports)}"):
                             import_modules(args.imports)
@@ -294,7 +318,7 @@ def _failed(
         begun = hasattr(args, "resume") and bool(output) and Path(str(output)).exists()
         text = "Stopped; what was saved before is complete." if begun else "Stopped."
         text = str(error) if isinstance(error, Interrupted) else text
-        if begun:
+        if begun and WITHIN not in os.environ:
             text += f"\nResume with: {_resuming(arguments, str(output))}"
         code = 128 + int(received or getattr(error, "number", None) or signal.SIGINT)
     elif isinstance(error, InputError):

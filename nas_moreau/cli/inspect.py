@@ -179,9 +179,38 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     if name + colon in SOURCES and not Path(args.file).exists():
         return _check_images(args)
     kind = kind_of(args.file)
+    result: dict[str, Any] = {"file": args.file, "kind": kind}
+    if kind == "configuration":
+        with heartbeat(f"trying {args.file} on this machine"):
+            result["not_here"] = missing_here(args.file)
     if not args.json:
         print(f"{args.file} is a valid {kind}.")
-    return {"file": args.file, "kind": kind}
+        for problem in result.get("not_here", ()):
+            print_text(f"not on this machine: {problem}")
+    return result
+
+
+def missing_here(file: str) -> list[str]:
+    """Returns what a valid configuration needs and this machine lacks: its device, its images.
+
+    Raises:
+        InputError: Its search space or method is unknown.
+    """
+    from nas_moreau.architecture.spaces.space import load_space
+    from nas_moreau.config import load_config
+    from nas_moreau.data import load_images
+    from nas_moreau.search.methods import parse_method
+    from nas_moreau.training.device import pick_device
+
+    config, found = load_config(None, file), []
+    load_space(config.space)
+    parse_method(config.search.method)
+    for attempt in (lambda: pick_device(config.device), lambda: load_images(config)):
+        try:
+            attempt()
+        except InputError as error:
+            found.append(str(error))
+    return found
 
 
 def _check_images(args: argparse.Namespace) -> dict[str, Any]:
@@ -239,19 +268,22 @@ def kind_of(file: str) -> str:
     examples=["report checkpoints/first", "report checkpoints/seed0 checkpoints/seed1 --output comparison.html"],
     options=[
         option("runs", nargs="+", metavar="RUN"),
-        option("--output", metavar="FILE", help="the comparison (default: comparison.html above the runs)"),
+        option(
+            "--output",
+            metavar="FILE",
+            help="default: report.html in the run; of several, comparison.html above them",
+        ),
     ],
 )
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reports and prints where they are."""
-    if args.output and len(args.runs) == 1:
-        raise InputError("--output is for the comparison of several runs.", "The report of one run is in its folder.")
     for run in args.runs:
         stage_folder(run, "run", "search", "retrain", "module")
     with heartbeat("writing reports"):
         from nas_moreau.report import write_report, write_several_runs
 
-        paths = [str(write_report(Path(run))) for run in args.runs]
+        one = args.output if len(args.runs) == 1 else None
+        paths = [str(write_report(Path(run), one)) for run in args.runs]
         result: dict[str, Any] = {"reports": paths}
         if len(args.runs) > 1:
             place = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in args.runs])

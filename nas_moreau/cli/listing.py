@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_moreau.cli.output import note, print_rows
+from nas_moreau.cli.output import note, print_records, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.data.sources import SOURCES
 from nas_moreau.errors import InputError, unknown
@@ -129,6 +129,8 @@ OTHER_KINDS = {
 """What other programs call them, without the s of the plural -> ours."""
 
 
+HIDDEN = ("of", "updated")
+"""Columns of runs that others show as well: in JSON alone."""
 PLACE = "checkpoints"
 """Folder of runs that were given none."""
 
@@ -154,14 +156,23 @@ def list_all(args: argparse.Namespace) -> list[Row]:
     with heartbeat(f"listing {args.what}"):
         rows = runs(Path(args.output)) if args.what == "runs" else LISTS[args.what]()
     if not args.json:
-        head = [tuple(rows[0])] if rows and len(rows[0]) > 2 else []  # two columns, a name and a text, need no heading
-        shown = [tuple(str(value) for value in row.values()) for row in rows]
-        print_rows([*head, *shown] or [(f"no runs in {args.output}",)])
+        shown = [[_shown(row, name) for name in row if name not in HIDDEN] for row in rows]
+        if not rows:
+            print(f"no runs in {args.output}")
+        elif len(shown[0]) > 2:
+            print_records([name for name in rows[0] if name not in HIDDEN], shown)
+        else:  # a name and a text need no heading
+            print_rows(shown)
         if args.what == "cells":
             from nas_moreau.architecture.spaces.percentile import limit
 
             note(limit())
     return rows
+
+
+def _shown(row: Row, name: str) -> str:
+    """Returns a value as it is printed: an accuracy with what it is of."""
+    return f"{row[name]} ({row['of']})" if name == "accuracy" and row["of"] != "-" else str(row[name])
 
 
 def runs(output: Path) -> list[Row]:

@@ -185,6 +185,7 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         preset = args.preset or Path(args.config or "default").stem
         output = new_folder(args, f"{name}-{preset}-seed{config.seed}")
         check_output(output, name, args.resume)  # before images are read
+        _note_default_length(args, name, config)
         return config, output
 
     with nullcontext() if distributed.launched() else heartbeat(f"{name}: reading the configuration"):
@@ -194,6 +195,23 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
 def _length(name: str) -> str:
     """Returns the key of a verb's number of epochs."""
     return "retrain.epochs" if name == "retrain" else "search.epochs"
+
+
+def _note_default_length(args: argparse.Namespace, name: str, config: Config) -> None:
+    """Notes that a configuration file leaves the number of epochs to the default, which is the published one."""
+    if not args.config or args.resume or _length_given(args, name):
+        return
+    from nas_moreau.yaml_files import parse_yaml, read_text
+
+    section, _, key = _length(name).partition(".")
+    found = parse_yaml(read_text(Path(args.config), "The configuration"), args.config, "Correct that line.") or {}
+    if key not in (found.get(section) or {}):
+        epochs = getattr(config, section).epochs
+        note(
+            f"{args.config} sets no {_length(name)}: the published {epochs} epochs count "
+            "(nas-moreau plan estimates what they take).",
+            activity=False,
+        )
 
 
 def _length_given(args: argparse.Namespace, name: str) -> bool:

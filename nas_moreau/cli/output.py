@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import Any
 
 from nas_moreau import distributed
+from nas_moreau.plugins import WITHIN
 from nas_moreau.runs.heartbeat import note as note
 from nas_moreau.text import NARROWEST, folded, printable
 
@@ -31,6 +32,8 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a message that was not printed yet."""
+        if WITHIN in os.environ and record.name.startswith("nas_moreau.data"):
+            return
         text = record.getMessage()
         if text not in self._printed and not distributed.rank():
             self._printed.add(text)
@@ -98,6 +101,27 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print(line)
 
 
+def print_records(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows below their headings; a terminal that is too narrow gets a list of the columns for each row.
+
+    Args:
+        columns: Headings.
+        rows: A text for each column; the last one may be folded.
+    """
+    widths = [max(len(printable(row[i])) for row in [columns, *rows]) for i in range(len(columns) - 1)]
+    last = min(NARROWEST, max(len(printable(row[-1])) for row in [columns, *rows]))
+    if not sys.stdout.isatty() or sum(widths) + 2 * len(widths) + last <= shutil.get_terminal_size().columns:
+        print_rows([columns, *rows])
+        return
+    _print_lists(columns, rows)
+
+
+def _print_lists(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in rows:
+        print_text(printable(row[0]))
+        print_rows([(f"  {name}", value) for name, value in zip(columns[1:], row[1:])])
+
+
 def print_text(text: str) -> None:
     """Prints lines; on a terminal each is folded between words, and its rest indented by two more columns."""
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
@@ -136,9 +160,7 @@ def print_table(
     words = _longest_words([columns, *rows])
     if sys.stdout.isatty() and sum(width + 3 for width in words) + 1 > shutil.get_terminal_size().columns:
         print_text(title or "")
-        for row in rows:
-            print_text(row[0])
-            print_rows([(f"  {name}", value) for name, value in zip(columns[1:], row[1:])])
+        _print_lists(columns, rows)
         return
     table = Table(title=title)
     for i, name in enumerate(columns):

@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 
 from nas_moreau import distributed
 from nas_moreau.errors import InputError
-from nas_moreau.plugins import python_command
+from nas_moreau.plugins import WITHIN, python_command
 from nas_moreau.runs.heartbeat import pause
 from nas_moreau.training.signals import SIGNALS, Interrupted, StopRequest
 
@@ -116,7 +116,7 @@ def _start(command: Command, quiet: bool) -> subprocess.Popen[bytes]:
             stderr=messages,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            env=distributed.child_environment(),
+            env={**distributed.child_environment(), WITHIN: "1"},
         )
     finally:
         if messages is not None:

@@ -244,7 +244,9 @@ def _flatten(image: Image.Image, mode: str, white: int) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright, dtype=np.float64)
-        if upright.mode == "F" or values.min() < 0 or values.max() > WHITE:
+        if upright.mode == "F":
+            raise ValueError("pixels are floating-point numbers; scale them to 0..255 and save 8 bits a channel")
+        if values.min() < 0 or values.max() > WHITE:
             raise ValueError(f"pixels of mode {upright.mode} are neither 8 nor 16 bits")
         values = (values / (white / 255)).round().clip(0, 255)
         return Image.fromarray(values.astype(np.uint8)).convert(mode)

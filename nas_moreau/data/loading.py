@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nas_moreau.data.images import Data, Images, Loaded, channel_statistics, imb
 from nas_moreau.data.parts import settle
 from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
-from nas_moreau.data.sources import Request, Source, find_source
+from nas_moreau.data.sources import Request, Source, find_source, source_of
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError, first_line
 from nas_moreau.text import is_utf8, name_text, path_of, printable
@@ -29,7 +30,7 @@ ARRAYS = "arrays"
 
 
 def load_data(
-    spec: str,
+    spec: str | PathLike[str],
     directory: str | Path = "data",
     download: bool = False,
     image_size: int | None = None,
@@ -39,7 +40,8 @@ def load_data(
     """Returns the data set of a specification, on the CPU.
 
     Args:
-        spec: A form of `nas-moreau list sources`: `shapes` (generated, needs no file), `cifar10`, `folder:DIR`, ...
+        spec: A form of `nas-moreau list sources`: `shapes` (generated, needs no file), `cifar10`, `folder:DIR`, ...;
+            or the path (`pathlib.Path`) of a folder of images or an .npz file.
         directory: Where downloaded sets are.
         download: Whether a missing set may be downloaded.
         image_size: Height and width: the shorter side is resized to it, then the centre is kept. By default images
@@ -57,6 +59,7 @@ def load_data(
         InputError: The specification is unknown, or files are missing, damaged or in another layout.
     """
     check_image_size(image_size)
+    spec = spec if isinstance(spec, str) else source_of(spec)
     source, text = find_source(spec)
     place = path_of(text if source.place else str(directory))
     try:

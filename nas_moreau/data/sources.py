@@ -5,7 +5,9 @@ A specification is the name of a source (`shapes`, `cifar10`), or NAME:PLACE whe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,6 +95,11 @@ def register_source(
         return read
 
     return register
+
+
+def source_of(path: str | PathLike[str]) -> str:
+    """Returns the specification of images at a path: those of a folder, or arrays of an .npz file."""
+    return f"{'npz' if Path(path).suffix == '.npz' else 'folder'}:{os.fspath(path)}"
 
 
 def find_source(spec: str) -> tuple[Source, str]:

@@ -85,7 +85,7 @@ def search_lines(name: str) -> list[str]:
     if "stability" in result:
         found = result["stability"]
         lines.append(
-            f"unchanged for the last {found['epochs_unchanged']} of {found['epochs']} epochs; "
+            f"unchanged for {found['epochs_unchanged']} of {found['epochs']} epochs at the end; "
             f"{100 * found['edges_unchanged']:.0f} % of its edges stood in all of the last {found['window']}"
         )
     if "before_rule" in result:

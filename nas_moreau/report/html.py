@@ -52,7 +52,7 @@ linear-gradient(270deg,var(--card) 14px,transparent 28px) right/28px 100% local,
 linear-gradient(90deg,var(--shade),transparent) left/12px 100%,
 linear-gradient(270deg,var(--shade),transparent) right/12px 100%;background-repeat:no-repeat}
 .wide svg{display:block;max-width:100%;height:auto;margin:0 auto}.wide svg.chart{min-width:620px}
-.wide img{max-width:none;border-radius:6px}
+.wide img{max-width:none;border-radius:6px}.wide .nm-ground,.scroll .nm-ground{fill:none}
 .scroll th,.scroll td{overflow-wrap:break-word}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:22px 28px}
 figure{margin:0;min-width:0}figcaption{color:var(--faint);font-size:13px}
@@ -82,8 +82,8 @@ section{padding:12px 14px;margin-top:14px}.charts{grid-template-columns:1fr 1fr;
 .wide img{max-width:100%}.wide div,.scroll div,.wide svg.chart{min-width:0!important}.wide,.scroll{background:none}
 details pre{columns:2}p{widows:3;orphans:3}
 .scroll table{min-width:0!important}
-th,td{overflow-wrap:anywhere!important}
-.scroll .number{white-space:normal}}
+td:not(.number){overflow-wrap:anywhere!important}th,.number{overflow-wrap:break-word!important}
+.scroll td.number{white-space:normal}.scroll th,.scroll td{padding-left:8px}}
 @media (max-width:520px){main{padding:14px 10px 40px}section{padding:16px 12px}h1{font-size:24px}
 dl{grid-template-columns:1fr}dd{margin-bottom:6px}.summary{font-size:16.5px}}
 </style>"""

@@ -208,7 +208,7 @@ def _stability(record: Mapping[str, Any]) -> Indicator:
     unchanged, epochs = record["epochs_unchanged"], record["epochs"]
     return Indicator(
         "Stability of the cell",
-        f"unchanged for the last {unchanged} of {epochs} epochs",
+        f"unchanged for {unchanged} of {epochs} epochs at the end",
         GOOD if unchanged >= max(min(STABLE_EPOCHS, epochs), STABLE_SHARE * epochs) else WATCH,
         f"{percent(record['edges_unchanged'], 0)} of its edges had the same operation in all of the last "
         f"{record['window']} epochs. A cell that still changes at the end depends on when the search was stopped.",

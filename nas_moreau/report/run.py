@@ -18,6 +18,7 @@ from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.network import draw_network
 from nas_moreau.drawing.operation_style import cell_title, label, shorten
+from nas_moreau.errors import InputError
 from nas_moreau.report.charts import Series, alpha_panels, confusion_chart, dot_chart
 from nas_moreau.report.choices import choices
 from nas_moreau.report.format import DASH, count, duration, memory, number, percent
@@ -52,19 +53,24 @@ SHOWN_CLASSES = 40
 """Classes whose accuracy is listed, the worst first."""
 
 
-def write_report(run_path: str | os.PathLike[str]) -> Path:
-    """Writes report.html into a run folder and returns its path.
+def write_report(run_path: str | os.PathLike[str], target: str | os.PathLike[str] | None = None) -> Path:
+    """Writes the report of a run and returns its path.
 
     Args:
         run_path: The folder of a search or a retraining, or the parent of both. Whatever is missing is left out.
+        target: The file; by default report.html in the run folder.
 
     Raises:
-        InputError: The folder holds no run, or a file in it is damaged.
+        InputError: The folder holds no run, a file in it is damaged, or the report cannot be written.
     """
     path = Path(run_path)
-    target = path / "report.html"
-    write_atomic(target, render(read_run(path)).encode("utf-8", "replace"))
-    return target
+    place = path / "report.html" if target is None else Path(target)
+    try:
+        write_atomic(place, render(read_run(path)).encode("utf-8", "replace"))
+    except PermissionError as error:
+        cause = f"{place} cannot be written ({error.strerror})."
+        raise InputError(cause, "Write it elsewhere: nas-moreau report RUN --output FILE.") from error
+    return place
 
 
 def render(run: Run) -> str:

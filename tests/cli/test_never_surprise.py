@@ -13,8 +13,11 @@ from PIL import Image
 from nas_moreau.architecture import load_genotype
 from nas_moreau.cli import main
 from nas_moreau.config import load_config
+from nas_moreau.data import load_data
+from nas_moreau.data.sources import source_of
 from nas_moreau.errors import InputError
-from nas_moreau.plugins import import_modules
+from nas_moreau.plugins import WITHIN, import_modules
+from nas_moreau.report import run as report
 from nas_moreau.runs.tables import read_table
 from nas_moreau.text import name_text, printable, spreadsheet_text
 from nas_moreau.yaml_files import parse_yaml
@@ -420,3 +423,69 @@ def test_text_of_names():
     assert name_text(os.fsdecode(b"K\xe4se")) == "K\\xe4se" and name_text("Ka\u0308se") == "K\u00e4se"
     assert name_text("\ud800") == "\\ud800" and printable("a\x1b[1m\nb") == "a\\x1b[1m\\nb"
     assert [spreadsheet_text(text) for text in ("=1", "@a", "-b", "cat", "")] == ["'=1", "'@a", "'-b", "cat", ""]
+
+
+def test_an_option_that_is_given_twice_with_two_values_is_noted(call):
+    code, _, err = call("show", "DARTS_V2", "--draw", "a.svg", "--draw", "b.svg")
+    assert code == 0 and "--draw" in err and "b.svg" in err.splitlines()[0] and not os.path.exists("a.svg")
+    code, _, err = call("show", "DARTS_V2", "--draw", "b.svg", "--draw", "b.svg")
+    assert code == 0 and "more than once" not in err
+    code, _, err = call("run", "--config", "tiny.yaml", "seed=1", "seed=2", "space=nowhere", "--dry-run")
+    assert code == 2 and "seed is given more than once" in err
+
+
+def test_check_tries_a_configuration_on_this_machine(call, tmp_path):
+    (tmp_path / "a.yaml").write_text("space: nowhere")
+    code, _, err = call("check", "a.yaml")
+    assert code == 2 and "nowhere" in err
+    (tmp_path / "b.yaml").write_text("space: toy\ndevice: meta\ndata: {name: 'folder:missing'}")
+    code, out, _ = call("check", "b.yaml", "--json")
+    missing = json.loads(out)["not_here"]
+    assert code == 0 and len(missing) == 2 and "missing" in missing[1]
+    code, out, _ = call("check", "tiny.yaml")
+    assert code == 0 and len(out.splitlines()) == 1
+
+
+def test_a_configuration_without_a_length_is_not_begun_silently(call, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    code, _, err = call("search", "--config", "empty.yaml", "--output", "a", "space=nowhere")
+    assert code == 2 and "search.epochs" in err and "50" in err
+    code, _, err = call("search", "--config", "empty.yaml", "--output", "a", "space=nowhere", "search.epochs=1")
+    assert code == 2 and "search.epochs" not in err
+
+
+def test_images_may_be_given_by_their_path(tmp_path):
+    photos(tmp_path / "photos")
+    assert load_data(tmp_path / "photos").digest == load_data(f"folder:{tmp_path / 'photos'}").digest
+    assert source_of(tmp_path / "a.npz") == f"npz:{tmp_path / 'a.npz'}"
+
+
+def test_floating_point_images_are_refused_with_a_cure(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(11):
+            Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / name / f"{index}.tif")
+    with pytest.raises(InputError, match=r"0\.\.255"):
+        load_data(tmp_path)
+
+
+def test_a_command_within_another_leaves_notes_and_resuming_to_it(call, monkeypatch, tmp_path):
+    photos(tmp_path / "photos")
+    words = ["check", "folder:photos"]
+    assert "8x8" in call(*words)[2]
+    monkeypatch.setenv(WITHIN, "1")
+    assert "8x8" not in call(*words)[2]
+
+
+def test_the_report_of_one_run_can_be_written_elsewhere(call, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"stage": "search", "state": "running"}')
+    code, out, _ = call("report", "run", "--output", "elsewhere.html")
+    assert code == 0 and out.strip() == "elsewhere.html" and (tmp_path / "elsewhere.html").is_file()
+
+    def refused(*given):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(report, "write_atomic", refused)
+    code, _, err = call("report", "run")
+    assert code == 2 and "--output" in err

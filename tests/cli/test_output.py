@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nas_moreau.cli.output import print_next, print_rows, print_table, print_text
+from nas_moreau.cli.output import print_next, print_records, print_rows, print_table, print_text
 from nas_moreau.runs.heartbeat import note
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
@@ -92,3 +92,14 @@ def test_a_removed_working_folder_is_a_sentence(tmp_path, installed):
 def test_a_command_stands_alone_in_its_line(capsys):
     print_next("Train the cell from scratch", "nas-moreau retrain runs/a")
     assert capsys.readouterr().out.splitlines()[-1].strip() == "nas-moreau retrain runs/a"
+
+
+def test_a_terminal_too_narrow_for_a_table_gets_lists(monkeypatch, capsys):
+    columns, rows = ["run", "state", "age"], [["checkpoints/first", "finished", "3 h ago"]]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    print_records(columns, rows)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setenv("COLUMNS", "30")
+    print_records(columns, rows)
+    assert capsys.readouterr().out.split() == ["checkpoints/first", "state", "finished", "age", "3", "h", "ago"]

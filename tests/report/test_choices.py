@@ -48,7 +48,7 @@ def test_a_finished_search_is_described(run, capsys):
     digest = Genotype.from_json((run / "genotype.json").read_text()).digest()
     assert lines == [
         "healthy: 0 of 6 edges are skip_connect",
-        "unchanged for the last 4 of 9 epochs; 50 % of its edges stood in all of the last 5",
+        "unchanged for 4 of 9 epochs at the end; 50 % of its edges stood in all of the last 5",
         f"before (the space's rule): {'a' * 16}, after (selection): {digest}",
         "guard: rule best, epoch 3",
     ]
