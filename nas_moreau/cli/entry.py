@@ -137,7 +137,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _repeated(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the options and keys that the command line gives several values, with the last one."""
-    found, given = dict(getattr(args, "repeated", {})), {}
+    found: dict[str, Any] = dict(getattr(args, "repeated", {}))
+    given: dict[str, str] = {}
     for text in getattr(args, "overrides", []):
         key, _, value = text.partition("=")
         if given.setdefault(key, value) != value:

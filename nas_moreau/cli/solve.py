@@ -13,6 +13,8 @@ from nas_moreau.errors import InputError
 from nas_moreau.report.format import percent
 from nas_moreau.runs.heartbeat import heartbeat
 
+UNLIKELY = 0.3
+"""Share of flagged samples above which the network is a likelier cause than the labels."""
 NETWORKS = "hyper-cleaning and few-shot"
 
 
@@ -104,6 +106,10 @@ def _print_learning(task: str, result: dict[str, Any]) -> None:
     ]
     if task == "hyper-cleaning":
         rows.append(("flagged as wrong", f"{percent(result['flagged'])} of {result['n']} samples"))
+        if result["f1"] is None and result["flagged"] > UNLIKELY:
+            rows.append(
+                ("note", "a share this high means that the network does not learn these images: use the order alone")
+            )
         if result["f1"] is not None:
             parts = f"precision {percent(result['precision'])}, recall {percent(result['recall'])}"
             rows.append(("F1 of finding them", f"{percent(result['f1'])}  ({parts})"))

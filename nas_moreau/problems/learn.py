@@ -187,7 +187,7 @@ class LearningJob:
         evaluations = step * self.task.evaluations
         self.curve.append([step, evaluations, self.seconds, self.cpu_seconds, row["accuracy"]])
         losses = {name: row[name] for name in ("F", "f") if name in row}
-        loop.progress.update(step, **losses, accuracy=row["accuracy"])
+        loop.progress.update(step, **losses, test_accuracy=f"{100 * row['accuracy']:.2f} %")
         return whole, False
 
     def finish(self) -> LearningResult:

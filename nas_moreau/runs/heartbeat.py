@@ -114,7 +114,7 @@ class Heartbeat:
 
 
 def sign(text: str, seconds: float) -> str:
-    """Returns a sign of life: what has been done for so many seconds."""
+    """Returns a sign of life: what is being done, and for how long."""
     return f"{printable(text)} ... {duration(int(seconds), digits=0)}"
 
 
