@@ -10,7 +10,7 @@ from nas_moreau.cli.options import new_folder, working_in
 from nas_moreau.cli.output import print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
-from nas_moreau.report.format import percent
+from nas_moreau.report.format import duration, memory, percent
 from nas_moreau.runs.heartbeat import heartbeat
 
 UNLIKELY = 0.3
@@ -65,8 +65,9 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
         with heartbeat(f"solving {args.task}"):
             result = solve_task(args.task, _given(args)).to_dict()
         if not args.json:
-            hidden = ("x", "y", "certificate")
+            hidden = ("x", "y", "certificate", "seconds", "peak_memory_bytes")
             shown = {name: value for name, value in result.items() if name not in hidden and value is not None}
+            shown |= {"time": duration(result["seconds"]), "peak memory": memory(result["peak_memory_bytes"])}
             known = {name: value for name, value in result["certificate"].items() if value is not None}
             print_rows(
                 [(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in shown.items()]

@@ -22,6 +22,10 @@ _USAGE = 2
 """Exit code of a command line or configuration that was refused."""
 
 
+STARTING = 1.5
+"""Seconds until a command that was started shows its own progress."""
+
+
 class Command(NamedTuple):
     """One command of the program.
 
@@ -40,6 +44,7 @@ class _Active(NamedTuple):
     chain: Iterator[Command]
     command: Command
     process: subprocess.Popen[bytes]
+    began: float
 
 
 def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, place: str) -> list[str]:
@@ -76,6 +81,8 @@ def run_all(chains: Iterable[Iterator[Command]], jobs: int, stop: StopRequest, p
                 raise Interrupted(stop.received, place)
             if not active:
                 return failed
+            # one that shows its own progress is starting meanwhile
+            pause(not quiet and time.monotonic() - active[0].began > STARTING)
             for one in [one for one in active if one.process.poll() is not None]:
                 active.remove(one)
                 code = one.process.returncode
@@ -99,8 +106,7 @@ def _advance(chain: Iterator[Command], active: list[_Active], quiet: bool) -> No
     pause(False)
     command = next(chain, None)
     if command is not None:
-        pause(not quiet)  # it shows its own progress
-        active.append(_Active(chain, command, _start(command, quiet)))
+        active.append(_Active(chain, command, _start(command, quiet), time.monotonic()))
 
 
 def _start(command: Command, quiet: bool) -> subprocess.Popen[bytes]:

@@ -42,7 +42,7 @@ from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
 from nas_moreau.report.module import render_module, stage_charts
 from nas_moreau.report.record import record_sections
 from nas_moreau.report.verdict import against_random, next_step, outcome
-from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.atomic import is_full, write_atomic
 from nas_moreau.runs.folder import WORST_FILE
 from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
 from nas_moreau.search.random_cell import RANDOM
@@ -67,7 +67,9 @@ def write_report(run_path: str | os.PathLike[str], target: str | os.PathLike[str
     place = path / "report.html" if target is None else Path(target)
     try:
         write_atomic(place, render(read_run(path)).encode("utf-8", "replace"))
-    except PermissionError as error:
+    except OSError as error:
+        if is_full(error):
+            raise
         cause = f"{place} cannot be written ({error.strerror})."
         raise InputError(cause, "Write it elsewhere: nas-moreau report RUN --output FILE.") from error
     return place

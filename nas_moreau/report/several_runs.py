@@ -187,7 +187,11 @@ def _header(groups: Sequence[Group]) -> str:
     seeds = sorted({run.seed for run in runs if isinstance(run.seed, int)})
     data = sorted({found.settings.get("data.name", "?") for found in groups})
     spaces = sorted({found.settings.get("space", "?") for found in groups})
-    facts = [f"space {', '.join(spaces)}", f"data {', '.join(data)}", f"seeds {ranges(seeds) or '?'}"]
+    facts = [
+        f"space {', '.join(spaces)}",
+        f"data {', '.join(data)}",
+        f"seed{'s' * (len(seeds) != 1)} {ranges(seeds) or '?'}",
+    ]
     return header("report", f"{len(runs)} runs", facts, outcome(groups))
 
 
@@ -307,7 +311,7 @@ def agreement(groups: Sequence[Group]) -> str:
     cells = [[run.genotype for run in found.runs if run.genotype is not None] for found in groups]
     number_of = sum(map(len, cells))
     different = len({cell.digest() for own in cells for cell in own})
-    text = f"{number_of} runs found {different} different cell{'s' if different > 1 else ''}."
+    text = f"{number_of} run{'s' * (number_of != 1)} found {different} different cell{'s' if different > 1 else ''}."
     by_seed = [[run.genotype for run in found.distinct if run.genotype is not None] for found in groups]
     pairs = [pair for own in by_seed for pair in itertools.combinations(own, 2)]
     if pairs:

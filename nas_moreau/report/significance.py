@@ -107,8 +107,8 @@ def ranking(what: str, groups: Mapping[str, Sequence[float]]) -> list[str]:
     """
     (best, values), *others = sorted(groups.items(), key=lambda group: -statistics.fmean(group[1]))
     if not others:
-        seeds = f"over {len(values)} seeds" if len(values) > 1 else "one run"
-        return [f"{best} reaches {mean_and_spread(values)} {what} ({seeds}, mean ± standard deviation)."]
+        seeds = f"{len(values)} seeds, mean ± standard deviation" if len(values) > 1 else "one run"
+        return [f"{best} reaches {mean_and_spread(values)} {what} ({seeds})."]
     second, theirs = others[0]
     p = permutation_p_value(values, theirs)
     if min(len(values), len(theirs)) == 1:
