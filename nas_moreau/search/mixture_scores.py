@@ -21,6 +21,7 @@ from nas_moreau.architecture import Genotype, SearchSpace, Supernet
 from nas_moreau.architecture.spaces.neighbours import chosen_operations
 from nas_moreau.data import Part, seed_for
 from nas_moreau.search.supernet_problem import Mixing
+from nas_moreau.training.evaluate import predicted_classes
 
 BATCH = 250
 """Images per batch, at most."""
@@ -86,7 +87,7 @@ def score_mixtures(
                 torch.manual_seed(seed_for(0, "draws while candidates are measured", number))
                 logits = functional_call(supernet, scratch, (x, *mixing.by_cell(supernet.space)))
                 sums[i, 0] += f.cross_entropy(logits, batch.labels, reduction="sum")
-                sums[i, 1] += (logits.argmax(-1) == batch.labels).sum()
+                sums[i, 1] += (predicted_classes(logits, batch.labels) == batch.labels).sum()
     finally:
         supernet.train(training)
     return [Score(*row) for row in (sums / len(order)).tolist()]

@@ -92,10 +92,11 @@ def _measure(
         x = part.augment(batch.pixels)
         logits = model(x.contiguous(memory_format=torch.channels_last) if channels_last else x).float()
         loss += f.cross_entropy(logits, batch.labels, reduction="sum")
-        pairs = batch.labels * num_classes + logits.argmax(-1)
+        predicted = predicted_classes(logits, batch.labels)
+        pairs = batch.labels * num_classes + predicted
         confusion.index_add_(0, pairs, torch.ones_like(pairs))  # (bincount would wait for the device)
         if worst:
-            share, predicted = logits.softmax(-1).max(-1)
+            share = logits.softmax(-1).amax(-1)
             each = f.cross_entropy(logits, batch.labels, reduction="none")
             seen.append(torch.stack([each.double(), batch.labels.double(), predicted.double(), share.double()], 1))
     samples = len(part)
@@ -103,6 +104,17 @@ def _measure(
     table = [[int(n) for n in counts[row : row + num_classes]] for row in range(0, len(counts), num_classes)]
     accuracy = sum(table[i][i] for i in range(num_classes)) / samples
     return Evaluation(total / samples, accuracy, table, samples, _worst(part.indices, seen, worst))
+
+
+def predicted_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the class of the largest logit, (n,); where one is NaN, a class that is wrong: argmax would give class 0.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,).
+    """
+    found = logits.argmax(-1)
+    return torch.where(logits.isnan().any(-1), (labels + 1) % logits.shape[-1], found)
 
 
 def _worst(indices: Tensor, seen: list[Tensor], count: int) -> tuple[Misclassified, ...]:

@@ -71,3 +71,14 @@ def test_an_old_drawing_is_removed_where_no_image_is_misclassified(tmp_path, tin
         tiny_config(), published_cell("DARTS_V2"), tmp_path / "run", data=make_data(classes=("all",)), hooks=[hook]
     )
     assert result.test_accuracy == 1 and not old.exists()
+
+
+def test_an_image_whose_logits_are_not_numbers_is_misclassified(monkeypatch):
+    """The largest of NaNs is the first: images of class 0 would count as right."""
+    logits = LOGITS.clone()
+    logits[0] = math.nan
+    logits[3, 1] = math.nan
+    monkeypatch.setitem(globals(), "LOGITS", logits)
+    found = evaluate_model(model, Part.whole(images(), Augment((0.0,), (1.0,))), 2, worst=9)
+    assert found.accuracy == 0.0 and math.isnan(found.loss) and found.confusion == [[0, 5], [0, 0]]
+    assert {mistake.image for mistake in found.worst} == {0, 1, 2, 3, 4}
