@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_moreau.cli.options import CONFIGURATION, configuration
 from nas_moreau.cli.output import note, print_rows, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.runs.heartbeat import heartbeat
+
+if TYPE_CHECKING:
+    from nas_moreau.diagnostics.plan import Plan
 
 
 @verb(
@@ -46,9 +49,26 @@ def plan(args: argparse.Namespace) -> dict[str, Any]:
             change = " ".join(proposal.change) + ("" if proposal.fits else "  (too much)")
             rows.append((proposal.stage, _memory(proposal.memory_bytes), _time(proposal.hours), change))
         print_rows(rows)
+        print_text(_verdict(found, args.hours))
         if genotype is None:
             note("The retraining is that of a random cell of the space; --genotype chooses another one.")
     return found.to_dict()
+
+
+def _verdict(found: Plan, hours: float | None) -> str:
+    """Returns in a sentence what the run takes, whether that fits, and what does."""
+    costs = (found.search, found.retrain)
+    total = sum(cost.hours or 0.0 for cost in costs)
+    if any(cost.memory_bytes is None for cost in costs):
+        taken, fits = "The run needs more memory than is available", False
+    else:
+        fits = hours is None or total <= hours
+        taken = f"The run takes about {_time(total)} here" + ("" if hours is None else f", of {hours:g} h")
+    if fits and not found.proposals:
+        return f"{taken}{': it fits.' if hours is not None else '.'}"
+    fitting = next((" ".join(proposal.change) for proposal in found.proposals if proposal.fits), None)
+    cure = f"{fitting} would" if fitting else "none of the proposals would; take a smaller preset (list presets)"
+    return f"{taken}: it does not fit; {cure}."
 
 
 def _memory(count: int | None) -> str:

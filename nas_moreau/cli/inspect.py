@@ -85,7 +85,12 @@ def describe(name: str, why: bool = False) -> tuple[str, Any]:
         rows = explain_search(name)
         genotype = load_genotype(name)
         others, rank = alternatives(genotype, rows), percentile(genotype)
-        lines = [*search_lines(name), *percentile_lines(genotype), *choice_lines(rows), *alternative_lines(others)]
+        lines = [
+            *search_lines(name),
+            *percentile_lines(genotype),
+            *choice_lines(rows, genotype),
+            *alternative_lines(others),
+        ]
         data = {"genotype": genotype.to_dict(), "edges": rows, "alternatives": others}
         return "\n".join(lines), data | ({} if rank is None else {"percentile": rank.to_dict()})
     if name in preset_names():
@@ -277,9 +282,9 @@ def kind_of(file: str) -> str:
 )
 def report(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reports and prints where they are."""
-    for run in args.runs:
-        stage_folder(run, "run", "search", "retrain", "module")
     with heartbeat("writing reports"):
+        for run in args.runs:
+            stage_folder(run, "run", "search", "retrain", "module")
         from nas_moreau.report import write_report, write_several_runs
 
         one = args.output if len(args.runs) == 1 else None

@@ -169,11 +169,20 @@ def alternative_lines(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def choice_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Returns one line an edge: what is strongest, the runner-up, the margin, and whether the edge was kept."""
-    lines = []
+def choice_lines(rows: list[dict[str, Any]], genotype: Genotype) -> list[str]:
+    """Returns one line an edge: what is strongest, the runner-up, the margin, and what the cell has there.
+
+    Args:
+        rows: From `explain_search`.
+        genotype: The cell of the search, which another rule than the space's may have chosen.
+    """
+    lines: list[str] = []
+    edges: dict[tuple[str, str], str] = {}
+    for name, cell in genotype.cells.items():
+        edges |= {(name, f"{source}-{target}"): operation for operation, source, target in cell.edges}
     for row in rows:
+        held = edges.get((row["cell"], row["edge"]))
         second = f", before {row['runner_up']} by {row['margin']:.3f}" if row["runner_up"] else ""
-        kept = "" if row["kept"] else "  (edge not kept)"
+        kept = "" if held == row["operation"] else "  (edge not kept)" if held is None else f"  (in the cell: {held})"
         lines.append(f"{row['cell']} {row['edge']}  {row['operation']} {row['weight']:.3f}{second}{kept}")
     return lines

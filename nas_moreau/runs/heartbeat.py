@@ -82,11 +82,16 @@ class Heartbeat:
             if self._paused:
                 return
             if self._terminal and now - self._printed >= BAR_SECONDS:
-                self._write(f"\r\x1b[K{line[: columns(self._stream) - 1]}")
-                self._drawn = True
+                self._draw(line)
             elif not self._terminal and now - self._printed >= self._next:
                 self._write(f"{line}\n")
                 self._printed, self._next = now, PLAIN_SECONDS
+
+    def show(self) -> None:
+        """Shows on a terminal what is being done, at once: loading a library can keep the thread that beats waiting."""
+        with self._lock:
+            if self._terminal and not self._paused:
+                self._draw(f"{printable(self._text)} ...")
 
     def pause(self, paused: bool) -> None:
         """Removes the line from a terminal and shows nothing until it is called with False."""
@@ -102,6 +107,10 @@ class Heartbeat:
         """Removes the line from a terminal."""
         with self._lock, suppress(OSError):
             self._erase()
+
+    def _draw(self, line: str) -> None:
+        self._write(f"\r\x1b[K{line[: columns(self._stream) - 1]}")
+        self._drawn = True
 
     def _erase(self) -> None:
         if self._drawn:
@@ -204,6 +213,8 @@ def heartbeat(text: str) -> Iterator[None]:
     shown = Heartbeat(text)
     try:
         with on_top(shown):
+            with suppress(OSError):
+                shown.show()
             yield
     finally:
         shown.close()

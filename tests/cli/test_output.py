@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
+from nas_moreau.cli import main
 from nas_moreau.cli.output import print_next, print_records, print_rows, print_table, print_text
+from nas_moreau.diagnostics import plan as planning
+from nas_moreau.diagnostics.plan import Cost, Limits, Plan, Proposal
 from nas_moreau.runs.heartbeat import note
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
@@ -103,3 +106,16 @@ def test_a_terminal_too_narrow_for_a_table_gets_lists(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
     print_records(columns, rows)
     assert capsys.readouterr().out.split() == ["checkpoints/first", "state", "finished", "age", "3", "h", "ago"]
+
+
+@pytest.mark.parametrize(
+    ("hours", "fits", "said"),
+    [(None, True, "3.0 h"), ("4", True, "it fits"), ("2", True, "a=1"), ("2", False, "smaller")],
+)
+def test_a_plan_ends_with_its_verdict(hours, fits, said, monkeypatch, capsys):
+    cost = Cost(10**9, 1.5)
+    limits = Limits(None, hours and float(hours))
+    proposals = [Proposal("both", ["a=1"], 10**9, 1.0, fits)] if hours == "2" else []
+    monkeypatch.setattr(planning, "plan", lambda *given: Plan(cost, cost, proposals, limits))
+    assert main(["plan", "--preset", "smoke", *(["--hours", hours] if hours else [])]) == 0
+    assert said in capsys.readouterr().out.splitlines()[-1]

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from nas_moreau.architecture import AlphaTable, Genotype, derive, load_space
+from nas_moreau.architecture import AlphaTable, Genotype, derive, load_genotype, load_space
 from nas_moreau.cli import main
 from nas_moreau.errors import InputError
-from nas_moreau.report.choices import alternative_lines, alternatives, explain_search, search_lines
+from nas_moreau.report.choices import alternative_lines, alternatives, choice_lines, explain_search, search_lines
 
 SPACE = load_space("nas_bench_201")
 TABLE = [[0.1, 0.2, 0.3, 0.25, 0.15] for _ in SPACE.edges]
@@ -115,3 +115,19 @@ def test_a_notebook_shows_the_drawing():
 
     genotype = published_cell("NASNet")
     assert genotype._repr_svg_() == draw_genotype(genotype) and "<svg" in genotype._repr_svg_()
+
+
+def test_an_edge_whose_operation_another_rule_chose_shows_that_of_the_cell():
+    genotype = load_genotype("DARTS_V2")
+    operation, source, target = genotype.cells["normal"].edges[0]
+    row = {
+        "cell": "normal",
+        "edge": f"{source}-{target}",
+        "weight": 0.3,
+        "runner_up": None,
+        "margin": 0.1,
+        "kept": True,
+    }
+    absent = row | {"edge": "0-99", "operation": operation}
+    lines = choice_lines([row | {"operation": operation}, row | {"operation": "none"}, absent], genotype)
+    assert "(" not in lines[0] and operation in lines[1] and "not kept" in lines[2]

@@ -166,3 +166,13 @@ def test_the_last_one_that_was_opened_shows_alone(monkeypatch):
         assert signs(outer, first, clock, 2) == []
         pause(False)
         assert signs(outer, first, clock, 2) == [1, 2]
+
+
+def test_a_terminal_sees_at_once_what_is_loaded(monkeypatch):
+    monkeypatch.setattr(module, "TICK_SECONDS", 3600.0)  # the thread that beats may have to wait for a library
+    for stream, lines in ((Terminal(), ["loading torch ..."]), (io.StringIO(), [])):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with heartbeat("loading torch"):
+            seen = stream.getvalue()
+        assert [line for line in seen.split("\r\x1b[K") if line] == lines
+        assert stream.getvalue().endswith("\r\x1b[K") is bool(lines)
