@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -142,16 +143,20 @@ def _retrain_random(
 
 
 def _refuse_longer_search(config: Config, folder: Path) -> None:
-    """Refuses more epochs of a search whose cell is retrained already, before anything is written.
+    """Refuses more epochs or restarts of a search whose cell is retrained already, before anything is written.
 
     Raises:
         InputError: The retraining of the search's cell was begun.
     """
-    stored = (Stage(folder / "search").config.get("search") or {}).get("epochs")
-    if isinstance(stored, int) and config.search.epochs > stored and (folder / "retrain" / "config.yaml").exists():
+    stored = Stage(folder / "search").config.get("search") or {}
+    before = [stored.get(name, 1) for name in ("epochs", "restarts")] if stored else []
+    if not all(type(number) is int for number in before):
+        return  # damaged: the search itself says so
+    more = config.search.all_epochs - math.prod(before) if before else 0
+    if more > 0 and (folder / "retrain" / "config.yaml").exists():
         raise InputError(
-            f"The cell of the search in {folder} is retrained already; {config.search.epochs - stored} more epochs of "
-            "the search would find another one.",
+            f"The cell of the search in {folder} is retrained already; {more} more epochs of the search would find "
+            "another one.",
             f"Search again in another folder, or delete {folder / 'retrain'} first.",
         )
 

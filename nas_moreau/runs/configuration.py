@@ -15,7 +15,7 @@ from nas_moreau.runs.plain_files import read_yaml
 
 LOCAL = ("logging", "device", "output", "download", "directory", "threads")
 """Keys, in any section, in which even the processes of one run may differ."""
-GROWING = ("epochs", "against_random")
+GROWING = ("epochs", "restarts", "against_random")
 """Keys, in any section, that a resumed run may change upwards."""
 MAY_CHANGE = (*LOCAL, *GROWING, "checkpoint")
 """Keys, in any section, that a resumed run may change. None of them changes what is computed before."""
@@ -104,6 +104,12 @@ def compare_configurations(
             f"The run in {folder} was made by another version of nas_moreau: {', '.join(unknown[:5])} "
             f"{'is a key' if len(unknown) == 1 else 'are keys'} of this one alone.",
             "Resume it with that version (environment.json names its commit), or start a new folder with --output.",
+        )
+    if "search.epochs" in grown and (after.get("search.restarts") or 1) > 1:
+        raise InputError(
+            f"The searches of the run in {folder} have {before['search.epochs']} epochs each; those that ended cannot "
+            f"go on for {after['search.epochs']}.",
+            "Leave search.epochs as it was (search.restarts may grow), or start a new folder with --output.",
         )
     if refused:
         shown = ", ".join(f"{key} (was {before.get(key)!r}, now {after.get(key)!r})" for key in refused[:5])

@@ -110,6 +110,19 @@ def test_a_stopped_search_ends_as_one_that_was_not(where, tiny_config, tiny_data
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_more_restarts_may_follow_and_longer_ones_may_not(tiny_config, tiny_data, tmp_path):
+    whole, two = tiny_config(*THREE), tiny_config(*THREE, "search.restarts=2")
+    search(whole, tmp_path / "whole", data=tiny_data)
+    search(two, tmp_path / "parts", data=tiny_data)
+    with pytest.raises(InputError, match=r"search\.restarts"):
+        search(tiny_config(*THREE, "search.epochs=3"), tmp_path / "parts", resume=True, data=tiny_data)
+    search(whole, tmp_path / "parts", resume=True, data=tiny_data)
+    for name in ("alphas.csv", "genotype.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    with pytest.raises(InputError, match="restarts"):
+        search(two, tmp_path / "parts", resume=True, data=tiny_data)
+
+
 def test_one_search_is_as_it_was(tiny_config, tiny_data, tmp_path):
     kept = []
     search(tiny_config(*THREE[1:]), tmp_path, data=tiny_data, hooks=[ends_of_restarts(kept)])
