@@ -200,10 +200,11 @@ def test_the_benchmark_reckons_a_long_stage_from_two_short_runs(monkeypatch, scr
     script = script_of("benchmark_plan")
 
     def ask(overrides, **request):  # 7 s, 0.25 s a step, three times as much on the wall
-        steps = load_config("cpu", None, overrides).search.steps_per_epoch * 6
+        search = load_config("cpu", None, overrides).search
+        steps = search.steps_per_epoch * search.all_epochs
         return {"cpu": 7 + steps / 4, "wall": 21 + 0.75 * steps, "memory": 5, "genotype": None}
 
     monkeypatch.setattr(script, "ask", ask)
     found = script.truth("cpu", "search", [], None, full=False)
-    assert found == {"cpu": 7 + 600 / 4, "wall": 21 + 0.75 * 600, "memory": 5, "genotype": None}
+    assert found == {"cpu": 7 + 640 / 4, "wall": 21 + 0.75 * 640, "memory": 5, "genotype": None}
     assert script.truth("cpu", "search", [], None, full=True) == found
