@@ -16,6 +16,6 @@ For the commands here and above:
 Watch curves:    nas-moreau watch $output
 Next, on CIFAR-10 and a GPU:
                  nas-moreau run --preset cifar10 --data cifar10 --download
-or on two CPU cores in a quarter of an hour:
+or on a CPU, in half an hour to an hour:
                  nas-moreau run --preset cpu --data cifar10 --download
 TEXT
