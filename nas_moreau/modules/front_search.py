@@ -24,7 +24,7 @@ from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.problem import softmax_mixtures
 from nas_moreau.modules.search import ModuleRun, module_config, module_run
 from nas_moreau.modules.setup import ModuleSetup, build_module_search, module_data
-from nas_moreau.modules.training import compare_choices, kept_trainings
+from nas_moreau.modules.training import compare_choices, keep_trainings, kept_trainings
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.methods import parse_method
@@ -265,8 +265,7 @@ def _trained(
             except Interrupted as error:
                 raise Interrupted(error.number, None if folder is None else str(folder)) from None
             known[key] = {name: of.to_dict()["rows"][0][name] for name in NUMBERS}
-            if kept is not None:
-                write_atomic(kept, (json.dumps(known, indent=1) + "\n").encode())
+            keep_trainings(kept, known)
     return known
 
 

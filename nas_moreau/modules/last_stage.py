@@ -11,9 +11,9 @@ What is trained is kept in the run folder; a search that is stopped in this stag
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,14 @@ from nas_moreau.data import seed_for
 from nas_moreau.modules.cost_table import parents_of
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.setup import ModuleSetup
-from nas_moreau.modules.training import kept_trainings, plain_network, train_plain
-from nas_moreau.runs.atomic import write_atomic
-from nas_moreau.search.short_training import DRAWS, rounds
+from nas_moreau.modules.training import (
+    finite_or_none,
+    keep_trainings,
+    kept_trainings,
+    plain_network,
+    train_plain,
+)
+from nas_moreau.search.short_training import distinct, perturbed_tables, rounds
 from nas_moreau.training.signals import Interrupted, NonFinite, StopRequest
 
 Picks = dict[str, int]
@@ -61,7 +66,6 @@ def draw_picks(priced: Priced, table: AlphaTable, count: int, seed: int) -> list
         count: Number of choices.
         seed: Of the draws.
     """
-    draw = random.Random(seed_for(seed, "candidates of the last stage"))
     places = priced.setup.places
     parents = parents_of(places)
 
@@ -73,14 +77,8 @@ def draw_picks(priced: Priced, table: AlphaTable, count: int, seed: int) -> list
         }
         return tuple((name, picks[name]) for name in places.options if name in names)
 
-    first = priced.pick(table)
-    found = {used(first): first}
-    for _ in range(DRAWS * count):
-        if len(found) >= count:
-            break
-        picks = priced.pick(table.perturbed(draw))
-        found.setdefault(used(picks), picks)
-    return list(found.values())
+    tables = itertools.chain([table], perturbed_tables(table, count, seed))
+    return distinct(map(priced.pick, tables), used, count)
 
 
 def train_and_choose(priced: Priced, table: AlphaTable, place: Place) -> tuple[Picks, dict[str, Any]]:
@@ -104,7 +102,7 @@ def train_and_choose(priced: Priced, table: AlphaTable, place: Place) -> tuple[P
             place.report(f"last stage: round {number + 1}/{len(plan)}, choices {k + 1}/{len(left)}, {steps} steps")
             losses.append(trained.loss(picks, steps))
         order = sorted(range(len(left)), key=lambda k: losses[k])
-        rows = [{"choices": trained.named(left[k]), "loss": _finite(losses[k])} for k in order]
+        rows = [{"choices": trained.named(left[k]), "loss": finite_or_none(losses[k])} for k in order]
         record.append({"steps": steps, "candidates": rows})
         left = [left[k] for k in order[: math.ceil(len(left) / 2)]]
     chosen = left[0]
@@ -133,14 +131,10 @@ class _Trained:
         """Returns the mean loss on the samples that are compared on; one that is not finite is infinite."""
         key = json.dumps([self.named(picks), steps], sort_keys=True)
         if key not in self._known:
-            self._known[key] = {"loss": _finite(self._measured(picks, steps))}
-            distributed.run_on_rank0(self._keep)
+            self._known[key] = {"loss": finite_or_none(self._measured(picks, steps))}
+            distributed.run_on_rank0(lambda: keep_trainings(self._place.file, self._known))
         found = self._known[key]["loss"]
         return math.inf if found is None else float(found)
-
-    def _keep(self) -> None:
-        if self._place.file is not None:
-            write_atomic(self._place.file, (json.dumps(self._known, indent=1) + "\n").encode())
 
     def _measured(self, picks: Picks, steps: int) -> float:
         self._place.stop.check()
@@ -155,8 +149,3 @@ class _Trained:
             self._place.stop.received = error.number
             self._place.stop.check()
             raise
-
-
-def _finite(loss: float) -> float | None:
-    """Returns a loss as JSON takes it."""
-    return loss if math.isfinite(loss) else None

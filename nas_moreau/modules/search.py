@@ -32,7 +32,9 @@ from nas_moreau.training.device import refuse_float16, set_up_device, torch_sett
 from nas_moreau.training.loop import Hook, run_in
 from nas_moreau.training.resume import check_like, finished_result, open_folder
 
-SECTIONS = ("search", "derive", "performance", "checkpoint", "logging")
+AS_THEY_ARE = ("performance", "checkpoint", "logging")
+"""Sections of the configuration that need no change for modules."""
+SECTIONS = ("search", "derive", *AS_THEY_ARE)
 """Sections of the configuration that a search in a module uses."""
 UNUSED = (
     "channels",
@@ -219,7 +221,7 @@ def module_config(steps: int, method: str, seed: int, device: str, sections: Map
     search.setdefault("beta", BETA)
     search["alphas"] = {"lr": rate, "lr_min": rate, **dict(search.get("alphas", {}))}
     search |= {"method": method, "epochs": epochs_of(steps)[0]}
-    own = {name: dict(sections.get(name, {})) for name in SECTIONS[2:]}
+    own = {name: dict(sections.get(name, {})) for name in AS_THEY_ARE}
     config = make_config({"seed": seed, "device": device, **own, "search": search, "derive": derive}, "search_module")
     refuse_float16(config.performance)
     found = check_method(config)
@@ -285,7 +287,7 @@ def _configuration(setup: ModuleSetup, loss: Any, steps: int) -> dict[str, Any]:
         },
         "search": search,
         **({"derive": _trained_keys(plain["derive"])} if plain["derive"]["rule"] == TRAINED else {}),
-        **{name: plain[name] for name in SECTIONS[2:]},
+        **{name: plain[name] for name in AS_THEY_ARE},
     }
 
 

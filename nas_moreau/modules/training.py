@@ -25,6 +25,7 @@ from nas_moreau.modules.samples import Stream
 from nas_moreau.modules.setup import ModuleSetup, epochs_of, mean_on
 from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.runs import RunFolder
+from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import step_row
 from nas_moreau.training.loop import Loop, run_in
@@ -85,7 +86,7 @@ class Evaluated(dict[str, float]):
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain data; None for a mean that is not finite."""
-        return {name: _finite(value) for name, value in self.items()}
+        return {name: finite_or_none(value) for name, value in self.items()}
 
 
 def plain_network(setup: ModuleSetup, picks: Mapping[str, int], *, fresh: bool) -> nn.Module:
@@ -218,13 +219,15 @@ class RandomComparison:
             {
                 "kind": kind,
                 "n": len(self.scores(kind)),
-                "mean": _finite(self.mean(kind)),
+                "mean": finite_or_none(self.mean(kind)),
                 "std": _spread(self.scores(kind)),
                 "p": None if kind == "found" else self.p(kind),
             }
             for kind in kinds
         ]
-        rows = [{**vars(row), "loss": _finite(row.loss), "metric": _finite(row.metric)} for row in self.rows]
+        rows = [
+            {**vars(row), "loss": finite_or_none(row.loss), "metric": finite_or_none(row.metric)} for row in self.rows
+        ]
         return {"steps": self.steps, "rows": rows, "summary": summary}
 
     def __str__(self) -> str:
@@ -238,8 +241,12 @@ class RandomComparison:
         return "\n".join(lines)
 
 
-def _finite(value: float | None) -> float | None:
-    """Returns a number as JSON takes it: None if it is not finite."""
+def finite_or_none(value: float | None) -> float | None:
+    """Returns a number as JSON takes it: None if it is not finite.
+
+    Args:
+        value: The number, or None.
+    """
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -268,6 +275,17 @@ def kept_trainings(file: Path | None, names: Collection[str]) -> dict[str, dict[
             f"{file} is damaged ({first_line(error)}).", "Remove it: its modules are trained again."
         ) from None
     return dict(found)
+
+
+def keep_trainings(file: Path | None, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes results of trainings for `kept_trainings`.
+
+    Args:
+        file: JSON; None for no file.
+        known: By key.
+    """
+    if file is not None:
+        write_atomic(file, (json.dumps(known, indent=1) + "\n").encode())
 
 
 def compare_choices(

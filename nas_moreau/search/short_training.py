@@ -12,12 +12,13 @@ do not depend on interruptions: the batches of all candidates are the same, and 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nas_moreau.architecture import AlphaTable, Genotype, SearchSpace, derive
 from nas_moreau.config import Config, RetrainConfig
@@ -28,6 +29,8 @@ from nas_moreau.training.evaluate import evaluate_model
 from nas_moreau.training.recipe import build_network
 from nas_moreau.training.signals import StopTraining
 from nas_moreau.training.trainer import Trainer
+
+T = TypeVar("T")
 
 TRAINED = "trained"
 """The derivation rule that this module is (`derive.rule=trained`)."""
@@ -125,15 +128,37 @@ def draw_cells(
         seed: Of the draws.
         allowed: Whether a cell may be a candidate (a budget, for example).
     """
+    cells = (derive(space, noisy) for noisy in perturbed_tables(table, count, seed))
+    return distinct(itertools.chain([first], filter(allowed, cells)), Genotype.digest, count)
+
+
+def perturbed_tables(table: AlphaTable, count: int, seed: int) -> Iterator[AlphaTable]:
+    """Yields tables to derive candidates from: `DRAWS` times as many as candidates are wanted.
+
+    Args:
+        table: The weights of the search.
+        count: Number of candidates.
+        seed: Of the noise.
+    """
     draw = random.Random(seed_for(seed, "candidates of the last stage"))
-    cells = {first.digest(): first}
     for _ in range(DRAWS * count):
-        if len(cells) >= count:
+        yield table.perturbed(draw)
+
+
+def distinct(candidates: Iterable[T], key: Callable[[T], Hashable], count: int) -> list[T]:
+    """Returns the first `count` candidates of different keys, or as many as there are.
+
+    Args:
+        candidates: Drawn as long as some are missing.
+        key: Equal for candidates that are the same.
+        count: Number of candidates; the first one is returned in any case.
+    """
+    found: dict[Hashable, T] = {}
+    for candidate in candidates:
+        found.setdefault(key(candidate), candidate)
+        if len(found) >= count:
             break
-        cell = derive(space, table.perturbed(draw))
-        if allowed(cell):
-            cells.setdefault(cell.digest(), cell)
-    return list(cells.values())
+    return list(found.values())
 
 
 def train_and_choose(
