@@ -74,7 +74,7 @@ class _Argmin(torch.autograd.Function):
         u, w = flat.start()
         with torch.enable_grad():
             lower = solve_lower(flat, u, w)
-        residual = max(lower.residual, lower.outside)
+        residual = lower.error
         if not residual <= ACCURATE or not (lower.definite or math.isnan(lower.curvature)):
             raise ArithmeticError(
                 f"No isolated minimiser was found from y0 (residual {residual:.1e}, smallest curvature "

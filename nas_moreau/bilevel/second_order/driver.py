@@ -240,7 +240,7 @@ def _certified(trail: Trail, found: Finished, path: str) -> Candidate:
     """Returns the end of a finish with its status."""
     place, lower, descent = found.descent.place, found.lower, found.descent
     left = min(descent.decrease, found.step)
-    residual = max(lower.residual, lower.outside)
+    residual = lower.error
     certificate = Certificate(residual, lower.curvature, left, found.step, found.curvature)
     multipliers = None if lower.multipliers is None else [lower.multipliers]
     note, status = "", _status(trail, found, certificate)

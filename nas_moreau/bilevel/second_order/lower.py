@@ -48,6 +48,11 @@ class Lower(NamedTuple):
     outside: float = 0.0
 
     @property
+    def error(self) -> float:
+        """The larger of residual and distance from the constraints."""
+        return max(self.residual, self.outside)
+
+    @property
     def definite(self) -> bool:
         """Whether w is an isolated minimiser, as far as second derivatives show."""
         return self.curvature > SINGULAR
