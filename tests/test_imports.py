@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drawing": {"architecture", "errors"},
     "runs": {"architecture", "config", "drawing", "errors", "text", "yaml_files"},
     "training": {"architecture", "config", "data", "distributed", "drawing", "errors", "runs", "text", "timm_models"},
-    "problems": {"bilevel", "config", "data", "drawing", "errors", "runs", "text", "training"},
+    "problems": {"bilevel", "config", "data", "drawing", "errors", "report", "runs", "text", "training"},
     "search": {
         "architecture",
         "bilevel",

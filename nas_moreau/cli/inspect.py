@@ -284,7 +284,8 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the reports and prints where they are."""
     with heartbeat("writing reports"):
         for run in args.runs:
-            stage_folder(run, "run", "search", "retrain", "module")
+            alone = ("solve",) if len(args.runs) == 1 else ()  # tasks are not compared with each other
+            stage_folder(run, "run", "search", "retrain", "module", *alone)
         from nas_moreau.report import write_report, write_several_runs
 
         one = args.output if len(args.runs) == 1 else None

@@ -7,14 +7,12 @@ from typing import Any
 
 from nas_moreau.cli import options
 from nas_moreau.cli.options import new_folder, working_in
-from nas_moreau.cli.output import print_rows
+from nas_moreau.cli.output import print_next, print_rows
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.report.format import duration, memory, percent
 from nas_moreau.runs.heartbeat import heartbeat
 
-UNLIKELY = 0.3
-"""Share of flagged samples above which the network is a likelier cause than the labels."""
 NETWORKS = "hyper-cleaning and few-shot"
 
 
@@ -24,6 +22,7 @@ NETWORKS = "hyper-cleaning and few-shot"
     examples=[
         "solve sine --n 100",
         "solve quadratic --method bome --json",
+        "solve lasso --output checkpoints/lasso                    # with a report",
         "list tasks",
         "solve hyper-cleaning --data folder:photos                 # which of my own labels are wrong?",
         "solve hyper-cleaning --data fashion_mnist --download --corrupt 0.5 --output checkpoints/clean",
@@ -51,19 +50,23 @@ NETWORKS = "hyper-cleaning and few-shot"
         ),
         option("--ways", type=int, group=NETWORKS, help="few-shot: classes of a task (default 5)"),
         option("--shots", type=int, group=NETWORKS, help="few-shot: training images of each class (default 1)"),
-        *(o._replace(group=NETWORKS) for o in (options.OUTPUT, options.RESUME)),
+        options.OUTPUT,
+        options.RESUME._replace(group=NETWORKS),
     ],
 )
 def solve(args: argparse.Namespace) -> dict[str, Any]:
     """Solves a bilevel problem and prints the outcome."""
     with heartbeat("solve: loading torch"):
         from nas_moreau.problems.tasks import SmallTask, find_task, solve_on_data, solve_task
+        from nas_moreau.report.task import next_step
+        from nas_moreau.runs.history import Stage
 
     if isinstance(find_task(args.task), SmallTask):
-        if args.output or args.resume:
-            raise InputError(f"{args.task} has no run folder.", "Leave --output and --resume out.")
+        if args.resume:
+            raise InputError(f"{args.task} takes seconds and is not resumed.", "Leave --resume out.")
+        output = new_folder(args, "") if args.output else None
         with heartbeat(f"solving {args.task}"):
-            result = solve_task(args.task, _given(args)).to_dict()
+            result = solve_task(args.task, _given(args), output).to_dict()
         if not args.json:
             hidden = ("x", "y", "certificate", "seconds", "peak_memory_bytes")
             shown = {name: value for name, value in result.items() if name not in hidden and value is not None}
@@ -72,13 +75,16 @@ def solve(args: argparse.Namespace) -> dict[str, Any]:
             print_rows(
                 [(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in shown.items()]
                 + [(name.replace("_", " "), f"{value:.1e}") for name, value in known.items()]
+                + ([] if output is None else [("report", str(output / "report.html"))])
             )
+            print_next(*next_step({}, result))
         return result
     output = new_folder(args, f"solve-{args.task}-seed{args.seed or 0}")
     with working_in(output):
         result = solve_on_data(args.task, _given(args), output, args.resume)
     if not args.json:
-        _print_learning(args.task, result)
+        _print_learning(args.task, result, str(output / "report.html"))
+        print_next(*next_step(Stage(output).config, result))
     return result
 
 
@@ -97,7 +103,9 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _print_learning(task: str, result: dict[str, Any]) -> None:
+def _print_learning(task: str, result: dict[str, Any], report: str) -> None:
+    from nas_moreau.report.task import doubt_about
+
     spread = f" +- {100 * result['interval']:.2f}" if "interval" in result else ""
     images = f" of {result['test_images']:,} images" if "test_images" in result else ""
     rows = [
@@ -107,12 +115,10 @@ def _print_learning(task: str, result: dict[str, Any]) -> None:
     ]
     if task == "hyper-cleaning":
         rows.append(("flagged as wrong", f"{percent(result['flagged'])} of {result['n']} samples"))
-        if result["f1"] is None and result["flagged"] > UNLIKELY:
-            rows.append(
-                ("note", "a share this high means that the network does not learn these images: use the order alone")
-            )
+        if (doubt := doubt_about(result)) is not None:
+            rows.append(("note", doubt))
         if result["f1"] is not None:
             parts = f"precision {percent(result['precision'])}, recall {percent(result['recall'])}"
             rows.append(("F1 of finding them", f"{percent(result['f1'])}  ({parts})"))
         rows += [(name.replace("_", " "), result[name]) for name in ("suspects", "cleaned", "contact_sheet")]
-    print_rows(rows)
+    print_rows([*rows, ("report", report)])

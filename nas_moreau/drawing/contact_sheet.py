@@ -15,13 +15,14 @@ TILE, GAP, LINE = 64, 8, 13
 WIDEST, SHEET = 170, 1040  # of a column and, where columns are wider than an image, of the whole
 
 
-def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) -> bytes:
+def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10, legend: str = "") -> bytes:
     """Returns a PNG with the images in rows, each above its caption of one line or more.
 
     Args:
         pixels: uint8 (n, 1 or 3 or more channels, height, width); of more than three the first is shown in grey.
         captions: n texts; a line that is longer than 170 pixels is cut and ends in "...".
         columns: Images in a row; fewer where long captions make the columns wide.
+        legend: A line above all: what the captions are.
 
     Raises:
         ValueError: There is no image, or the number of captions is wrong.
@@ -37,11 +38,14 @@ def contact_sheet(pixels: Tensor, captions: Sequence[str], columns: int = 10) ->
         wide += GAP  # texts need more space between them than images
         columns = max(1, min(columns, (SHEET - GAP) // (wide + GAP)))
     rows = -(-len(lines) // columns)
-    sheet = Image.new("RGB", (columns * (wide + GAP) + GAP, rows * high + GAP), "white")
+    above = GAP + (LINE + GAP if legend else 0)
+    least = math.ceil(font.getlength(legend)) + 2 * GAP if legend else 0
+    sheet = Image.new("RGB", (max(least, columns * (wide + GAP) + GAP), rows * high + above), "white")
     draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), legend, "black", font)
     grey = pixels.shape[1] != 3
     for i, image in enumerate(pixels.cpu()):
-        left, top = GAP + i % columns * (wide + GAP), GAP + i // columns * high
+        left, top = GAP + i % columns * (wide + GAP), above + i // columns * high
         array = image[0].numpy() if grey else image.permute(1, 2, 0).numpy()
         tile = Image.fromarray(array).convert("RGB")
         # whole multiples keep the pixels of small images sharp

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 SHOWN = 60
 """Suspects on the contact sheet."""
+LEGEND = "Below each image: its label; ? the network's prediction; the learned weight (flagged as wrong below 0.5)"
 
 
 def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: torch.device) -> LearningTask:
@@ -112,7 +113,7 @@ def write_lists(folder: RunFolder, made: Cleaning, data: Data, x: Tensors, y: Te
     cleaned = _csv([row(i) for i in kept]) if kept else "index,file,label\n"
     worst = order[:SHOWN]
     captions = [f"{line['judged_as']}\n? {line['predicted']}\n{float(line['weight']):.3f}" for line in suspects[:SHOWN]]
-    picture = contact_sheet(data.train.pixels[made.judged[worst]], captions)
+    picture = contact_sheet(data.train.pixels[made.judged[worst]], captions, legend=LEGEND)
     lists = {"suspects.csv": _csv(suspects).encode("utf-8"), "cleaned.csv": cleaned.encode("utf-8")}
     folder.write_files(lists | {"suspects.png": picture})
 

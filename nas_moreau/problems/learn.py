@@ -176,12 +176,12 @@ class LearningJob:
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - cpu
         row = {name: float(value) for name, value in _numbers(info).items()}
-        if row.get("f_theta") is not None:
-            row["gap"] = row["f"] - row["f_theta"]
+        if "f_theta" in row:
+            row["gap"] = row["f"] - row.pop("f_theta")
         if info.c is not None:
-            row["c"] = float(info.c)
+            row["c_k"] = float(info.c)
         row |= loop.evaluate(self, "accuracy", 0, lambda: self.task.measure(self.x, self.y))
-        loop.log(self, {f"step/{name}": value for name, value in row.items()})
+        loop.log_epoch(self, row)
         whole = {"epoch": self.counters.epochs, "step": step, **row, "wall_seconds": self.seconds}
         loop.monitor.epoch(whole)
         evaluations = step * self.task.evaluations

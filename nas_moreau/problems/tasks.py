@@ -25,12 +25,17 @@ from nas_moreau.problems.group_lasso import group_lasso
 from nas_moreau.problems.learn import LearningTask, learn
 from nas_moreau.problems.step_sizes import method_for, tuned_step_sizes
 from nas_moreau.problems.synthetic import Case, lasso, merely_convex, quadratic, sine
+from nas_moreau.report import write_report
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.configuration import read_config
+from nas_moreau.runs.folder import check_output
+from nas_moreau.runs.tables import csv_text
 from nas_moreau.training.device import peak_memory_bytes, pick_device, torch_settings_restored
 
 Count = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
+CURVE_POINTS = 1000
+"""Largest number of rows of the metrics.csv of a problem with a known answer."""
 STEPS = 2000
 """Maximum number of steps of `bilevel.solve` without a method."""
 AUTOMATIC = "automatic"
@@ -262,19 +267,43 @@ def solve_options(name: str, options: Mapping[str, Any], resumed: Path | None = 
     return config
 
 
-def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResult:
+def solve_task(
+    name: str, options: Mapping[str, Any] | None = None, output: str | PathLike[str] | None = None
+) -> SolveResult:
     """Returns the outcome of a problem with a known answer.
 
     Args:
         name: Its name in `TASKS`.
         options: Keys of `SmallConfig`.
+        output: Run folder, missing or empty, for the result, its curves and a report; None to write nothing.
 
     Raises:
-        InputError: An input cannot be used.
+        InputError: An input cannot be used; nothing was written.
     """
     task, config = find_task(name), solve_options(name, options or {})
     if not isinstance(task, SmallTask) or not isinstance(config, SmallConfig):
         raise InputError(f"{name} learns from images in a run folder.", "Call solve_on_data.")
+    if output is None:
+        return _solved(name, task, config)[0]
+    check_output(output, "solve")
+    result, history = _solved(name, task, config)
+    with RunFolder.open(output, {"task": name} | config.model_dump(mode="json"), "solve") as folder:
+        folder.write_text("metrics.csv", _curves(history))
+        folder.finish(result.to_dict())
+    write_report(output)
+    return result
+
+
+def _curves(history: Mapping[str, list[float]]) -> str:
+    """Returns the numbers of a run's steps as the text of metrics.csv, at most `CURVE_POINTS` of the steps."""
+    rows = list(zip(*history.values()))
+    every = math.ceil(len(rows) / CURVE_POINTS)
+    kept = [(k, *row) for k, row in enumerate(rows, 1) if not k % every]
+    return csv_text([["step", *({"c": "c_k"}.get(name, name) for name in history)], *kept])
+
+
+def _solved(name: str, task: SmallTask, config: SmallConfig) -> tuple[SolveResult, dict[str, list[float]]]:
+    """Returns the outcome, and the numbers of the steps by name."""
     n, method, alone = config.n or task.n, config.method, config.method == AUTOMATIC
     if alone and (config.debias or not config.polish):
         raise InputError(
@@ -303,7 +332,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
     if config.polish and not alone:
         found = polished(case.problem, found)
     distance = case.error(found.x) if case.error else None
-    return SolveResult(
+    result = SolveResult(
         task=name,
         n=case.y[0].numel(),  # a group lasso has whole groups
         method=method,
@@ -320,6 +349,7 @@ def solve_task(name: str, options: Mapping[str, Any] | None = None) -> SolveResu
         evaluations=found.evaluations,
         certificate={name: _finite(value) for name, value in found.certificate._asdict().items()},
     )
+    return result, {name: values for name, values in found.history.items() if name != "f_theta"}
 
 
 def _finite(value: float | None) -> float | None:
@@ -365,4 +395,8 @@ def solve_on_data(
     with RunFolder.open(output, {"task": name} | plain, "solve", resume, {"images": data.digest}) as folder:
         for sentence in data.notes:
             folder.log(sentence)
-        return folder.read_result() or {} if folder.finished else learn(prepared, folder).to_dict()
+        if folder.finished:
+            return folder.read_result() or {}
+        result = learn(prepared, folder).to_dict()
+    write_report(output)
+    return result

@@ -28,21 +28,23 @@ class Series(NamedTuple):
 
 def line_chart(
     key: str,
-    epochs: Sequence[float],
+    places: Sequence[float],
     series: Sequence[Series],
     ylabel: str,
     log: bool = False,
     percent: bool = False,
+    xlabel: str = "epoch",
 ) -> str:
-    """Returns lines over epochs as SVG; "" if no series has a number.
+    """Returns lines over epochs or steps as SVG; "" if no series has a number.
 
     Args:
         key: Of the chart, unique in its page.
-        epochs: The epoch of each value, from 0; the axis counts from 1.
+        places: The epoch or step of each value, as the axis counts them.
         series: The lines; each has its colour and dash pattern, in this order.
         ylabel: Quantity and unit.
         log: Logarithmic axis (values that are not positive are left out).
         percent: Show fractions as per cent.
+        xlabel: What the places are.
     """
     columns = _columns_of_legend([name for name, _ in series])
     above = 0.08 + 0.16 * math.ceil(len(series) / columns) * (len(series) > 1)
@@ -50,8 +52,8 @@ def line_chart(
     drawn = 0
     for i, (name, values) in enumerate(series):
         points = [
-            (epoch + 1, 100 * value if percent else value)
-            for epoch, value in zip(epochs, values)
+            (place, 100 * value if percent else value)
+            for place, value in zip(places, values)
             if value is not None and (not log or value > 0)
         ]
         if not points:
@@ -69,7 +71,7 @@ def line_chart(
     else:
         _not_magnified(axes)
     axes.set_ylabel(ylabel)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(xlabel)
     _whole_epochs(axes)
     if drawn > 1:
         axes.legend(

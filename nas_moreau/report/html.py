@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 Marks = Sequence[tuple[str, str]]
 """Text and level of each badge."""
 Sign = tuple[str, str, str, str]
 """Level, name, value and meaning."""
 
+LARGEST_PICTURE = 1 << 20
+"""Bytes of a picture that is put into the page; what this package draws is far smaller."""
 SMALLEST, LARGEST = 1.25, 1.9
 """Pixels of a page to a point of a chart: letters of 7 points stay legible, and no larger than the text."""
 
@@ -196,6 +200,14 @@ def figure(title: str, svg: str, note: str) -> str:
     limits = f' style="min-width:{SMALLEST * wide:.0f}px;max-width:{LARGEST * wide:.0f}px"' if wide else ""
     shown = f'<div class="scroll"><div{limits}>{svg}</div></div>'
     return f"<figure>{heading}{shown}{caption}</figure>\n"
+
+
+def picture(path: Path, alt: str) -> str:
+    """Returns a PNG file inside the page, in a frame that scrolls; "" if it is missing or larger than a page may be."""
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<div class="wide"><img src="data:image/png;base64,{data}" alt="{escape(alt)}"></div>'
 
 
 def breakable(text: str) -> str:

@@ -8,9 +8,9 @@ from html import escape
 from nas_moreau.drawing.choices import draw_choices
 from nas_moreau.report.charts import Series, alpha_panels, line_chart
 from nas_moreau.report.format import DASH, count, duration, memory, number, percent
-from nas_moreau.report.html import code, details, drawing, figure, grid, header, page, paragraph, section, table, tiles
+from nas_moreau.report.html import details, drawing, figure, grid, header, page, paragraph, section, table, tiles
 from nas_moreau.report.indicators import GOOD, WATCH
-from nas_moreau.report.record import configuration_section, cost_section, environment_section
+from nas_moreau.report.record import command_of, configuration_section, cost_section, environment_section
 from nas_moreau.runs.board import chart_group
 from nas_moreau.runs.columns import charts_of
 from nas_moreau.runs.history import Run, Stage
@@ -148,14 +148,16 @@ def _charts(search: Stage) -> str:
     return section("search", "How the search went", stage_charts(search, "loss")) if search.metrics else ""
 
 
-def stage_charts(stage: Stage, loss: str | None = None) -> str:
+def stage_charts(stage: Stage, loss: str | None = None, axis: str = "epoch") -> str:
     """Returns a chart for each group of columns in the stage's metrics.csv; those of the method's theory are folded.
 
     Args:
         stage: The stage.
         loss: What losses are measured in, if not in nats.
+        axis: The column that the numbers are shown over: "epoch", or "step" where its rows are no epochs.
     """
-    epochs = [epoch for epoch in stage.metrics.get("epoch", []) if epoch is not None]
+    first = 1 if axis == "epoch" else 0  # epochs are counted from 1 on the page, from 0 in the table
+    places = [place + first for place in stage.metrics.get(axis, []) if place is not None]
     shown, theory = "", list[str]()
     for key, (chart, curves) in charts_of(stage.metrics).items():
         series = [Series(title, stage.metrics[name]) for name, title in curves.items()]
@@ -163,7 +165,7 @@ def stage_charts(stage: Stage, loss: str | None = None) -> str:
             continue
         of_a_loss = "nats" in chart.unit and "entropy of" not in chart.title.lower()
         unit = loss if loss is not None and of_a_loss else chart.unit
-        svg = line_chart(f"{stage.name}-{key}", epochs, series, unit, log=chart.log, percent=chart.percent)
+        svg = line_chart(f"{stage.name}-{key}", places, series, unit, log=chart.log, percent=chart.percent, xlabel=axis)
         if chart_group(key) == "theory":
             theory.append(figure(chart.title, svg, chart.note))
         else:
@@ -188,11 +190,10 @@ def _evolution(search: Stage) -> str:
 
 
 def _reproduce(search: Stage) -> str:
-    command = str(((search.environment.get("earlier") or [search.environment])[0] or {}).get("command") or "")
     text = (
         "The same call of search_module with the same module, data, seed and number of threads gives the same bytes of "
         "alphas, weights and metrics on a CPU."
     )
-    inside = (paragraph("The command of this run:") + code(command)) if command else ""
+    inside = command_of(search)
     unfinished = "" if search.finished else "<p>To continue, repeat it with <code>resume=True</code>.</p>"
     return section("reproduce", "Reproduce this run", inside + f"<p>{escape(text)}</p>" + unfinished)

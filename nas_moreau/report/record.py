@@ -41,6 +41,11 @@ def environment_section(environment: Mapping[str, Any]) -> str:
     return section("environment", "Environment", definition_list(pairs)) if pairs else ""
 
 
+def command_of(stage: Stage) -> str:
+    """Returns the command that began a run, to be copied; "" where none is recorded."""
+    return paragraph("The command of this run:") + code(stage.command) if stage.command else ""
+
+
 def configuration_section(config: Mapping[str, Any]) -> str:
     """Returns the configuration as YAML, folded; "" without one."""
     if not config:
@@ -107,17 +112,15 @@ def _evaluation(stage: Stage) -> float | None:
 
 def _reproduce(run: Run) -> str:
     source = run.source
-    first: dict[str, Any] = (source.environment.get("earlier") or [source.environment])[0]
-    command = str(first.get("command") or "")
     verb = source.name if source.name in ("search", "run") else "retrain genotype.json"
-    inside = (paragraph("The command of this run:") + code(command)) if command else ""
+    inside = command_of(source)
     inside += paragraph("The same from its configuration, which holds every setting:")
     inside += code(f"nas-moreau {verb} --config config.yaml --output again")
     inside += paragraph(
         "On a CPU, the same versions and number of threads give the same bytes of alphas, weights and metrics."
     )
     unfinished = [stage.name for stage in run.stages if not stage.finished]
-    if unfinished and command:
+    if unfinished and source.command:
         inside += (
             f"<p>To continue ({escape(', '.join(unfinished))} not finished), repeat the command with "
             "<code>--resume</code>.</p>"

@@ -6,7 +6,6 @@ the same for the same files.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable
 from html import escape
@@ -33,6 +32,7 @@ from nas_moreau.report.html import (
     header,
     page,
     paragraph,
+    picture,
     section,
     signs,
     table,
@@ -41,14 +41,13 @@ from nas_moreau.report.html import (
 from nas_moreau.report.indicators import GOOD, LEVELS, WATCH, health, indicators
 from nas_moreau.report.module import render_module, stage_charts
 from nas_moreau.report.record import record_sections
+from nas_moreau.report.task import render_task
 from nas_moreau.report.verdict import against_random, next_step, outcome
 from nas_moreau.runs.atomic import is_full, write_atomic
 from nas_moreau.runs.folder import WORST_FILE
-from nas_moreau.runs.history import Run, Stage, network_sizes, read_run
+from nas_moreau.runs.history import Run, Stage, network_sizes, open_stage, read_run
 from nas_moreau.search.random_cell import RANDOM
 
-LARGEST_PICTURE = 1 << 20
-"""Bytes of a picture that is put into the page; what this package draws is far smaller."""
 SHOWN_CLASSES = 40
 """Classes whose accuracy is listed, the worst first."""
 
@@ -57,16 +56,19 @@ def write_report(run_path: str | os.PathLike[str], target: str | os.PathLike[str
     """Writes the report of a run and returns its path.
 
     Args:
-        run_path: The folder of a search or a retraining, or the parent of both. Whatever is missing is left out.
+        run_path: The folder of a search, a retraining or a task of `solve`, or the parent of both stages. Whatever is
+            missing is left out.
         target: The file; by default report.html in the run folder.
 
     Raises:
         InputError: The folder holds no run, a file in it is damaged, or the report cannot be written.
     """
     path = Path(run_path)
+    stage = open_stage(path)
+    text = render_task(stage) if stage is not None and stage.name == "solve" else render(read_run(path))
     place = path / "report.html" if target is None else Path(target)
     try:
-        write_atomic(place, render(read_run(path)).encode("utf-8", "replace"))
+        write_atomic(place, text.encode("utf-8", "replace"))
     except OSError as error:
         if is_full(error):
             raise
@@ -274,12 +276,6 @@ def _confusions(confusion: list[list[int]], names: list[str], most: int = 5) -> 
 
 
 def _worst_images(retrain: Stage) -> str:
-    path = retrain.path / WORST_FILE
-    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        '<h3 class=apart>Test images with the most confident wrong predictions</h3><div class="wide">'
-        f'<img src="data:image/png;base64,{data}" alt="misclassified test images"></div>'
-        + paragraph("First line: the true class. Second line: the predicted class and its probability.")
-    )
+    shown = picture(retrain.path / WORST_FILE, "misclassified test images")
+    legend = paragraph("First line: the true class. Second line: the predicted class and its probability.")
+    return f"<h3 class=apart>Test images with the most confident wrong predictions</h3>{shown}{legend}" if shown else ""

@@ -17,8 +17,12 @@ Layout = dict[str, dict[str, tuple[str, list[str]]]]
 _GROUPS = {
     "accuracies": "accuracy",
     "training_accuracies": "accuracy",
+    "task_accuracy": "accuracy",
+    "flagged": "accuracy",
     "losses": "loss",
     "training_losses": "loss",
+    "upper_level": "loss",
+    "lower_level": "loss",
     "learning_rates": "optimizer",
     "lr": "optimizer",
     "drop_path": "optimizer",

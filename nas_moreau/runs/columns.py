@@ -60,6 +60,7 @@ class Column:
 
 
 SEARCH, SOUND, ENVELOPE, RETRAINING = "Search", "Is the cell sound?", "Moreau envelope", "Retraining"
+TASK = "Bilevel problem"
 _OTHER = "Other metrics"
 
 CHARTS: dict[str, Chart] = {
@@ -148,6 +149,16 @@ CHARTS: dict[str, Chart] = {
     ),
     "lr": Chart("Learning rate", RETRAINING),
     "drop_path": Chart("Drop-path probability", RETRAINING, may_be_zero=True),
+    "task_accuracy": Chart("Accuracy", TASK, "accuracy (%)", percent=True, note="On images that neither level sees."),
+    "flagged": Chart(
+        "Labels flagged as wrong",
+        TASK,
+        "%",
+        percent=True,
+        note="Precision and recall are those of finding the labels that were changed for a demonstration.",
+    ),
+    "upper_level": Chart("Upper objective F", TASK),
+    "lower_level": Chart("Lower objective f", TASK),
 }
 
 COLUMNS: dict[str, Column] = {
@@ -180,6 +191,7 @@ COLUMNS: dict[str, Column] = {
     "gap": Column("gap", "gap"),
     "distance": Column("‖y − θ‖", "distance"),
     "c_k": Column("c_k", "distance"),
+    "gamma": Column("γ", "distance"),
     "F_x": Column("∇ₓF", "terms"),
     "F_x_over_c": Column("∇ₓF / c", "terms"),
     "phi_x_y": Column("∇ₓφ(y)", "terms"),
@@ -203,6 +215,14 @@ COLUMNS: dict[str, Column] = {
     "test_accuracy": Column("test", "training_accuracies", "Test accuracy after retraining"),
     "lr": Column("learning rate", "lr"),
     "drop_path": Column("drop-path", "drop_path"),
+    # a task of `solve`
+    "F": Column("F(x, y)", "upper_level"),
+    "f": Column("f(x, y)", "lower_level"),
+    "accuracy": Column("accuracy", "task_accuracy"),
+    "flagged": Column("flagged", "flagged"),
+    "precision": Column("precision", "flagged"),
+    "recall": Column("recall", "flagged"),
+    "f1": Column("F1", "flagged"),
     "wall_seconds": Column("wall-clock seconds", ""),
 }
 FIGURES = ("test_accuracy", "held_out_accuracy", "one_hot_accuracy")

@@ -187,7 +187,8 @@ class Loop:
         counters = job.counters
         if counters.seconds:
             values["resources/minutes"] = counters.seconds / 60
-            values["resources/samples_per_second"] = counters.step * job.samples / counters.seconds
+            rate = counters.step * job.samples / counters.seconds
+            values |= {"resources/samples_per_second": rate} if rate else {}
         values["resources/peak_memory_gb"] = peak_memory_bytes(job.device) / 1e9
         self.log(job, values)
         self.trackers.log(values, counters.step)

@@ -155,9 +155,9 @@ def test_a_run_that_dies_near_its_end_shows_every_point_once(place, tmp_path, ca
     board.Reload()
     tags = board.Tags()["scalars"]
     points = {tag: [event.step for event in board.Scalars(tag)] for tag in tags}
-    assert "final/accuracy" in tags and "step/accuracy" in tags
+    assert "final/accuracy" in tags and "accuracy/accuracy" in tags
     assert all(steps == sorted(set(steps)) for steps in points.values()), points
-    assert points["step/accuracy"] == [int(row["step"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
+    assert points["accuracy/accuracy"] == [int(row["step"]) for row in read_table(tmp_path / "a" / "metrics.csv")]
 
 
 def test_the_table_of_few_shot(tmp_path, capsys):
