@@ -28,7 +28,8 @@ from nas_moreau.modules import Found
 from nas_moreau.modules.cost_table import Costs
 from nas_moreau.modules.costs import measure_beside
 from nas_moreau.modules.search import module_config
-from nas_moreau.modules.setup import build_module_search, module_data
+from nas_moreau.modules.setup import build_module_search
+from nas_moreau.modules.stream import module_data
 from nas_moreau.modules.subject import ChoiceSearch, random_picks
 from nas_moreau.search.engine import SearchJob
 

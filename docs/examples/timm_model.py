@@ -33,8 +33,10 @@ def with_choices(model: nn.Module) -> nn.Module:
 def make_model() -> nn.Module:
     """Returns a small residual network of timm with choices."""
     block = timm.models.resnet.BasicBlock
-    sizes = {"layers": (1, 1, 1, 1), "channels": (16, 16, 32, 32), "stem_width": 16, "num_classes": 10}
-    return with_choices(timm.models.resnet.ResNet(block, **sizes))
+    sizes = {"layers": (1, 1, 1, 1), "channels": (16, 16, 32, 32), "num_classes": 10}
+    model = timm.models.resnet.ResNet(block, stem_type="deep", stem_width=8, **sizes)
+    model.maxpool = nn.Identity()
+    return with_choices(model)
 
 
 def loss(net: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -47,17 +49,18 @@ def metric(net: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return (net(batch[0]).argmax(-1) == batch[1]).float().mean()
 
 
-def train(count: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+def train(count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns normalised images and labels."""
     data = load_data(IMAGES)
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     return (data.train.pixels[:count] / 255 - mean) / std, data.train.labels[:count]
 
 
-def main(steps: int = 300, count: int = 2000, seed: int = 0, **more: object):
+def main(steps: int = 300, count: int = 4000, seed: int = 0, **more: object):
     """Searches and returns what was found."""
     torch.manual_seed(seed)
-    keywords = {"metric": metric, "batch_size": 32, "derive": {"rule": "trained"}, **more}
+    search = {"weights": {"rule": "adamw", "lr": 0.01, "lr_min": 0.0003, "clip": 1.0}}
+    keywords = {"search": search, "metric": metric, "batch_size": 32, "derive": {"rule": "trained"}, **more}
     return search_module(make_model(), loss, train(count), steps=steps, seed=seed, **keywords)
 
 

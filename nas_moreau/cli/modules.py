@@ -214,7 +214,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _described(module: Any, loss: Any, train: Any, validation: Any, keywords: dict[str, Any]) -> dict[str, Any]:
     """Returns the sizes of the search, for --dry-run; refuses what the search would."""
     from nas_moreau.modules.search import SECTIONS, module_config
-    from nas_moreau.modules.setup import build_module_search, module_data
+    from nas_moreau.modules.setup import build_module_search
+    from nas_moreau.modules.stream import module_data
     from nas_moreau.training.device import set_up_device, torch_settings_restored
 
     sections = {name: keywords[name] for name in SECTIONS if name in keywords}

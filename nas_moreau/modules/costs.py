@@ -62,7 +62,7 @@ def measure_beside(
         InputError: As `measure_costs`.
     """
     stream, module = setup.data.held_out, setup.whole.module
-    sample = stream.fetched(stream.numbers[:1], 0)
+    sample = stream.first()
     with evaluating(setup.whole), torch.no_grad(), seeded(0):
         calls, whole_call = record_calls(module, setup.whole.loss, sample)
         if whole_call is None:

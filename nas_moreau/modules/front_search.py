@@ -23,7 +23,8 @@ from nas_moreau.modules.front_page import render_front
 from nas_moreau.modules.pricing import Priced
 from nas_moreau.modules.problem import softmax_mixtures
 from nas_moreau.modules.search import ModuleRun, module_config, module_run
-from nas_moreau.modules.setup import ModuleSetup, build_module_search, module_data
+from nas_moreau.modules.setup import ModuleSetup, build_module_search
+from nas_moreau.modules.stream import module_data
 from nas_moreau.modules.training import compare_choices, keep_trainings, kept_trainings
 from nas_moreau.runs.atomic import write_atomic
 from nas_moreau.search.engine import SearchJob

@@ -1,17 +1,18 @@
-"""The user's data: samples by number, batches of any structure, and batches that are reproducible at every step."""
+"""The user's data: samples by number, and batches of any structure."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -21,9 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from nas_moreau.data import seed_for
-from nas_moreau.data.splitting import epoch_order, generator_for, seeded
-from nas_moreau.distributed import Shard
+from nas_moreau.data.splitting import generator_for, seeded
 from nas_moreau.errors import InputError, first_line, quoted
 from nas_moreau.modules.content import content, digest_of, form_of
 
@@ -32,6 +31,9 @@ BATCH_SIZE = 64
 
 PASSES = 20
 """Passes of a sampler, at most, in which the samples are found that it may draw."""
+
+WORKERS = ("num_workers", "prefetch_factor", "pin_memory", "timeout", "multiprocessing_context", "worker_init_fn")
+"""What is taken over from a DataLoader with worker processes."""
 
 _FORMS = "Give a Dataset, a DataLoader, or a tuple of tensors with one row a sample."
 
@@ -50,6 +52,7 @@ class Samples:
         digest: Of the content of tensors and arrays, in a Dataset too; of other data the number of samples and the form
             of the first one.
         origin: Equal for two parts of the same data.
+        workers: What a DataLoader says of its worker processes, arguments of another one; {} if it has none.
     """
 
     what: str
@@ -60,6 +63,7 @@ class Samples:
     draws: bool
     digest: str
     origin: Any
+    workers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_samples(data: Any, what: str) -> Samples:
@@ -166,8 +170,11 @@ def _of_loader(loader: Any, what: str) -> Samples:
         return open_samples(loader.dataset, what)  # refuses it
     if loader.batch_size is None and loader.batch_sampler is None:
         raise InputError(f"The {what} DataLoader makes no batches (batch_size=None).", "Give it a batch_size.")
-    found = _of_dataset(loader.dataset, what, loader.collate_fn)
-    count = len(found.members)
+    workers = {name: getattr(loader, name) for name in WORKERS} if loader.num_workers else {}
+    found = replace(_of_dataset(loader.dataset, what, loader.collate_fn), workers=workers)
+    count, batches = len(found.members), loader.batch_sampler
+    if type(batches) is BatchSampler and isinstance(batches.sampler, DistributedSampler):
+        return replace(found, batch_size=batches.batch_size)  # processes share a batch in their own way
     if loader.batch_size is None:  # a batch sampler of the user
         drawn = _drawn(loader.batch_sampler, 0, count)
         size = max((len(batch) for batch in drawn), default=0)
@@ -180,8 +187,7 @@ def _of_loader(loader: Any, what: str) -> Samples:
         shuffling = isinstance(sampler, RandomSampler | SequentialSampler) and not getattr(
             sampler, "replacement", False
         )
-        # processes share a batch in their own way
-        if (shuffling and len(sampler.data_source) == count) or isinstance(sampler, DistributedSampler):
+        if shuffling and len(sampler.data_source) == count:
             return replace(found, batch_size=size)
 
         def order(seed: int) -> list[int]:
@@ -289,68 +295,3 @@ def split(members: Sequence[int], fractions: Mapping[str, float], seed: int, wha
         end = min(max(round(count * passed / total), begin + 1), count - left)
         parts[name], begin = sorted(members[i] for i in order[begin:end]), end
     return parts
-
-
-class Stream:
-    """Batches of a part of the samples, reproducible at every step without the steps before it.
-
-    The order of a pass depends on (seed, purpose, pass), random numbers of a Dataset on (seed, purpose, step).
-
-    Args:
-        samples: The data.
-        numbers: Samples of the part.
-        batch_size: Samples of a batch, at most those of the part. The last, smaller batch of a pass is left out.
-        seed: The run's seed.
-        purpose: Name of this stream of random draws.
-        shard: Rows of every batch to give.
-        device: Where batches are put.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        numbers: list[int],
-        batch_size: int,
-        seed: int,
-        purpose: str,
-        shard: Shard,
-        device: torch.device,
-    ):
-        self.samples, self.numbers, self.seed, self.purpose = samples, numbers, seed, purpose
-        self.batch_size, self.device = min(batch_size, len(numbers)), device
-        self.shard = shard if self.batch_size == shard.total else Shard(0, self.batch_size, self.batch_size)
-        self._pass, self._order = -1, numbers
-
-    def __len__(self) -> int:
-        """Batches in one pass."""
-        return len(self.numbers) // self.batch_size
-
-    def _of_pass(self, number: int) -> list[int]:
-        if self.samples.order is None:
-            every = torch.tensor(self.numbers, dtype=torch.int64, device="cpu")
-            return epoch_order(every, self.seed, f"order of {self.purpose}", number).tolist()
-        own = set(self.numbers)
-        found = [n for n in self.samples.order(seed_for(self.seed, f"order of {self.purpose}", number)) if n in own]
-        # a sampler may draw fewer than a pass needs
-        return [(found or self.numbers)[i % max(1, len(found or self.numbers))] for i in range(len(self.numbers))]
-
-    def batch(self, step: int) -> Any:
-        """Returns this process's part of the batch of a step, counted from the beginning of the run."""
-        number, place = divmod(step, len(self))
-        if number != self._pass:
-            self._order, self._pass = self._of_pass(number), number
-        whole = self._order[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.fetched(whole[self.shard.start : self.shard.stop], step)
-
-    def fetched(self, numbers: list[int], step: int) -> Any:
-        """Returns these samples as a batch on the device; random numbers of a Dataset are those of the step."""
-        if not self.samples.draws:
-            return to_device(self.samples.fetch(numbers), self.device)
-        with seeded(seed_for(self.seed, f"samples of {self.purpose}", step)):
-            return to_device(self.samples.fetch(numbers), self.device)
-
-    def all(self) -> Iterator[tuple[Any, int]]:
-        """Yields every sample of the part once, in batches, each with its number of samples."""
-        for place in range(0, len(self.numbers), self.batch_size):
-            numbers = self.numbers[place : place + self.batch_size]
-            yield self.fetched(numbers, place), len(numbers)

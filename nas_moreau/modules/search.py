@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,8 @@ from nas_moreau.modules.found import Found
 from nas_moreau.modules.limits import check_limits
 from nas_moreau.modules.pricing import Priced, check_penalty
 from nas_moreau.modules.result import ModuleResult
-from nas_moreau.modules.setup import ModuleSetup, build_module_search, epochs_of, module_data, module_identity
+from nas_moreau.modules.setup import ModuleSetup, build_module_search, epochs_of, module_identity
+from nas_moreau.modules.stream import module_data
 from nas_moreau.modules.subject import ChoiceSearch, choice_files, random_picks
 from nas_moreau.report import write_report
 from nas_moreau.runs import RunFolder
@@ -187,10 +189,11 @@ def module_run(
     job = SearchJob(setup, ChoiceSearch(setup, configuration, priced), None, module_identity(setup))
     if begin is not None:
         begin(job)
-    if output is None:
-        folder = RunFolder(Path(), "module", None, resuming=False, finished=False)
-        return ModuleRun(job, run_in(job, folder, hooks))
-    result: ModuleResult = job.run(output, resume, hooks)
+    with closing(setup.data):
+        if output is None:
+            folder = RunFolder(Path(), "module", None, resuming=False, finished=False)
+            return ModuleRun(job, run_in(job, folder, hooks))
+        result: ModuleResult = job.run(output, resume, hooks)
     if not job.counters.step:
         _restore(job, Path(output))
     distributed.run_on_rank0(lambda: str(write_report(output)))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_moreau import distributed
 from nas_moreau.architecture.spaces.alpha_table import AlphaTable, EdgeWeights, softmax
 from nas_moreau.config import Config
 from nas_moreau.data import seed_for
@@ -22,7 +21,7 @@ from nas_moreau.modules.choice import Mixture, Places, mixed_by
 from nas_moreau.modules.copying import copy_of, plain_tensors
 from nas_moreau.modules.handed_weights import check_handed_weights
 from nas_moreau.modules.problem import ModuleBatch, ModuleTensors, WithLoss, module_problem, softmax_mixtures
-from nas_moreau.modules.samples import BATCH_SIZE, Samples, Stream, open_samples, split
+from nas_moreau.modules.stream import ModuleData, Stream
 from nas_moreau.runs.identity import Identity
 from nas_moreau.search.methods import parse_method
 from nas_moreau.search.problem import Posed
@@ -40,23 +39,6 @@ def epochs_of(steps: int) -> tuple[int, int]:
     """
     each = -(-steps // EPOCHS)
     return -(-steps // each), each
-
-
-@dataclass(frozen=True)
-class ModuleData:
-    """The parts of the data, as batches.
-
-    Attributes:
-        lower: Trains the weights.
-        upper: Trains the alphas.
-        held_out: Used by neither level.
-        digest: Of the data.
-    """
-
-    lower: Stream
-    upper: Stream
-    held_out: Stream
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -258,7 +240,7 @@ def build_module_search(
     if isinstance(loss, nn.Module):  # its weights are trained too
         _refuse_shared(module, loss)
         loss = _copied(loss).to(device)
-    batch = data.lower.batch(0)
+    batch = data.lower.at(0)
     checked = check_module(working, loss, batch)
     if metric is not None:
         check_metric(metric, working, batch)
@@ -270,7 +252,7 @@ def build_module_search(
     whole = WithLoss(working.train(), loss)
     weights = ModuleTensors.of(whole).weights
     if data.upper.samples is not data.lower.samples:
-        evaluate_once(loss, working, data.upper.batch(0))
+        evaluate_once(loss, working, data.upper.at(0))
     if not weights:
         raise InputError(
             "The module has no parameters to train but the alphas.", "Leave requires_grad=True where it is to learn."
@@ -328,53 +310,6 @@ def _posed(
         scalarised=scalarised,
         rebound=checked.rebound,
     )
-
-
-def module_data(
-    train: Any, validation: Any, batch_size: int | None, config: Config, device: torch.device
-) -> ModuleData:
-    """Returns the parts of the data: weights, architecture and held out.
-
-    Without validation data the training data are divided by `search.split`; otherwise they train the weights, and the
-    validation data are divided between the other two.
-
-    Args:
-        train, validation: See `samples.open_samples`; validation may be None.
-        batch_size: Samples of a batch; by default those of the DataLoader, else 64.
-        config: Seed and split.
-        device: Where batches are put.
-
-    Raises:
-        InputError: The data cannot be used.
-    """
-    fractions = config.search.split.model_dump()
-    first = open_samples(train, "train")
-    second = first if validation is None else open_samples(validation, "validation")
-    if validation is None:
-        parts = split(first.members, fractions, config.seed, "train")
-    else:
-        both = set(first.members) & set(second.members) if first.origin == second.origin else set()
-        if both:
-            raise InputError(
-                f"{len(both):,} samples are in both the train and the validation data, so that none would be held out.",
-                "Leave validation out: a part of the training data is taken for it.",
-            )
-        parts = {"weights": list(first.members)}
-        rest = {name: fractions[name] for name in ("architecture", "held_out")}
-        parts |= split(second.members, rest, config.seed, "validation")
-
-    def stream(samples: Samples, name: str) -> Stream:
-        size = batch_size or samples.batch_size or BATCH_SIZE
-        size = min(size, len(parts[name]))
-        if distributed.world_size() > 1:
-            size -= size % distributed.world_size()
-        if size < 1:
-            raise InputError(f"The part '{name}' has fewer samples than there are processes.", "Give more samples.")
-        (shard,) = distributed.own_shards(size)
-        return Stream(samples, parts[name], size, config.seed, name, shard, device)
-
-    digest = hashlib.sha256(f"{first.digest} {'' if validation is None else second.digest}".encode()).hexdigest()[:16]
-    return ModuleData(stream(first, "weights"), stream(second, "architecture"), stream(second, "held_out"), digest)
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from nas_moreau.modules.check import Checked, evaluate_once
 from nas_moreau.modules.choice import Places, chosen_module, find_choices
 from nas_moreau.modules.copying import copy_of
 from nas_moreau.modules.problem import ModuleTensors, WithLoss, module_problem
-from nas_moreau.modules.samples import Stream
 from nas_moreau.modules.setup import ModuleSetup, epochs_of, mean_on
+from nas_moreau.modules.stream import Stream
 from nas_moreau.report.significance import permutation_p_value
 from nas_moreau.runs import RunFolder
 from nas_moreau.runs.atomic import write_atomic
@@ -132,7 +133,7 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
     if not ModuleTensors.of(whole).weights:  # the chosen options have nothing to train
         return Evaluated(mean_on(whole, setup.data.held_out, setup.metric))
     # names differ from those in the module with its Choices
-    rebound = evaluate_once(whole.loss, network, stream.batch(0))[1] if setup.checked.rebound else frozenset()
+    rebound = evaluate_once(whole.loss, network, stream.at(0))[1] if setup.checked.rebound else frozenset()
     plain = ModuleSetup(
         config=config,
         device=setup.device,
@@ -146,7 +147,8 @@ def train_plain(network: nn.Module, setup: ModuleSetup, steps: int, seed: int) -
         metric=setup.metric,
     )
     job = SearchJob(plain, PlainTraining(plain), None, {})
-    found: Evaluated = run_in(job, RunFolder(Path(), "module", None, resuming=False, finished=False))
+    with closing(stream):
+        found: Evaluated = run_in(job, RunFolder(Path(), "module", None, resuming=False, finished=False))
     return found
 
 

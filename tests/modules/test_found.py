@@ -90,7 +90,7 @@ def test_training_is_the_optimizer_by_hand(make_net, loss, samples, rule):
     network, by_hand = found.network(fresh=True), found.network(fresh=True).train()
     train_plain(network, setup, 4, seed=7)
     from nas_moreau.distributed import Shard
-    from nas_moreau.modules.samples import Stream
+    from nas_moreau.modules.stream import Stream
     from nas_moreau.search.methods import build_method
 
     numbers = sorted({*setup.data.lower.numbers, *setup.data.upper.numbers})

@@ -22,7 +22,7 @@ from torch.utils.data import (
 from nas_moreau import Choice, InputError, search_module
 from nas_moreau.config import make_config
 from nas_moreau.modules.samples import open_samples
-from nas_moreau.modules.setup import module_data
+from nas_moreau.modules.stream import module_data
 
 
 @pytest.fixture

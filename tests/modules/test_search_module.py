@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nas_moreau import Choice, Hook, InputError, search_module
 from nas_moreau.modules import Depth, Width
 from nas_moreau.modules.search import module_config
-from nas_moreau.modules.setup import build_module_search, module_data
+from nas_moreau.modules.setup import build_module_search
+from nas_moreau.modules.stream import module_data
 from nas_moreau.search.methods import build_method
 from nas_moreau.training.signals import Interrupted, NonFinite
 
@@ -247,11 +248,12 @@ class WithDropout(nn.Module):
         return self.net(self.drop(x) + 0.01 * self.seen)
 
 
-@pytest.mark.parametrize(("at", "rule"), [(1, "momentum"), (4, "adamw")])
-def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samples, tmp_path, at, rule):
+@pytest.mark.parametrize(("at", "rule", "workers"), [(1, "momentum", 0), (4, "adamw", 2)])
+def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samples, tmp_path, at, rule, workers):
     def start(name, resume=False, seed=0, hooks=()):
-        net, data = WithDropout(make_net(seed)), DataLoader(Augmented(samples), batch_size=8, shuffle=True)
-        place = tmp_path / name
+        fetching = workers if hooks else 0  # worker processes change no number
+        data = DataLoader(Augmented(samples), batch_size=8, shuffle=True, num_workers=fetching)
+        net, place = WithDropout(make_net(seed)), tmp_path / name
         more = {"checkpoint": {"every_steps": 1}, "search": {"weights": {"rule": rule}}}
         return search_module(net, loss, data, steps=6, output=place, resume=resume, hooks=hooks, **more)
 
