@@ -26,7 +26,7 @@ LEGEND = "Below each image: its label; ? the network's prediction; the learned w
 
 
 def cleaning_job(config: dict[str, Any], info: MethodInfo, data: Data, device: torch.device) -> LearningTask:
-    """Returns the task of a configuration (`tasks.CleaningConfig`).
+    """Returns the task of a configuration (`task_options.CleaningConfig`).
 
     Raises:
         InputError: The data or the rate of corruption cannot be used.

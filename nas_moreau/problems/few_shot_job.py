@@ -34,7 +34,7 @@ Tensors = list[Tensor]
 
 
 def few_shot_job(config: dict[str, Any], info: MethodInfo, data: Data, device: torch.device) -> LearningTask:
-    """Returns the task of a configuration (`tasks.FewShotConfig`).
+    """Returns the task of a configuration (`task_options.FewShotConfig`).
 
     Raises:
         InputError: There are not enough classes, or not enough images of them.

@@ -11,6 +11,7 @@ import yaml
 from nas_moreau.drawing.operation_style import shorten
 from nas_moreau.report.format import count, duration, memory
 from nas_moreau.report.html import code, definition_list, details, paragraph, section, table
+from nas_moreau.runs.environment import first_command
 from nas_moreau.runs.history import Run, Stage
 
 SHOWN_CLASSES = 40
@@ -43,7 +44,8 @@ def environment_section(environment: Mapping[str, Any]) -> str:
 
 def command_of(stage: Stage) -> str:
     """Returns the command that began a run, to be copied; "" where none is recorded."""
-    return paragraph("The command of this run:") + code(stage.command) if stage.command else ""
+    command = first_command(stage.environment)
+    return paragraph("The command of this run:") + code(command) if command else ""
 
 
 def configuration_section(config: Mapping[str, Any]) -> str:
@@ -113,14 +115,14 @@ def _evaluation(stage: Stage) -> float | None:
 def _reproduce(run: Run) -> str:
     source = run.source
     verb = source.name if source.name in ("search", "run") else "retrain genotype.json"
-    inside = command_of(source)
-    inside += paragraph("The same from its configuration, which holds every setting:")
+    begun = command_of(source)
+    inside = begun + paragraph("The same from its configuration, which holds every setting:")
     inside += code(f"nas-moreau {verb} --config config.yaml --output again")
     inside += paragraph(
         "On a CPU, the same versions and number of threads give the same bytes of alphas, weights and metrics."
     )
     unfinished = [stage.name for stage in run.stages if not stage.finished]
-    if unfinished and source.command:
+    if unfinished and begun:
         inside += (
             f"<p>To continue ({escape(', '.join(unfinished))} not finished), repeat the command with "
             "<code>--resume</code>.</p>"

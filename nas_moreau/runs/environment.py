@@ -68,6 +68,12 @@ def changes_of_bytes(environment: dict[str, Any]) -> str:
     )
 
 
+def first_command(environment: dict[str, Any]) -> str:
+    """Returns the command that began a run; "" where none is recorded."""
+    first = (environment.get("earlier") or [environment])[0] or {}
+    return str(first.get("command") or "")
+
+
 def _program() -> str:
     name = Path(sys.argv[0] or "python").name
     return "python -m nas_moreau" if name == "__main__.py" else name

@@ -71,12 +71,6 @@ class Stage:
         """Versions, hardware and command of the run."""
         return self._json("environment")
 
-    @property
-    def command(self) -> str:
-        """The command that began the run; "" where none is recorded."""
-        first = (self.environment.get("earlier") or [self.environment])[0] or {}
-        return str(first.get("command") or "")
-
     @cached_property
     def status(self) -> dict[str, Any]:
         """State, step, time of the last change."""
