@@ -35,7 +35,7 @@ STATUSES = {
     "biased": (WATCH, "The method has settled, but not at a point that could be certified as a solution."),
     "out-of-steps": (WATCH, "All steps were done before the tolerance was met."),
     "stopped": (WATCH, "It was stopped."),
-    "not-minimal": (BAD, "The point is no solution: one of the levels is at a maximum or saddle."),
+    "not-minimal": (BAD, "The point does not solve the problem: one of the levels is at a maximum or saddle."),
     "diverged": (BAD, "It diverged; the last finite point is given."),
     "refused": (BAD, "The method does not apply to this problem."),
 }
