@@ -154,7 +154,7 @@ def stage_charts(stage: Stage, loss: str | None = None, axis: str = "epoch") -> 
     Args:
         stage: The stage.
         loss: What losses are measured in, if not in nats.
-        axis: The column that the numbers are shown over: "epoch", or "step" where its rows are no epochs.
+        axis: The column that the numbers are shown over: "epoch", or "step" where a row is not an epoch.
     """
     first = 1 if axis == "epoch" else 0  # epochs are counted from 1 on the page, from 0 in the table
     places = [place + first for place in stage.metrics.get(axis, []) if place is not None]
