@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nas_moreau.cli.options import CONFIGURATION, RUN_FOLDER, begin, working_in
-from nas_moreau.cli.output import print_json, print_table, print_text
+from nas_moreau.cli.output import print_json, print_next, print_table, print_text
 from nas_moreau.cli.verbs import option, verb
 from nas_moreau.errors import InputError
 from nas_moreau.runs.heartbeat import heartbeat
@@ -75,16 +76,17 @@ def compare(args: argparse.Namespace) -> dict[str, Any] | None:
             imports=args.imports,
         ).to_dict()
     if not args.json:
-        _print_comparison(result)
+        _print_comparison(result, output)
     return result
 
 
-def _print_comparison(result: dict[str, Any]) -> None:
+def _print_comparison(result: dict[str, Any], output: Path) -> None:
     from nas_moreau.architecture.spaces.percentile import limit
     from nas_moreau.report.comparison import (
         FIGURE_NAMES,
         PERCENTILE,
         conditions_table,
+        next_step,
         outcome,
         percentile_table,
         ranking_table,
@@ -103,3 +105,5 @@ def _print_comparison(result: dict[str, Any]) -> None:
     print_table(*conditions_table(result), "how each method ran")
     print_text(outcome(result))
     print(f"page: {result['report']}")
+    if (todo := next_step(result, output)) is not None:
+        print_next(*todo)

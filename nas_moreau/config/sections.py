@@ -360,6 +360,7 @@ class LoggingConfig(Section):
 
     tensorboard: bool = Field(default=True, description="Whether to write TensorBoard files.")
     every_steps: Count = Field(default=50, description="Steps between two readings of the metrics of a step.")
+    edge_weights: bool = Field(default=False, description="Whether TensorBoard has a curve of each edge weight.")
     trackers: list[Literal["wandb", "mlflow"]] = Field(
         default=[],
         description="Experiment trackers that get settings, epochs and results as well: wandb, mlflow. Their own "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nas_moreau.architecture.spaces.genotype import Genotype
@@ -13,17 +16,33 @@ from nas_moreau.architecture.spaces.percentile import limit
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
 from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
-from nas_moreau.report.html import definition_list, details, drawing, figure, header, page, paragraph, section, table
+from nas_moreau.report.html import (
+    command_line,
+    definition_list,
+    details,
+    drawing,
+    figure,
+    header,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from nas_moreau.report.record import configuration_section, environment_section
-from nas_moreau.report.significance import ranking
+from nas_moreau.report.significance import ranking, runs_for_certainty
+from nas_moreau.report.verdict import NextStep
 from nas_moreau.runs.atomic import write_atomic
+from nas_moreau.runs.environment import first_command
 from nas_moreau.runs.history import Stage
+from nas_moreau.search.random_cell import RANDOM
 
 FIGURE_NAMES = {
     "table": "accuracy in the table",
     "retrained_accuracy": "test accuracy after retraining",
     "retrained_held_out_accuracy": "held-out accuracy after retraining",
 }
+MOST_SEEDS = 40
+"""Seeds of every method beyond which a comparison is not worth its time."""
 PERCENTILE = "predicted percentile among random cells"
 Curves = Mapping[str, Sequence[Sequence[tuple[float, float]]]]
 Result = Mapping[str, Any]
@@ -143,7 +162,7 @@ def render(result: Result, curves: Curves, folder: Path) -> str:
     """Returns the HTML of the page; `folder` has the environment and configuration of the comparison."""
     name = folder.resolve().name or "comparison"
     stage = Stage(folder, "compare")
-    parts = [_header(result, name), *(_figure(result, key) for key in FIGURE_NAMES), _percentiles(result)]
+    parts = [_header(result, name, folder), *(_figure(result, key) for key in FIGURE_NAMES), _percentiles(result)]
     parts.append(_ranking(result))
     parts += [_best_cells(result), _cost(result, curves), _conditions(result), _reading_guide(result)]
     parts.append(_every_cell(result))
@@ -177,6 +196,51 @@ def outcome(result: Result) -> str:
     return " ".join(found)
 
 
+def next_step(result: Result, folder: Path) -> NextStep | None:
+    """Returns what to do next: run what failed again, add seeds until chance is ruled out, use the best cell.
+
+    Args:
+        result: The result.
+        folder: Of the comparison.
+    """
+    begun = shlex.split(first_command(Stage(folder, "compare").environment))
+    again = begun[begun.index("compare") :] if "compare" in begun else []
+    if result["failed"] and again:
+        return NextStep("Run again what failed", _resumed(again, folder))
+    key = next((key for key in (*FIGURE_NAMES, "percentile") if _groups(result, key)), None)
+    if key is None:
+        return None
+    first, *others = sorted(_groups(result, key).values(), key=lambda values: -fmean(values))
+    needed = runs_for_certainty(first, others[0]) if others else None
+    if needed is not None and needed <= MOST_SEEDS and again:
+        reason = f"See with {needed} seeds whether the first two differ by more than chance"
+        return NextStep(reason, _resumed(again, folder, needed))
+    latest = {row["search"]: row for row in result["rows"]}.values()  # a rule's cell follows that of the space's
+    best = max((row for row in latest if row[key] is not None), key=lambda row: row[key], default=None)
+    if best is None:
+        return None
+    cell = shlex.quote(str(folder / "searches" / best["search"]))
+    if key == "retrained_accuracy":
+        why = "" if best["method"] == RANDOM else " --why"
+        return NextStep("Look at the best cell", f"nas-moreau show {cell}{why}")
+    return NextStep("Train the best cell from scratch", f"nas-moreau retrain {cell}")
+
+
+def _resumed(words: Sequence[str], folder: Path, seeds: int | None = None) -> str:
+    """Returns the command that resumes a comparison, with that many seeds of every method if a number is given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--output", "--methods", "--seeds"):
+        parser.add_argument(name)
+    parser.add_argument("--resume", action="store_true")
+    given, rest = parser.parse_known_args(words)
+    methods, chosen = given.methods or "", given.seeds
+    if seeds is not None:
+        methods, chosen = ",".join(part.partition(":")[0] for part in methods.split(",")), f"0-{seeds - 1}"
+    several = ["--seeds", chosen] if chosen else []
+    command = ["nas-moreau", *rest, "--methods", methods, *several, "--output", str(folder), "--resume"]
+    return shlex.join(command)
+
+
 def _mean_percentile(line: Mapping[str, Any]) -> str:
     against = "" if line["p_value"] is None else f", p {p_value(line['p_value'])}"
     return f"{name_of(line)} {line['mean']:.0f} (n = {line['n']}{against})"
@@ -191,11 +255,12 @@ def _groups(result: Result, key: str) -> dict[str, list[float]]:
     return groups
 
 
-def _header(result: Result, name: str) -> str:
+def _header(result: Result, name: str, folder: Path) -> str:
     rows = result["rows"]
     facts = [f"space {result['space']}", f"data {result['data']}", f"{len(rows)} cells"]
     facts.append(f"seeds {ranges(sorted({row['seed'] for row in rows}))}")
-    return header("comparison", name, facts, outcome(result))
+    todo = next_step(result, folder)
+    return header("comparison", name, facts, outcome(result), "" if todo is None else command_line(*todo))
 
 
 def _figure(result: Result, key: str) -> str:

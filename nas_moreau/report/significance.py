@@ -72,8 +72,24 @@ def runs_needed(a: Sequence[float], b: Sequence[float], level: float = 0.05, pow
     normal = statistics.NormalDist()
     scale = (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) ** 2
     variance, difference = statistics.variance(a) + statistics.variance(b), statistics.fmean(a) - statistics.fmean(b)
-    least = next(n for n in itertools.count(2) if 2 / math.comb(2 * n, n) < level)
-    return max(least, math.ceil(scale * variance / difference**2))
+    return max(_least(level), math.ceil(scale * variance / difference**2))
+
+
+def _least(level: float) -> int:
+    """Returns the number of runs on each side with which the permutation test can get below a level."""
+    return next(n for n in itertools.count(2) if 2 / math.comb(2 * n, n) < level)
+
+
+def runs_for_certainty(a: Sequence[float], b: Sequence[float]) -> int | None:
+    """Returns how many runs on each side may show that two means differ by more than chance.
+
+    None where the given ones show it already, or are equal. With a single run on one side nothing is known of the
+    spread: then as many as the permutation test needs at least.
+    """
+    p = permutation_p_value(a, b)
+    if p is None or p < LEVEL:
+        return None
+    return _least(LEVEL) if min(len(a), len(b)) == 1 else runs_needed(a, b)
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:

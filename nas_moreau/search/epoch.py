@@ -144,12 +144,13 @@ def metrics_row(job: SearchJob, cells: CellSearch, found: EpochEvaluation) -> di
 
 def log_epoch(job: SearchJob, cells: CellSearch, found: EpochEvaluation, row: dict[str, Any]) -> None:
     """Logs the epoch to TensorBoard: the page's layout once, curves, and what `draw_epoch` shows."""
-    monitor = job.loop.monitor
+    monitor, curves = job.loop.monitor, job.setup.config.logging.edge_weights
     if row["epoch"] == 0:
-        learned = parse_method(job.setup.config.search.method).learns_alphas
+        learned = curves and parse_method(job.setup.config.search.method).learns_alphas
         monitor.layout(board_layout(row, found.table if learned else None))
     job.loop.log_epoch(job, row)
-    job.loop.log(job, edge_curves(found.table))
+    if curves:
+        job.loop.log(job, edge_curves(found.table))
     if monitor.tensorboard and found.genotype.digest() != cells.drawn[0]:
         cells.drawn = found.genotype.digest(), job.counters.step
     draw_epoch(job, cells, found.table, found.genotype)
@@ -166,6 +167,13 @@ def draw_epoch(job: SearchJob, cells: CellSearch, table: AlphaTable, genotype: G
         monitor.image(f"softmax_weights/{name}", draw_heat_map(rows, genotype.cells[name].edges), step)
     if cells.drawn[1] == step:
         monitor.image("cell", draw_pixels(genotype, table, scale=1.0), step)
+
+
+def draw_derived(job: SearchJob, cells: CellSearch, table: AlphaTable, genotype: Genotype) -> None:
+    """Shows the cell that the search ends with after those of its epochs, if it is another one than the last."""
+    monitor = job.loop.monitor
+    if monitor.tensorboard and genotype.digest() != cells.drawn[0]:
+        monitor.image("cell", draw_pixels(genotype, table, scale=1.0), job.counters.step + 1)
 
 
 def write_epoch(job: SearchJob, found: EpochEvaluation, row: dict[str, Any]) -> None:

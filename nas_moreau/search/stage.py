@@ -21,6 +21,7 @@ from nas_moreau.search.build import SearchSetup, build_search, search_identity
 from nas_moreau.search.collapse import CollapseGuard, assess
 from nas_moreau.search.engine import SearchJob
 from nas_moreau.search.epoch import (
+    draw_derived,
     draw_epoch,
     evaluate_epoch,
     evaluate_held_out,
@@ -218,6 +219,7 @@ class CellSearch:
         if not job.loop.folder.within_run:
             log_hparams(job.loop.monitor, config, "search", result.digest, metrics, result.steps)
         job.loop.folder.write_files(genotype_files(result.genotype, result.alphas, png=True))
+        draw_derived(job, self, table, result.genotype)
         return result
 
     def _place(self, loop: Loop) -> Place:

@@ -1,13 +1,17 @@
 """The summary of a comparison by hand, and its page."""
 
+import json
+import shlex
+
 import pytest
 
 from nas_moreau.architecture.spaces.zoo import published_cell
+from nas_moreau.cli import entry as cli
 from nas_moreau.compare.conditions import Conditions
 from nas_moreau.compare.protocol import Comparison
 from nas_moreau.compare.rows import Row
 from nas_moreau.compare.summary import summarise
-from nas_moreau.report.comparison import outcome, percentile_table, render, summary_table
+from nas_moreau.report.comparison import next_step, outcome, percentile_table, render, summary_table
 
 
 def row(method, seed, rule=None, **values):
@@ -92,6 +96,45 @@ def test_cells_near_the_best_of_the_table_are_counted():
     rows = [row("a", i, table=value) for i, value in enumerate((0.90, 0.94, 0.95))]
     assert [line.near_best for line in summarise(rows, ["a"], "a", [], 0.94)] == [2]
     assert [line.near_best for line in summarise(rows, ["a"], "a", [])] == [None]
+
+
+def compared(tmp_path, *groups, command="nas-moreau compare --preset smoke --methods a,random:0-1 --seeds=0 k.l=1"):
+    """Returns the result of a comparison with these accuracies of the methods a, random."""
+    (tmp_path / "environment.json").write_text(json.dumps({"command": command}))
+    rows = [row(m, i, retrained_accuracy=v) for m, group in zip(("a", "random"), groups) for i, v in enumerate(group)]
+    return {"rows": [line.to_dict() for line in rows], "failed": []}
+
+
+@pytest.mark.parametrize(
+    ("groups", "seeds"),
+    [
+        (([0.9], [0.8]), "0-3"),  # the fewest with which a permutation test gets below .05
+        # variances 2e-4, difference .01: (1.96 + 0.84)^2 * 4e-4 / 1e-4 = 31.4
+        (([0.90, 0.92], [0.89, 0.91]), "0-31"),
+        (([0.900, 0.920], [0.899, 0.919]), None),  # thousands
+        (([0.9] * 4, [0.8] * 4), None),  # p .029
+    ],
+)
+def test_what_chance_may_explain_gets_more_seeds_where_few_are_enough(tmp_path, groups, seeds):
+    todo, best = next_step(compared(tmp_path, *groups), tmp_path), groups[0].index(max(groups[0]))
+    args = cli.parse_arguments(shlex.split(todo.command)[1:])
+    if seeds is None:
+        assert args.verb == "show" and args.name == str(tmp_path / "searches" / f"a-seed{best}")
+    else:
+        assert args.verb == "compare" and args.resume and args.output == str(tmp_path)
+        assert (args.seeds, args.methods, args.preset, args.overrides) == (seeds, "a,random", "smoke", ["k.l=1"])
+
+
+def test_failed_runs_are_run_again_with_the_same_seeds(tmp_path):
+    result = compared(tmp_path, [0.9]) | {"failed": ["search a-seed1"]}
+    args = cli.parse_arguments(shlex.split(next_step(result, tmp_path).command)[1:])
+    assert args.verb == "compare" and args.resume and (args.seeds, args.methods) == ("0", "a,random:0-1")
+
+
+def test_a_comparison_of_a_program_has_no_command_to_repeat(tmp_path):
+    result = compared(tmp_path, [0.9], [0.8], command="python mine.py")
+    assert next_step(result, tmp_path).command.startswith("nas-moreau show")
+    assert next_step({"rows": [], "failed": ["x"]}, tmp_path) is None
 
 
 def test_the_page_escapes_hostile_names(tmp_path):

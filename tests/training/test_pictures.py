@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nas_moreau.architecture import Genotype
+from nas_moreau.architecture import Genotype, load_space
 from nas_moreau.architecture.spaces.genotype import Cell
 from nas_moreau.architecture.spaces.zoo import published_cell
 from nas_moreau.data import Augment
+from nas_moreau.drawing.cell import draw_pixels
 from nas_moreau.drawing.confusion import draw_confusion
 from nas_moreau.drawing.network import Sizes
 from nas_moreau.drawing.network_graph import network_graph
-from nas_moreau.search import search
+from nas_moreau.search import search, stage
+from nas_moreau.search.random_cell import random_cell
 from nas_moreau.training.retrain import retrain
 
 
@@ -77,10 +80,34 @@ def test_both_stages_show_them(tiny_config, tiny_data, tmp_path):
     config = tiny_config("search.epochs=2", "retrain.epochs=1", "search.method=darts1")
     search(config, tmp_path / "search", data=tiny_data)
     retrain(config, published_cell("DARTS_V2"), tmp_path / "retrain", data=tiny_data)
-    for stage, tags in (("search", {"training_images"}), ("retrain", {"training_images", "errors/confusion_matrix"})):
-        events = EventAccumulator(str(tmp_path / stage / "tensorboard"), size_guidance={"images": 0}).Reload()
+    for name, tags in (("search", {"training_images"}), ("retrain", {"training_images", "errors/confusion_matrix"})):
+        events = EventAccumulator(str(tmp_path / name / "tensorboard"), size_guidance={"images": 0}).Reload()
         assert tags <= set(events.Tags()["images"])
         assert len(events.Images("training_images")) == 1
         shown = Image.open(io.BytesIO(events.Images("training_images")[0].encoded_image_string))
         assert shown.width > 4 * 8
-        assert events.Tags()["graph"] == (stage == "retrain")
+        assert events.Tags()["graph"] == (name == "retrain")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_last_cell_shown_is_the_derived_one_and_edges_have_curves_only_if_asked(
+    tiny_config, tiny_data, tmp_path, monkeypatch, asked
+):
+    def derived(*arguments):
+        found = original(*arguments)
+        seeds = range(20)
+        others = (random_cell(load_space(config.space), seed) for seed in seeds)
+        return dataclasses.replace(found, genotype=next(cell for cell in others if cell != found.genotype))
+
+    original = stage.derive_by_rule
+    config = tiny_config("search.method=darts1", "search.epochs=2", *["logging.edge_weights=true"] * asked)
+    if not asked:
+        monkeypatch.setattr(stage, "derive_by_rule", derived)
+    result = search(config, tmp_path, data=tiny_data)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    last, steps = events.Images("cell")[-1], [image.step for image in events.Images("cell")]
+    assert steps == sorted(set(steps)) and (last.step > result.steps) == (not asked)
+    expected = draw_pixels(result.genotype, result.alphas, scale=1.0)
+    same = np.array_equal(np.asarray(Image.open(io.BytesIO(last.encoded_image_string)).convert("RGB")), expected)
+    assert same or asked  # an epoch's cell is drawn with the weights of that epoch
+    assert any(tag.startswith("weights_") for tag in events.Tags()["scalars"]) == asked
