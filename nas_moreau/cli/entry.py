@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import os
 import re
 import shlex
@@ -34,6 +36,8 @@ MODULES = ("stages", "compare", "solve", "listing", "configuration", "inspect", 
 for _module in MODULES:
     import_module(f"nas_moreau.cli.{_module}")
 DONE, FAILURE, USAGE, NON_FINITE = 0, 1, 2, 3
+# half a million objects of the libraries need not be taken apart one by one at the end: seconds after the last line
+atexit.register(gc.freeze)
 
 
 class Parser(argparse.ArgumentParser):

@@ -173,6 +173,7 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         base: A run folder; its configuration is the starting point.
     """
 
+    from nas_moreau.data.sources import find_files
     from nas_moreau.runs.folder import check_output
 
     def agree() -> tuple[Config, Path]:
@@ -184,7 +185,9 @@ def begin(args: argparse.Namespace, name: str, base: Path | None = None) -> tupl
         config = configuration(args, start)
         preset = args.preset or Path(args.config or "default").stem
         output = new_folder(args, f"{name}-{preset}-seed{config.seed}")
-        check_output(output, name, args.resume)  # before images are read
+        check_output(output, name, args.resume)
+        if not args.resume:  # a finished run needs no images
+            find_files(config.data.name, config.data.directory, config.data.download)
         _note_default_length(args, name, config)
         return config, output
 

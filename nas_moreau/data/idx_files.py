@@ -33,8 +33,8 @@ def read_idx(directory: Path) -> Loaded:
     Raises:
         InputError: A file is missing, damaged, of another format, or inconsistent with the others.
     """
-    if not directory.is_dir():
-        raise InputError(f"The folder {directory} does not exist.", "Check the path after idx:.")
+    if directory.is_file():
+        raise InputError(f"{directory} is a file.", "Give the folder of the four files.")
     found = {key: _find(directory, name) for key, name in FILES.items()}
     paths = {key: path for key, path in found.items() if path is not None}
     parts = ["train", "test"] if any(part == "test" for part, _ in paths) else ["train"]

@@ -11,7 +11,7 @@ from nas_moreau.data.cifar_batches import are_batches, read_batches
 from nas_moreau.data.image_files import read_images
 from nas_moreau.data.images import Images, Loaded
 from nas_moreau.data.layout import find_layout
-from nas_moreau.data.mistaken_paths import check_path, line_for
+from nas_moreau.data.mistaken_paths import line_for
 from nas_moreau.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ def read_folder(request: Request) -> Loaded:
     directory = request.place
     if directory.is_file():
         raise InputError(f"{directory} is a file.", line_for(directory))
-    if not directory.is_dir():
-        raise InputError(f"The folder {directory} does not exist.", check_path("folder", directory))
     if are_batches(directory):
         return read_batches(directory)
     layout = find_layout(directory)

@@ -19,10 +19,10 @@ from nas_moreau.data.images import Data, Images, Loaded, channel_statistics, imb
 from nas_moreau.data.parts import settle
 from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.data.resizing import POLICY, check_image_size, fit_pixels
-from nas_moreau.data.sources import Request, Source, find_source, source_of
+from nas_moreau.data.sources import Request, Source, find_files, source_of
 from nas_moreau.data.splitting import stratified_split
 from nas_moreau.errors import InputError, first_line
-from nas_moreau.text import is_utf8, name_text, path_of, printable
+from nas_moreau.text import is_utf8, name_text, printable
 
 _log = logging.getLogger(__name__)
 ARRAYS = "arrays"
@@ -60,8 +60,7 @@ def load_data(
     """
     check_image_size(image_size)
     spec = spec if isinstance(spec, str) else source_of(spec)
-    source, text = find_source(spec)
-    place = path_of(text if source.place else str(directory))
+    source, place = find_files(spec, directory, download)
     try:
         loaded = source.read(Request(place, image_size, seed, download))
     except PermissionError as error:

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 from nas_moreau.data.arrays import loaded_arrays
 from nas_moreau.data.images import MAX_BYTES, Loaded, too_dense
-from nas_moreau.data.mistaken_paths import BEGINNINGS, MAKE_NPZ, check_path, unpacking
+from nas_moreau.data.mistaken_paths import BEGINNINGS, MAKE_NPZ, unpacking
 from nas_moreau.data.parts import PART_OF, tokens
 from nas_moreau.data.pixel_ranges import Named
 from nas_moreau.errors import InputError
@@ -48,8 +48,6 @@ def read_npz(path: Path) -> Loaded:
             f"{path} is a folder.",
             f"Write {specification('npz', inside[0]) if inside else specification('folder', path)}.",
         )
-    if not path.is_file():
-        raise InputError(f"The file {path} does not exist.", check_path("npz", path))
     try:
         with zipfile.ZipFile(path) as archive:
             arrays, names, notes = _arrays(archive, path)

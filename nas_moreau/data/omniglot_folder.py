@@ -36,8 +36,8 @@ def read_omniglot(request: Request) -> Loaded:
         InputError: The folder is missing or has no image in that layout, or files cannot be read.
     """
     directory = request.place
-    if not directory.is_dir():
-        raise InputError(f"The folder {directory} does not exist.", "Check the path after omniglot:.")
+    if directory.is_file():
+        raise InputError(f"{directory} is a file.", "Give the folder of the alphabets.")
     drawings: dict[tuple[str, str], dict[str, Path]] = {}
     depth = len(directory.parts)
     for folder, subfolders, names in os.walk(directory):

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_moreau.data.mistaken_paths import line_for_other
+from nas_moreau.data.mistaken_paths import check_path, line_for_other
 from nas_moreau.errors import InputError, nearest
 from nas_moreau.text import path_of
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 4096  # characters of a path
+_PATHS = {"folder:": "folder", "npz:": "file", "idx:": "folder", "omniglot:": "folder"}
+"""Sources whose place is a path -> what is there; that of a user's source may be anything."""
 
 
 class Request(NamedTuple):
@@ -129,6 +131,40 @@ def find_source(spec: str) -> tuple[Source, str]:
     source = SOURCES.get(f"{near}:" if colon else near) or SOURCES.get(near) or SOURCES[f"{near}:"]
     meant = f"{near}:{place}" if source.place and place else source.form
     raise InputError(f"Unknown data source '{spec}'.", f"Did you mean {meant}? Known are {forms}.")
+
+
+def find_files(spec: str, directory: str | PathLike[str], download: bool) -> tuple[Source, Path]:
+    """Returns the source of a specification and where its files are; refuses those that are missing, without torch.
+
+    Args:
+        spec: As `find_source` takes it.
+        directory: Where downloaded sets are.
+        download: Whether a missing set may be downloaded.
+
+    Raises:
+        InputError: As `find_source`, or the folder or the file does not exist.
+    """
+    source, text = find_source(spec)
+    place = path_of(text if source.place else os.fspath(directory))
+    kind = _PATHS.get(f"{source.name}:") if source.place else None
+    if kind is not None and _is_missing(place):
+        raise InputError(f"The {kind} {place} does not exist.", check_path(source.name, place))
+    if source.kept_in is not None and not download and _is_missing(place / source.kept_in):
+        raise InputError(
+            f"{source.name} is missing in {place}.", "Add --download to fetch it, or use npz:FILE or folder:DIR."
+        )
+    return source, place
+
+
+def _is_missing(place: Path) -> bool:
+    """Returns whether nothing is there; what cannot be looked at is left to whoever reads it."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @register_source("shapes", what="embedded: 10 classes of generated 32x32 RGB images, needs no file")

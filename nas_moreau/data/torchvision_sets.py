@@ -78,7 +78,7 @@ def _open(name: str, dataset: str, request: Request, **part: bool) -> Any:
             ) from error
         shown = "" if "not found" in reason else f" ({reason})"  # torchvision names an argument of its own
         raise InputError(
-            f"{name} is missing in {directory} or is damaged there{shown}.",
+            f"{name} is incomplete or damaged in {directory}{shown}.",
             "Add --download to fetch it, or use npz:FILE or folder:DIR.",
         ) from error
     finally:

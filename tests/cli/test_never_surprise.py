@@ -489,3 +489,18 @@ def test_the_report_of_one_run_can_be_written_elsewhere(call, tmp_path, monkeypa
     monkeypatch.setattr(report, "write_atomic", refused)
     code, _, err = call("report", "run")
     assert code == 2 and "--output" in err
+
+
+def test_missing_images_are_refused_before_torch_is_loaded(tmp_path):
+    """Loading torch takes seconds: in a process of its own, since this one has loaded it."""
+    commands = [
+        ["run", "--preset", "smoke", "--data", "folder:absent"],
+        ["search", "--preset", "smoke", "--data", "cifar10", "--dry-run"],
+        ["retrain", "DARTS_V2", "--preset", "cpu", "--data", "npz:absent.npz"],
+        ["solve", "hyper-cleaning", "--data", "idx:absent"],
+    ]
+    program = "import sys; from nas_moreau.cli.entry import main; codes = [main(words) for words in {}]; "
+    program = program.format(commands) + "sys.exit(f'{codes} {\"torch\" in sys.modules}')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "[2, 2, 2, 2] False", done.stderr
+    assert done.stderr.count("absent") == 3 and "--download" in done.stderr and not list(tmp_path.iterdir())

@@ -69,13 +69,14 @@ def test_fashion_mnist_in_torchvisions_layout(tmp_path):
     assert data.classes[9] == "Ankle boot"
 
 
-def test_cifar_arrays_become_channels_first(monkeypatch):
+def test_cifar_arrays_become_channels_first(tmp_path, monkeypatch):
+    (tmp_path / "cifar-10-batches-py").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     part = types.SimpleNamespace(data=pixels, targets=[i % 10 for i in range(20)], classes=[str(i) for i in range(10)])
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda *_, **__: part)
-    data = load_data("cifar10")
+    data = load_data("cifar10", tmp_path)
     assert np.array_equal(data.train.pixels.permute(0, 2, 3, 1).numpy(), pixels)
     assert data.train.pixels.is_contiguous()
     assert data.train.labels.tolist() == part.targets
     assert (data.mean, data.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    assert load_data("cifar10", image_size=16).image_size == (16, 16)
+    assert load_data("cifar10", tmp_path, image_size=16).image_size == (16, 16)
