@@ -43,11 +43,16 @@ NARROWEST = 20
 
 
 def folded(line: str, width: int) -> str:
-    """Returns a line folded between words to a width, its rest indented by two more columns than its beginning."""
+    """Returns a line folded between words to a width, its rest indented by two more columns than its beginning.
+
+    A number and its per cent sign count as one word.
+    """
     if not len(line) > width > NARROWEST:
         return line
     indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    together = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", line)
+    found = textwrap.fill(together, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return found.replace("\N{NO-BREAK SPACE}%", " %")
 
 
 def duration(seconds: float, digits: int = 1) -> str:

@@ -9,7 +9,6 @@ from nas_moreau.cli import options
 from nas_moreau.cli.options import new_folder, working_in
 from nas_moreau.cli.output import print_next, print_rows
 from nas_moreau.cli.verbs import option, verb
-from nas_moreau.config import DataConfig
 from nas_moreau.data.sources import find_files
 from nas_moreau.errors import InputError
 from nas_moreau.report.format import duration, memory, percent
@@ -59,6 +58,8 @@ NETWORKS = "hyper-cleaning and few-shot"
 def solve(args: argparse.Namespace) -> dict[str, Any]:
     """Solves a bilevel problem and prints the outcome."""
     if args.data and not args.resume:
+        from nas_moreau.config import DataConfig
+
         find_files(options.as_text(args.data, "--data"), args.data_dir or DataConfig().directory, args.download)
     with heartbeat("solve: loading torch"):
         from nas_moreau.problems.tasks import SmallTask, find_task, solve_on_data, solve_task

@@ -76,7 +76,10 @@ class Progress:
             self._write("  ".join(part for part in parts if part))
 
     def line(self, text: str) -> None:
-        """Prints a line that stays, above the bar if there is one."""
+        """Prints lines that stay, above the bar if there is one; a terminal gets none wider than itself."""
+        self._keep(message_lines(text, self._stream, True))
+
+    def _keep(self, text: str) -> None:
         with self._lock:
             self._printed = self._clock()
             if self._bar is not None:
@@ -86,14 +89,14 @@ class Progress:
                 self._write(text)
 
     def note(self, text: str, *, activity: bool = True, fold: bool = True) -> None:
-        """Prints a message as `line` does.
+        """Prints a message that stays, above the bar if there is one.
 
         Args:
             text: One line or several.
             activity: Whether it is what is being done from now on, until the next step.
             fold: Whether a terminal gets lines that are not wider than itself.
         """
-        self.line(message_lines(text, self._stream, fold))
+        self._keep(message_lines(text, self._stream, fold))
         if activity:
             self.doing(text.rpartition("\n")[2])
 

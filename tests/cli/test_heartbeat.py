@@ -192,11 +192,12 @@ def test_nothing_is_computed_without_a_sign_of_life(line, watch, tmp_path, monke
         ("check-hypergradient", "diagnostics.check_hypergradient.check_hypergradient"),
         ("compare --preset smoke --methods moreau,random", "compare.protocol.compare"),
         ("doctor", "diagnostics.doctor.examine"),
-        ("solve few-shot --data omniglot:none", "problems.tasks.solve_on_data"),
+        ("solve few-shot --data omniglot:empty", "problems.tasks.solve_on_data"),
     ],
 )
 def test_the_work_of_a_command_is_done_under_a_sign_of_life(line, place, watch, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     seen = []
 
     def work(*given, **keywords):

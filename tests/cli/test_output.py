@@ -11,6 +11,7 @@ from nas_moreau.cli.output import print_next, print_records, print_rows, print_t
 from nas_moreau.diagnostics import plan as planning
 from nas_moreau.diagnostics.plan import Cost, Limits, Plan, Proposal
 from nas_moreau.runs.heartbeat import note
+from nas_moreau.text import folded
 
 TEXT = "undecided: no operation is clearly preferred, so that another seed would likely give another cell"
 
@@ -119,3 +120,11 @@ def test_a_plan_ends_with_its_verdict(hours, fits, said, monkeypatch, capsys):
     monkeypatch.setattr(planning, "plan", lambda *given: Plan(cost, cost, proposals, limits))
     assert main(["plan", "--preset", "smoke", *(["--hours", hours] if hours else [])]) == 0
     assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("width", range(25, 70))
+def test_a_number_keeps_its_per_cent_sign_in_any_width(width):
+    text = "epoch 1/2  architecture loss 2.286  held-out accuracy 11.75 %  idle edges 0 %  margin 0.003"
+    lines = folded(text, width).split("\n")
+    assert not any(line.strip().startswith("%") for line in lines) and max(map(len, lines)) <= width
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
