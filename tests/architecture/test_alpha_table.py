@@ -81,15 +81,15 @@ def test_a_weight_that_vanished_stays_zero():
     assert {edge[0] for edge in derive(space, table).cells["cell"].edges} == {"none"}
 
 
-def test_the_mean_is_that_of_the_weights_which_derivation_compares():
+def test_the_mean_is_that_of_the_softmax_weights():
     space = load_space("toy")
     tables = [AlphaTable.from_logits(space, drawn(space, with_edges=True, seed=seed)) for seed in range(3)]
     mean = AlphaTable.mean(tables)
     for i in range(len(space.edges)):
-        row = mean.cells["reduce"][i]
-        strengths = [table.cells["reduce"][i].strength("skip_connect") for table in tables]
-        assert row.strength("skip_connect") == pytest.approx(math.fsum(strengths) / 3, rel=1e-14)
-        assert math.fsum(row.weights.values()) == pytest.approx(1.0, rel=1e-14)
+        row, rows = mean.cells["reduce"][i], [table.cells["reduce"][i] for table in tables]
+        for name, weight in row.weights.items():
+            assert weight == pytest.approx(math.fsum(r.weights[name] for r in rows) / 3, rel=1e-14)
+        assert row.edge_weight == pytest.approx(math.fsum(r.edge_weight for r in rows) / 3, rel=1e-14)
     without = [table.without_edge_weights() for table in tables]
     assert not AlphaTable.mean(without).has_edge_weights
     assert AlphaTable.mean(without[:1]) == without[0]

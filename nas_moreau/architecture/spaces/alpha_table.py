@@ -196,7 +196,7 @@ class AlphaTable:
 
     @classmethod
     def mean(cls, tables: Sequence[AlphaTable]) -> AlphaTable:
-        """Returns the mean of tables of one space: of the strengths, which derivation compares.
+        """Returns the mean of tables of one space: of the weights, and of the edge weights.
 
         Softmax weights are averaged, not logits: a search with larger logits counts no more than the others.
         """
@@ -265,12 +265,11 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 def _mean_of_edge(several: Sequence[EdgeWeights]) -> EdgeWeights:
-    first = several[0]
-    strengths = {name: math.fsum(row.strength(name) for row in several) / len(several) for name in first.weights}
+    first, count = several[0], len(several)
+    weights = {name: math.fsum(row.weights[name] for row in several) / count for name in first.weights}
     if first.edge_weight is None:
-        return EdgeWeights(first.edge, strengths)
-    total = math.fsum(strengths.values())
-    return EdgeWeights(first.edge, {name: strength / total for name, strength in strengths.items()}, total)
+        return EdgeWeights(first.edge, weights)
+    return EdgeWeights(first.edge, weights, math.fsum(row.edge_weight or 0.0 for row in several) / count)
 
 
 def _noisy(weights: Sequence[float], draw: random.Random) -> list[float]:
