@@ -167,7 +167,7 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
         import onnxruntime  # noqa: F401 (needed for the comparison)
         import onnxscript  # noqa: F401 (needed by torch's exporter)
     except ImportError as error:
-        raise InputError(f"ONNX needs the package {error.name}.", "Install nas_moreau[export].") from None
+        raise InputError(f"ONNX needs the package {error.name}.", "Run pip install 'nas_moreau[export]'.") from None
     images, shapes = _example(classifier)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's remarks on its own parts

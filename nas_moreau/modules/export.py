@@ -115,7 +115,7 @@ def _onnx(network: nn.Module, call: Call, path: Path) -> Callable[[Call], list[T
         import onnxruntime
         import onnxscript  # noqa: F401 (needed by torch's exporter)
     except ImportError as error:
-        raise InputError(f"ONNX needs the package {error.name}.", "Install nas_moreau[export].") from None
+        raise InputError(f"ONNX needs the package {error.name}.", "Run pip install 'nas_moreau[export]'.") from None
     program = torch.onnx.export(_program(network, call), dynamo=True, external_data=False, verbose=False)
     assert program is not None, "what the exporter makes where it is given no file"
     write_atomic(path, program.model_proto.SerializeToString())

@@ -121,7 +121,7 @@ def check_trackers(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise InputError(
-                f"logging.trackers=[{name}] needs the package {error.name}.", f"pip install 'nas_moreau[{name}]'"
+                f"logging.trackers=[{name}] needs the package {error.name}.", f"Run pip install 'nas_moreau[{name}]'."
             ) from None
 
 
