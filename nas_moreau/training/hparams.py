@@ -31,7 +31,7 @@ def log_hparams(
     about = {
         "cell": digest,
         "data": config.data.name,
-        "method": config.search.method,
+        "method": config.search.method if "search" in _SECTIONS[stage] else "-",
         "seed": config.seed,
         "space": config.space,
         "stage": stage,
