@@ -203,7 +203,7 @@ def _of_configuration(stage: Stage) -> Row:
     """Returns method and data of a run: of its search, or those of a task."""
     config = stage.config
     search, data = config.get("search") or {}, config.get("data") or {}
-    method = search.get("method") if stage.status.get("stage") != "retrain" else None
+    method = search.get("method") if stage.status.get("stage") not in ("retrain", "compare") else None
     return {"method": str(method or config.get("method") or "-"), "data": str(data.get("name") or "-")}
 
 

@@ -61,3 +61,11 @@ def test_a_cell_in_words_counts_every_edge():
     assert text == ("normal: 5 sep conv 3×3, 2 skip, 1 dil conv 3×3; reduce: 5 max pool 3×3, 3 skip")
     for name, part in zip(genotype.cells, text.split(";")):
         assert sum(map(int, re.findall(r"(?<!\S)(\d+) ", part))) == len(genotype.cells[name].edges)
+
+
+@pytest.mark.parametrize(("stage", "method"), [("search", "darts1"), ("retrain", "-"), ("compare", "-")])
+def test_the_method_of_a_configuration_is_shown_where_it_was_used(tmp_path, stage, method):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "status.json").write_text(json.dumps({"stage": stage, "state": "finished"}))
+    (tmp_path / "a" / "config.yaml").write_text("search: {method: darts1}")
+    assert [row["method"] for row in listing.runs(tmp_path)] == [method]
