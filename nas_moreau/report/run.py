@@ -214,13 +214,16 @@ def _choices(search: Stage) -> str:
         for choice in found
     ]
     head = ["cell", "edge", "in the cell", "strongest", "weight", "runner-up", "weight", "margin"]
+    state = health(search)
+    why = "; the others lost against edges into the same node whose strongest operation had a larger weight"
+    if state is not None and state.trained:
+        why = ". The weights have narrowed the choice; short training has chosen edges and operations among it"
     return section(
         "choices",
         "Why these operations",
         paragraph(
             "For every edge of the search space: the operation with the largest softmax weight at the end, the "
-            "runner-up, and the margin between them. Edges in bold are part of the cell; the others lost against "
-            "edges into the same node whose strongest operation had a larger weight."
+            f"runner-up, and the margin between them. Edges in bold are part of the cell{why}."
         )
         + table(head, rows, numbers=(4, 6, 7), bold=[bool(choice.chosen) for choice in found]),
     )

@@ -449,7 +449,12 @@ def test_indicators_see_a_lagging_theta(tmp_path):
 
 
 def test_where_short_training_chose_the_cell_its_losses_are_judged_and_not_the_alphas(tmp_path):
+    def reason():
+        page, _ = page_of(tmp_path)
+        return re.search(r'<section id="choices">.*?<p>(.*?)</p>', page, re.DOTALL)[1]
+
     write_search(tmp_path)
+    by_weights = reason()
     search = read_run(tmp_path).search
     state = dataclasses.replace(assess(search.genotype, search.final_alphas), trained=True)
     stability = {"epochs": 40, "epochs_unchanged": 1, "window": 5, "edges_unchanged": 0.75}
@@ -463,6 +468,7 @@ def test_where_short_training_chose_the_cell_its_losses_are_judged_and_not_the_a
         assert not {"Margin of the choices", "Entropy of the alphas", "Stability of the cell"} & set(found)
     page, _ = page_of(tmp_path)
     assert "1.250" in page and "1.500" in page
+    assert reason() != by_weights  # edges that are left out need not have smaller weights then
 
 
 def test_the_discretisation_gap_and_stability_are_judged(tmp_path):
