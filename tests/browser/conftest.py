@@ -209,3 +209,27 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(main_job, "load_images", lambda config, hostile=hostile: hostile)
             main_job.run(config, place / name)
     return write_several_runs([place / name for name in names], place / "comparison.html")
+
+
+@pytest.fixture(scope="session")
+def wrong_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short hyper-cleaning of images whose classes have hostile names."""
+    from nas_moreau.data import load_data
+    from nas_moreau.problems.tasks import solve_on_data
+
+    data = load_data("shapes", image_size=8, train_images=400)
+    classes = ["<script>document.title='hit'</script>", "y" * 300, "\U0001f600" * 20, *data.classes[3:]]
+    folder = tmp_path_factory.mktemp("labels") / "x"
+    hostile = dataclasses.replace(data, classes=tuple(classes))
+    solve_on_data("hyper-cleaning", {"steps": 5, "device": "cpu"}, folder, data=hostile)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def solved_problem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A problem with a known answer, by a method that has all curves."""
+    from nas_moreau.problems.tasks import solve_task
+
+    folder = tmp_path_factory.mktemp("problem") / "x"
+    solve_task("quadratic", {"n": 40, "method": "moreau", "steps": 50}, folder)
+    return folder

@@ -16,12 +16,14 @@ STICKING_OUT = """[...document.body.querySelectorAll('*')].filter(e => {
 }).map(e => e.outerHTML.slice(0, 120))"""
 
 
-@pytest.fixture(scope="module", params=["smoke", "hostile", "comparison"])
-def page(request, smoke_run, three_seeds) -> Path:
-    hostile = sorted(path for path in three_seeds.parent.iterdir() if path.name.startswith("<script>"))[0]
-    return {"smoke": smoke_run / "report.html", "hostile": hostile / "report.html", "comparison": three_seeds}[
-        request.param
-    ]
+@pytest.fixture(scope="module", params=["smoke", "hostile", "comparison", "labels", "problem"])
+def page(request) -> Path:
+    if request.param in ("hostile", "comparison"):
+        seeds = request.getfixturevalue("three_seeds")
+        hostile = sorted(path for path in seeds.parent.iterdir() if path.name.startswith("<script>"))[0]
+        return seeds if request.param == "comparison" else hostile / "report.html"
+    name = {"smoke": "smoke_run", "labels": "wrong_labels", "problem": "solved_problem"}[request.param]
+    return request.getfixturevalue(name) / "report.html"
 
 
 def sound(browser):
