@@ -125,31 +125,45 @@ def _of_tensors(data: Any, what: str) -> Samples:
     (count,) = counts
     _refuse_empty(count, what)
     digest = digest_of(parts)
+    return Samples(what, range(count), _Rows(data), None, None, False, digest, digest)
 
-    def fetch(numbers: list[int]) -> Any:
+
+@dataclass(frozen=True)
+class _Rows:
+    """Numbers -> those rows of tensors."""
+
+    data: Any
+
+    def __call__(self, numbers: list[int]) -> Any:
         rows = torch.tensor(numbers, dtype=torch.int64, device="cpu")
-        return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], data)
-
-    return Samples(what, range(count), fetch, None, None, False, digest, digest)
+        return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], self.data)
 
 
 def _of_dataset(data: Any, what: str, collate: Callable[[list[Any]], Any]) -> Samples:
     _refuse_empty(len(data), what)
-
-    def fetch(numbers: list[int]) -> Any:
-        samples = [data[number] for number in numbers]
-        try:
-            return collate(samples)
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"The {what} samples cannot be put together to a batch: {first_line(error)}.",
-                "Give a DataLoader with a collate_fn that does it.",
-            ) from error
-
     with seeded(0):
         first = data[0]
     digest = digest_of([repr((len(data), form_of(first))), *content(data)])
-    return Samples(what, range(len(data)), fetch, None, None, True, digest, _Same(data))
+    return Samples(what, range(len(data)), _Collated(data, what, collate), None, None, True, digest, _Same(data))
+
+
+@dataclass(frozen=True)
+class _Collated:
+    """Numbers -> those samples of a Dataset as a batch; it can be sent to a worker process, as far as its parts can."""
+
+    data: Any
+    what: str
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, numbers: list[int]) -> Any:
+        samples = [self.data[number] for number in numbers]
+        try:
+            return self.collate(samples)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The {self.what} samples cannot be put together to a batch: {first_line(error)}.",
+                "Give a DataLoader with a collate_fn that does it.",
+            ) from error
 
 
 class _Same:

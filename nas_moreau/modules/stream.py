@@ -51,6 +51,7 @@ class Stream:
         self.samples, self.numbers, self.seed, self.purpose = samples, numbers, seed, purpose
         self.batch_size, self.device = min(batch_size, len(numbers)), device
         self.shard = shard if self.batch_size == shard.total else Shard(0, self.batch_size, self.batch_size)
+        self._fetch = _Fetch(samples.fetch, samples.draws, seed, purpose)
         self._pass, self._order = -1, numbers
         self._next, self._ahead = -1, iter(())
 
@@ -108,13 +109,22 @@ class Stream:
         whole = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         return whole[self.shard.start : self.shard.stop], step
 
-    def _fetch(self, key: tuple[list[int], int]) -> Any:
-        """Returns samples as a batch; random numbers of a Dataset are those of the step."""
+
+@dataclass(frozen=True)
+class _Fetch:
+    """(numbers, step) -> those samples as a batch; random numbers of a Dataset are those of the step."""
+
+    fetch: Callable[[list[int]], Any]
+    draws: bool
+    seed: int
+    purpose: str
+
+    def __call__(self, key: tuple[list[int], int]) -> Any:
         numbers, step = key
-        if not self.samples.draws:
-            return self.samples.fetch(numbers)
+        if not self.draws:
+            return self.fetch(numbers)
         with seeded(seed_for(self.seed, f"samples of {self.purpose}", step)):
-            return self.samples.fetch(numbers)
+            return self.fetch(numbers)
 
 
 @dataclass(frozen=True)

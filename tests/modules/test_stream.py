@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, TensorDataset, get_worker_info
 
 from nas_moreau import Hook, InputError, search_module
 from nas_moreau.config import make_config
@@ -60,6 +60,15 @@ def test_worker_processes_fetch_the_same_batches(order):
     assert multiprocessing.active_children()
     ahead.close()
     assert not multiprocessing.active_children()
+
+
+def test_workers_may_be_new_processes():
+    rows = TensorDataset(torch.arange(40.0), torch.arange(40))
+    started = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    alone, ahead = (parts(DataLoader(rows, 4, shuffle=True, **more)).lower for more in ({}, started))
+    for step in range(3):
+        torch.testing.assert_close(ahead.batch(step), alone.batch(step), rtol=0, atol=0)
+    ahead.close()
 
 
 def fails(samples):
