@@ -214,7 +214,7 @@ def fetched(fetch: Callable[[Any], Any], keys: Iterable[Any], options: Mapping[s
             batch_size=None,
             sampler=keys,
             collate_fn=_same,
-            generator=torch.Generator(),  # the global one stays as it is, with workers or without
+            generator=torch.Generator(device="cpu"),  # the global one stays as it is, with workers or without
             **{**options, "worker_init_fn": _Begin(options["worker_init_fn"])},
         )
         batches = iter(loader)

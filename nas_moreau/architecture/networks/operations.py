@@ -147,12 +147,12 @@ class _StridedPointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (n, k, ceil(h/2), ceil(w/2)) of x (n, c, h, w)."""
-        return halved(x, self.weight)
+        return halved(x, self.weight, self.in_channels)
 
 
-def halved(x: Tensor, weight: Tensor) -> Tensor:
-    """Returns the 1x1 convolution of stride 2 of x (n, c, h, w) with weight (k, c, 1, 1)."""
-    if x.shape[1] < _OVERRUN:  # on every device: some compute by the CPU's kernels
+def halved(x: Tensor, weight: Tensor, channels: int) -> Tensor:
+    """Returns the 1x1 convolution of stride 2 of x (n, channels, h, w) with weight (k, channels, 1, 1)."""
+    if channels < _OVERRUN:  # on every device: some compute by the CPU's kernels
         return f.conv2d(x[:, :, ::2, ::2], weight)
     return f.conv2d(x, weight, None, 2)
 

@@ -146,7 +146,7 @@ def _pair(x: Tensor, weights: list[Tensor], edges: int) -> Tensor:
     """Returns the two strided 1x1 convolutions of every edge, an edge's two results beside each other."""
     height, width = x.shape[-2:]
     shifted = f.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
-    halves = [halved(part, weight) for part, weight in zip((x, shifted), weights)]
+    halves = [halved(part, weight, weight.shape[1]) for part, weight in zip((x, shifted), weights)]
     pixels = [half.permute(0, 2, 3, 1).unflatten(3, (edges, -1)) for half in halves]
     return torch.cat(pixels, 4).flatten(3).permute(0, 3, 1, 2)
 
