@@ -48,8 +48,6 @@ def read_npz(path: Path) -> Loaded:
             f"{path} is a folder.",
             f"Write {specification('npz', inside[0]) if inside else specification('folder', path)}.",
         )
-    if not path.is_file():
-        raise InputError(f"{path} is a device or a pipe.", "Give a file.")
     try:
         with zipfile.ZipFile(path) as archive:
             arrays, names, notes = _arrays(archive, path)

@@ -6,6 +6,7 @@ A specification is the name of a source (`shapes`, `cifar10`), or NAME:PLACE whe
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 4096  # characters of a path
-_PATHS = {"folder:": "folder", "npz:": "file", "idx:": "folder", "omniglot:": "folder"}
-"""Sources whose place is a path -> what is there; that of a user's source may be anything."""
 
 
 class Request(NamedTuple):
@@ -52,6 +51,7 @@ class Source(NamedTuple):
         what: One line for `list sources`.
         place: What follows the colon ("DIR", "FILE"); None for a source without.
         kept_in: For a set that `--download` fetches: its folder below `--data-dir`.
+        must_exist: Whether the place is a path ("DIR", "FILE") that is refused where nothing is.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Source(NamedTuple):
     what: str
     place: str | None = None
     kept_in: str | None = None
+    must_exist: bool = False
 
     @property
     def form(self) -> str:
@@ -71,7 +72,7 @@ SOURCES: dict[str, Source] = {}
 
 
 def register_source(
-    name: str, *, what: str, place: str | None = None, kept_in: str | None = None
+    name: str, *, what: str, place: str | None = None, kept_in: str | None = None, must_exist: bool = False
 ) -> Callable[[Read], Read]:
     """Makes a data source known as `--data NAME:PLACE`; the decorated function reads it.
 
@@ -82,6 +83,8 @@ def register_source(
         what: One line for `list sources`: what the source reads.
         place: What follows the colon, for messages ("DIR", "FILE"); None for a source without.
         kept_in: For a set that the function downloads: its folder below `--data-dir`, where `doctor` expects it.
+        must_exist: Whether the place, "DIR" or "FILE", is a path: it is refused before anything is loaded where nothing
+            is, or a device. That it is a folder or a file is for the function to look at.
 
     Raises:
         InputError: The name is taken or holds other characters.
@@ -93,7 +96,7 @@ def register_source(
         )
 
     def register(read: Read) -> Read:
-        SOURCES[key] = Source(name, read, what, place, kept_in)
+        SOURCES[key] = Source(name, read, what, place, kept_in, must_exist)
         return read
 
     return register
@@ -146,25 +149,27 @@ def find_files(spec: str, directory: str | PathLike[str], download: bool) -> tup
     """
     source, text = find_source(spec)
     place = path_of(text if source.place else os.fspath(directory))
-    kind = _PATHS.get(f"{source.name}:") if source.place else None
-    if kind is not None and _is_missing(place):
-        raise InputError(f"The {kind} {place} does not exist.", check_path(source.name, place))
-    if source.kept_in is not None and not download and _is_missing(place / source.kept_in):
+    if source.must_exist:
+        kind, mode = "folder" if source.place == "DIR" else "file", _mode(place)
+        if mode is None:
+            raise InputError(f"The {kind} {place} does not exist.", check_path(source.name, place))
+        if mode and not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise InputError(f"{place} is a device or a pipe.", f"Give a {kind}.")
+    if source.kept_in is not None and not download and _mode(place / source.kept_in) is None:
         raise InputError(
             f"{source.name} is missing in {place}.", "Add --download to fetch it, or use npz:FILE or folder:DIR."
         )
     return source, place
 
 
-def _is_missing(place: Path) -> bool:
-    """Returns whether nothing is there; what cannot be looked at is left to whoever reads it."""
+def _mode(place: Path) -> int | None:
+    """Returns type and permissions of a path, None if nothing is there; 0 if only whoever reads it can find out."""
     try:
-        place.stat()
+        return place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return True
+        return None
     except OSError:
-        return False
-    return False
+        return 0
 
 
 @register_source("shapes", what="embedded: 10 classes of generated 32x32 RGB images, needs no file")
@@ -196,7 +201,10 @@ _register_torchvision("omniglot", "Omniglot", "omniglot-py")
 
 
 @register_source(
-    "folder", place="DIR", what="image files: train/CLASS/* and test/CLASS/*, or CLASS/*; batches of CIFAR"
+    "folder",
+    place="DIR",
+    must_exist=True,
+    what="image files: train/CLASS/* and test/CLASS/*, or CLASS/*; batches of CIFAR",
 )
 def _folder(request: Request) -> Loaded:
     from nas_moreau.data.image_folder import read_folder
@@ -204,21 +212,26 @@ def _folder(request: Request) -> Loaded:
     return read_folder(request)
 
 
-@register_source("npz", place="FILE", what="arrays x_train y_train x_test y_test (also Keras' and MedMNIST's names)")
+@register_source(
+    "npz",
+    place="FILE",
+    must_exist=True,
+    what="arrays x_train y_train x_test y_test (also Keras' and MedMNIST's names)",
+)
 def _npz(request: Request) -> Loaded:
     from nas_moreau.data.npz_file import read_npz
 
     return read_npz(request.place)
 
 
-@register_source("idx", place="DIR", what="the four files of MNIST and its relatives, gzipped or not")
+@register_source("idx", place="DIR", must_exist=True, what="the four files of MNIST and its relatives, gzipped or not")
 def _idx(request: Request) -> Loaded:
     from nas_moreau.data.idx_files import read_idx
 
     return read_idx(request.place)
 
 
-@register_source("omniglot", place="DIR", what="Alphabet/character/*.png")
+@register_source("omniglot", place="DIR", must_exist=True, what="Alphabet/character/*.png")
 def _omniglot(request: Request) -> Loaded:
     from nas_moreau.data.omniglot_folder import read_omniglot
 

@@ -234,7 +234,7 @@ def _curves(history: Mapping[str, list[float]]) -> str:
     """Returns the numbers of a run's steps as the text of metrics.csv, at most `CURVE_POINTS` of the steps."""
     rows = list(zip(*history.values()))
     every = math.ceil(len(rows) / CURVE_POINTS)
-    kept = [(k, *row) for k, row in enumerate(rows, 1) if not k % every]
+    kept = [(k, *row) for k, row in enumerate(rows, 1) if not (len(rows) - k) % every]  # with the last one
     return csv_text([["step", *({"c": "c_k"}.get(name, name) for name in history)], *kept])
 
 

@@ -173,9 +173,8 @@ def _suspects(stage: Stage) -> str:
     ]
     note = (
         "The least trusted training samples first. The weight of a sample is learned so that a network trained on the "
-        "weighted samples fits other ones; below 0.5 its label is flagged as wrong. Below each image stand its label, "
-        "after the question mark the network's prediction, and the weight. suspects.csv lists all samples, cleaned.csv "
-        "those to keep."
+        "weighted samples fits other ones; below 0.5 its label is flagged as wrong. suspects.csv lists all samples, "
+        "cleaned.csv those to keep."
     )
     sheet = picture(stage.path / "suspects.png", "the least trusted training samples")
     return section("suspects", "Suspects", paragraph(note) + sheet + table(head, lines, numbers=(0, 4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_a_registered_source_is_read_and_resized(registrations_forgotten):
     assert data.mean == pytest.approx((7 / 255,)) and len(data.files) == 6
     with pytest.raises(InputError):
         load_data("mine:some.bin")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("source", ["npz", "folder", "idx", "omniglot"])
+def test_a_pipe_is_refused_and_not_waited_for(source, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match="pipe"):
+        load_data(f"{source}:{tmp_path / 'pipe.npz'}")
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "shapes"])

@@ -9,10 +9,12 @@ import pytest
 
 from nas_moreau.cli import entry as cli
 from nas_moreau.errors import InputError
+from nas_moreau.problems import tasks
 from nas_moreau.problems.tasks import solve_on_data, solve_task
 from nas_moreau.report.run import write_report
 from nas_moreau.report.task import doubt_about, next_step, outcome
 from nas_moreau.runs.history import Stage
+from nas_moreau.runs.tables import read_table
 from nas_moreau.training.signals import Interrupted
 
 HOSTILE = ("<script>alert(1)</script>", "b & c", "'\"")
@@ -39,6 +41,12 @@ def test_a_problem_with_a_known_answer_has_a_page_where_a_folder_is_named(tmp_pa
         assert again.x == found.x
     with pytest.raises(InputError, match="already holds"):
         solve_task("quadratic", {"n": 2}, tmp_path / "run")
+
+
+def test_the_curves_of_many_steps_end_with_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "CURVE_POINTS", 3)
+    solve_task("quadratic", {"n": 2, "method": "moreau", "steps": 5}, tmp_path / "run")
+    assert [row["step"] for row in read_table(tmp_path / "run" / "metrics.csv")] == ["1", "3", "5"]
 
 
 def test_a_refused_problem_leaves_no_folder(tmp_path):
