@@ -141,13 +141,16 @@ def module_problem(
     """
     weights, own = ModuleTensors.of(whole)
     names, decisions = list(weights), list(places.by_name)
+    numbers = {id(choice.alphas): i for i, same in enumerate(places.by_name.values()) for choice in same}
+    alphas = {name: numbers[id(p)] for name, p in whole.named_parameters() if id(p) in numbers}
     replaced = [f"module.{name}" for name in rebound]
     device = x[0].device.type if x else next(iter(weights.values())).device.type
     call = handed_call(whole)
 
     def loss(x: list[Tensor], y: list[Tensor], batch: ModuleBatch, buffers: Buffers) -> tuple[Tensor, LossStats]:
         mixtures = softmax_mixtures(x) if mix is None else _mixed(mix, x, batch)
-        tensors = dict(zip(names, y)) | buffers
+        # the loss may read the alphas too: a penalty of all parameters of the module, for one
+        tensors = dict(zip(names, y)) | buffers | {name: x[i][0] for name, i in alphas.items()}
         for name in replaced:  # the graph may need their values of before
             tensors[name] = buffers[name].clone()
         with mixed_by(places, dict(zip(decisions, mixtures))), autocast(device, precision):

@@ -248,14 +248,34 @@ class WithDropout(nn.Module):
         return self.net(self.drop(x) + 0.01 * self.seen)
 
 
+def test_a_loss_that_reads_all_parameters_reads_the_present_alphas(make_net, loss, samples):
+    """Adding a number to all logits leaves their softmax: what changes is the penalty."""
+
+    def penalised(net, batch):
+        return loss(net, batch) + 0.1 * sum(p.square().sum() for p in net.parameters())
+
+    found = search_module(make_net(), penalised, samples, steps=2, batch_size=8)
+    setup = found.setup
+    (batch, _), (x, y) = setup.batches(0), (setup.posed.x, setup.posed.y)
+    before, after = (setup.posed.problem.F([t + more for t in x], y, batch)[0] for more in (0.0, 1.0))
+    places = {name: len(choices) for name, choices in setup.places.by_name.items()}
+    expected = sum(n * ((t + 1).square() - t.square()).sum() for t, n in zip(x, places.values()))
+    assert sorted(places.values()) == [1, 2]
+    torch.testing.assert_close(after - before, 0.1 * expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("at", "rule", "workers"), [(1, "momentum", 0), (4, "adamw", 2)])
 def test_a_run_that_was_stopped_continues_to_the_same_bytes(make_net, loss, samples, tmp_path, at, rule, workers):
     def start(name, resume=False, seed=0, hooks=()):
         fetching = workers if hooks else 0  # worker processes change no number
         data = DataLoader(Augmented(samples), batch_size=8, shuffle=True, num_workers=fetching)
         net, place = WithDropout(make_net(seed)), tmp_path / name
+
+        def penalised(net, batch):  # reads the alphas too
+            return loss(net, batch) + 1e-3 * sum(p.square().sum() for p in net.parameters())
+
         more = {"checkpoint": {"every_steps": 1}, "search": {"weights": {"rule": rule}}}
-        return search_module(net, loss, data, steps=6, output=place, resume=resume, hooks=hooks, **more)
+        return search_module(net, penalised, data, steps=6, output=place, resume=resume, hooks=hooks, **more)
 
     def stop(job, info):
         if job.counters.step == at:
