@@ -15,7 +15,8 @@ prepare() { # prepare EXTRAS: installs the package with these extras unless that
   fi
   echo "== Environment: .venv (the first time this downloads torch, some minutes)" >&2
   [ -x .venv/bin/python ] || "$python" -m venv .venv || exit 1
-  .venv/bin/python -m pip install --quiet --progress-bar on --editable ".${1:+[$1]}" || {
+  # --no-compile: Python compiles what is imported, at its first import; all files would take a minute
+  .venv/bin/python -m pip install --quiet --progress-bar on --no-compile --editable ".${1:+[$1]}" || {
     echo "The installation failed; the lines above say why. Run the same command again to go on." >&2
     exit 1
   }

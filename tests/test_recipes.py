@@ -20,7 +20,7 @@ COMMAND = r"^    (nas-moreau (?:.*\\\n)*.*)$"
 # TensorBoard waits for a key; the others have tests of their own and no smaller size
 ONLY_READ = ("watch", "doctor", "check-hypergradient", "list")
 STEPS = """
-search.channels=2 search.layers={layers} search.epochs=2 search.steps_per_epoch=1 search.batch_size=4
+search.restarts=2 search.channels=2 search.layers={layers} search.epochs=2 search.steps_per_epoch=1 search.batch_size=4
 search.image_size=8 search.augment.crop=1
 derive.trained.candidates=2 derive.trained.steps=1 derive.trained.channels=2 derive.trained.batch_size=4
 """
