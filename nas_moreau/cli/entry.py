@@ -126,6 +126,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         InputError: Unknown verb or option, or a value that an option does not take.
     """
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if first is not None and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        raise InputError(
+            f"The option {arguments[0]} stands before the command.", "Write nas-moreau VERB first, then its options."
+        )
     if first is not None and first not in VERBS:
         raise _unknown_verb(first)
     args, rest = build_parser().parse_known_args(arguments)

@@ -90,6 +90,8 @@ MISTYPED = [
     (["run", "smoke"], ["--preset smoke"]),
     (["run", "--preset", "smoke", "--data", "mnsit"], ["mnist"]),
     (["run", "--preset", "smoke", "--device", "gpu"], ["gpu", "--device auto"]),
+    (["--output", "x", "run"], ["--output", "VERB"]),
+    (["-q", "plan"], ["-q", "VERB"]),
     (["serch"], ["'serch'", "search"]),
     (["train"], ["retrain", "run"]),
     (["help"], ["--help"]),
