@@ -206,5 +206,5 @@ def test_the_benchmark_reckons_a_long_stage_from_two_short_runs(monkeypatch, scr
 
     monkeypatch.setattr(script, "ask", ask)
     found = script.truth("cpu", "search", [], None, full=False)
-    assert found == {"cpu": 7 + 640 / 4, "wall": 21 + 0.75 * 640, "memory": 5, "genotype": None}
+    assert found == {"cpu": 7 + 80 / 4, "wall": 21 + 0.75 * 80, "memory": 5, "genotype": None}
     assert script.truth("cpu", "search", [], None, full=True) == found
