@@ -8,11 +8,13 @@ barycentres and exchanges (Sugiyama, Tagawa, Toda 1981), the heights by least sq
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 OPERATION_HEIGHT, STATE_SIZE, PORT_WIDTH, PORT_HEIGHT = 26.0, 36.0, 78.0, 44.0
@@ -74,19 +76,29 @@ def lay_out(
         concat: States that the output consists of.
         widths: Width of the operation box of every edge.
     """
-    columns, links = _graph(edges, inputs, concat, widths)
-    _order(columns, links)
-    _heights(columns, links)
+    # a search draws a cell several times an epoch, and mostly one that it has drawn before
+    columns, links = copy.deepcopy(_arrange(tuple((a, b) for _, a, b in edges), inputs, tuple(concat)))
+    for item in (item for column in columns for item in column if item.kind == "operation"):
+        item.width = widths[item.edge]
     return _place(columns, links)
 
 
-def _graph(
-    edges: Sequence[tuple[str, int, int]], inputs: int, concat: Sequence[int], widths: Sequence[float]
+@lru_cache(maxsize=64)
+def _arrange(
+    edges: tuple[tuple[int, int], ...], inputs: int, concat: tuple[int, ...]
 ) -> tuple[list[list[Item]], list[Link]]:
-    last = max([inputs - 1, *concat, *(to for _, _, to in edges)])
+    """Returns the columns in their order, with all heights, and the links; the width of operations is not known yet."""
+    columns, links = _graph(edges, inputs, concat)
+    _order(columns, links)
+    _heights(columns, links)
+    return columns, links
+
+
+def _graph(edges: Sequence[tuple[int, int]], inputs: int, concat: Sequence[int]) -> tuple[list[list[Item]], list[Link]]:
+    last = max([inputs - 1, *concat, *(to for _, to in edges)])
     depth = dict.fromkeys(range(inputs), 0)
     for state in range(inputs, last + 1):
-        depth[state] = 1 + max((depth[a] for _, a, b in edges if b == state), default=0)
+        depth[state] = 1 + max((depth[a] for a, b in edges if b == state), default=0)
     end = 2 * max(depth.values()) + 1
     columns: list[list[Item]] = [[] for _ in range(end + 1)]
     links: list[Link] = []
@@ -95,9 +107,7 @@ def _graph(
         size = (PORT_WIDTH, PORT_HEIGHT) if state < inputs else (STATE_SIZE, STATE_SIZE)
         states[state] = Item("state", 2 * level, state, -1, *size)
     output = Item("output", end, width=PORT_WIDTH, height=PORT_HEIGHT)
-    boxes = [
-        Item("operation", 2 * depth[b] - 1, b, i, widths[i], OPERATION_HEIGHT) for i, (_, _, b) in enumerate(edges)
-    ]
+    boxes = [Item("operation", 2 * depth[b] - 1, b, i, height=OPERATION_HEIGHT) for i, (_, b) in enumerate(edges)]
     for item in (*states.values(), *boxes, output):
         columns[item.column].append(item)
 
@@ -114,7 +124,7 @@ def _graph(
             links.append(Link(before, passes[state, column]))
         return passes[state, column]
 
-    for box, (_, a, b) in zip(boxes, edges):
+    for box, (a, b) in zip(boxes, edges):
         links.append(Link(line_to(a, box.column - 1), box))
         links.append(Link(box, states[b]))
     for state in sorted(set(concat)):
@@ -136,6 +146,7 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
         if attempt:
             for column in tried:
                 draws.shuffle(column)
+        former: list[list[list[int]]] = []
         for sweep in range(10):
             forward = sweep % 2 == 0
             for number in range(len(tried)) if forward else reversed(range(len(tried))):
@@ -148,6 +159,9 @@ def _order(columns: list[list[Item]], links: list[Link]) -> None:
             crossings = _crossings(tried, right)
             if crossings < fewest:
                 fewest, best = crossings, [list(column) for column in tried]
+            former.append([[id(item) for item in column] for column in tried])
+            if sweep > 1 and former[-1] == former[-3]:  # the next sweeps give these two orders again
+                break
         if fewest == 0:
             break
     columns[:] = best
