@@ -28,9 +28,9 @@ from nas_moreau.runs.environment import processor_name
 # name -> full count, quick count, what is done
 EXPERIMENTS: dict[str, tuple[int, int, Callable[[int, Path], list[Row]]]] = {
     "kill": (100, 1, lambda n, folder: [deaths.kill(stage, n, folder) for stage in ("search", "retrain")]),
-    "operations": (320, 6, lambda n, folder: operations.kills(n, folder)),
+    "operations": (320, 3, lambda n, folder: operations.kills(n, folder)),
     "clocks": (24, 2, lambda n, folder: [operations.clocks(n, folder)]),
-    "inputs": (1000, 6, lambda n, folder: swaps.swaps(n, folder)),
+    "inputs": (1000, 3, lambda n, folder: swaps.swaps(n, folder)),
     "ranks": (10, 1, lambda n, folder: [ranks.kill_one(stage, n, folder) for stage in ("search", "retrain")]),
     "save": (10, 1, lambda n, folder: [deaths.save_points(folder, n)]),
     "signals": (50, 1, lambda n, folder: [deaths.signals(n, folder)]),

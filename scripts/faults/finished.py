@@ -20,7 +20,7 @@ class Finished:
 
     Attributes:
         path: Holds `toy.npz`, `toy.yaml`, and the folders search, retrain, run, compare, solve and out (an export);
-            other/ holds the same of another seed.
+            other/ holds search, retrain, solve and out of another seed.
     """
 
     def __init__(self, path: Path):
@@ -34,7 +34,7 @@ class Finished:
         make_toy(path)
         made = cls(path)
         for seed, place in ((0, ""), (1, "other/")):
-            for name in ("search", "retrain", "run", "compare", "solve"):
+            for name in ("search", "retrain", "solve", *(("run", "compare") if not place else ())):
                 made.call(*made.command(name, place, seed))
             made.call("export", f"{path}/{place}retrain", "--format", "safetensors", "--output", f"{path}/{place}out")
         return made

@@ -5,6 +5,7 @@ A process is forked from one that has imported everything, so that a hundred of 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -46,6 +47,20 @@ CONFIG = {
     },
 }
 STAGES = ("search", "retrain")
+LOADED = (
+    "matplotlib.backends.backend_svg",
+    "nas_moreau.compare.job",
+    "nas_moreau.problems.tasks",
+    "nas_moreau.report.run",
+    "nas_moreau.search.derive",
+    "nas_moreau.search.stage",
+    "nas_moreau.training.retrain",
+    "rich.table",
+    "tensorboard.backend.event_processing.event_accumulator",
+    "timm",
+    "torch.utils.tensorboard",
+)
+"""What the commands load when they run."""
 
 
 class Row(NamedTuple):
@@ -70,12 +85,10 @@ def make_toy(folder: Path) -> dict[str, list[str]]:
 
 
 def import_everything() -> None:
-    """Loads what the stages load when they run, so that forked processes find it."""
-    import timm.loss
-    import timm.optim
-    import timm.scheduler
-    import timm.utils  # noqa: F401
-    import torch.utils.tensorboard
+    """Loads what the commands load, so that forked processes find it."""
+    for name in LOADED:
+        importlib.import_module(name)
+    import torch
 
     from nas_moreau.runs import environment
 
