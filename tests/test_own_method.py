@@ -52,6 +52,7 @@ TINY = [
     "retrain.epochs=1",
     "retrain.steps_per_epoch=1",
     "retrain.batch_size=8",
+    "logging.tensorboard=false",
 ]
 
 
@@ -97,7 +98,7 @@ def test_it_searches(command, tmp_path, method):
 @pytest.mark.slow
 def test_its_direction_is_checked(command, monkeypatch):
     full = directions.check_hypergradient
-    short = {"layers": 1, "steps": 3, "penalties": (100.0, 1000.0)}
+    short = {"layers": 1, "steps": 2, "penalties": (100.0, 1000.0)}
     monkeypatch.setattr(
         directions, "check_hypergradient", lambda names, seed, note: full(names, seed, note=note, **short)
     )
@@ -108,8 +109,8 @@ def test_its_direction_is_checked(command, monkeypatch):
 
 @pytest.mark.slow
 def test_it_is_compared_and_timed(command, tmp_path):
-    words = ["--methods", "toy,random", "--seeds", "0", "--output", tmp_path / "compared"]
-    assert [row["method"] for row in command("compare", *words, *TINY)["rows"]] == ["toy", "random"]
+    words = ["--methods", "toy", "--seeds", "0", "--output", tmp_path / "compared"]
+    assert [row["method"] for row in command("compare", *words, *TINY)["rows"]] == ["toy"]
     rows = command("bench", "--size", "2,3,4", "--space", "toy", "--rounds", 1, "--methods", "toy")["rows"]
     assert {row["method"] for row in rows} == {"toy"} and all(row["milliseconds"] > 0 for row in rows)
     assert all(row["resident_bytes"] is not None for row in rows)

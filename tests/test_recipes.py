@@ -12,7 +12,7 @@ from PIL import Image
 
 from nas_moreau.cli import entry as cli
 from nas_moreau.compare import protocol as compare
-from nas_moreau.diagnostics import plan
+from nas_moreau.diagnostics import plan, plan_probe
 
 TEXT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"^## (Recipe \d[^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
@@ -77,7 +77,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def alone(monkeypatch, place, registrations_forgotten):
-    """Every command as in a process of its own; the runs of a comparison stay in this one."""
+    """Every command as in a process of its own; what it would start in further ones stays in this one."""
+
+    def measure(stage, config, genotype, imports):
+        found = plan_probe.probe(stage, config, genotype, 0.0)
+        return plan.Cost(found.pop("memory_bytes"), found.pop("hours"), found)
 
     def run_all(chains, *_):
         for chain in chains:
@@ -87,7 +91,9 @@ def alone(monkeypatch, place, registrations_forgotten):
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(compare, "run_all", run_all)
-    monkeypatch.setattr(plan, "SECONDS", 0.0)  # how long `plan` measures a stage
+    monkeypatch.setattr(plan, "measure_stage", measure)
+    for name in ("WARM_STEPS", "MIN_STEPS"):
+        monkeypatch.setattr(plan_probe, name, 1)
 
     def fresh(words):
         with registrations_forgotten():

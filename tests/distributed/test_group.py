@@ -26,7 +26,7 @@ from nas_moreau.runs.tables import read_table
 from nas_moreau.search.stage import search
 
 pytestmark = pytest.mark.slow
-EPOCHS = 8
+EPOCHS = 6
 KEYS = [
     "space=toy",
     "device=cpu",
@@ -109,32 +109,24 @@ def test_the_first_process_alone_writes_and_prints(whole):
     assert err.count("run folder: ") == 1 and err.count(f"epoch 3/{EPOCHS}") == 1
 
 
-def test_a_group_that_loses_a_process_three_times_ends_as_if_it_had_not(whole, images, tmp_path):
+def test_a_lost_process_is_started_again_and_without_restarts_left_the_others_end_soon(whole, images, tmp_path):
     draw = random.Random(0)
-    group = start(2, words("search", images, tmp_path), ("--standalone", "--max-restarts=3"))
-    for rows in (1, 3, 6):
-        wait_for_rows(tmp_path, rows, group)
-        time.sleep(draw.random() / 5)
-        os.kill(workers(group)[draw.randrange(2)], signal.SIGKILL)
-    code, _, err = end(group)
-    assert code == 0, err
-    assert log(tmp_path).count("search: resumed at step") == 3
-    assert outcome(tmp_path) == outcome(whole[0] / "search")
-
-
-def test_without_restarts_the_others_end_soon_and_the_run_resumes(whole, images, tmp_path):
-    group = start(2, words("search", images, tmp_path))
-    wait_for_rows(tmp_path, 2, group)
-    lost, other = workers(group)[::-1]
+    group = start(2, words("search", images, tmp_path), ("--standalone", "--max-restarts=1"))
+    wait_for_rows(tmp_path, 1, group)
+    time.sleep(draw.random() / 5)
+    os.kill(workers(group)[0], signal.SIGKILL)
+    wait_for_rows(tmp_path, 3, group)
+    other, lost = workers(group)
     began = time.monotonic()
     os.kill(lost, signal.SIGKILL)
     code, out, err = end(group)
     assert code != 0 and out == ""
     assert time.monotonic() - began < 60
     assert not Path(f"/proc/{other}").exists()
-    assert err.count("nas-moreau: ") == 1 and "Another process of this run has ended" in err
+    assert err.count("nas-moreau: ") == err.count("Another process of this run has ended") == 2  # one after each kill
     code, _, err = torchrun(2, words("search", images, tmp_path))
     assert code == 0, err
+    assert log(tmp_path).count("search: resumed at step") == 2
     assert outcome(tmp_path) == outcome(whole[0] / "search")
 
 
@@ -173,40 +165,32 @@ def test_two_nodes(whole, images, tmp_path):
     assert outcome(tmp_path) == outcome(whole[0] / "search")
 
 
-def test_what_cannot_be_used_is_said_once_before_anything_is_written(images, tmp_path):
-    code, out, err = torchrun(2, words("search", images, tmp_path / "a", "search.batch_size=5"))
-    assert code != 0 and out == "" and not (tmp_path / "a").exists()
-    assert err.count("nas-moreau: ") == 1
-    assert "A batch of 5 images" in err and "batch_size" in err and "multiple of 2" in err
-    mine = tmp_path / "mine.py"
-    mine.write_text("import os\nif os.environ['RANK'] == '1':\n    raise ImportError('not here')\n", encoding="utf-8")
-    code, out, err = torchrun(2, words("search", images, tmp_path / "a", "--import", str(mine)))
-    assert code != 0 and out == "" and not (tmp_path / "a" / "config.yaml").exists()
-    assert err.count("nas-moreau: ") == 1 and "not here" in err
-
-
 EACH = """
 import os, sys
 from nas_moreau.cli import main
 rank = os.environ["RANK"]
 os.chdir(os.path.join(sys.argv[1], rank))  # as on a machine of its own: a file of this name there
 words = ["search", "--data", "npz:images.npz", "--output", os.path.join(sys.argv[1], "run"), *sys.argv[2:]]
-for more in ([f"seed={rank}"], []):
+for more in (["search.batch_size=5"], ["--import", "mine.py"], [f"seed={rank}"], []):
     print(f"exit code {main(words + more)}", file=sys.stderr)
 """
 
 
-def test_ranks_with_another_command_or_other_images_are_refused(images, tmp_path):
+def test_what_cannot_be_used_or_differs_is_said_once_before_anything_is_written(images, tmp_path):
     whole = dict(np.load(images.partition(":")[2]))
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
         whole["x_train"][0, 0, 0, 0] ^= rank
         np.savez(tmp_path / str(rank) / "images.npz", **whole)
+        (tmp_path / str(rank) / "mine.py").write_text("raise ImportError('not here')\n" * rank, encoding="utf-8")
     (tmp_path / "each.py").write_text(EACH, encoding="utf-8")
     code, out, err = torchrun(2, [str(tmp_path / "each.py"), str(tmp_path), *KEYS])
     assert code == 0 and out == "" and not (tmp_path / "run").exists(), err
-    assert err.count("exit code 2") == 4
-    _, command, content = err.split("nas-moreau: ")  # not by lines: what two processes print may share one
+    # the process whose module was sound ends because of the other
+    assert (err.count("exit code 1"), err.count("exit code 2")) == (1, 7), err
+    _, batch, module, command, content = err.split("nas-moreau: ")  # not by lines: what two print may share one
+    assert "A batch of 5 images" in batch and "batch_size" in batch and "multiple of 2" in batch
+    assert "not here" in module
     assert "seed=1" in command and "ank 1" in command and "ank 0" in command
     assert "images" in content and "ank 1" in content and "ank 0" in content
 
@@ -218,7 +202,7 @@ def test_a_comparison_spreads_its_cells(images, tmp_path):
     table.write_text("\n".join(["arch,acc", *lines]), encoding="utf-8")
     given = [
         "--methods",
-        "moreau,random:0-1",
+        "moreau,random",
         "--table",
         str(table),
         "--json",
@@ -231,9 +215,8 @@ def test_a_comparison_spreads_its_cells(images, tmp_path):
     assert [(row["method"], row["seed"], row["table"]) for row in rows] == [
         ("moreau", 0, 0.5),
         ("random", 0, 0.5),
-        ("random", 1, 0.5),
     ]
-    assert len(read_table(output / "rows.csv")) == 3 and (output / "compare.html").exists()
+    assert len(read_table(output / "rows.csv")) == 2 and (output / "compare.html").exists()
     for folder in (output / "searches").iterdir():
         assert read_json(folder / "status.json")["state"] == "finished"
     # its process took itself for no member of the group
