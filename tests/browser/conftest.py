@@ -183,7 +183,8 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nas_moreau.config import load_config
 
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    few = ["derive.trained.candidates=3", "derive.trained.steps=16", "retrain.epochs=3", "retrain.steps_per_epoch=10"]
+    few = ["search.steps_per_epoch=6", "derive.trained.candidates=2", "derive.trained.steps=8"]
+    few += ["retrain.epochs=3", "retrain.steps_per_epoch=10"]
     main_job.run(load_config("smoke", None, few), folder)
     return folder
 
@@ -196,14 +197,14 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nas_moreau.data import load_data
     from nas_moreau.report import write_several_runs
 
-    short = ["search.epochs=2", "search.steps_per_epoch=4", "derive.rule=space"]
-    short += ["retrain.epochs=2", "retrain.steps_per_epoch=4"]
+    short = ["search.epochs=2", "search.steps_per_epoch=2", "derive.rule=space", "logging.tensorboard=false"]
+    short += ["retrain.epochs=2", "retrain.steps_per_epoch=2"]
     place = tmp_path_factory.mktemp("seeds")
     names = ["<script>alert(1)</script>".replace("/", "|"), "x" * 200, "\U0001f600 'q' \"&amp; #%41?"]
     classes = ["<script>document.title='hit'</script>", "y" * 300, "\U0001f600" * 20]
     for seed, name in enumerate(names):
         config = load_config("smoke", None, [*short, f"seed={seed}"])
-        data = load_data("shapes")
+        data = load_data("shapes", train_images=400)
         hostile = dataclasses.replace(data, classes=(*classes, *data.classes[3:]))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(main_job, "load_images", lambda config, hostile=hostile: hostile)

@@ -1,4 +1,4 @@
-"""Six search steps with the literal, the portable and the native supernet end at the same alphas."""
+"""Three search steps with the literal, the portable and the native supernet end at the same alphas."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def search(net, names, start):
     x, y = ([start[name].clone() for name in group] for group in (alphas, weights))
     state = method.init(problem, x, y)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
+    for _ in range(3):
         batches = [
             (
                 torch.randn((4, 3, 8, 8), dtype=torch.float64, generator=generator),
@@ -41,7 +41,7 @@ def search(net, names, start):
 
 
 @pytest.mark.slow
-def test_six_steps_of_three_supernets_end_at_the_same_alphas():
+def test_three_steps_of_three_supernets_end_at_the_same_alphas():
     torch.manual_seed(0)
     space = load_space("darts")
     native = Supernet(space, 2, 3, num_classes=5, kernels="native").double()
@@ -53,7 +53,7 @@ def test_six_steps_of_three_supernets_end_at_the_same_alphas():
     ends = [search(net, names, start) for net in (native, portable, literal)]
     first = [start[name] for name in names if name.startswith("alphas.")]
     moved = max((a - b).abs().max().item() for a, b in zip(ends[0], first))
-    assert moved > 0.05
+    assert moved > 0.025
     for other in ends[1:]:
         for a, b in zip(ends[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
