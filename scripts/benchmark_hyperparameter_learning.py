@@ -134,7 +134,7 @@ def main() -> int:
     n, output, budgets = given.n, given.output, given.budget
     if given.quick:
         given.data = given.omniglot = "shapes"
-        seeds, ways, shots, n, budgets, output = [0, 1], [2], [1], 200, (60, 60), output / "quick"
+        seeds, ways, shots, n, budgets, output = [0, 1], [2], [1], 200, (30, 30), output / "quick"
     torch.set_num_threads(1)
     print(f"{processor_name()}, {os.cpu_count()} cores, 1 thread used, torch {torch.__version__}, seeds {seeds}")
     everything: dict[str, list[Row]] = {}

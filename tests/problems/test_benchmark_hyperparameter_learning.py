@@ -32,7 +32,7 @@ def test_both_tables_and_rows_that_are_kept(script, tmp_path, monkeypatch, capsy
     assert script.main() == 0
     out = capsys.readouterr().out
     assert "hyper-cleaning, 50 % of 200 labels corrupted on shapes" in out and "2-way 1-shot" in out
-    assert out.count("| moreau |") == out.count("| lower-only |") == 2 and "| 2 | 60 |" in out
+    assert out.count("| moreau |") == out.count("| lower-only |") == 2 and "| 2 | 30 |" in out
 
     def never(job, folder, hooks):
         raise AssertionError("a finished row was run again")

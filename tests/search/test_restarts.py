@@ -86,10 +86,20 @@ def test_a_restart_is_the_method_from_other_weights(tiny_config, tiny_data, tmp_
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+GUARDED = (*THREE, "search.guard=best", "logging.tensorboard=false")
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_config, tiny_data, tmp_path_factory):
+    """The folder of a search that was not stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    search(tiny_config(*GUARDED), folder, data=tiny_data)
+    return folder
+
+
 @pytest.mark.parametrize("where", [STEPS - 1, STEPS, STEPS + 1, 2 * STEPS, "in an evaluation"])
-def test_a_stopped_search_ends_as_one_that_was_not(where, tiny_config, tiny_data, stop_at, tmp_path):
-    config = tiny_config(*THREE, "search.guard=best")
-    search(config, tmp_path / "whole", data=tiny_data)
+def test_a_stopped_search_ends_as_one_that_was_not(where, guarded, tiny_config, tiny_data, stop_at, tmp_path):
+    config = tiny_config(*GUARDED)
 
     def stop(job, name, samples, seconds):
         if job.counters.step == 2 * STEPS and name == "held_out":
@@ -99,12 +109,12 @@ def test_a_stopped_search_ends_as_one_that_was_not(where, tiny_config, tiny_data
     with pytest.raises(Interrupted):
         search(config, tmp_path / "parts", data=tiny_data, hooks=[hook])
     search(config, tmp_path / "parts", resume=True, data=tiny_data)
-    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts"))
+    whole, parts = (load_checkpoint(folder / "checkpoints")[0] for folder in (guarded, tmp_path / "parts"))
     assert len(whole["ended"]) == len(parts["ended"]) == 2
     for key in ("x", "y"):
         assert all(torch.equal(a, b) for a, b in zip(whole[key], parts[key], strict=True))
     for name in ("alphas.csv", "genotype.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+        assert (guarded / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
 def test_more_restarts_may_follow_and_longer_ones_may_not(tiny_config, tiny_data, tmp_path):

@@ -1,5 +1,6 @@
 """What is hard to resume: a signal during an evaluation, a point of TensorBoard shown twice, files of another run."""
 
+import functools
 import json
 import signal
 
@@ -51,11 +52,25 @@ def flat(value):
     return value.values() if isinstance(value, dict) else value
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config, tiny_data, tmp_path_factory):
+    """Returns a function from a stage and overrides to what it leaves behind when nothing happens; each is run once."""
+
+    @functools.cache
+    def whole(stage, *overrides):
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        STAGES[stage](tiny_config(*SETTINGS, *overrides), folder, data=tiny_data)
+        return left_behind(folder)
+
+    return whole
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("step", [2, 6])
-def test_a_signal_during_an_evaluation_ends_it_and_loses_nothing(stage, step, tmp_path, monkeypatch, config, tiny_data):
-    run = STAGES[stage]
-    run(config(), tmp_path / "whole", data=tiny_data)
+def test_a_signal_during_an_evaluation_ends_it_and_loses_nothing(
+    stage, step, tmp_path, monkeypatch, config, tiny_data, undisturbed
+):
+    run, whole = STAGES[stage], undisturbed(stage)
     original, jobs = evaluate.evaluate_model, []
 
     def signalled(*arguments, **options):
@@ -72,15 +87,17 @@ def test_a_signal_during_an_evaluation_ends_it_and_loses_nothing(stage, step, tm
     counters = load_checkpoint(tmp_path / "parts" / "checkpoints")[0]["counters"]
     assert counters["step"] == step and counters["epochs"] == step // 2 - 1
     run(config(), tmp_path / "parts", resume=True, data=tiny_data)
-    assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
+    assert left_behind(tmp_path / "parts") == whole
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("where", ["flush", "epoch", "hparams"])
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_path, monkeypatch, config, tiny_data):
-    run, often = STAGES[stage], config("checkpoint.every_steps=1")
-    run(often, tmp_path / "whole", data=tiny_data)
+def test_a_death_anywhere_around_a_save_leaves_no_trace(
+    stage, where, step, tmp_path, monkeypatch, config, tiny_data, undisturbed
+):
+    key = "checkpoint.every_steps=1"
+    run, often, whole = STAGES[stage], config(key), undisturbed(stage, key)
     original, jobs = getattr(Monitor, where), []
 
     class Killed(BaseException):
@@ -98,7 +115,7 @@ def test_a_death_anywhere_around_a_save_leaves_no_trace(stage, where, step, tmp_
         except Killed:
             patch.undo()
             run(often, tmp_path / "parts", resume=True, data=tiny_data)
-    assert left_behind(tmp_path / "parts") == left_behind(tmp_path / "whole")
+    assert left_behind(tmp_path / "parts") == whole
 
 
 @pytest.mark.parametrize(
