@@ -463,22 +463,22 @@ def test_a_signal_stops_the_search_in_work_and_resume_goes_on(images, table, tmp
 @pytest.mark.slow
 def test_a_killed_comparison_takes_its_search_with_it_and_repeats_no_finished_row(images, table, tmp_path):
     output = tmp_path / "c"
-    process = started(images, table, output, "--methods", "random:0,darts1:1", "search.epochs=40")
+    process = started(images, table, output, "--methods", "random:0,darts1:1", "search.epochs=12")
     wait_for(output / "searches" / "darts1-seed1" / "metrics.csv", process)
     before = (output / "searches" / "random-seed0" / "log.txt").read_text()
     process.kill()
     process.communicate()
     if sys.platform != "linux":
         pytest.skip("only Linux ends the search with its parent")
-    again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=40")
+    again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=12")
     _, said = again.communicate(timeout=300)
     if "in use by process" in said:  # the search was still saving what it had
-        again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=40")
+        again = started(images, table, output, "--methods", "random:0,darts1:1", "--resume", "search.epochs=12")
         _, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert (output / "searches" / "random-seed0" / "log.txt").read_text() == before
     assert [line["search"] for line in read_table(output / "rows.csv")] == ["random-seed0", "darts1-seed1"]
-    assert json.loads((output / "searches" / "darts1-seed1" / "result.json").read_text())["steps"] == 40
+    assert json.loads((output / "searches" / "darts1-seed1" / "result.json").read_text())["steps"] == 12
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ SETTINGS = [
     "retrain.steps_per_epoch=4",
     "retrain.batch_size=4",
 ]
+HERE = ["device=cpu", "logging.tensorboard=false"]
 # methods whose draws depend on the alphas, and are made on the CPU so as to be the same everywhere: they wait once an
 # evaluation, and where the gradient goes the same way back
 DRAW = {
@@ -82,7 +83,7 @@ def test_a_search_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_an_i
     config = tiny(f"search.method={method}", "device=lazy")
     there = search(config, tmp_path / "there", data=tiny_data, hooks=[hook])
     check(counts, DRAW.get(method))
-    here = search(tiny(f"search.method={method}", "device=cpu"), tmp_path / "here", data=tiny_data)
+    here = search(tiny(f"search.method={method}", *HERE), tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
     assert there.genotype == here.genotype
 
@@ -109,7 +110,7 @@ def test_a_retraining_on_the_device_gives_the_numbers_of_the_cpu_and_waits_once_
     hook, counts = waits
     there = retrain(tiny("device=lazy", *overrides), CELL, tmp_path / "there", data=tiny_data, hooks=[hook])
     check(counts)
-    here = retrain(tiny("device=cpu", *overrides), CELL, tmp_path / "here", data=tiny_data)
+    here = retrain(tiny(*HERE, *overrides), CELL, tmp_path / "here", data=tiny_data)
     assert numbers(tmp_path / "there") == pytest.approx(numbers(tmp_path / "here"), rel=1e-3, abs=1e-4)
     assert there.macs == here.macs and there.test_accuracy == here.test_accuracy
 
