@@ -9,7 +9,7 @@ from nas_moreau.search.build import build_search
 from nas_moreau.search.stage import cell_search
 from nas_moreau.training.signals import Interrupted
 
-MIRROR = ("search.alphas.rule=mirror", "search.alphas.step=0.5")
+MIRROR = ("search.alphas.rule=mirror", "search.alphas.step=0.5", "logging.tensorboard=false")
 
 
 @pytest.mark.parametrize("rule", ["mirror", "projected"])

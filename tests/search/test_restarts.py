@@ -17,7 +17,13 @@ from nas_moreau.search.methods import build_method
 from nas_moreau.search.stage import plan_search
 from nas_moreau.training.signals import Interrupted
 
-THREE = ("search.restarts=3", "search.epochs=2", "search.alphas.lr=0.3", "search.alphas.lr_min=0.1")
+THREE = (
+    "search.restarts=3",
+    "search.epochs=2",
+    "search.alphas.lr=0.3",
+    "search.alphas.lr_min=0.1",
+    "logging.tensorboard=false",
+)
 STEPS = 4
 """Of each: two epochs of two steps."""
 
@@ -86,7 +92,7 @@ def test_a_restart_is_the_method_from_other_weights(tiny_config, tiny_data, tmp_
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-GUARDED = (*THREE, "search.guard=best", "logging.tensorboard=false")
+GUARDED = (*THREE, "search.guard=best")
 
 
 @pytest.fixture(scope="module")
