@@ -42,7 +42,7 @@ def test_what_goes_together():
 
 @pytest.mark.slow
 def test_sharing_saves_activations_and_operator_calls():
-    cases = {name: Case(name, "evaluation", Size(8, 3, 4)) for name in ("literal", "portable", "native")}
+    cases = {name: Case(name, "evaluation", Size(8, 3, 16)) for name in ("literal", "portable", "native")}
     saved = {name: saved_bytes(cases[name]) for name in ("literal", "portable")}
     calls = {name: operator_calls(cases[name]) for name in ("literal", "portable")}
     assert saved["portable"] < 0.7 * saved["literal"]
