@@ -29,7 +29,7 @@ TINY = [
 ]
 
 
-COVERED_BY = ("architecture", "bilevel", "kernels", "problems")
+COVERED_BY = ("architecture", "bilevel", "kernels")
 """Folders whose tests have to cover the two packages that are counted; the count takes a third of a test's time."""
 
 
