@@ -27,7 +27,7 @@ from nas_moreau.runs.plain_files import read_json
 COLUMN = "c10_test_200ep"
 METHODS = "moreau+beta,darts1+beta,darts1,moreau,darts2,rsws,gdas,drnas,random"
 DARTS_METHODS = "moreau+beta,darts1,random:0-7"
-SINGLE = ["search.restarts=1", "search.epochs=5", "search.steps_per_epoch=120"]
+SINGLE = ["search.epochs=5", "search.steps_per_epoch=120"]
 
 
 class Part(NamedTuple):

@@ -109,8 +109,8 @@ def test_its_direction_is_checked(command, monkeypatch):
 
 @pytest.mark.slow
 def test_it_is_compared_and_timed(command, tmp_path):
-    words = ["--methods", "toy", "--seeds", "0", "--output", tmp_path / "compared"]
-    assert [row["method"] for row in command("compare", *words, *TINY)["rows"]] == ["toy"]
+    words = ["--methods", "toy,random", "--seeds", "0", "--output", tmp_path / "compared"]
+    assert [row["method"] for row in command("compare", *words, *TINY)["rows"]] == ["toy", "random"]
     rows = command("bench", "--size", "2,3,4", "--space", "toy", "--rounds", 1, "--methods", "toy")["rows"]
     assert {row["method"] for row in rows} == {"toy"} and all(row["milliseconds"] > 0 for row in rows)
     assert all(row["resident_bytes"] is not None for row in rows)

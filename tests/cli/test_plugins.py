@@ -176,7 +176,8 @@ def test_solve_reads_the_source(call):
 @pytest.mark.slow
 def test_the_processes_of_compare_and_plan_import_the_file(call, monkeypatch):
     words = ("--config", "tiny.yaml", "--data", "brightness:count.txt")
-    (row,) = call("compare", *words, "--methods", "sigmoids", "--output", "compared")["rows"]
-    assert row["method"] == "sigmoids" and row["retrained_accuracy"] is not None
+    rows = call("compare", *words, "--methods", "sigmoids", "derive.rule=second", "--output", "compared")["rows"]
+    assert [(row["method"], row["rule"]) for row in rows] == [("sigmoids", None), ("sigmoids", "second")]
+    assert all(row["retrained_accuracy"] is not None for row in rows)
     monkeypatch.setattr(plan, "SECONDS", 0.0)
     assert call("plan", *words)["search"]["hours"] is not None

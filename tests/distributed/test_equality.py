@@ -16,7 +16,7 @@ import training
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-10
 LOCAL = ("search, local norms", "retraining, local norms")
-OF_FOUR = ("search", "search, synchronised norms")
+OF_FOUR = ("search", "search, local norms", "search, synchronised norms", "retraining")
 PAIRS = [(2, name) for name in training.CASES] + [(4, name) for name in OF_FOUR]
 
 

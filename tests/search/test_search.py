@@ -118,12 +118,9 @@ def test_every_method_searches_and_repeats_itself(method, tmp_path, tiny_for, ti
 @pytest.mark.parametrize(
     "method, stop_after",
     [
-        *[("moreau", step) for step in (1, 2, 3, 5)],
-        ("darts2", 2),
-        ("darts2", 3),
-        ("gdas+beta", 3),
-        ("drnas", 3),
-        ("darts2+pc+beta", 3),
+        *[(method, step) for method in ("moreau", "darts2") for step in (1, 2, 3, 5)],
+        ("gdas", 3),
+        ("drnas+pc", 3),
         ("rsws", 3),
         ("rsws", 5),
     ],
