@@ -6,9 +6,8 @@ Columns of the table: `genotype` (JSON: cell name -> [operation, input] pairs, t
 ("surrogate" or "real"), `accuracy` (per cent). Both models are fitted to the surrogate rows alone: a ridge regression,
 and regression trees by gradient boosting (Friedman, 2001; 2002 for the random half of the rows that each tree sees).
 Penalty and number of trees are those with the best Kendall's tau in five-fold cross-validation; real trainings choose
-nothing. The output (by default the file in the package) has coefficients, quantiles of the predictions for random cells
-and the taus. The rows of the table are not part of it. It takes about 15 seconds on
-one core.
+nothing. The output (by default the file in the package) has coefficients, quantiles of the predictions for random
+cells and of the percentiles of random cells about as large, and the taus. The rows of the table are not part of it.
 """
 
 from __future__ import annotations
@@ -17,23 +16,30 @@ import argparse
 import csv
 import datetime
 import gzip
+import itertools
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nas_moreau.architecture import Cell, Genotype, load_space
+from nas_moreau.architecture import Cell, Genotype, Network, SearchSpace, load_space
+from nas_moreau.architecture.networks.costs import network_costs
 from nas_moreau.architecture.spaces.percentile import (
     COEFFICIENTS,
     MODELS,
+    OPERATIONS,
     features,
+    parameters,
     percentile_of,
     predict,
     why_no_percentile,
 )
+from nas_moreau.architecture.spaces.skeletons import DARTS
 from nas_moreau.report.significance import kendall_tau
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
@@ -41,6 +47,10 @@ TREES = (100, 200, 400, 600, 800)
 RATE, DEPTH, SMALLEST_LEAF, SHARE, SHRINKAGE = 0.1, 2, 10, 0.5, 1.0
 """Learning rate, splits on the way to a leaf, rows in it, share of rows that a tree sees, penalty of its value."""
 FOLDS, QUANTILES, DIGITS = 5, 1001, 6
+SIZE_STEP, SIZE_QUANTILES, SMALLEST_GROUP, FAVOURS = 100_000, 101, 50, 5 * (-4e-6, 0.0, 4e-6)
+"""Of the percentiles by size: parameters between sizes, quantiles for each, cells that a size must have, and for how
+many cells (each --random) operations are favoured by how much, an exponent for each parameter."""
+PUBLISHED_SIZE = {"channels": 36, "layers": 20, "auxiliary": False}
 CONCAT = (2, 3, 4, 5)
 PROVENANCE = {
     "surrogate": "NAS-Bench-301 (Zela et al., ICLR 2022): predicted validation accuracy of random cells on CIFAR-10 "
@@ -79,9 +89,14 @@ def read_rows(path: Path) -> list[Row]:
                 for name, pairs in json.loads(line["genotype"]).items()
             }
             row = Row(Genotype("darts", cells), line["source"], line["kind"] == "surrogate", float(line["accuracy"]))
-            if why_no_percentile(row.genotype) is None:
+            if known(row.genotype):
                 rows.append(row)
     return rows
+
+
+def known(cell: Genotype) -> bool:
+    """Whether a cell can have a percentile."""
+    return why_no_percentile(cell) is None
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
@@ -170,6 +185,46 @@ def taus(predictions: dict[str, Sequence[float]], rows: Sequence[Row]) -> dict[s
     return found
 
 
+def linear_parameters(space: SearchSpace) -> tuple[int, dict[str, int]]:
+    """Returns the parameters of the published network without operations, and what each adds, by feature."""
+    base, added = network_costs(space, partial(Network, **PUBLISHED_SIZE), (3, 32, 32))
+    found: dict[str, int] = {}
+    for cell, name in itertools.product(space.cells, OPERATIONS):
+        by_edge = {edge: added[cell, i, name][0] for i, edge in enumerate(space.edges)}
+        elsewhere, from_input = by_edge[2, 3], by_edge[0, 2]
+        found |= {f"{cell} {name}": elsewhere, f"{cell} {name} from an input": from_input - elsewhere}
+    return base[0], {name: count for name, count in found.items() if count}
+
+
+def favoured(genotype: Genotype, favour: float, added: dict[str, int], rng: random.Random) -> Genotype:
+    """Returns the cells with operations drawn again, the weight of each exp(favour * its parameters).
+
+    The weight of a whole genotype then depends on its size alone: those of one size are equally probable, as they are
+    among uniformly random ones, but there are enough of the rare sizes.
+    """
+    cells = {}
+    for name, cell in genotype.cells.items():
+        edges = []
+        for _, source, target in cell.edges:
+            where = ("", " from an input") if source < DARTS.inputs else ("",)
+            counts = [sum(added.get(f"{name} {operation}{w}", 0) for w in where) for operation in OPERATIONS]
+            edges.append((*rng.choices(OPERATIONS, [math.exp(favour * count) for count in counts]), source, target))
+        cells[name] = Cell(tuple(edges), cell.concat)
+    return Genotype(genotype.space, cells)
+
+
+def quantiles_by_size(sizes: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    """Returns `first`, `step` and `quantiles` of `percentile.among_size` from cells with these sizes and values."""
+    found: dict[int, list[float]] = {}
+    place = np.round(sizes / SIZE_STEP).astype(int)
+    for k in range(place.min(), place.max() + 1):
+        if (place == k).sum() >= SMALLEST_GROUP:
+            found[k] = np.quantile(values[place == k], np.linspace(0, 1, SIZE_QUANTILES)).round(1).tolist()
+    if list(found) != list(range(min(found), max(found) + 1)):
+        raise SystemExit("Some sizes between others have too few cells: draw more (--random).")
+    return {"first": min(found) * SIZE_STEP, "step": SIZE_STEP, "quantiles": list(found.values())}
+
+
 def main() -> None:
     """Fits, writes the file and prints the taus."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -194,12 +249,23 @@ def main() -> None:
 
     space, rng = load_space("darts"), random.Random(0)
     drawn = [space.random_genotype(rng) for _ in range(args.random)]
-    reference = [predict(features(cell), model) for cell in drawn if why_no_percentile(cell) is None]
+    reference = [predict(features(cell), model) for cell in drawn if known(cell)]
     steps = np.linspace(0, 1, QUANTILES)
     model["quantiles"] = {
         name: [round(float(q), DIGITS) for q in np.quantile([found[name] for found in reference], steps)]
         for name in MODELS
     }
+
+    base, added = linear_parameters(space)
+    cells = [favoured(space.random_genotype(rng), favour, added, rng) for favour in FAVOURS for _ in range(args.random)]
+    others = [features(cell) for cell in cells if known(cell)]
+    model["sizes"] = {"base": base, "added": added}
+    sizes = np.array([parameters(values, model["sizes"]) for values in others])
+    table = np.array([list(found.values()) for found in others])
+    by_ridge = model["ridge"]["intercept"] + table @ np.array(model["ridge"]["coefficients"])
+    *_, by_trees = staged(Booster(model["trees"]["intercept"], model["trees"]["trees"]), table)
+    both = [[percentile_of(v, model["quantiles"][k]) for v in f] for k, f in (("ridge", by_ridge), ("trees", by_trees))]
+    model["sizes"] |= quantiles_by_size(sizes, np.mean(both, 0))
 
     def percentiles(predicted: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
         found = {name: [percentile_of(v, model["quantiles"][name]) for v in predicted[name]] for name in MODELS}

@@ -89,8 +89,9 @@ def cells() -> list[Row]:
     for name in cell_names():
         genotype = load_genotype(name)
         rank = percentile(genotype)
-        ranks = ["-"] * 3 if rank is None else [round(value) for value in (rank.mean, rank.ridge, rank.trees)]
-        columns = dict(zip(("percentile", "by ridge", "by trees"), ranks))
+        values = [None] * 4 if rank is None else [rank.mean, rank.ridge, rank.trees, rank.of_size]
+        ranks = ["-" if value is None else round(value) for value in values]
+        columns = dict(zip(("percentile", "by ridge", "by trees", "of its size"), ranks))
         found.append({"name": name, "digest": genotype.digest(), **columns, "source": source(name)})
     return found
 

@@ -48,6 +48,8 @@ class Row:
             (`architecture.percentile`); None for collapsed cells and cells of other spaces than DARTS.
         percentile_ridge: By the ridge regression.
         percentile_trees: By the regression trees.
+        percentile_of_size: Of the mean, among random cells with as many parameters; None also if hardly any is so
+            small or so large.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Row:
     percentile: float | None = None
     percentile_ridge: float | None = None
     percentile_trees: float | None = None
+    percentile_of_size: float | None = None
 
     @property
     def label(self) -> str:
@@ -148,6 +151,7 @@ def rows_of_search(method: str, seed: int, folder: Path) -> Iterator[Row]:
             percentile=None if rank is None else rank.mean,
             percentile_ridge=None if rank is None else rank.ridge,
             percentile_trees=None if rank is None else rank.trees,
+            percentile_of_size=None if rank is None else rank.of_size,
         )
 
 
@@ -160,7 +164,7 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for line, text in enumerate(read_table(path), 2):
         try:
-            values = {name: _value(name, text[name]) for name in COLUMNS}
+            values = {name: _value(name, value) for name, value in text.items()}  # older files have fewer columns
             Genotype.from_json(values["genotype"])
             row = Row(**values)
         except (KeyError, ValueError, TypeError):

@@ -11,7 +11,7 @@ from nas_moreau.compare.rows import Row, label
 from nas_moreau.report.significance import permutation_p_value, relative_improvement
 from nas_moreau.search.random_cell import RANDOM
 
-PERCENTILES = ("percentile", "percentile_ridge", "percentile_trees")
+PERCENTILES = ("percentile", "percentile_ridge", "percentile_trees", "percentile_of_size")
 """Fields of `Row` that are percentiles, 0..100; the others are accuracies."""
 FIGURES = ("table", "retrained_accuracy", "retrained_held_out_accuracy", *PERCENTILES)
 """Fields of `Row` that are summarised."""

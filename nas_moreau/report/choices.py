@@ -101,7 +101,7 @@ def percentile_lines(genotype: Genotype) -> list[str]:
     found = percentile(genotype)
     if found is None:
         return [f"percentile: none, {why_no_percentile(genotype)}"]
-    return [f"percentile: {found} among random cells", f"  {limit()}"]
+    return [f"percentile among random cells: {found}", f"  {limit()}"]
 
 
 def explain_search(name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from nas_moreau.architecture.spaces.genotype import Genotype
-from nas_moreau.architecture.spaces.percentile import limit
+from nas_moreau.architecture.spaces.percentile import SIZE, limit
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.report.charts import Series, cost_chart, dot_chart
 from nas_moreau.report.format import DASH, cent, duration, memory, number, p_value, ranges, spread
@@ -110,7 +110,7 @@ def summary_table(result: Result, figure_name: str) -> Table:
 def percentile_table(result: Result) -> Table:
     """Returns the summary of the predicted percentiles as a table of texts; no rows where no cell has any."""
     head = ["method", "n", "mean ± std", "min", "max", f"p against {result['baseline']}"]
-    head += ["by ridge", "p", "by trees", "p", "none"]
+    head += ["by ridge", "p", "by trees", "p", "of its size", "p", "none"]
     lines = {(line["figure"], name_of(line)): line for line in result["summary"]}
     every = [name_of(row) for row in result["rows"]]
     rows = []
@@ -119,8 +119,8 @@ def percentile_table(result: Result) -> Table:
             continue
         middle = number(line["mean"], ".1f") + ("" if line["std"] is None else f" ± {line['std']:.1f}")
         ends = [number(line[end], ".1f") for end in ("min", "max")]
-        models = [lines[f"percentile_{model}", name] for model in ("ridge", "trees")]
-        parts = [text for part in models for text in (number(part["mean"], ".1f"), p_value(part["p_value"]))]
+        others = [lines.get((f"percentile_{kind}", name), {}) for kind in ("ridge", "trees", "of_size")]
+        parts = [text for part in others for text in (number(part.get("mean"), ".1f"), p_value(part.get("p_value")))]
         left_out = str(every.count(name) - line["n"])
         rows.append([name, str(line["n"]), middle, *ends, p_value(line["p_value"]), *parts, left_out])
     return head, rows
@@ -187,6 +187,9 @@ def outcome(result: Result) -> str:
     if means := [(-line["mean"], line) for line in result["summary"] if line["figure"] == "percentile"]:
         ranked = [line for _, line in sorted(means, key=lambda pair: pair[0])]
         found.append(f"Mean predicted percentile of the cells: {', '.join(map(_mean_percentile, ranked))}.")
+        of_size = {name_of(line): line for line in result["summary"] if line["figure"] == "percentile_of_size"}
+        if known := [of_size[name] for line in ranked if (name := name_of(line)) in of_size]:
+            found.append(f"Among random cells of their size: {', '.join(map(_mean_percentile, known))}.")
         if any(line["p_value"] is not None for line in ranked):
             found.append(f"p: permutation test over seeds against {result['baseline']}.")
     if collapsed := sum(row["verdict"] == "collapsed" for row in result["rows"]):
@@ -284,8 +287,8 @@ def _percentiles(result: Result) -> str:
     chart = dot_chart("percentile", series, [("random", 50.0)], "percentile", percent=False)
     head, rows = percentile_table(result)
     text = (
-        f"{limit()} Mean of both models, each model alone, and permutation tests over seeds; collapsed cells have no "
-        "percentile (column none), so that a method with many of them looks better here than it is."
+        f"{limit()} Mean of both models, each model alone, and permutation tests over seeds. {SIZE} Collapsed cells "
+        "have no percentile (column none), so that a method with many of them looks better here than it is."
     )
     note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
     shown = paragraph(text) + figure("", chart, note) + table(head, rows, numbers=range(1, len(head)))
@@ -374,7 +377,7 @@ def _best_cells(result: Result) -> str:
 def _every_cell(result: Result) -> str:
     keys = [key for key in FIGURE_NAMES if any(row[key] is not None for row in result["rows"])]
     head = ["method", "seed", *(f"{FIGURE_NAMES[key]} %" for key in keys), "supernet, held out %", "idle share"]
-    head += ["percentile", "parameters", "search", "retraining"]
+    head += ["percentile", "of its size", "parameters", "search", "retraining"]
     rows = [
         [
             name_of(row),
@@ -382,6 +385,7 @@ def _every_cell(result: Result) -> str:
             *(cent(row[key]) for key in (*keys, "held_out_accuracy")),
             number(row["idle_share"]),
             number(row["percentile"], ".0f"),
+            number(row.get("percentile_of_size"), ".0f"),
             number(row["parameters"], ",d"),
             duration(row["search_seconds"]),
             duration(row["retrain_seconds"]),

@@ -138,7 +138,8 @@ def _tiles(run: Run) -> str:
         accuracy = run.search.number("held_out_accuracy")
         numbers.append((accuracy, percent, "held-out accuracy", "supernet, images seen by neither level"))
     if run.genotype is not None and (rank := percentile(run.genotype)) is not None:
-        note = f"predicted, among random cells; ridge {rank.ridge:.0f}, trees {rank.trees:.0f}"
+        note = "predicted, among random cells"
+        note += "" if rank.of_size is None else f"; {rank.of_size:.0f} among those of its size"
         numbers.append((rank.mean, lambda value: number(value, ".0f"), "percentile", note))
     numbers += [
         (sum(seconds) if seconds else None, duration, "wall-clock time", names),

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from urllib.parse import quote
 
 from nas_moreau.architecture.spaces.genotype import Genotype
-from nas_moreau.architecture.spaces.percentile import limit, percentile
+from nas_moreau.architecture.spaces.percentile import SIZE, Percentile, limit, percentile
 from nas_moreau.config import flatten
 from nas_moreau.drawing.cell import draw_genotype
 from nas_moreau.drawing.operation_style import label, shorten
@@ -265,6 +265,10 @@ def _percentile(run: Run) -> float | None:
     return None if found is None else found.mean
 
 
+def _millions(ranks: Sequence[Percentile]) -> str:
+    return number(mean(rank.parameters for rank in ranks) / 1e6, ".1f")
+
+
 def _percentiles(groups: Sequence[Group]) -> str:
     """Returns the predicted percentiles of the cells of each group; "" where no cell has one."""
     series, rows = [], []
@@ -275,13 +279,15 @@ def _percentiles(groups: Sequence[Group]) -> str:
             means = [rank.mean for rank in ranks]
             series.append(Series(found.name, means))
             texts = [_spread(means, as_percent=False), number(min(means), ".0f"), number(max(means), ".0f")]
-            models = [number(mean(values), ".0f") for values in zip(*((r.ridge, r.trees) for r in ranks))]
-            rows.append([found.name, str(len(ranks)), *texts, *models, str(len(every) - len(ranks))])
+            texts += [number(mean(values), ".0f") for values in zip(*((r.ridge, r.trees) for r in ranks))]
+            of_size = [rank.of_size for rank in ranks if rank.of_size is not None]
+            texts += [_spread(of_size, as_percent=False) if of_size else DASH, _millions(ranks)]
+            rows.append([found.name, str(len(ranks)), *texts, str(len(every) - len(ranks))])
     if not rows:
         return ""
     chart = dot_chart("percentile", series, [("random", 50.0)], "percentile", percent=False)
-    head = ["runs", "n", "mean ± std", "min", "max", "ridge", "trees", "no percentile"]
-    text = paragraph(f"{limit()} Collapsed cells have none.")
+    head = ["runs", "n", "mean ± std", "min", "max", "ridge", "trees", "of its size", "M parameters", "no percentile"]
+    text = paragraph(f"{limit()} {SIZE} Collapsed cells have none.")
     inside = text + figure("", chart, "") + table(head, rows, numbers=range(1, len(head)))
     return section("percentile", "Predicted percentile among random cells", inside)
 

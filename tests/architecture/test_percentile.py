@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from nas_moreau.architecture import Cell, Genotype, load_genotype, load_space
+from nas_moreau.architecture import Cell, Genotype, Network, load_genotype, load_space, parameter_count
 from nas_moreau.architecture.spaces import percentile as module
 from nas_moreau.architecture.spaces.percentile import (
     COEFFICIENTS,
     OPERATIONS,
     Percentile,
     agreement,
+    among_size,
     coefficients,
     features,
     leaf,
@@ -174,8 +176,41 @@ def test_a_percentile_survives_json():
     found = percentile(load_genotype("MEHA"))
     data = json.loads(json.dumps(found.to_dict()))
     assert Percentile.from_dict(data) == found
-    assert list(data) == ["mean", "ridge", "trees", "tau", "n", "disagreement"]
+    assert list(data) == ["mean", "ridge", "trees", "of_size", "parameters", "tau", "n", "disagreement"]
     assert data["tau"] == agreement()["real"]["mean"] and data["n"] == 64
+
+
+# --- among random cells of the same size ---
+
+
+def test_parameters_are_those_of_the_published_network():
+    with torch.device("meta"):
+        for genotype in [*random_cells(8, seed=6), load_genotype("PC_DARTS_cifar")]:
+            network = Network(genotype, channels=36, layers=20, auxiliary=False)
+            assert percentile(genotype).parameters == parameter_count(network)
+
+
+def test_random_cells_of_every_size_have_fifty_on_average():
+    found = sorted((one.parameters, one.of_size, one.mean) for one in map(percentile, random_cells(600, seed=7)))
+    thirds = [found[:200], found[200:400], found[400:]]
+    for third in thirds:  # the standard error is 2
+        assert statistics.fmean(of_size for _, of_size, _ in third if of_size is not None) == pytest.approx(50, abs=8)
+    # among all random cells the large ones are better
+    assert statistics.fmean(mean for *_, mean in thirds[2]) > statistics.fmean(mean for *_, mean in thirds[0]) + 25
+
+
+def test_percentiles_of_a_size_are_interpolated():
+    sizes = {"first": 100, "step": 10, "quantiles": [[0.0, 50.0, 100.0], [0.0, 25.0, 100.0]]}
+    found = [among_size(25.0, size, sizes) for size in (99, 100, 105, 110, 111)]
+    assert found == [None, 25.0, 37.5, 50.0, None]
+
+
+def test_a_cell_larger_than_nearly_all_random_ones_has_none_of_its_size():
+    whole = " ; ".join(["sep_conv_5x5 0, sep_conv_5x5 1"] * 4)
+    cell = darts(whole).cells["normal"]
+    found = percentile(Genotype("darts", {"normal": cell, "reduce": cell}))
+    assert found.of_size is None and found.parameters > 4.8e6
+    assert Percentile.from_dict(found.to_dict()) == found and "its size" in str(found)
 
 
 # --- which cells have one ---
@@ -288,11 +323,12 @@ def test_the_script_fits_a_tiny_table(script, tmp_path, monkeypatch, capsys):
             table.writerow([json.dumps(pairs), *kind, truth(genotype)])
     monkeypatch.setattr(script, "TREES", (10, 30))
     monkeypatch.setattr(script, "PENALTIES", (10.0, 100.0))
+    monkeypatch.setattr(script, "SMALLEST_GROUP", 10)
     monkeypatch.setattr(sys, "argv", ["fit_percentile.py", str(path), "--output", str(output), "--random", "100"])
     script.main()
     printed = capsys.readouterr().out
     fitted = json.loads(output.read_text())
-    assert set(fitted) == {"provenance", "agreement", "features", "ridge", "trees", "quantiles"}
+    assert set(fitted) == {"provenance", "agreement", "features", "ridge", "trees", "quantiles", "sizes"}
     assert fitted["agreement"]["trained"]["n"] == fitted["agreement"]["real"]["n"] == 25
     assert "trained (n = 25)" in printed and "cross_validated (n = 75)" in printed
     assert fitted["agreement"]["real"]["ridge"] > 0.6 and fitted["agreement"]["real"]["trees"] > 0.6
@@ -302,6 +338,8 @@ def test_the_script_fits_a_tiny_table(script, tmp_path, monkeypatch, capsys):
     try:
         best, worst = max(cells, key=truth), min(cells, key=truth)
         assert percentile(best).mean > 80 > 20 > percentile(worst).mean
+        of_size = [found for cell in sorted(cells, key=truth) if (found := percentile(cell).of_size) is not None]
+        assert len(of_size) > 80 and statistics.fmean(of_size[-20:]) > 60 > 40 > statistics.fmean(of_size[:20])
     finally:
         coefficients.cache_clear()
 
@@ -314,7 +352,7 @@ def test_show_and_list_print_percentiles(capsys):
 
     assert main(["show", "DARTS_V2"]) == 0
     out = capsys.readouterr().out
-    assert f"{percentile(load_genotype('DARTS_V2'))} among random cells" in out and limit() in out
+    assert str(percentile(load_genotype("DARTS_V2"))) in out and limit() in out
     assert main(["show", "DARTS_V2", "--json"]) == 0
     assert Genotype.from_json(capsys.readouterr().out) == load_genotype("DARTS_V2")
     assert main(["show", "NASNet"]) == 0
@@ -323,7 +361,8 @@ def test_show_and_list_print_percentiles(capsys):
     assert limit() in capsys.readouterr().err
     assert main(["list", "cells", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert [rows["DARTS_V2"][key] for key in ("percentile", "by ridge", "by trees")] == [98, 99, 97]
+    keys = ("percentile", "by ridge", "by trees", "of its size")
+    assert [rows["DARTS_V2"][key] for key in keys] == [98, 99, 97, 97]
     assert rows["NASNet"]["percentile"] == "-"
 
 

@@ -1,5 +1,6 @@
 """The compare stage: rows, resume row by row, the summary by hand, refusals, the page; tiny images in a file."""
 
+import csv
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ from nas_moreau.compare import protocol as stage
 from nas_moreau.compare.conditions import conditions, split_settings
 from nas_moreau.compare.protocol import Protocol, compare, plan_comparison
 from nas_moreau.compare.rows import folder_name, read_rows, rows_file, rows_of_search
+from nas_moreau.compare.summary import PERCENTILES
 from nas_moreau.config import load_config
 from nas_moreau.errors import InputError
 from nas_moreau.runs.configuration import read_config
-from nas_moreau.runs.tables import read_table
+from nas_moreau.runs.tables import csv_text, read_table
 from nas_moreau.search.methods import parse_methods
 
 TINY = [
@@ -127,7 +130,7 @@ def test_without_retraining_percentiles_judge_the_cells(images, here, tmp_path):
     output = tmp_path / "c"
     found = compare(tiny(images, "space=darts"), {"random": (0, 1)}, output, protocol=Protocol(retrain=False))
     assert here == ["search random-seed0", "search random-seed1"]
-    assert [line.figure for line in found.summary] == ["percentile", "percentile_ridge", "percentile_trees"]
+    assert [line.figure for line in found.summary] == list(PERCENTILES)
     assert 'id="percentile"' in (output / "compare.html").read_text()
     with pytest.raises(InputError) as refused:
         compare(tiny(images), {"random": (0,)}, tmp_path / "d", protocol=Protocol(retrain=False))
@@ -145,10 +148,14 @@ def test_rows_of_darts_cells_have_percentiles_and_others_none(tmp_path):
         (folder / "result.json").write_text(json.dumps(result | {"peak_memory_bytes": 1}))
         (found,) = rows_of_search("random", 0, folder)
         rank = percentile(genotype)
-        expected = (None,) * 3 if rank is None else (rank.mean, rank.ridge, rank.trees)
-        assert (found.percentile, found.percentile_ridge, found.percentile_trees) == expected
+        expected = [None] * 4 if rank is None else [rank.mean, rank.ridge, rank.trees, rank.of_size]
+        assert [getattr(found, name) for name in PERCENTILES] == expected
         (tmp_path / "rows.csv").write_bytes(rows_file([found]))
         assert read_rows(tmp_path / "rows.csv") == {name: [found]}
+        # a file of an earlier version lacks the last column
+        older = csv_text([line[:-1] for line in csv.reader((tmp_path / "rows.csv").read_text().splitlines())])
+        (tmp_path / "older.csv").write_text(older)
+        assert read_rows(tmp_path / "older.csv") == {name: [replace(found, percentile_of_size=None)]}
 
 
 def test_settings_of_one_method_are_told_apart_from_those_of_all():

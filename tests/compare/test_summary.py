@@ -69,7 +69,7 @@ def test_without_a_table_the_random_rows_are_the_measure():
 def test_percentiles_are_compared_over_seeds():
     rows = [
         *(
-            row("a", i, percentile=v, percentile_ridge=v + 4, percentile_trees=v - 4)
+            row("a", i, percentile=v, percentile_ridge=v + 4, percentile_trees=v - 4, percentile_of_size=v - 20)
             for i, v in enumerate((90, 92, 94))
         ),
         row("a", 3, verdict="collapsed"),  # a collapsed cell has none
@@ -80,16 +80,17 @@ def test_percentiles_are_compared_over_seeds():
         (figure, method)
         for figure in ("percentile", "percentile_ridge", "percentile_trees")
         for method in ("a", "random")
-    ]
+    ] + [("percentile_of_size", "a")]  # hardly any random cell is as large as those of "random"
     first = lines[0]
     assert (first.n, first.mean, first.std, first.p_value, first.relative_improvement) == (3, 92, 2, 0.1, None)
     result = {"rows": [line.to_dict() for line in rows], "summary": [line.to_dict() for line in lines]}
     result |= {"baseline": "random", "failed": []}
     head, texts = percentile_table(result)
     assert len(head) == len(texts[0])
-    assert texts[0] == ["a", "3", "92.0 ± 2.0", "90.0", "94.0", "0.100", "96.0", "0.100", "88.0", "0.100", "1"]
-    assert texts[1][:6] == ["random", "3", "50.0 ± 10.0", "40.0", "60.0", "–"] and texts[1][-1] == "0"
-    assert "a 92 (n = 3, p 0.100), random 50 (n = 3)" in outcome(result)
+    assert texts[0][:6] == ["a", "3", "92.0 ± 2.0", "90.0", "94.0", "0.100"]
+    assert texts[0][6:] == ["96.0", "0.100", "88.0", "0.100", "72.0", "–", "1"]
+    assert texts[1][:6] == ["random", "3", "50.0 ± 10.0", "40.0", "60.0", "–"] and texts[1][-3:] == ["–", "–", "0"]
+    assert "a 92 (n = 3, p 0.100), random 50 (n = 3)" in outcome(result) and "a 72 (n = 3)" in outcome(result)
 
 
 def test_cells_near_the_best_of_the_table_are_counted():

@@ -5,6 +5,8 @@ regression trees. `scripts/fit_percentile.py` fitted them to predictions of NAS-
 darts_percentile.json holds their coefficients, the quantiles of their predictions for random cells, and how well they
 rank cells that were really trained. A percentile ranks cells about as well as one real training does. It is not an
 accuracy, and it takes a few milliseconds.
+
+Larger cells have higher percentiles, so a second one says where a cell stands among random cells of its size.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,11 @@ MOST_SKIPS = 4
 """Skip connections of a normal cell beyond which it has collapsed: no measured cell has more, and models extrapolate
 the wrong way there."""
 MODELS = ("ridge", "trees")
+SIZE = (
+    "Larger cells have higher percentiles, so that a method which prefers large operations is above random cells by "
+    "that alone. Of its size: among random cells with as many parameters (36 channels, 20 cells)."
+)
+"""What the second percentile is for."""
 COEFFICIENTS = Path(__file__).with_name("darts_percentile.json")
 
 Tree = float | Sequence[Any]
@@ -51,6 +59,9 @@ class Percentile:
     Attributes:
         ridge: By the ridge regression, 0..100.
         trees: By the regression trees, 0..100.
+        of_size: The percentile of `mean` among random cells with as many parameters, 0..100; None if hardly any random
+            cell is as small or as large. Random cells of every size have 50 on average.
+        parameters: Of the network of the published size (36 channels, 20 cells), without an auxiliary head.
         tau: Kendall's tau of the mean of both with accuracies of real trainings; 0 is chance, and a second training of
             the same cells reaches about 0.5.
         n: Number of those trainings.
@@ -58,6 +69,8 @@ class Percentile:
 
     ridge: float
     trees: float
+    of_size: float | None
+    parameters: int
     tau: float
     n: int
 
@@ -72,16 +85,18 @@ class Percentile:
         return abs(self.ridge - self.trees)
 
     def __str__(self) -> str:
-        return f"{self.mean:.0f} (ridge {self.ridge:.0f}, trees {self.trees:.0f})"
+        of_size = "-" if self.of_size is None else f"{self.of_size:.0f}"
+        size = f"{self.parameters / 1e6:.1f} M parameters"
+        return f"{self.mean:.0f} (ridge {self.ridge:.0f}, trees {self.trees:.0f}), of its size ({size}) {of_size}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data: `mean ridge trees disagreement tau n`."""
+        """Returns plain data: `mean ridge trees of_size parameters tau n disagreement`."""
         return {"mean": self.mean, **asdict(self), "disagreement": self.disagreement}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Percentile:
         """Returns the percentile that `to_dict` wrote."""
-        return cls(data["ridge"], data["trees"], data["tau"], data["n"])
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 
 def percentile(genotype: Genotype) -> Percentile | None:
@@ -97,12 +112,12 @@ def percentile(genotype: Genotype) -> Percentile | None:
     """
     if why_no_percentile(genotype) is not None:
         return None
-    model = coefficients()
-    ridge, trees = (
-        percentile_of(value, model["quantiles"][name]) for name, value in predict(features(genotype), model).items()
-    )
+    model, values = coefficients(), features(genotype)
+    ridge, trees = (percentile_of(value, model["quantiles"][name]) for name, value in predict(values, model).items())
+    size = parameters(values, model["sizes"])
+    of_size = among_size((ridge + trees) / 2, size, model["sizes"])
     real = agreement()["real"]
-    return Percentile(ridge, trees, real["mean"], real["n"])
+    return Percentile(ridge, trees, of_size, size, real["mean"], real["n"])
 
 
 def why_no_percentile(genotype: Genotype) -> str | None:
@@ -128,7 +143,7 @@ def why_no_percentile(genotype: Genotype) -> str | None:
 
 
 def percentile_text(genotype: Genotype) -> str | None:
-    """Returns the percentile of a genotype with both models and its limit, in one line; None if it has none.
+    """Returns the percentiles of a genotype and their limit, in one line; None if it has none.
 
     Args:
         genotype: A genotype of any space.
@@ -136,7 +151,7 @@ def percentile_text(genotype: Genotype) -> str | None:
     found = percentile(genotype)
     if found is None:
         return None
-    return f"{found} among random cells; predicted, tau with real trainings {found.tau:.2f}"
+    return f"{found}; tau with real trainings {found.tau:.2f}"
 
 
 def limit() -> str:
@@ -252,3 +267,33 @@ def percentile_of(value: float, quantiles: Sequence[float]) -> float:
         return 100.0 if place else 0.0
     low, high = quantiles[place - 1 : place + 1]
     return 100 * (place - 1 + (value - low) / (high - low)) / (len(quantiles) - 1)
+
+
+def parameters(values: Mapping[str, float], sizes: Mapping[str, Any]) -> int:
+    """Returns the parameters of the network of the published size.
+
+    Args:
+        values: The features, on which the count depends linearly.
+        sizes: `base` (parameters without any operation) and `added` (by feature).
+    """
+    return round(sizes["base"] + sum(count * values[name] for name, count in sizes["added"].items()))
+
+
+def among_size(value: float, size: int, sizes: Mapping[str, Any]) -> float | None:
+    """Returns the share of random cells of a size below a value, 0..100, linear between neighbouring sizes.
+
+    Args:
+        value: Of a cell: the mean of its percentiles by both models.
+        size: Its parameters.
+        sizes: `first` and `step` (parameters) and `quantiles`: for every size the quantiles of the values of random
+            cells about as large.
+
+    Returns:
+        None below the first size and above the last one.
+    """
+    place = (size - sizes["first"]) / sizes["step"]
+    lower = min(floor(place), len(sizes["quantiles"]) - 2)
+    if not 0 <= place <= len(sizes["quantiles"]) - 1:
+        return None
+    low, high = (percentile_of(value, quantiles) for quantiles in sizes["quantiles"][lower : lower + 2])
+    return low + (place - lower) * (high - low)
