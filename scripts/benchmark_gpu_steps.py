@@ -4,7 +4,8 @@
     python scripts/benchmark_gpu_steps.py --darts darts/cnn --minutes 4           # beside a clone of quark0/darts
     python scripts/benchmark_gpu_steps.py --device cpu --preset smoke --rounds 1  # a trial without an accelerator
 
-Every line is printed when it is known; the JSON grows with it. What was seen: docs/gpu.md.
+Every line is printed when it is known; the JSON grows with it. NAS_MOREAU_NATIVE=0 leaves all depthwise convolutions to
+the library. What was seen: docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from torch import nn
 
 from nas_moreau.architecture import load_space
+from nas_moreau.architecture.networks.depthwise import trials_text
 from nas_moreau.config import Config, load_config
 from nas_moreau.diagnostics.bench_measures import clock, hardware
 from nas_moreau.diagnostics.tune_performance import configured, peak_bytes, prepared, random_data
@@ -154,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
         step = measure(f"{stage}: {name}", partial(prepared, stage, variant, cell, data, device), images)
         if step is not None and stage == "search" and "capture" not in changes:
             found = result["rows"][f"{stage}: {name}"]["kernels"] = kernels_of(step, device)
+            if chosen := trials_text():
+                print(f"    {chosen}", flush=True)
             if found:
                 print(f"    {found['kernels']} kernels, {found['busy_ms']:.1f} ms; the longest:", flush=True)
                 for kernel, count, spent in found["longest"][:8]:

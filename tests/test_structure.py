@@ -28,6 +28,8 @@ MANY_ARGUMENTS: dict[str, str] = {
     "bilevel/stationarity.py:lower_solution": "the lower level, the proximal term and the limits, each by name",
     "bilevel/stationarity.py:merit": "the quantities of equation (16), each by name",
     "kernels/cell.py:_fake_backward": "the signature of the C++ operator",
+    "kernels/depthwise.py:_gather": "a kernel: it reads pointers, sizes and constants alone",
+    "kernels/depthwise.py:_weight_gradient": "a kernel: it reads pointers, sizes and constants alone",
     "modules/front_search.py:pareto": "those of search_module, and what a front needs; all but three are keywords",
     "modules/search.py:search_module": "the arguments of the contract; all but module, loss and data are keywords",
     "timm_models.py:__init__": "the arguments that timm passes to a model, by timm's names",

@@ -1,3 +1,3 @@
-"""Native operators for CPUs, compiled at first use, with a portable path where that is not possible."""
+"""Native operators for CPUs, compiled at first use, and kernels in Triton; a portable path where neither can be."""
 
 __all__: list[str] = []

@@ -4,7 +4,7 @@ Nothing happens at import. `load()` returns whether the operators are available;
 a compiled library in the cache, else compiles one (half a minute). If that is not possible, it prints one line and the
 portable path is used. Environment variables:
 
-    NAS_MOREAU_NATIVE=0        never use native operators
+    NAS_MOREAU_NATIVE=0        never use native operators, nor kernels in Triton
     NAS_MOREAU_CACHE=DIR       folder of compiled libraries (default: the user's cache folder)
     NAS_MOREAU_CXXFLAGS=...    further compiler flags (a sanitizer, for example)
     CXX                        the compiler (default: c++, g++ or clang++)
@@ -38,10 +38,15 @@ def _notice(text: str) -> None:
         print(f"nas-moreau: {text}", file=sys.stderr, flush=True)
 
 
+def switched_off() -> bool:
+    """Returns whether the user wants none of our own kernels, on any device."""
+    return os.environ.get("NAS_MOREAU_NATIVE", "1") == "0"
+
+
 @cache
 def load() -> bool:
     """Returns whether the native operators are usable, compiling them at their first use on this machine."""
-    if os.environ.get("NAS_MOREAU_NATIVE", "1") == "0":
+    if switched_off():
         return False
     compiler, library = find_compiler(), library_path()
     if not library.exists():

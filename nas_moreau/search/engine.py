@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nas_moreau import distributed
+from nas_moreau.architecture.networks.depthwise import trials_text
 from nas_moreau.bilevel import StepSizes
 from nas_moreau.bilevel.simplex_steps import Groups, mean_logits
 from nas_moreau.config import Config
@@ -208,7 +209,12 @@ class SearchJob:
         self.guard = FiniteGuard(self.name, setup.device, lambda step: rate(step % setup.restart_steps))
         self.advance: Any = self._advance
         if record is not None:
-            self.advance = CapturedStep(self._advance, setup.device, record, self._note, setup.carried)
+
+            def note(text: str) -> None:
+                chosen = trials_text()
+                self._note(f"{text}; {chosen}" if chosen else text)
+
+            self.advance = CapturedStep(self._advance, setup.device, record, note, setup.carried)
 
     def _initialise_state(self) -> None:
         """Begins the method at the present alphas and weights."""

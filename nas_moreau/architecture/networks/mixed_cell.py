@@ -180,7 +180,7 @@ class MixedCell(nn.Module):
         scales = weights.unsqueeze(2).expand(-1, -1, self.channels).contiguous().flatten(1).unbind()
         copies, source = Copies(state, edges), self.places[leaving.edges[0]][0]
         for k, stack in leaving.stacks.items():
-            x, lattices = run_stack(stack, copies, scales[k], self.training)
+            x, lattices = run_stack(stack, copies, scales[k], self.training, self.kernels)
             if lattices == 1:
                 wide = [wide[0].add_(x)] if wide else [x]
             else:

@@ -101,7 +101,7 @@ def gather_lattices(x: Tensor, lattices: int) -> Tensor:
     return pixels.reshape(n // (d * d), d * height, d * width, channels).permute(0, 3, 1, 2)
 
 
-def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tuple[Tensor, int]:
+def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool, kernels: str) -> tuple[Tensor, int]:
     """Returns the stack's output, edges side by side as channels, and the number of its separate sublattices (1: none).
 
     Args:
@@ -109,6 +109,7 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
         copies: The copies of the state that its edges leave.
         scale: (edges * channels,), the weight of each edge for each of its channels.
         training: Normalise by the batch, else by the running statistics.
+        kernels: As for `depthwise`.
     """
     weights = [torch.cat([conv.weight for conv in layer]) for layer in stack.convolutions]
     if stack.kind in ("separable", "dilated"):
@@ -117,13 +118,13 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool) -> tu
         sides = [(side + step - 1) // step for side in copies.state.shape[-2:]]
         # (with a stride above 1 sublattices save nothing)
         lattices = dilation if stride == 1 and all(side % dilation == 0 for side in sides) else 1
-        x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices)
+        x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices, kernels)
         x = _pointwise(x, stack.convolutions[1], weights[1])
         if stack.kind == "separable":
             x = _norm(x, stack.norms[0], None, training).relu_()
             if lattices > 1:
                 x, lattices = gather_lattices(x, lattices), 1
-            x = _pointwise(depthwise(x, weights[2]), stack.convolutions[3], weights[3])
+            x = _pointwise(depthwise(x, weights[2], kernels=kernels), stack.convolutions[3], weights[3])
         return _norm(x, stack.norms[-1], scale, training), lattices
     x = copies.relu()
     if stack.kind == "pair":
