@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def somewhere(monkeypatch):
     monkeypatch.setattr(selection, "trials", {})
     monkeypatch.setattr(selection, "_triton", lambda: own)
     monkeypatch.setattr(selection, "_has_triton", lambda kind: True)
+    monkeypatch.setattr(selection, "_on", lambda device: nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # knows no meta device
     return calls
 

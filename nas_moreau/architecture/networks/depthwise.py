@@ -11,6 +11,7 @@ Triton's are used where they find the same numbers in less time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -57,8 +58,12 @@ def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, ker
     if form not in trials:
         if _is_recorded(kind):
             return _library(x, weight, stride, dilation)  # a trial waits for the device
-        trials[form] = _triton_is_better(x, weight, stride, dilation)
-    return (_triton() if trials[form] else _library)(x, weight, stride, dilation)
+        with _on(x.device):
+            trials[form] = _triton_is_better(x, weight, stride, dilation)
+    if not trials[form]:
+        return _library(x, weight, stride, dilation)
+    with _on(x.device):
+        return _triton()(x, weight, stride, dilation)
 
 
 def trials_text() -> str:
@@ -87,6 +92,11 @@ def _has_triton(kind: str) -> bool:
         return driver.active.get_active_torch_device().type == kind
     except (ImportError, RuntimeError):
         return False
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, kernels and events are the device's, which need not be the current one."""
+    return torch.get_device_module(device).device(device)
 
 
 def _is_recorded(kind: str) -> bool:
