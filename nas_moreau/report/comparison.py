@@ -109,7 +109,7 @@ def summary_table(result: Result, figure_name: str) -> Table:
 
 def percentile_table(result: Result) -> Table:
     """Returns the summary of the predicted percentiles as a table of texts; no rows where no cell has any."""
-    head = ["method", "n", "mean ± std", "min", "max", f"p against {result['baseline']}"]
+    head = ["method", "n", "mean ± std", "min", "max", "p"]
     head += ["by ridge", "p", "by trees", "p", "of its size", "p", "none"]
     lines = {(line["figure"], name_of(line)): line for line in result["summary"]}
     every = [name_of(row) for row in result["rows"]]
@@ -287,8 +287,9 @@ def _percentiles(result: Result) -> str:
     chart = dot_chart("percentile", series, [("random", 50.0)], "percentile", percent=False)
     head, rows = percentile_table(result)
     text = (
-        f"{limit()} Mean of both models, each model alone, and permutation tests over seeds. {SIZE} Collapsed cells "
-        "have no percentile (column none), so that a method with many of them looks better here than it is."
+        f"{limit()} Mean of both models, each model alone, and permutation tests over seeds against "
+        f"{result['baseline']} (p). {SIZE} Collapsed cells have no percentile (column none), so that a method with "
+        "many of them looks better here than it is."
     )
     note = "A dot is a seed; the diamond is the mean, its bars one sample standard deviation."
     shown = paragraph(text) + figure("", chart, note) + table(head, rows, numbers=range(1, len(head)))
