@@ -129,6 +129,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
     examples=[
         "derive checkpoints/first",
         "derive checkpoints/first --rule selection --write",
+        "derive checkpoints/first --rule trained derive.trained.steps=400",
         "derive checkpoints/first --max-parameters 3000000",
         "derive checkpoints/seed0 checkpoints/seed1",
     ],
@@ -139,6 +140,7 @@ def search(args: argparse.Namespace) -> dict[str, Any] | None:
             metavar="RUN",
             help="a search folder, or the parent made by `run`; the softmax weights of several runs are averaged",
         ),
+        option("overrides", nargs="*", metavar="derive.key=value", help="single keys of the section derive"),
         option("--rule", help="a name of `list rules` (default: the run's)"),
         option("--max-parameters", type=int, metavar="N", help="limit for the retraining network"),
         option("--max-macs", type=int, metavar="N", help="limit for its multiply-adds on one image"),
@@ -154,11 +156,14 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
         from nas_moreau.runs.configuration import run_config
         from nas_moreau.search.derive import derive_ensemble, derive_run, write_derived
 
-    folders = [stage_folder(run, "search") for run in args.runs]
+    runs = [word for word in args.runs if not _is_setting(word)]
+    if not runs:
+        raise InputError("No search was given.", "Give its folder before the settings.")
+    folders = [stage_folder(run, "search") for run in runs]
     config = _derivation(args, run_config(folders[0]))
     if args.write and len(folders) > 1:
         raise InputError("The cell of several searches belongs to no single run folder.", "Leave --write out.")
-    with heartbeat(f"deriving from {', '.join(args.runs)} by the rule {config.derive.rule}"):
+    with heartbeat(f"deriving from {', '.join(runs)} by the rule {config.derive.rule}"):
         found = derive_run(folders[0], config, report=note) if len(folders) == 1 else derive_ensemble(folders, config)
     result = found.to_dict()
     if found.before is not None:
@@ -177,9 +182,25 @@ def derive(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _is_setting(word: str) -> bool:
+    """Whether a word is key=value and not the name of a folder."""
+    return "=" in word and not os.path.exists(word)
+
+
 def _derivation(args: argparse.Namespace, config: Config) -> Config:
-    """Returns a run's configuration with the rule, the limits, the place of the data and the device of the options."""
+    """Returns a run's configuration with the settings, the place of the data and the device that were given.
+
+    Raises:
+        InputError: A setting is not of the section derive, or has a wrong value.
+    """
     from nas_moreau.config import make_config
+
+    settings = [word for word in args.runs if _is_setting(word)] + args.overrides
+    for word in settings:
+        if not word.startswith("derive."):
+            raise InputError(
+                f"'{word}' cannot be changed after the search.", "Give keys of the section derive, or search again."
+            )
 
     given = {
         "derive.rule": args.rule,
@@ -194,7 +215,7 @@ def _derivation(args: argparse.Namespace, config: Config) -> Config:
         section, _, name = key.rpartition(".")
         if value is not None:
             (plain[section] if section else plain)[name] = value
-    return make_config(plain)
+    return make_config(plain, overrides=settings)
 
 
 def _tried(record: dict[str, Any]) -> list[str]:

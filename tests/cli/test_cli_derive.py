@@ -108,3 +108,29 @@ def test_a_search_without_checkpoint_or_end(runs, tmp_path, capsys):
     assert load_checkpoint(tmp_path / "checkpoints") is not None
     code, _, err = call(capsys, "derive", tmp_path, "--write")
     assert code == 2 and "is not finished" in err and not (tmp_path / "genotype.json").exists()
+
+
+def test_settings_of_the_rule_may_be_given(runs, capsys):
+    words = ("derive.trained.candidates=2", "derive.trained.steps=2", "derive.trained.batch_size=4")
+    for given in ((*words, "--rule", "trained", "--json"), ("--rule", "trained", "--json", *words)):
+        code, out, _ = call(capsys, "derive", runs / "a", *given)
+        record = json.loads(out)["derived_by"]
+        assert code == 0 and [(len(row["candidates"]), row["steps"]) for row in record["rounds"]] == [(2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("search.epochs=3",), "search.epochs=3"),
+        (("derive.trained.steps=none",), "derive.trained.steps"),
+        (("derive.rule=wrong",), "wrong"),
+    ],
+)
+def test_other_settings_are_refused(words, named, runs, capsys):
+    code, out, err = call(capsys, "derive", runs / "a", *words)
+    assert code == 2 and not out and named in err and "Traceback" not in err
+
+
+def test_settings_alone_are_no_search(capsys):
+    code, _, err = call(capsys, "derive", "derive.trained.steps=2")
+    assert code == 2 and "search" in err
