@@ -21,7 +21,17 @@ from torch import Tensor, nn
 
 from nas_moreau.architecture.networks.native import CellEdge, NativeCell, native_cell, run_native, usable
 from nas_moreau.architecture.networks.operations import PREPARATIONS, Operation, PlainBatchNorm, build_operation
-from nas_moreau.architecture.networks.stacked import Copies, Stack, gather_lattices, has_hooks, run_stack, stack_of
+from nas_moreau.architecture.networks.stacked import (
+    Copies,
+    Gathered,
+    Stack,
+    gather,
+    gather_lattices,
+    has_hooks,
+    keep_statistics,
+    run_stack,
+    stack_of,
+)
 from nas_moreau.architecture.spaces.operation_table import OPERATIONS
 from nas_moreau.architecture.spaces.skeletons import NetworkPart
 from nas_moreau.architecture.spaces.space import SearchSpace
@@ -154,13 +164,16 @@ class MixedCell(nn.Module):
         """Appends the nodes to `states`, what leaves a state computed for all edges together."""
         arrived: dict[int, Tensor] = {}
         rows = mixture.unbind()
+        stacks = [stack for leaving in self.leaving for stack in leaving.stacks.values()]
+        tensors = gather(stacks)
+        by_stack = dict(zip(map(id, stacks), tensors))
         for i, leaving in enumerate(self.leaving):
             if i >= self.inputs:
                 states.append(arrived[i] if i in arrived else self._nothing(states[0]))
             if not leaving.edges:
                 continue
             weights = torch.stack([rows[edge] for edge in leaving.edges], 1)  # (operations, edges)
-            found = list(zip(leaving.targets, self._leave(leaving, states[i], weights)))
+            found = list(zip(leaving.targets, self._leave(leaving, states[i], weights, by_stack)))
             shared: Shared = {}
             for edge, k in leaving.single:
                 weight = rows[edge][k]
@@ -169,8 +182,10 @@ class MixedCell(nn.Module):
                 found.append((self.places[edge][1], x))
             for target, x in found:
                 arrived[target] = arrived[target] + x if target in arrived else x
+        if self.training:
+            keep_statistics(stacks, tensors)
 
-    def _leave(self, leaving: Leaving, state: Tensor, weights: Tensor) -> list[Tensor]:
+    def _leave(self, leaving: Leaving, state: Tensor, weights: Tensor, tensors: dict[int, Gathered]) -> list[Tensor]:
         """Returns what stacks and shared operations send along each edge that leaves `state`."""
         edges = len(leaving.edges)
         total: Tensor | None = None
@@ -180,7 +195,7 @@ class MixedCell(nn.Module):
         scales = weights.unsqueeze(2).expand(-1, -1, self.channels).contiguous().flatten(1).unbind()
         copies, source = Copies(state, edges), self.places[leaving.edges[0]][0]
         for k, stack in leaving.stacks.items():
-            x, lattices = run_stack(stack, copies, scales[k], self.training, self.kernels)
+            x, lattices = run_stack(stack, tensors[id(stack)], copies, scales[k], self.training, self.kernels)
             if lattices == 1:
                 wide = [wide[0].add_(x)] if wide else [x]
             else:

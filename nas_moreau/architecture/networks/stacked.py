@@ -13,7 +13,8 @@ Dilated convolutions are computed as plain ones, which are faster in libraries:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -101,17 +102,72 @@ def gather_lattices(x: Tensor, lattices: int) -> Tensor:
     return pixels.reshape(n // (d * d), d * height, d * width, channels).permute(0, 3, 1, 2)
 
 
-def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool, kernels: str) -> tuple[Tensor, int]:
+class Gathered(NamedTuple):
+    """The tensors of a stack: those of all its edges, layer by layer, one after another in one tensor."""
+
+    weights: list[Tensor]
+    means: list[Tensor]
+    variances: list[Tensor]
+
+
+def gather(stacks: Sequence[Stack]) -> list[Gathered]:
+    """Returns the weights and running statistics of every stack, copied in a few calls for all of them."""
+    weights = _wide([[conv.weight for conv in layer] for stack in stacks for layer in stack.convolutions])
+    norms = [layer for stack in stacks for layer in stack.norms]
+    means, variances = (
+        _wide([[getattr(norm, name) for norm in layer] for layer in norms]) for name in ("running_mean", "running_var")
+    )
+    found = []
+    for stack in stacks:
+        counts = len(stack.convolutions), len(stack.norms), len(stack.norms)
+        found.append(Gathered(*(list(islice(*pair)) for pair in zip((weights, means, variances), counts))))
+    return found
+
+
+def _wide(layers: list[list[Tensor]]) -> Iterator[Tensor]:
+    """Returns the tensors of each layer in one, along their first dimension; those of equal forms share a call."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, layer in enumerate(layers):
+        alike.setdefault(tuple(layer[0].shape[1:]), []).append(i)
+    found: dict[int, Tensor] = {}
+    for numbers in alike.values():
+        whole = torch.cat([tensor for i in numbers for tensor in layers[i]])
+        found |= zip(numbers, whole.split([sum(map(len, layers[i])) for i in numbers]))
+    return iter([found[i] for i in range(len(layers))])
+
+
+def keep_statistics(stacks: Sequence[Stack], gathered: Sequence[Gathered]) -> None:
+    """Copies the running statistics, which training has moved, back to the norms of every edge."""
+    kept: list[Tensor] = []
+    found: list[Tensor] = []
+    for stack, tensors in zip(stacks, gathered):
+        for layer, mean, variance in zip(stack.norms, tensors.means, tensors.variances):
+            kept += [*(norm.running_mean for norm in layer), *(norm.running_var for norm in layer)]
+            size = len(layer[0].running_mean)
+            found += [*mean.split(size), *variance.split(size)]
+    if kept:
+        with torch.no_grad():
+            torch._foreach_copy_(kept, found)
+
+
+def run_stack(
+    stack: Stack, tensors: Gathered, copies: Copies, scale: Tensor, training: bool, kernels: str
+) -> tuple[Tensor, int]:
     """Returns the stack's output, edges side by side as channels, and the number of its separate sublattices (1: none).
 
     Args:
         stack: From `stack_of`.
+        tensors: From `gather`; training moves the statistics.
         copies: The copies of the state that its edges leave.
         scale: (edges * channels,), the weight of each edge for each of its channels.
         training: Normalise by the batch, else by the running statistics.
         kernels: As for `depthwise`.
     """
-    weights = [torch.cat([conv.weight for conv in layer]) for layer in stack.convolutions]
+    weights, means, variances = tensors
+
+    def norm(x: Tensor, number: int, scale: Tensor | None) -> Tensor:
+        return batch_norm(x, means[number], variances[number], scale, None, training)
+
     if stack.kind in ("separable", "dilated"):
         step = stack.stride if stack.dilation % stack.stride == 0 else 1
         stride, dilation = stack.stride // step, stack.dilation // step
@@ -121,18 +177,18 @@ def run_stack(stack: Stack, copies: Copies, scale: Tensor, training: bool, kerne
         x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices, kernels)
         x = _pointwise(x, stack.convolutions[1], weights[1])
         if stack.kind == "separable":
-            x = _norm(x, stack.norms[0], None, training).relu_()
+            x = norm(x, 0, None).relu_()
             if lattices > 1:
                 x, lattices = gather_lattices(x, lattices), 1
             x = _pointwise(depthwise(x, weights[2], kernels=kernels), stack.convolutions[3], weights[3])
-        return _norm(x, stack.norms[-1], scale, training), lattices
+        return norm(x, -1, scale), lattices
     x = copies.relu()
     if stack.kind == "pair":
         x = _pair(x, weights, copies.edges)
     else:
         size = weights[0].shape[-1]
         x = f.conv2d(x, weights[0], None, stack.stride, stack.dilation * (size // 2), stack.dilation)
-    return _norm(x, stack.norms[-1], scale, training), 1
+    return norm(x, -1, scale), 1
 
 
 def _pointwise(x: Tensor, layer: tuple[nn.Conv2d, ...], weight: Tensor) -> Tensor:
@@ -150,15 +206,3 @@ def _pair(x: Tensor, weights: list[Tensor], edges: int) -> Tensor:
     halves = [halved(part, weight, weight.shape[1]) for part, weight in zip((x, shifted), weights)]
     pixels = [half.permute(0, 2, 3, 1).unflatten(3, (edges, -1)) for half in halves]
     return torch.cat(pixels, 4).flatten(3).permute(0, 3, 1, 2)
-
-
-def _norm(x: Tensor, norms: tuple[PlainBatchNorm, ...], scale: Tensor | None, training: bool) -> Tensor:
-    """Returns one BatchNorm over all edges' channels; the running statistics of each edge are updated as if alone."""
-    means, variances = ([getattr(norm, name) for norm in norms] for name in ("running_mean", "running_var"))
-    mean, variance = torch.cat(means), torch.cat(variances)
-    x = batch_norm(x, mean, variance, scale, None, training)
-    if training:
-        with torch.no_grad():
-            split = [t.split(len(means[0])) for t in (mean, variance)]
-            torch._foreach_copy_([*means, *variances], [*split[0], *split[1]])
-    return x
