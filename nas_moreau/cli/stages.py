@@ -188,19 +188,12 @@ def _is_setting(word: str) -> bool:
 
 
 def _derivation(args: argparse.Namespace, config: Config) -> Config:
-    """Returns a run's configuration with the settings, the place of the data and the device that were given.
-
-    Raises:
-        InputError: A setting is not of the section derive, or has a wrong value.
-    """
+    """Returns a run's configuration with the settings, the place of the data and the device that were given."""
     from nas_moreau.config import make_config
 
     settings = [word for word in args.runs if _is_setting(word)] + args.overrides
-    for word in settings:
-        if not word.startswith("derive."):
-            raise InputError(
-                f"'{word}' cannot be changed after the search.", "Give keys of the section derive, or search again."
-            )
+    if wrong := [word for word in settings if not word.startswith("derive.")]:
+        raise InputError(f"'{wrong[0]}' cannot be changed after the search.", "Give keys of the section derive.")
 
     given = {
         "derive.rule": args.rule,

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _CHANNELS, _TILE = 16, 1024  # of a program: channels at most, pixels * channels
 _PROGRAMS = 512  # of a weight gradient, about: each sums over its share of the pixels
@@ -119,6 +120,7 @@ class _Depthwise(torch.autograd.Function):
         return _launch_gather(x, weight, shape, stride, dilation, transposed=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)

@@ -59,6 +59,13 @@ def test_other_types_are_summed_in_float32(dtype, allowed):
         assert a.dtype == dtype and (a.double() - b).norm() < allowed * b.norm()
 
 
+def test_second_derivatives_are_refused():
+    x, weight = torch.randn(1, 2, 3, 3, requires_grad=True), torch.randn(2, 1, 3, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(depthwise(x, weight).square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 def test_gradients_that_nobody_needs_are_not_computed():
     x, weight = torch.randn(1, 4, 4, 4), torch.randn(4, 1, 3, 3, requires_grad=True)
     (alone,) = torch.autograd.grad(depthwise(x, weight).sum(), [weight])

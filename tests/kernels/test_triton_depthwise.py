@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as f
 
+from nas_moreau.architecture import Network, load_genotype
 from nas_moreau.architecture.networks import depthwise as selection
 
 triton = pytest.importorskip("triton")
@@ -26,7 +28,7 @@ def test_interpreted_they_equal_torch_and_the_literal_cell():
         text=True,
         env=environment,
     )
-    assert found.returncode == 0 and "13 passed" in found.stdout, found.stdout[-3000:]
+    assert found.returncode == 0 and "14 passed" in found.stdout, found.stdout[-3000:]
 
 
 def library(x, weight, stride, dilation):
@@ -106,6 +108,15 @@ def test_without_a_trial_the_library_is_used(somewhere, monkeypatch):
     monkeypatch.setattr(selection, "_is_recorded", lambda kind: True)
     selection.depthwise(x, weight)  # a form that was tried before
     assert somewhere == ["triton", "triton"]
+
+
+def test_derived_networks_use_them_too(somewhere, monkeypatch):
+    monkeypatch.setattr(selection, "_triton_is_better", lambda *_: True)
+    with torch.device("meta"):
+        network = Network(load_genotype("DARTS_V2"), channels=4, layers=3, auxiliary=False)
+    network(far(2, 3, 16, 16))
+    convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
+    assert len(somewhere) == len(convolutions) > 0
 
 
 @pytest.mark.parametrize(

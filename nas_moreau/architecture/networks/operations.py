@@ -22,6 +22,7 @@ from torch.nn import functional as f
 
 from nas_moreau.architecture.networks.batch_norm import batch_norm
 from nas_moreau.architecture.networks.batch_shard import draw_rows
+from nas_moreau.architecture.networks.depthwise import depthwise
 from nas_moreau.architecture.spaces.operation_table import OPERATIONS, OperationInfo, check_operations
 
 Norm = Callable[[int], nn.Module]
@@ -177,9 +178,19 @@ class Noise(nn.Module):
         return draw_rows(len(x), draw)
 
 
+class _Depthwise(nn.Conv2d):
+    """A depthwise convolution, on an accelerator by the kernels that are faster there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (n, channels, ceil(h/stride), ceil(w/stride)) of x (n, channels, h, w)."""
+        if not isinstance(x, Tensor) or x.device.type == "cpu":  # a symbolic trace hands in something else
+            return super().forward(x)
+        return depthwise(x, self.weight, self.stride[0], self.dilation[0])
+
+
 def _depthwise(channels: int, kernel: int, stride: int, dilation: int = 1) -> nn.Conv2d:
     padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+    return _Depthwise(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
 
 def _pointwise(channels: int) -> nn.Conv2d:
