@@ -100,6 +100,8 @@ def test_without_a_trial_the_library_is_used(somewhere, monkeypatch):
     monkeypatch.setattr(selection, "_triton_is_better", lambda *_: True)
     x, weight = far(2, 4, 4, 4), far(4, 1, 3, 3)
     selection.depthwise(x, weight, kernels="portable")
+    with torch.no_grad():
+        selection.depthwise(x, weight)
     monkeypatch.setattr(selection, "_is_recorded", lambda kind: True)
     selection.depthwise(x, weight)
     assert not somewhere and not selection.trials

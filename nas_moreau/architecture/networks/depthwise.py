@@ -4,8 +4,8 @@ On a CPU the library's weight gradient runs ten to thirty times slower for kerne
 narrower ones. A wide kernel is several narrow ones side by side, each over the image shifted to the right, so its
 gradient is assembled from theirs. The sums are the same, in the same order for each tap.
 
-On an accelerator there are kernels in Triton beside the library's. The first call with tensors of some form tries both:
-Triton's are used where they find the same numbers in less time.
+On an accelerator there are kernels in Triton beside the library's. The first call of a training with tensors of some
+form tries both: Triton's are used where they find the same numbers in less time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional as f
 
 from nas_moreau.kernels.build import switched_off
 
+_jit: Any = torch.jit  # its types leave is_tracing out
 _QUICK_COLUMNS = 3
 _MOST_DIFFERENCE = {torch.float64: 1e-9, torch.float32: 1e-2, torch.bfloat16: 5e-2}
 """Relative to the library's result, which may come from TF32."""
@@ -49,15 +50,15 @@ def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, ker
         if plain or weight.shape[-1] <= _QUICK_COLUMNS or dilation > 1:
             return _library(x, weight, stride, dilation)
         return _WideKernel.apply(x, weight, stride)
-    if kernels == "portable" or torch.compiler.is_compiling() or not _has_triton(kind):
+    if kernels == "portable" or torch.compiler.is_compiling() or _jit.is_tracing() or not _has_triton(kind):
         return _library(x, weight, stride, dilation)
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight = x.to(dtype), weight.to(dtype)
     form = (x.device, x.dtype, tuple(x.shape), weight.shape[-1], stride, dilation)
     if form not in trials:
-        if _is_recorded(kind):
-            return _library(x, weight, stride, dilation)  # a trial waits for the device
+        if _is_recorded(kind) or not torch.is_grad_enabled():
+            return _library(x, weight, stride, dilation)  # a trial waits for the device, and takes gradients
         with _on(x.device):
             trials[form] = _triton_is_better(x, weight, stride, dilation)
     if not trials[form]:
