@@ -15,10 +15,22 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _CHANNELS, _TILE = 16, 1024  # of a program: channels at most, pixels * channels
 _PROGRAMS = 512  # of a weight gradient, about: each sums over its share of the pixels
+
+
+@triton.jit
+def _place(p, height, width):
+    """Returns image, row and column of pixel number p of images of this size."""
+    inside = p % (height * width)
+    return p // (height * width), inside // width, inside % width
+
+
+@triton.jit
+def _pixels(pointer, p, c, channels):
+    """Returns the addresses of pixels x channels of images whose channels lie side by side."""
+    return pointer + (p.to(tl.int64) * channels)[:, None] + c[None, :]
 
 
 @triton.jit(do_not_specialize=["pixels", "height", "width", "out_height", "out_width"])
@@ -43,8 +55,7 @@ def _gather(
     """Writes the convolution of `source` to `target`, or its transpose: the gradient in the image."""
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    image, place = p // (out_height * out_width), p % (out_height * out_width)
-    row, column = place // out_width, place % out_width
+    image, row, column = _place(p, out_height, out_width)
     pad: tl.constexpr = DILATION * (K // 2)
     total = tl.zeros((BP, BC), ACC)
     for i in range(K):
@@ -57,13 +68,12 @@ def _gather(
                 y, x = row * STRIDE + i * DILATION - pad, column * STRIDE + j * DILATION - pad
                 met = (y >= 0) & (x >= 0)
             met = met & (y < height) & (x < width) & (p < pixels)
-            at = ((image * height + y) * width + x).to(tl.int64) * channels
-            values = tl.load(source + at[:, None] + c[None, :], mask=met[:, None] & (c < channels)[None, :], other=0.0)
+            at = _pixels(source, (image * height + y) * width + x, c, channels)
+            values = tl.load(at, mask=met[:, None] & (c < channels)[None, :], other=0.0)
             tap = tl.load(weight + c * (K * K) + i * K + j, mask=c < channels, other=0.0)
             total += values.to(ACC) * tap.to(ACC)[None, :]
     kept = (p < pixels)[:, None] & (c < channels)[None, :]
-    at = p.to(tl.int64) * channels
-    tl.store(target + at[:, None] + c[None, :], total.to(target.dtype.element_ty), mask=kept)
+    tl.store(_pixels(target, p, c, channels), total.to(target.dtype.element_ty), mask=kept)
 
 
 @triton.jit(do_not_specialize=["pixels", "share", "height", "width", "out_height", "out_width"])
@@ -94,55 +104,98 @@ def _weight_gradient(
     total = tl.zeros((COLUMNS, BC), ACC)
     for start in range(0, share, BP):
         p = part * share + start + tl.arange(0, BP)
-        image, place = p // (out_height * out_width), p % (out_height * out_width)
-        row, column = place // out_width, place % out_width
+        image, row, column = _place(p, out_height, out_width)
         inside = (p < pixels)[:, None] & (c < channels)[None, :]
-        at = p.to(tl.int64) * channels
-        of_output = tl.load(grad + at[:, None] + c[None, :], mask=inside, other=0.0).to(ACC)
+        of_output = tl.load(_pixels(grad, p, c, channels), mask=inside, other=0.0).to(ACC)
         y = row * STRIDE + i * DILATION - pad
         for j in tl.static_range(K):
             x = column * STRIDE + j * DILATION - pad
             met = (y >= 0) & (x >= 0) & (y < height) & (x < width)
-            at = ((image * height + y) * width + x).to(tl.int64) * channels
-            values = tl.load(source + at[:, None] + c[None, :], mask=inside & met[:, None], other=0.0).to(ACC)
+            at = _pixels(source, (image * height + y) * width + x, c, channels)
+            values = tl.load(at, mask=inside & met[:, None], other=0.0).to(ACC)
             total += tl.where(taps[:, None] == j, tl.sum(values * of_output, axis=0)[None, :], 0.0)
-    at = ((part * K + i) * K + taps) * channels
-    tl.store(partial + at[:, None] + c[None, :], total, mask=(taps < K)[:, None] & (c < channels)[None, :])
+    at = _pixels(partial, (part * K + i) * K + taps, c, channels)
+    tl.store(at, total, mask=(taps < K)[:, None] & (c < channels)[None, :])
 
 
-class _Depthwise(torch.autograd.Function):
+class _Convolution(torch.autograd.Function):
+    """(image, weight) -> result. It and its two gradients are linear in both arguments, and each other's gradients."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-        x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.steps = stride, dilation
-        shape = (x.shape[0], x.shape[1], *((side - 1) // stride + 1 for side in x.shape[2:]))
-        return _launch_gather(x, weight, shape, stride, dilation, transposed=False)
+        sides = ((side - 1) // stride + 1 for side in x.shape[2:])
+        return _launch_gather(x, weight, (*x.shape[:2], *sides), stride, dilation, transposed=False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_x = _launch_gather(grad, weight, tuple(x.shape), *ctx.steps, transposed=True)
-        if ctx.needs_input_grad[1]:
-            of_weight = _launch_weight_gradient(x, grad, weight, *ctx.steps)
-        return of_x, of_weight, None, None
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        return (
+            _ImageGradient.apply(grad, weight, x.shape, *ctx.steps) if of_x else None,
+            _WeightGradient.apply(x, grad, weight.shape[-1], *ctx.steps) if of_weight else None,
+            None,
+            None,
+        )
+
+
+class _ImageGradient(torch.autograd.Function):
+    """(gradient in the result, weight) -> gradient in the image."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, shape: torch.Size, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(grad, weight)
+        ctx.steps = stride, dilation
+        return _launch_gather(grad, weight, tuple(shape), stride, dilation, transposed=True)
+
+    @staticmethod
+    def backward(ctx: Any, again: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        grad, weight = ctx.saved_tensors
+        of_grad, of_weight = ctx.needs_input_grad[:2]
+        return (
+            _Convolution.apply(again, weight, *ctx.steps) if of_grad else None,
+            _WeightGradient.apply(again, grad, weight.shape[-1], *ctx.steps) if of_weight else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _WeightGradient(torch.autograd.Function):
+    """(image, gradient in the result) -> gradient in the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grad: Tensor, k: int, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, grad)
+        ctx.steps = stride, dilation
+        return _launch_weight_gradient(x, grad, k, stride, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, again: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        x, grad = ctx.saved_tensors
+        of_x, of_grad = ctx.needs_input_grad[:2]
+        return (
+            _ImageGradient.apply(grad, again, x.shape, *ctx.steps) if of_x else None,
+            _Convolution.apply(x, again, *ctx.steps) if of_grad else None,
+            None,
+            None,
+            None,
+        )
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Returns the depthwise convolution of x (n, c, h, w) with weight (c, 1, k, k), k odd, padded to keep the size.
 
-    It has first derivatives, and a result whose channels lie side by side in memory.
+    It has derivatives of every order, and a result whose channels lie side by side in memory.
     """
-    return _Depthwise.apply(x, weight, stride, dilation)
+    return _Convolution.apply(x, weight, stride, dilation)
 
 
 def _launch_gather(
     source: Tensor, weight: Tensor, shape: tuple[int, ...], stride: int, dilation: int, *, transposed: bool
 ) -> Tensor:
+    source, weight = _dense(source), weight.contiguous()
     target = torch.empty(shape, dtype=source.dtype, device=source.device, memory_format=torch.channels_last)
     n, channels, height, width = shape
     pixels, (columns, rows) = n * height * width, _tile(channels)
@@ -153,9 +206,10 @@ def _launch_gather(
     return target
 
 
-def _launch_weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+def _launch_weight_gradient(x: Tensor, grad: Tensor, k: int, stride: int, dilation: int) -> Tensor:
+    x, grad = _dense(x), _dense(grad)
     n, channels, height, width = grad.shape
-    pixels, k, (columns, rows) = n * height * width, weight.shape[-1], _tile(channels)
+    pixels, (columns, rows) = n * height * width, _tile(channels)
     across = triton.cdiv(channels, columns)
     parts = max(1, min(triton.cdiv(pixels, rows), _PROGRAMS // (across * k)))
     share = triton.cdiv(triton.cdiv(pixels, parts), rows) * rows
@@ -165,7 +219,11 @@ def _launch_weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int
     settings = {"STRIDE": stride, "DILATION": dilation, "K": k, "COLUMNS": triton.next_power_of_2(k)}
     grid = (parts, across, k)
     _weight_gradient[grid](x, grad, partial, *sizes, **settings, ACC=_sum_type(x), BP=rows, BC=columns)
-    return partial.sum(0).t().reshape(weight.shape).to(weight.dtype)
+    return partial.sum(0).t().reshape(channels, 1, k, k).to(x.dtype)
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _tile(channels: int) -> tuple[int, int]:

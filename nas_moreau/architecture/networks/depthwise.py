@@ -34,23 +34,15 @@ trials: dict[tuple[Any, ...], bool] = {}
 """Form of the tensors -> whether Triton's kernels are used; filled at the first call with each."""
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, kernels: str = "auto") -> Tensor:
-    """Returns the depthwise convolution of x (n, c, h, w) with weight (c, 1, k, k), k odd, padded to keep the size.
-
-    Args:
-        x: The images.
-        weight: The kernels.
-        stride: Of the result's pixels.
-        dilation: Of the kernels.
-        kernels: "portable" for the library's alone, which have second derivatives on every device.
-    """
+def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Returns the depthwise convolution of x (n, c, h, w) with weight (c, 1, k, k), k odd, padded to keep the size."""
     kind = x.device.type
     if kind == "cpu":
         plain = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
         if plain or weight.shape[-1] <= _QUICK_COLUMNS or dilation > 1:
             return _library(x, weight, stride, dilation)
         return _WideKernel.apply(x, weight, stride)
-    if kernels == "portable" or torch.compiler.is_compiling() or _jit.is_tracing() or not _has_triton(kind):
+    if torch.compiler.is_compiling() or _jit.is_tracing() or not _has_triton(kind):
         return _library(x, weight, stride, dilation)
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
@@ -91,7 +83,7 @@ def _has_triton(kind: str) -> bool:
         from triton.runtime import driver
 
         return driver.active.get_active_torch_device().type == kind
-    except (ImportError, RuntimeError):
+    except (ImportError, AttributeError, RuntimeError):  # it is missing, older, or has no device
         return False
 
 

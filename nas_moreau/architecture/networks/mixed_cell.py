@@ -14,6 +14,7 @@ What is shared, and why the result is exact:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +95,7 @@ class MixedCell(nn.Module):
             self.operations.append(own)
         self.kernels, self.native = kernels, self._native()
         self.leaving = [self._leaving(source) for source in range(self.inputs + self.nodes)]
+        self.stacks = [stack for leaving in self.leaving for stack in leaving.stacks.values()]
 
     def _leaving(self, source: int) -> Leaving:
         edges = [edge for edge, place in enumerate(self.places) if place[0] == source]
@@ -151,8 +153,7 @@ class MixedCell(nn.Module):
             plan = self.native if active is None else self._native(active)
             assert plan is not None, "the whole cell has a plan, so a part of it has one"
             return run_native(plan, inputs, mixture.reshape(-1), self.training)
-        stacks = [stack for leaving in self.leaving for stack in leaving.stacks.values()]
-        by_stacks = active is None and not any(map(has_hooks, stacks))
+        by_stacks = active is None and not any(map(has_hooks, self.stacks))
         states = list(inputs)
         if by_stacks:
             self._sum_wide(states, mixture)
@@ -164,16 +165,16 @@ class MixedCell(nn.Module):
         """Appends the nodes to `states`, what leaves a state computed for all edges together."""
         arrived: dict[int, Tensor] = {}
         rows = mixture.unbind()
-        stacks = [stack for leaving in self.leaving for stack in leaving.stacks.values()]
-        tensors = gather(stacks)
-        by_stack = dict(zip(map(id, stacks), tensors))
+        tensors = gather(self.stacks)
+        in_order = iter(tensors)
         for i, leaving in enumerate(self.leaving):
             if i >= self.inputs:
                 states.append(arrived[i] if i in arrived else self._nothing(states[0]))
             if not leaving.edges:
                 continue
             weights = torch.stack([rows[edge] for edge in leaving.edges], 1)  # (operations, edges)
-            found = list(zip(leaving.targets, self._leave(leaving, states[i], weights, by_stack)))
+            of_stacks = dict(zip(leaving.stacks, islice(in_order, len(leaving.stacks))))
+            found = list(zip(leaving.targets, self._leave(leaving, states[i], weights, of_stacks)))
             shared: Shared = {}
             for edge, k in leaving.single:
                 weight = rows[edge][k]
@@ -183,7 +184,7 @@ class MixedCell(nn.Module):
             for target, x in found:
                 arrived[target] = arrived[target] + x if target in arrived else x
         if self.training:
-            keep_statistics(stacks, tensors)
+            keep_statistics(self.stacks, tensors)
 
     def _leave(self, leaving: Leaving, state: Tensor, weights: Tensor, tensors: dict[int, Gathered]) -> list[Tensor]:
         """Returns what stacks and shared operations send along each edge that leaves `state`."""
@@ -195,7 +196,7 @@ class MixedCell(nn.Module):
         scales = weights.unsqueeze(2).expand(-1, -1, self.channels).contiguous().flatten(1).unbind()
         copies, source = Copies(state, edges), self.places[leaving.edges[0]][0]
         for k, stack in leaving.stacks.items():
-            x, lattices = run_stack(stack, tensors[id(stack)], copies, scales[k], self.training, self.kernels)
+            x, lattices = run_stack(stack, tensors[k], copies, scales[k], self.training)
             if lattices == 1:
                 wide = [wide[0].add_(x)] if wide else [x]
             else:

@@ -183,7 +183,8 @@ class _Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (n, channels, ceil(h/stride), ceil(w/stride)) of x (n, channels, h, w)."""
-        if not isinstance(x, Tensor) or x.device.type == "cpu":  # a symbolic trace hands in something else
+        # a symbolic trace hands in something else; CPUs have the native cell, whose portable form is torch's
+        if not isinstance(x, Tensor) or x.device.type == "cpu":
             return super().forward(x)
         return depthwise(x, self.weight, self.stride[0], self.dilation[0])
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,15 +113,13 @@ class Gathered(NamedTuple):
 def gather(stacks: Sequence[Stack]) -> list[Gathered]:
     """Returns the weights and running statistics of every stack, copied in a few calls for all of them."""
     weights = _wide([[conv.weight for conv in layer] for stack in stacks for layer in stack.convolutions])
-    norms = [layer for stack in stacks for layer in stack.norms]
-    means, variances = (
-        _wide([[getattr(norm, name) for norm in layer] for layer in norms]) for name in ("running_mean", "running_var")
-    )
-    found = []
-    for stack in stacks:
-        counts = len(stack.convolutions), len(stack.norms), len(stack.norms)
-        found.append(Gathered(*(list(islice(*pair)) for pair in zip((weights, means, variances), counts))))
-    return found
+    means = _wide([[norm.running_mean for norm in layer] for stack in stacks for layer in stack.norms])
+    variances = _wide([[norm.running_var for norm in layer] for stack in stacks for layer in stack.norms])
+
+    def own(tensors: Iterator[Tensor], layers: Sequence[Any]) -> list[Tensor]:
+        return list(islice(tensors, len(layers)))
+
+    return [Gathered(own(weights, s.convolutions), own(means, s.norms), own(variances, s.norms)) for s in stacks]
 
 
 def _wide(layers: list[list[Tensor]]) -> Iterator[Tensor]:
@@ -150,9 +148,7 @@ def keep_statistics(stacks: Sequence[Stack], gathered: Sequence[Gathered]) -> No
             torch._foreach_copy_(kept, found)
 
 
-def run_stack(
-    stack: Stack, tensors: Gathered, copies: Copies, scale: Tensor, training: bool, kernels: str
-) -> tuple[Tensor, int]:
+def run_stack(stack: Stack, tensors: Gathered, copies: Copies, scale: Tensor, training: bool) -> tuple[Tensor, int]:
     """Returns the stack's output, edges side by side as channels, and the number of its separate sublattices (1: none).
 
     Args:
@@ -161,7 +157,6 @@ def run_stack(
         copies: The copies of the state that its edges leave.
         scale: (edges * channels,), the weight of each edge for each of its channels.
         training: Normalise by the batch, else by the running statistics.
-        kernels: As for `depthwise`.
     """
     weights, means, variances = tensors
 
@@ -174,13 +169,13 @@ def run_stack(
         sides = [(side + step - 1) // step for side in copies.state.shape[-2:]]
         # (with a stride above 1 sublattices save nothing)
         lattices = dilation if stride == 1 and all(side % dilation == 0 for side in sides) else 1
-        x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices, kernels)
+        x = depthwise(copies.wide(step, lattices), weights[0], stride, dilation // lattices)
         x = _pointwise(x, stack.convolutions[1], weights[1])
         if stack.kind == "separable":
             x = norm(x, 0, None).relu_()
             if lattices > 1:
                 x, lattices = gather_lattices(x, lattices), 1
-            x = _pointwise(depthwise(x, weights[2], kernels=kernels), stack.convolutions[3], weights[3])
+            x = _pointwise(depthwise(x, weights[2]), stack.convolutions[3], weights[3])
         return norm(x, -1, scale), lattices
     x = copies.relu()
     if stack.kind == "pair":

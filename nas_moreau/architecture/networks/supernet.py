@@ -35,9 +35,8 @@ class Supernet(nn.Module):
         num_classes: Classes.
         in_channels: Channels of the images.
         alpha_scale: Standard deviation of the initial logits.
-        kernels: "auto" uses the native operator for cells where it can (CPU, float32 or float64), and on accelerators
-            depthwise convolutions in Triton where a trial finds them faster; "portable" neither; "native" is "auto"
-            that fails where there is no compiled operator.
+        kernels: "auto" uses the native operator for cells where it can (CPU, float32 or float64), "portable" never;
+            "native" is "auto" that fails where there is no compiled operator.
         partial_channels: One in `partial_channels` channels goes through the candidates (`networks.partial_cell`,
             always portable); 1 for the plain supernet without edge weights.
 
